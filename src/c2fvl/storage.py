@@ -1,0 +1,142 @@
+"""The one way to write a file: whole or not at all.
+
+A file is written under a temporary name beside its target, flushed to the disk, renamed over the target, and the
+folder is flushed as well. A crash, a full disk or a power cut leaves either the old file or the new one, never a
+part. Nothing else in the package opens a file for writing; a test reads the syntax tree to keep it so.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+_TEMPORARY = ".c2fvl-partial-"
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write `data` to `path`, replacing what is there, whole or not at all.
+
+    The folder is made where it is missing. `OSError` is passed on with the old file untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}"[:250])
+    try:
+        _write_and_sync(temporary, data)
+        _replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    _sync_folder(path.parent)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write `text` as UTF-8, as `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as indented JSON; a NaN or an infinity is an error, for JSON has neither."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_folder(path: Path | str, files: Mapping[str, bytes]) -> None:
+    """Write a new folder that holds `files` and a manifest of their SHA-256, whole or not at all.
+
+    `path` must not exist: a folder cannot be replaced in one step, so whoever keeps several versions gives each a
+    name of its own. Raises `FileExistsError` before anything is written.
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists already; a folder is written once, under a new name")
+    if MANIFEST in files:
+        raise ValueError(f"the name {MANIFEST} is taken by the folder's own list of checksums")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
+    try:
+        for name, data in files.items():
+            _write_and_sync(temporary / name, data)
+        manifest = {name: {"bytes": len(data), "sha256": checksum(data)} for name, data in files.items()}
+        _write_and_sync(temporary / MANIFEST, json.dumps(manifest, indent=2).encode())
+        _sync_folder(temporary)
+        _replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def read_folder(path: Path | str) -> dict[str, bytes]:
+    """Read a folder that `write_folder` wrote, after checking every byte against its manifest.
+
+    Raises `ValueError` that names the first file that is missing, too short, too long or changed.
+    """
+    path = Path(path)
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        entries = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} has no readable {MANIFEST} ({error}); it was not written whole") from error
+    files = {}
+    for name, (size, expected) in entries.items():
+        if Path(name).name != name:
+            raise ValueError(f"{path / MANIFEST} names {name!r}, which lies outside its folder")
+        try:
+            data = (path / name).read_bytes()
+        except OSError as error:
+            raise ValueError(f"{path / name} is listed in the manifest but cannot be read ({error})") from error
+        if len(data) != size or checksum(data) != expected:
+            raise ValueError(f"{path / name} does not match its checksum: the file is damaged")
+        files[name] = data
+    return files
+
+
+def remove_folder(path: Path | str) -> None:
+    """Remove a folder so that a crash on the way leaves it whole or out of sight, never half under its name."""
+    path = Path(path)
+    doomed = path.with_name(f"{_TEMPORARY}old-{path.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    _replace(path, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def clear_partial(folder: Path | str) -> None:
+    """Remove what an interrupted write left in `folder`; nothing that was written whole is touched."""
+    for entry in Path(folder).glob(f"{_TEMPORARY}*"):
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def checksum(data: bytes) -> str:
+    """Return the SHA-256 of `data` in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _write_and_sync(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _replace(source: Path, target: Path) -> None:
+    os.replace(source, target)
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name != "posix":  # Windows cannot open a folder; its rename is written through
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
