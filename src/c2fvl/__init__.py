@@ -1,3 +1,31 @@
-"""Segmentation of medical images with the help of a report."""
+"""Segmentation of medical images with the help of a report.
+
+`load_model`, `Predictor`, `build_model` and `parse_report` are loaded when they are first asked for, so that
+`import c2fvl` stays quick.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from c2fvl.checkpoint import load_model
+    from c2fvl.models import build_model
+    from c2fvl.predict import Predictor
+    from c2fvl.report import Report, parse_report
 
 __version__ = "0.1.0"
+__all__ = ["Predictor", "Report", "__version__", "build_model", "load_model", "parse_report"]
+
+_HOMES = {
+    "Predictor": "c2fvl.predict",
+    "Report": "c2fvl.report",
+    "build_model": "c2fvl.models",
+    "load_model": "c2fvl.checkpoint",
+    "parse_report": "c2fvl.report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'c2fvl' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

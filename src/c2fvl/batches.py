@@ -1,0 +1,178 @@
+"""Cases → batches of tensors, in an order and with random draws that depend on nothing but (seed, epoch, case).
+
+No generator is carried from film to film, so the n-th film of an epoch is the same with any number of reading
+processes, and a run that stops within an epoch goes on where it was.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from c2fvl import transforms
+from c2fvl.config import DataConfig
+from c2fvl.datasets import Case
+from c2fvl.images import read_image, read_mask
+from c2fvl.text_encoders import TEXT_ENCODERS
+
+_ORDER, _FILM = 0, 1  # separate streams of random numbers
+
+
+@dataclass(frozen=True)
+class Item:
+    """One film as the network takes it."""
+
+    id: str
+    image: np.ndarray
+    """(3, S, S) float32 in [0, 1]."""
+    mask: np.ndarray | None
+    """(S, S) uint8."""
+    text: np.ndarray | None
+    """(T, F) float32, NaN where the film has no report; None for a network without text."""
+    original_mask: np.ndarray | None
+    """(H, W) uint8 as in the file."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Films as the network takes them."""
+
+    ids: list[str]
+    image: Tensor
+    """(B, 3, S, S) float32 in [0, 1]."""
+    mask: Tensor | None
+    """(B, S, S) float32."""
+    text: Tensor | None
+    """(B, T, F) float32."""
+    original_masks: list[np.ndarray | None]
+
+
+class FilmDataset(Dataset[Item]):
+    """Films by (epoch, index), read, resized, augmented and encoded.
+
+    Raises `ValueError` that names the films without a mask, or without attributes where the settings forbid it.
+    """
+
+    def __init__(
+        self, cases: Sequence[Case], config: DataConfig, *, augment: bool = False, seed: int = 0, masks: bool = True
+    ) -> None:
+        self.cases, self.config, self.seed = list(cases), config, seed
+        self.draw = transforms.AUGMENTATIONS[config.augmentation if augment else "none"]
+        self.text_dropout = config.text_dropout if augment else 0.0
+        self.encoder = None if config.text == "none" else TEXT_ENCODERS[config.text]
+        unlabelled = [case.id for case in self.cases if case.mask is None]
+        if masks and unlabelled:
+            raise ValueError(f"{len(unlabelled)} films have no mask: {_few(unlabelled)}")
+        if self.encoder is not None and config.missing_text == "error":
+            untold = [case.id for case in self.cases if case.report is None or not case.report.has_attributes]
+            if untold:
+                raise ValueError(
+                    f"{len(untold)} of {len(self.cases)} films have no report with attributes: {_few(untold)}; give "
+                    "them one in the caption table, or set data.missing_text=allow, or data.text=none to use none"
+                )
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, key: tuple[int, int]) -> Item:
+        epoch, index = key
+        case = self.cases[index]
+        image = read_image(case.image)
+        original = None if case.mask is None else read_mask(case.mask)
+        if original is not None and original.shape != image.shape[:2]:
+            raise ValueError(
+                f"{case.image} is {image.shape[0]}×{image.shape[1]} and its mask {case.mask} "
+                f"{original.shape[0]}×{original.shape[1]} (height × width); they must be of one size"
+            )
+        sample = transforms.Sample(image, original, case.report)
+        sample = transforms.resize(sample, self.config.image_size, rule=self.config.resize)
+        generator = np.random.default_rng([self.seed, _FILM, epoch, index])
+        sample = transforms.apply(self.draw(generator), sample)
+        if generator.random() < self.text_dropout:
+            sample = replace(sample, report=None)
+        return Item(
+            id=case.id,
+            image=network_image(sample.image, self.config),
+            mask=sample.mask,
+            text=None if self.encoder is None else self.encoder.encode(sample.report),
+            original_mask=original,
+        )
+
+
+def network_image(image: np.ndarray, config: DataConfig) -> np.ndarray:
+    """Return (H, W, 3) RGB as the (3, H, W) contiguous array of the network's channel order."""
+    if config.channel_order == "bgr":
+        image = image[:, :, ::-1]
+    return np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """Return the items as one batch; the mask is None unless every film has one."""
+    masks = [item.mask for item in items]
+    texts = [item.text for item in items]
+    return Batch(
+        ids=[item.id for item in items],
+        image=torch.from_numpy(np.stack([item.image for item in items])),
+        mask=None if any(mask is None for mask in masks) else torch.from_numpy(np.stack(masks)).float(),  # type: ignore[arg-type]
+        text=None if any(text is None for text in texts) else torch.from_numpy(np.stack(texts)),  # type: ignore[arg-type]
+        original_masks=[item.original_mask for item in items],
+    )
+
+
+class EpochBatches:
+    """The batches of one epoch for one process, as lists of (epoch, index).
+
+    Shuffled, the order is a permutation by (seed, epoch); batches go to the processes in turn, filled up from the
+    start so that each process takes the same number of steps. Unshuffled (scoring), nothing is filled up: every film
+    is there exactly once, in the same batches however many processes share them.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        epoch: int = 0,
+        seed: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+        first: int = 0,
+    ) -> None:
+        order = list(range(length))
+        if seed is not None:
+            order = np.random.default_rng([seed, _ORDER, epoch]).permutation(length).tolist()
+        batches = [order[start : start + batch_size] for start in range(0, length, batch_size)]
+        if seed is not None and len(batches) % world:
+            batches += [batches[i % len(batches)] for i in range(-len(batches) % world)]
+        self.batches = [[(epoch, index) for index in batch] for batch in batches[rank::world]][first:]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.batches)
+
+
+def loader(dataset: FilmDataset, batches: EpochBatches, *, workers: int, pin_memory: bool = False) -> DataLoader[Batch]:
+    """Return a loader of the given batches."""
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=batches,  # type: ignore[arg-type]
+        collate_fn=collate,
+        num_workers=min(workers, max(len(batches), 0)),
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # else each new loader would draw from the generator of the dropouts
+    )
+
+
+def num_batches(length: int, batch_size: int, world: int) -> int:
+    """Return how many batches one process sees in an epoch of training."""
+    return math.ceil(math.ceil(length / batch_size) / world)
+
+
+def _few(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,53 @@
+"""What is known of each network without building it, so that `c2fvl models` answers at once. No torch.
+
+A test compares the figures with the networks themselves.
+"""
+
+import ast
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """One network as the list shows it."""
+
+    paper: str
+    year: int
+    reads: str
+    """Which text it takes."""
+    parameters: int
+    """With the paper's arguments."""
+    source: str
+    """Its file and class, as `c2fvl.py:C2FVL`."""
+
+
+CATALOGUE = {
+    "c2fvl": CatalogueEntry(
+        paper="Shan et al., ICASSP", year=2023, reads="reads eight attributes of a report, or none",
+        parameters=24_196_088, source="c2fvl.py:C2FVL",
+    ),
+}  # fmt: skip
+
+
+def arguments_of(name: str) -> list[str]:
+    """Return one line per argument of a network, with type and default, read off its source.
+
+    Raises `ValueError` for a name that is not known, with the nearest that is.
+    """
+    if name not in CATALOGUE:
+        near = difflib.get_close_matches(name, CATALOGUE, n=2)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"there is no network {name!r}{hint} Known are: {', '.join(CATALOGUE)}")
+    file, _, class_name = CATALOGUE[name].source.partition(":")
+    tree = ast.parse((Path(__file__).parent / "models" / file).read_text(encoding="utf-8"))
+    network = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
+    constructor = next(node for node in network.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
+    arguments = constructor.args
+    lines = [
+        f"  {argument.arg}: {ast.unparse(argument.annotation or ast.Constant(value='any'))} = {ast.unparse(default)}"
+        for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+        if default is not None
+    ]
+    return [f"{name} ({CATALOGUE[name].paper}, {CATALOGUE[name].year})", ast.get_docstring(network) or "", "", *lines]

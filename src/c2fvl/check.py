@@ -1,0 +1,295 @@
+"""Look through a whole data set before anything is trained on it: every file, every pair, every caption.
+
+Every picture is unpacked once, in threads. What keeps the data from being used, or makes a score on it worthless, is
+an error: files that cannot be read, pairs that do not fit, captions that contradict their mask, films or patients
+that two splits share. Oddities that do no harm are warnings, the rest is counted.
+"""
+
+import hashlib
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c2fvl.cases import Case, Problem, Scan
+from c2fvl.datasets import find_splits, inspect
+from c2fvl.describe import describe_mask
+from c2fvl.images import read_mask, read_pixels
+from c2fvl.report import ZONES, Report
+
+_CT_NAMES = ("Jun_", "Morozov_", "bjorke_")  # MosMedData+
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """The figures of one split; `sizes` counts images by "width x height".
+
+    `agreement` compares captions with what their masks show: the share of `num_compared` captions with the same
+    side, number of areas, each zone, and all zones together. The rules that read a mask are approximate, so the
+    shares tell about the split as a whole, not about a film.
+    """
+
+    split: str
+    layout: str
+    pairing: str
+    table: str | None
+    num_cases: int
+    num_masks: int
+    num_empty_masks: int
+    num_reports: int
+    num_free_texts: int
+    num_groups: int
+    num_without_group: int
+    sizes: dict[str, int]
+    num_compared: int
+    agreement: dict[str, float]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check` found: figures per split, all problems, and the seconds it took."""
+
+    root: str
+    splits: tuple[SplitReport, ...]
+    problems: tuple[Problem, ...]
+    seconds: float
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """The problems that make the data unusable or its scores worthless."""
+        return tuple(problem for problem in self.problems if problem.severity == "error")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain lists, dictionaries, strings and numbers, ready for JSON."""
+        return {
+            "root": self.root,
+            "seconds": round(self.seconds, 2),
+            "splits": [asdict(split) for split in self.splits],
+            "problems": [asdict(problem) for problem in self.problems],
+        }
+
+    def lines(self, *, max_problems: int = 20) -> list[str]:
+        """Return the report as lines of text; of each kind of problem at most `max_problems` are listed."""
+        lines = [line for split in self.splits for line in _split_lines(split)]
+        by_kind: dict[tuple[str, str], list[Problem]] = defaultdict(list)
+        for problem in self.problems:
+            by_kind[problem.severity, problem.kind].append(problem)
+        for (severity, kind), problems in sorted(by_kind.items()):
+            lines.append(f"{severity}: {kind} ({len(problems)})")
+            lines += [f"  {problem}" for problem in problems[:max_problems]]
+            if len(problems) > max_problems:
+                lines.append(f"  and {len(problems) - max_problems} more")
+        num_warnings = len(self.problems) - len(self.errors)
+        lines.append(f"{len(self.errors)} errors, {num_warnings} warnings, {self.seconds:.1f} s")
+        return lines
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one look at a case's files gave."""
+
+    problems: tuple[Problem, ...]
+    size: tuple[int, int] | None = None  # (H, W)
+    fingerprint: str | None = None
+    empty: bool = False
+    described: Report | None = None  # only where there is a caption to compare with
+
+
+def check(
+    root: Path | str,
+    *,
+    splits: Sequence[str] | None = None,
+    table: str | Path | None = None,
+    modality: str | None = None,
+    workers: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> CheckReport:
+    """Check the data set `root`: all splits found or those named, with the caption table `table` as in `scan`.
+
+    `modality` ("film" or "ct") says how captions name the zones of a mask; by default MosMedData+ is told by its
+    file names and everything else counts as film. `progress` is called with (cases done, cases in all).
+
+    Raises `FileNotFoundError` where `root` holds no data set; everything else is among the problems.
+    """
+    if modality not in (None, "film", "ct"):
+        raise ValueError(f"there is no modality {modality!r}; expected film or ct")
+    start = time.monotonic()
+    root = Path(root)
+    problems: list[Problem] = []
+    scans: list[Scan] = []
+    for split in splits or find_splits(root):
+        try:
+            scans.append(inspect(root, split, table=table))
+            problems += scans[-1].problems
+        except (ValueError, FileNotFoundError) as error:
+            problems.append(Problem.from_error("layout", root, error))
+    cases = [(scan.split, case) for scan in scans for case in scan.cases]
+    looks: list[_Look] = []
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for look in pool.map(lambda entry: _look(entry[1], modality), cases):
+            looks.append(look)
+            if progress is not None:
+                progress(len(looks), len(cases))
+    problems += [problem for look in looks for problem in look.problems]
+    problems += _find_duplicates(cases, looks)
+    problems += _find_shared_groups(cases)
+    summaries = tuple(
+        _summarise(scan, [look for (split, _), look in zip(cases, looks, strict=True) if split == scan.split])
+        for scan in scans
+    )
+    unique = tuple(dict.fromkeys(problems))  # what is wrong with a table is met once per split
+    return CheckReport(str(root), summaries, unique, time.monotonic() - start)
+
+
+def _look(case: Case, modality: str | None) -> _Look:
+    problems: list[Problem] = []
+    pixels = mask = None
+    try:
+        pixels = read_pixels(case.image)
+    except (ValueError, OSError) as error:
+        problems.append(Problem.from_error("image", case.image, error))
+    try:
+        mask = read_mask(case.mask) if case.mask is not None else None
+    except (ValueError, OSError) as error:
+        problems.append(Problem.from_error("mask", case.mask or "", error))
+    if pixels is not None and mask is not None and pixels.shape[:2] != mask.shape:
+        what = f"the mask is {_size_text(mask.shape)} pixels, its image {case.image} is {_size_text(pixels.shape)}"
+        problems.append(Problem("size", str(case.mask), what, "find the mask that was drawn on this image"))
+    described = None
+    if mask is not None and case.report is not None and case.report.has_attributes:
+        described = describe_mask(mask, modality=modality or _modality(case))
+        contradiction = _contradiction(case.report, described)
+        if contradiction:
+            what = f"{contradiction} (caption: {case.report})"
+            problems.append(Problem("contradiction", str(case.mask), what, "correct the caption or the mask"))
+    empty = mask is not None and not mask.any()
+    if pixels is None:
+        return _Look(tuple(problems), empty=empty, described=described)
+    return _Look(tuple(problems), pixels.shape[:2], _fingerprint(pixels), empty, described)
+
+
+def _modality(case: Case) -> str:
+    return "ct" if case.image.name.startswith(_CT_NAMES) else "film"
+
+
+def _size_text(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]} x {shape[0]}"
+
+
+def _fingerprint(pixels: NDArray[Any]) -> str:
+    """Return a checksum of what is seen, the same for a copy in another file format or grey stored as colour."""
+    if pixels.ndim == 3 and (pixels[:, :, :1] == pixels[:, :, 1:]).all():
+        pixels = pixels[:, :, 0]
+    described = f"{pixels.shape} {pixels.dtype}".encode()
+    return hashlib.sha256(described + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def _contradiction(caption: Report, described: Report) -> str | None:
+    """Return in words what a caption and its mask cannot both mean, None where they get along."""
+    if described.side == "none":
+        return None if caption.side == "none" else "the mask is empty, the caption tells of an infection"
+    if caption.side == "none":
+        return "the mask shows a lesion, the caption says there is no infection"
+    said, shown = ({zone[0] for zone in report.zones} for report in (caption, described))
+    if said and shown and not said & shown:
+        names = {"l": "left", "r": "right"}
+        return f"the lesions are on the {names[shown.pop()]} of the picture, the caption says {names[said.pop()]}"
+    return None
+
+
+def _find_duplicates(cases: Sequence[tuple[str, Case]], looks: Sequence[_Look]) -> list[Problem]:
+    same: dict[str, list[tuple[str, Case]]] = defaultdict(list)
+    for entry, look in zip(cases, looks, strict=True):
+        if look.fingerprint is not None:
+            same[look.fingerprint].append(entry)
+    problems = []
+    for entries in same.values():
+        if len(entries) < 2:
+            continue
+        others = ", ".join(f"{case.image} ({split})" for split, case in entries[1:])
+        across = len({split for split, _ in entries}) > 1
+        where, what = str(entries[0][1].image), f"({entries[0][0]}) shows the same picture as {others}"
+        if across:
+            problems.append(Problem("duplicate across splits", where, what, "keep it in one split"))
+        else:
+            problems.append(Problem("duplicate", where, what, "keep one of them", "warning"))
+    return problems
+
+
+def _find_shared_groups(cases: Sequence[tuple[str, Case]]) -> list[Problem]:
+    members: dict[str, Counter[str]] = defaultdict(Counter)
+    for split, case in cases:
+        if case.group is not None:
+            members[case.group][split] += 1
+    return [
+        Problem(
+            "group across splits",
+            f"group {group}",
+            "has " + " and ".join(f"{count} images in {split}" for split, count in counts.items()),
+            "keep a patient or study in one split, or scores will be too good",
+        )
+        for group, counts in sorted(members.items())
+        if len(counts) > 1
+    ]
+
+
+def _summarise(scan: Scan, looks: Sequence[_Look]) -> SplitReport:
+    cases = scan.cases
+    pairs = [
+        (case.report, look.described)
+        for case, look in zip(cases, looks, strict=True)
+        if case.report is not None and look.described is not None
+    ]
+    groups = {case.group for case in cases if case.group is not None}
+    sizes = Counter(_size_text(look.size) for look in looks if look.size is not None)
+    return SplitReport(
+        split=scan.split,
+        layout=scan.layout,
+        pairing=scan.pairing,
+        table=str(scan.table) if scan.table is not None else None,
+        num_cases=len(cases),
+        num_masks=sum(case.mask is not None for case in cases),
+        num_empty_masks=sum(look.empty for look in looks),
+        num_reports=sum(case.report is not None for case in cases),
+        num_free_texts=sum(case.report is not None and not case.report.has_attributes for case in cases),
+        num_groups=len(groups),
+        num_without_group=sum(case.group is None for case in cases),
+        sizes=dict(sizes.most_common()),
+        num_compared=len(pairs),
+        agreement=_agreement(pairs),
+    )
+
+
+def _agreement(pairs: Sequence[tuple[Report, Report]]) -> dict[str, float]:
+    if not pairs:
+        return {}
+    same = {
+        "side": [caption.side == shown.side for caption, shown in pairs],
+        "number": [caption.number == shown.number for caption, shown in pairs],
+        **{zone: [(zone in caption.zones) == (zone in shown.zones) for caption, shown in pairs] for zone in ZONES},
+        "zones": [caption.zones == shown.zones for caption, shown in pairs],
+    }
+    return {name: round(sum(values) / len(values), 4) for name, values in same.items()}
+
+
+def _split_lines(split: SplitReport) -> list[str]:
+    sizes = list(split.sizes.items())
+    shown = ", ".join(f"{size} ({count})" for size, count in sizes[:3])
+    more = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
+    lines = [
+        f"{split.split}: {split.num_cases} images, {split.num_masks} masks (named {split.pairing}), "
+        f"{split.num_empty_masks} of them empty",
+        f"  sizes: {shown or 'none'}{more}",
+        f"  captions: {split.num_reports}, {split.num_free_texts} of them free text, from {split.table or 'no table'}",
+        f"  groups: {split.num_groups}, {split.num_without_group} images without",
+    ]
+    if split.agreement:
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in split.agreement.items())
+        lines.append(f"  caption as the mask shows it ({split.num_compared} compared): {shares}")
+    return lines

@@ -1,0 +1,250 @@
+"""The command `c2fvl`: one function per command, with what is heavy imported inside."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from c2fvl import __version__
+
+PROGRAM = "c2fvl"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 1 for a problem that was found, 2 for a wrong call or input."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        return options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description="Segmentation of medical images with the help of a report. Research use, not for diagnosis."
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[Any], int], help: str, **keywords: Any) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help, **keywords)
+        sub.add_argument("--verbose", action="store_true", help="say more on the way")
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command("train", _train, "Train a network by a preset, or resume a run.")
+    sub.add_argument("preset", nargs="?", help="name of a preset (see `c2fvl presets`) or path of a TOML file")
+    sub.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings to change, such as train.epochs=20")
+    sub.add_argument("--resume", metavar="RUN", help="run folder to go on with")
+    sub.add_argument("--out", default="runs", help="folder for run folders, runs/<preset>/<time> (default: %(default)s)")
+    sub.add_argument("--run", dest="run_folder", metavar="DIR", help="exact run folder to make, in place of --out")
+
+    sub = command("evaluate", _evaluate, "Score a model on a data set; write a table, a summary and a page.")
+    sub.add_argument("model", help="model folder or run folder")
+    sub.add_argument("root", help="folder that holds Train_Folder, Val_Folder, …, or a csv table")
+    sub.add_argument("--split", default="val", help="part to score (default: %(default)s)")
+    sub.add_argument("--table", help="caption table to use in place of <Split>_text.xlsx")
+    sub.add_argument("--text", default="right", choices=("right", "shuffled", "none"), help="report each film is given (default: %(default)s)")
+    sub.add_argument("--seed", type=int, default=0, help="seed of --text shuffled (default: %(default)s)")
+    sub.add_argument("--out", metavar="DIR", help="folder to write to (default: beside the model)")
+    _add_device(sub)
+    sub.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+    sub = command("predict", _predict, "Draw the mask of films, each in its own size.")
+    sub.add_argument("films", nargs="*", metavar="FILE", help="films, folders or globs")
+    sub.add_argument("--model", required=True, help="model folder or run folder")
+    sub.add_argument("--report", help="a report on every film given, as a sentence")
+    sub.add_argument("--laterality", default="viewer", choices=("viewer", "patient"), help='whose left the report\'s "left" is (default: %(default)s)')
+    sub.add_argument("--csv", metavar="TABLE", help="table with the columns image and report; paths relative to it")
+    sub.add_argument("--out", required=True, metavar="DIR", help="folder for masks and records")
+    sub.add_argument("--probability", action="store_true", help="also write the probability as a 16-bit PNG")
+    sub.add_argument("--overlay", action="store_true", help="also write a picture of the film with its mask")
+    sub.add_argument("--threshold", type=float, default=0.5, help="probability from which a pixel is lesion (default: %(default)s)")
+    sub.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (default: %(default)s)")
+    sub.add_argument("--json", action="store_true", help="print one JSON line per film")
+
+    sub = command("check", _check, "Look a data set over; exit with 1 where something is wrong.")
+    sub.add_argument("root", help="folder that holds Train_Folder, Val_Folder, …, or a csv table")
+    sub.add_argument("--table", help="caption table to use in place of <Split>_text.xlsx")
+    sub.add_argument("--workers", type=int, default=2, help="threads that read (default: %(default)s)")
+    sub.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+    sub = command("phantom", _phantom, "Write synthetic chest films with masks and reports.")
+    sub.add_argument("out", help="new folder")
+    sub.add_argument("--num-cases", type=int, default=200, help="films in all parts together (default: %(default)s)")
+    sub.add_argument("--seed", type=int, default=0, help="seed (default: %(default)s)")
+    sub.add_argument("--size", type=int, default=224, help="side in pixels (default: %(default)s)")
+
+    sub = command("convert", _convert, "Turn an official checkpoint into a model folder.")
+    sub.add_argument("file", help="the authors' .pth.tar")
+    sub.add_argument("out", help="model folder to write")
+    sub.add_argument("--model", required=True, help="whose checkpoint it is, such as c2fvl")
+    sub.add_argument("--preset", default="c2fvl_qata_paper", help="preset whose data settings it was trained with (default: %(default)s)")
+
+    sub = command("models", _models, "List the networks.")
+    sub.add_argument("name", nargs="?", help="show the arguments of this network")
+
+    sub = command("presets", _presets, "List the presets, or print one.")
+    sub.add_argument("name", nargs="?", help="print this preset with every setting")
+
+    command("settings", _settings, "List every setting with its default and meaning.")
+    return parser
+
+
+def _add_device(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (default: %(default)s)")
+    sub.add_argument("--batch", type=int, default=8, help="films at once (default: %(default)s)")
+    sub.add_argument("--workers", type=int, default=0, help="processes that read films (default: %(default)s)")
+
+
+def _train(options: argparse.Namespace) -> int:
+    from c2fvl.config import load_config
+
+    overrides = list(options.overrides)
+    if options.resume is not None and options.preset is not None:
+        if "=" not in options.preset:
+            raise ValueError(f"a run is resumed with its own settings; leave out the preset {options.preset!r}")
+        overrides.insert(0, options.preset)
+        options.preset = None
+    if options.resume is None and options.preset is None:
+        raise ValueError("give a preset, such as `c2fvl train debug`, or a run with --resume")
+    config = None if options.preset is None else load_config(options.preset, overrides)
+
+    from c2fvl.progress import TerminalObserver
+    from c2fvl.train import train
+
+    with TerminalObserver() as observer:
+        result = train(
+            config, out=options.out, run=options.run_folder, resume=options.resume,
+            overrides=tuple(overrides) if options.resume else (), observer=observer,
+        )  # fmt: skip
+    if not observer.is_main:
+        return 0
+    print(f"{'Finished' if result.finished else 'Stopped and saved'}: {result.reason}")
+    if result.best_dice is not None:
+        print(f"Best validation Dice per image {result.best_dice:.4f} in epoch {result.best_epoch}: {result.run / 'best'}")
+    if not result.finished:
+        print(f"Resume with: {PROGRAM} train --resume {result.run}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from c2fvl.checkpoint import load_model
+    from c2fvl.evaluate import ROW_LABELS, evaluate
+    from c2fvl.progress import counting, table
+
+    with counting("Scoring", quiet=options.json) as progress:
+        found = evaluate(
+            load_model(options.model, device=options.device), options.root, split=options.split, table=options.table,
+            text=options.text, seed=options.seed, out=options.out, device=options.device, batch_size=options.batch,
+            workers=options.workers, progress=progress,
+        )  # fmt: skip
+    if options.json:
+        print(json.dumps(found.summary))
+        return 0
+    columns = ("dice_per_image", "iou_per_image", "dice_pooled", "iou_pooled")
+    rows = [
+        [ROW_LABELS[row["grid"], row["rule"]], *(f"{100 * row[name]:.2f}" for name in columns)]
+        for row in found.summary["scores"]
+    ]
+    first = found.summary["scores"][0]
+    print(table(["%", "Dice per image", "IoU per image", "Dice pooled", "IoU pooled"], rows))
+    print(
+        f"{first['num_cases']} films, {first['num_empty_masks']} with an empty mask, {first['num_false_alarms']} false "
+        f"alarms, {first['num_misses']} missed; report given: {options.text}"
+    )
+    print(f"Page: {found.page}")
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from c2fvl.predict import Predictor, collect, predict_to_folder
+
+    requests = collect(options.films, table=options.csv, report=options.report)
+    predictor = Predictor(options.model, device=options.device, threshold=options.threshold)
+    if options.report is not None:
+        predictor.understand(options.report, laterality=options.laterality)  # so that a bad report ends it at once
+    failed = 0
+    for record in predict_to_folder(
+        predictor, requests, options.out, laterality=options.laterality,
+        probability=options.probability, overlay=options.overlay,
+    ):  # fmt: skip
+        failed += "error" in record
+        if options.json:
+            print(json.dumps(record))
+        elif "error" in record:
+            print(f"{record['image']}: {record['error']}", file=sys.stderr)
+        else:
+            print(f"{Path(options.out) / record['mask']}: {100 * record['area_fraction']:.2f} % of the picture is lesion")
+    if failed:
+        print(f"{PROGRAM}: {failed} of {len(requests)} films could not be predicted", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from c2fvl.check import check
+
+    report = check(options.root, table=options.table, workers=options.workers)
+    print(json.dumps(report.as_dict(), indent=2) if options.json else "\n".join(report.lines()))
+    return 1 if report.errors else 0
+
+
+def _phantom(options: argparse.Namespace) -> int:
+    from c2fvl.phantom import write_phantom
+
+    counts = write_phantom(Path(options.out), num_cases=options.num_cases, seed=options.seed, size=options.size)
+    print(f"{options.out}: " + ", ".join(f"{count} films to {split}" for split, count in counts.items()))
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from c2fvl.config import load_config
+    from c2fvl.reference import convert
+
+    network = convert(options.file, options.out, name=options.model, config=load_config(options.preset))
+    print(f"{options.out}: {sum(parameter.numel() for parameter in network.parameters()):,} parameters of {options.model}")
+    return 0
+
+
+def _models(options: argparse.Namespace) -> int:
+    from c2fvl.catalogue import CATALOGUE, arguments_of
+
+    if options.name is not None:
+        for line in arguments_of(options.name):
+            print(line)
+        return 0
+    width = max(len(name) for name in CATALOGUE)
+    for name, entry in CATALOGUE.items():
+        print(f"{name:{width}}  {entry.paper}, {entry.year}; {entry.reads}; {entry.parameters / 1e6:.1f} M parameters")
+    return 0
+
+
+def _presets(options: argparse.Namespace) -> int:
+    from c2fvl.config import PRESETS, load_config, preset_names, to_toml
+
+    if options.name is not None:
+        print(to_toml(load_config(options.name)), end="")
+        return 0
+    width = max(len(name) for name in preset_names())
+    for name in preset_names():
+        first = (PRESETS / f"{name}.toml").read_text(encoding="utf-8").partition("\n")[0]
+        print(f"{name:{width}}  {first.removeprefix('# ')}")
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> int:
+    from c2fvl.config import describe_settings
+
+    for name, default, meaning in describe_settings():
+        print(f"{name} = {default}\n    {meaning}")
+    return 0

@@ -1,0 +1,216 @@
+"""Score a trained network on a data set: a table of cases, a summary, pictures and one page to read them in."""
+
+import base64
+import dataclasses
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+import c2fvl
+from c2fvl import storage
+from c2fvl.batches import FilmDataset
+from c2fvl.cases import Case
+from c2fvl.checkpoint import TrainedModel
+from c2fvl.csv_tables import write_csv
+from c2fvl.datasets import scan
+from c2fvl.images import read_image
+from c2fvl.config import DataConfig
+from c2fvl.metrics import dice, iou, overlap, summarise
+from c2fvl.scoring import THRESHOLD, CaseScore, predict_cases, score_case, to_original
+from c2fvl.visualize import case_picture, curves, encode_png
+
+logger = logging.getLogger(__name__)
+
+TEXTS = ("right", "shuffled", "none")
+ROWS = (("original", "ours"), ("network", "ours"), ("published", "published"))
+"""Grid and rule of each row of the summary; the last repeats the published test script to the digit."""
+ROW_LABELS = {
+    ("original", "ours"): "film's own grid, corrected rule",
+    ("network", "ours"): "network's grid, corrected rule",
+    ("published", "published"): "network's grid, as the published test script scores",
+}
+NUM_PICTURES = 4
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation wrote and found."""
+
+    folder: Path
+    page: Path
+    summary: dict[str, Any]
+
+
+def evaluate(
+    model: TrainedModel,
+    root: Path | str,
+    *,
+    split: str = "val",
+    table: str | None = None,
+    text: str = "right",
+    seed: int = 0,
+    out: Path | str | None = None,
+    device: str = "cpu",
+    batch_size: int = 8,
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Score `model` on one split and write `cases.csv`, `summary.json`, `report.html` and `pictures/` to `out`.
+
+    `text` says which report each film gets: its own (which in QaTa-COV19 and MosMedData+ was made from the mask and
+    so is an oracle), that of another film by `seed`, or none. Raises `ValueError` for data that does not fit.
+    """
+    if text not in TEXTS:
+        raise ValueError(f"the text is {text!r}; expected is one of {', '.join(TEXTS)}")
+    began = time.monotonic()
+    config = model.config
+    cases = change_text(scan(root, split, table=table or config.data.table or None), text, seed=seed)
+    settings = dataclasses.replace(config.data, missing_text="allow")
+    if config.data.text != "none" and text != "none":
+        settings = dataclasses.replace(settings, missing_text=config.data.missing_text)
+    films = FilmDataset(cases, settings)
+    folder = Path(out) if out is not None else _default_folder(model, split, text)
+
+    run = {"device": device, "batch_size": batch_size, "workers": workers}
+    scores: list[CaseScore] = []
+    for prediction in predict_cases(model.network, films, **run):  # type: ignore[arg-type]
+        scores.append(score_case(prediction))
+        if progress is not None:
+            progress(len(scores), len(films))
+
+    summary = {
+        "model": {"name": config.model.name, "preset": config.preset, "path": str(model.path), **_trained(model)},
+        "data": {
+            "root": str(root), "split": split, "caption_table": table or config.data.table or "the split's own",
+            "num_cases": len(cases), "num_groups": len({case.group for case in cases if case.group}) or None,
+            "num_without_report": sum(case.report is None or not case.report.has_attributes for case in cases),
+        },
+        "text": {"kind": text, "seed": seed if text == "shuffled" else None},
+        "threshold": THRESHOLD,
+        "scores": [
+            {"grid": grid, "rule": rule, **summarise([score.overlaps[grid] for score in scores], rule=rule)}
+            for grid, rule in ROWS
+        ],
+        "loss_curves": "log.jsonl" if _history(model) else None,
+        "software": {"c2fvl": c2fvl.__version__, "command": sys.argv},
+        "seconds": round(time.monotonic() - began, 2),
+    }  # fmt: skip
+    write_csv(folder / "cases.csv", *_case_table(cases, scores))
+    chosen = _choose([dice(score.overlaps["original"]) for score in scores])
+    pictures = [
+        {"title": title, "films": _draw(model, [cases[i] for i in indices], settings, folder / "pictures", title.lower())}
+        for title, indices in chosen.items()
+    ]
+    page = folder / "report.html"
+    storage.write_text(page, _page(summary, pictures, _history(model)))
+    storage.write_json(folder / "summary.json", summary)
+    return Evaluation(folder, page, summary)
+
+
+def change_text(cases: Sequence[Case], text: str, *, seed: int = 0) -> list[Case]:
+    """Return the cases with their own report ("right"), none, or that of another film ("shuffled").
+
+    Shuffled, the reports go around one random circle of all films, so that no film keeps its own; the words may
+    still agree, for many films share a caption.
+    """
+    if text == "right":
+        return list(cases)
+    if text == "none":
+        return [dataclasses.replace(case, report=None) for case in cases]
+    if len(cases) < 2:
+        raise ValueError("reports can only be shuffled among two films or more")
+    order = np.random.default_rng(seed).permutation(len(cases))
+    changed = list(cases)
+    for place, source in zip(order, np.roll(order, 1), strict=True):
+        changed[place] = dataclasses.replace(cases[place], report=cases[source].report)
+    return changed
+
+
+def _case_table(cases: Sequence[Case], scores: Sequence[CaseScore]) -> tuple[list[str], list[list[object]]]:
+    header = ["id", "group", "report"]
+    for grid, rule in ROWS:
+        header += [f"{grid}_{rule}_dice", f"{grid}_{rule}_iou"]
+    header += ["original_intersection", "original_prediction", "original_target"]
+    rows: list[list[object]] = []
+    for case, score in zip(cases, scores, strict=True):
+        row: list[object] = [case.id, case.group or "", "" if case.report is None else str(case.report)]
+        for grid, rule in ROWS:
+            counts = score.overlaps[grid]
+            row += [dice(counts, rule=rule), iou(counts, rule=rule)]
+        counts = score.overlaps["original"]
+        rows.append([*row, counts.intersection, counts.prediction, counts.target])
+    return header, rows
+
+
+def _choose(values: Sequence[float]) -> dict[str, list[int]]:
+    """Return which cases to draw: the best, those around the median and the worst by their Dice."""
+    order = np.argsort(values, kind="stable")
+    count = min(NUM_PICTURES, len(order))
+    middle = max(0, len(order) // 2 - count // 2)
+    chosen = {"Best": order[::-1][:count], "Median": order[middle : middle + count], "Worst": order[:count]}
+    return {title: indices.tolist() for title, indices in chosen.items()}
+
+
+def _draw(model: TrainedModel, cases: list[Case], settings: DataConfig, folder: Path, name: str) -> list[dict[str, Any]]:
+    """Predict and draw a few cases on the films' own grid; the network is run again for them."""
+    device = next(model.network.parameters()).device
+    entries = []
+    films = FilmDataset(cases, settings)
+    for number, prediction in enumerate(predict_cases(model.network, films, device=device), start=1):
+        case, target = cases[prediction.index], prediction.original_mask
+        assert target is not None
+        found = (to_original(prediction.probability, target.shape) >= THRESHOLD).astype(np.uint8)
+        score = dice(overlap(found, target))
+        data = encode_png(
+            case_picture(read_image(case.image), found, target=target, report=case.report, dice=score)
+        )
+        storage.write_bytes(folder / f"{name}-{number}.png", data)
+        entries.append(
+            {
+                "id": case.id,
+                "dice": score,
+                "source": "data:image/png;base64," + base64.b64encode(data).decode(),
+                "report": "no report" if case.report is None else case.report.text or str(case.report),
+            }
+        )
+    return entries
+
+
+def _page(summary: dict[str, Any], pictures: list[dict[str, Any]], history: list[dict[str, Any]]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    scores = [{**row, "label": ROW_LABELS[row["grid"], row["rule"]]} for row in summary["scores"]]
+    return environment.get_template("report.html").render(
+        summary=summary, scores=scores, pictures=pictures, curves=curves(history) if history else None, history=history
+    )
+
+
+def _trained(model: TrainedModel) -> dict[str, Any]:
+    return {"epoch": model.metrics.get("epoch"), "weights_sha256": model.metrics.get("weights_sha256")}
+
+
+def _history(model: TrainedModel) -> list[dict[str, Any]]:
+    """Return the log of the run that the model folder lies in; empty where there is none."""
+    log = model.path.parent / "log.jsonl"
+    if model.path.name != "best" or not log.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        logger.warning("%s is damaged, so the page shows no curves: %s", log, error)
+        return []
+
+
+def _default_folder(model: TrainedModel, split: str, text: str) -> Path:
+    parent = model.path.parent if model.path.name == "best" else model.path
+    return parent / f"evaluation-{split}" / text

@@ -1,0 +1,97 @@
+"""Losses on logits.
+
+The loss of C2FVL, LViT and UCTransNet is half a Dice loss and half a balanced cross-entropy (SPEC of the published
+code); C2FVL adds the alignment of its side maps. All of it is computed in float32, whatever the network ran in.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from c2fvl.config import LossConfig
+from c2fvl.models.output import Output
+
+DICE_SMOOTHING = 4e-5
+COUNT_SMOOTHING = 1e-12
+
+Loss = Callable[[Output, Tensor], dict[str, Tensor]]
+"""(Output, mask (B, H, W) in {0, 1}) → terms, of which "loss" is the sum that is minimised."""
+
+
+def build_loss(config: LossConfig) -> Loss:
+    """Return the loss that the settings describe; its terms are named as in the log."""
+
+    def loss(output: Output, mask: Tensor) -> dict[str, Tensor]:
+        logits, target = _binary(output.logits, mask)
+        terms = {
+            "dice_loss": dice_loss(logits, target),
+            "cross_entropy": balanced_cross_entropy(logits, target),
+        }
+        total = config.dice * terms["dice_loss"] + config.cross_entropy * terms["cross_entropy"]
+        if config.alignment:
+            terms["alignment"] = alignment_loss(output.aux)
+            total = total + config.alignment * terms["alignment"]
+        if config.side_maps:
+            terms["side_maps"] = _side_map_loss(output.aux, mask)
+            total = total + config.side_maps * terms["side_maps"]
+        return {"loss": total, **terms}
+
+    return loss
+
+
+def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Return 1 − Dice with squares in the denominator, per image over all pixels, meaned over the batch.
+
+    logits and target (B, H, W). The smoothing of 4e-5 equals the published 1e-5 after its weights of one half.
+    """
+    probability, target = logits.float().sigmoid().flatten(1), target.float().flatten(1)
+    intersection = (probability * target).sum(1)
+    size = probability.square().sum(1) + target.square().sum(1)
+    return (1 - (2 * intersection + DICE_SMOOTHING) / (size + DICE_SMOOTHING)).mean()
+
+
+def balanced_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the cross-entropy of which lesion and background each weigh one half over the whole batch.
+
+    From logits, so that it keeps its gradient where the published form, which cuts logarithms off at −100, loses it.
+    """
+    logits, target = logits.float(), target.float()
+    cost = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    background = 1 - target
+    return 0.5 * (cost * target).sum() / (target.sum() + COUNT_SMOOTHING) + 0.5 * (cost * background).sum() / (
+        background.sum() + COUNT_SMOOTHING
+    )
+
+
+def alignment_loss(side_maps: tuple[Tensor, ...]) -> Tensor:
+    """Return half the sum of 1 − cosine between the finest side map and each coarser one, meaned over the batch."""
+    if len(side_maps) < 2:
+        raise ValueError(
+            f"the alignment compares side maps with the finest, but the network returned {len(side_maps)}; "
+            "set loss.alignment=0 for this network"
+        )
+    finest, *coarser = (side_map.float().flatten(1) for side_map in side_maps)
+    distances = [1 - functional.cosine_similarity(finest, other, dim=1, eps=1e-8) for other in coarser]
+    return 0.5 * torch.stack(distances).sum(0).mean()
+
+
+def _side_map_loss(side_maps: tuple[Tensor, ...], mask: Tensor) -> Tensor:
+    """Return the mean over the side maps of their own Dice and cross-entropy against the mask (deep supervision)."""
+    if not side_maps:
+        raise ValueError("the network returned no side maps; set loss.side_maps=0 for this network")
+    losses = []
+    for side_map in side_maps:
+        logits, target = _binary(side_map, mask)
+        losses.append(0.5 * dice_loss(logits, target) + 0.5 * balanced_cross_entropy(logits, target))
+    return torch.stack(losses).mean()
+
+
+def _binary(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    if logits.shape[1] != 1 or logits.shape[-2:] != mask.shape[-2:]:
+        raise ValueError(
+            f"the logits have the shape {tuple(logits.shape)} and the mask {tuple(mask.shape)}; "
+            "this loss takes one class, (B, 1, H, W) and (B, H, W)"
+        )
+    return logits[:, 0], mask

@@ -1,0 +1,50 @@
+"""All networks by name."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from c2fvl.models.c2fvl import C2FVL
+from c2fvl.models.output import Output, SegmentationModel
+
+__all__ = ["MODELS", "ModelEntry", "Output", "SegmentationModel", "build_model"]
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One network of the package."""
+
+    build: Callable[..., nn.Module]
+    text: str
+    """The text encoder that makes its second input (a name of `text_encoders.TEXT_ENCODERS`); "none" if it has none."""
+
+
+MODELS: dict[str, ModelEntry] = {
+    "c2fvl": ModelEntry(build=C2FVL, text="attributes"),
+}
+
+
+def build_model(name: str, arguments: Mapping[str, Any] | None = None, /, **keywords: Any) -> nn.Module:
+    """Return a new network by name with its keyword-only arguments.
+
+    Raises `ValueError` for a name or an argument that is not known, with the nearest that is.
+    """
+    entry = MODELS.get(name)
+    if entry is None:
+        raise ValueError(_unknown("network", name, list(MODELS)))
+    arguments = {**(arguments or {}), **keywords}
+    known = list(inspect.signature(entry.build).parameters)
+    for argument in arguments:
+        if argument not in known:
+            raise ValueError(_unknown(f"argument of {name}", argument, known))
+    return entry.build(**arguments)
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=2)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"there is no {kind} {name!r}{hint} Known are: {', '.join(known)}"

@@ -1,0 +1,267 @@
+"""C2FVL: a U-Net whose skips pass through transformers, are gated by a report's attributes and aligned pixel by pixel.
+
+Shan et al., "Coarse-to-Fine Covid-19 Segmentation via Vision-Language Alignment", ICASSP 2023, arXiv 2303.00279.
+
+Deviations from the published code, none of which changes its output:
+- the 40 % of its parameters that receive no gradient are left out (`docs/explanation.md` lists them);
+- tokens and gates are projected before they are up-sampled: nearest up-sampling commutes with a 1×1 convolution,
+  a batch norm and a ReLU, so the result is the same for a part of the work. In training, only the running variance
+  of these four norms differs, by the factor (n − 1)/n of its unbiased estimate;
+- any image side divisible by 16 works; the position embedding is resized where the grid differs from its own;
+- a film without a report is legal: its gate is one everywhere.
+The correction of the attribute gate is an option (`gate="bounded"`); the default is what was published.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from c2fvl.models.blocks import ConvNormReLU, UNetEncoder, conv_stack, upsample_nearest
+from c2fvl.models.output import Output, check_size, check_text
+
+NUM_ATTRIBUTES = 8
+COUNT_INDEX = 1
+SIZE_STEP = 16
+NUM_SCALES = 4
+
+
+class C2FVL(nn.Module):
+    """The network of C2FVL.
+
+    image (B, in_channels, H, W) in [0, 1], H and W divisible by 16; text (B, 1, 8): bilateral, number, then left
+    upper, middle, lower and right upper, middle, lower in the viewer's frame. A row of NaN is a film without a report,
+    and so is `text=None` for the whole batch. Returns logits (B, num_classes, H, W) and four side maps in `aux`.
+
+    Raises `ValueError` for a base width that its eight heads do not divide and for inputs of a wrong shape.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        num_classes: int = 1,
+        base_width: int = 64,
+        image_size: int = 224,
+        num_heads: int = 8,
+        dropout: float = 0.1,
+        gate: str = "published",
+    ) -> None:
+        super().__init__()
+        if base_width % num_heads or base_width % NUM_ATTRIBUTES:
+            step = NUM_ATTRIBUTES * num_heads // NUM_ATTRIBUTES
+            raise ValueError(
+                f"base_width is {base_width}; it must be a multiple of num_heads ({num_heads}) and of 8, "
+                f"such as {max(step, 8)}"
+            )
+        if gate not in GATES:
+            raise ValueError(f"gate is {gate!r}; known are {', '.join(GATES)}")
+        check_size(image_size, image_size, SIZE_STEP)
+        self.num_classes = num_classes
+        self.encoder = UNetEncoder(in_channels=in_channels, base_width=base_width)
+        widths = self.encoder.widths[:NUM_SCALES]
+        self.branches = nn.ModuleList(
+            TransformerBranch(
+                width=width,
+                patch=SIZE_STEP >> scale,
+                grid=image_size // SIZE_STEP,
+                num_heads=num_heads,
+                dropout=dropout,
+                join_previous=scale > 0,
+            )
+            for scale, width in enumerate(widths)
+        )
+        self.reconstructions = nn.ModuleList(ConvNormReLU(width, width, kernel_size=1) for width in widths)
+        self.gates = nn.ModuleList(GATES[gate](width) for width in widths)
+        self.decoders = nn.ModuleList(
+            Decoder(width, out_channels=widths[max(scale - 1, 0)]) for scale, width in enumerate(widths)
+        )
+        # The first head makes the output and the finest side map; each of the others makes one coarser side map.
+        self.heads = nn.ModuleList(nn.Conv2d(width, num_classes, 1) for width in widths)
+
+    def forward(self, image: Tensor, text: Tensor | None = None) -> Output:
+        """Return logits (B, num_classes, H, W) and the side maps, finest first, each (B, num_classes, H, W)."""
+        check_size(*image.shape[-2:], SIZE_STEP)
+        attributes, known = self._attributes(image, text)
+        features = self.encoder(image)
+
+        tokens: Tensor | None = None
+        skips = []
+        for scale in range(NUM_SCALES):
+            tokens = self.branches[scale](features[scale], tokens)
+            restored = upsample_nearest(self.reconstructions[scale](tokens), SIZE_STEP >> scale)
+            gate = self.gates[scale](attributes, known)
+            skips.append((restored + features[scale]) * gate[:, :, None, None])
+
+        decoded, aligned = features[NUM_SCALES], []
+        for scale in reversed(range(NUM_SCALES)):
+            decoded, gated = self.decoders[scale](decoded, skips[scale])
+            aligned.insert(0, gated)
+        aux = tuple(upsample_nearest(self.heads[scale](aligned[scale]), 1 << scale) for scale in range(NUM_SCALES))
+        return Output(self.heads[0](decoded), aux)
+
+    def _attributes(self, image: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the attributes (B, 8) with ones where there is no report, and which films have one (B, 1)."""
+        if text is None:
+            ones = image.new_ones(image.shape[0], NUM_ATTRIBUTES)
+            return ones, torch.zeros_like(ones[:, :1])
+        check_text(text, image.shape[0], 1, NUM_ATTRIBUTES)
+        attributes = text[:, 0].to(image.dtype)
+        missing = attributes.isnan().any(dim=1, keepdim=True)
+        return torch.where(missing, torch.ones_like(attributes), attributes), (~missing).to(image.dtype)
+
+
+class TransformerBranch(nn.Module):
+    """One transformer over the patches of one scale: (B, C, H, W) → (B, C, h, w), h = H / patch.
+
+    With `join_previous` its channels are halved along the token axis and joined to the finer scale's C/2 channels.
+    """
+
+    def __init__(
+        self, *, width: int, patch: int, grid: int, num_heads: int, dropout: float, join_previous: bool
+    ) -> None:
+        super().__init__()
+        self.patch_embedding = nn.Conv2d(width, width, patch, stride=patch)
+        self.position_embedding = nn.Parameter(torch.zeros(1, width, grid, grid))
+        self.dropout = nn.Dropout(dropout)
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = SelfAttention(width, num_heads)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = TokenMLP(width, dropout)
+        self.reduction = TokenReduction(width) if join_previous else None
+
+    def forward(self, features: Tensor, previous: Tensor | None) -> Tensor:
+        """Return the token map (B, C, h, w)."""
+        embedded = self.patch_embedding(features)
+        grid = embedded.shape[-2:]
+        embedded = self.dropout(embedded + self._position(grid))
+        tokens = embedded.flatten(2).transpose(1, 2)  # (B, T, C), row-major
+        tokens = tokens + self.attention(self.attention_norm(tokens))
+        tokens = tokens + self.mlp(self.mlp_norm(tokens))
+        if self.reduction is None:
+            return tokens.transpose(1, 2).unflatten(2, grid)
+        assert previous is not None
+        reduced = self.reduction(tokens.transpose(1, 2)).unflatten(2, grid)
+        return torch.cat([reduced, previous], dim=1)
+
+    def _position(self, grid: torch.Size) -> Tensor:
+        position = self.position_embedding
+        if position.shape[-2:] == grid:
+            return position
+        return functional.interpolate(position, size=grid, mode="bilinear", align_corners=False)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over tokens (B, T, C)."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.projection = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return attended tokens (B, T, C)."""
+        query, key, value = self.query_key_value(tokens).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(query, key, value)  # (B, heads, T, C / heads)
+        return self.projection(attended.transpose(1, 2).flatten(2))
+
+
+class TokenMLP(nn.Module):
+    """The published two-layer perceptron, which activates and drops after both of its layers."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.expand = nn.Linear(width, 4 * width)
+        self.reduce = nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(dropout)
+        for layer in (self.expand, self.reduce):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.normal_(layer.bias, std=1e-6)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return tokens (B, T, C)."""
+        hidden = self.dropout(functional.gelu(self.expand(tokens)))
+        return self.dropout(functional.gelu(self.reduce(hidden)))
+
+
+class TokenReduction(nn.Module):
+    """Halve the channels by a convolution along the flattened token axis: (B, C, T) → (B, C/2, T).
+
+    As published, the last token of a row neighbours the first of the next row.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(width, width // 2, 3, padding=1)
+        self.norm = nn.BatchNorm1d(width // 2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the reduced tokens."""
+        return functional.relu(self.norm(self.convolution(tokens)))
+
+
+class PublishedGate(nn.Module):
+    """Channel c of a skip is multiplied by the raw attribute number c mod 8: (B, 8) → (B, C)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.repeats = width // NUM_ATTRIBUTES
+
+    def forward(self, attributes: Tensor, known: Tensor) -> Tensor:
+        """Return the factors; where no report is known the attributes are ones, which change nothing."""
+        return attributes.repeat(1, self.repeats)
+
+
+class BoundedGate(nn.Module):
+    """A learned gate in (0, 2), 1 + tanh(linear(attributes)): (B, 8) → (B, C). It starts as the identity.
+
+    The count enters as log(1 + count), so that a film with ten areas does not drown the zones. Where no report is
+    known the gate is exactly one.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(NUM_ATTRIBUTES, width)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, attributes: Tensor, known: Tensor) -> Tensor:
+        """Return the factors for attributes (B, 8) and known (B, 1)."""
+        count = attributes[:, COUNT_INDEX : COUNT_INDEX + 1].log1p()
+        attributes = torch.cat([attributes[:, :COUNT_INDEX], count, attributes[:, COUNT_INDEX + 1 :]], dim=1)
+        return 1 + known * self.linear(attributes).tanh()
+
+
+GATES = {"published": PublishedGate, "bounded": BoundedGate}
+
+
+class PixelAlignment(nn.Module):
+    """Pixel-level vision-language alignment: each pixel of a skip is weighed by one learned, unbounded number."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.average_convolution = nn.Conv2d(width, width, 1, bias=False)
+        self.average_linear = nn.Conv2d(width, width, 1)
+        self.maximum_convolution = nn.Conv2d(width, width, 1, bias=False)
+        self.maximum_linear = nn.Conv2d(width, width, 1)
+        self.bottleneck = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 1, 1))
+
+    def forward(self, skip: Tensor) -> Tensor:
+        """Return the weighed skip (B, C, H, W)."""
+        average = functional.relu(self.average_linear(self.average_convolution(skip))).mean(dim=1, keepdim=True)
+        maximum = functional.relu(self.maximum_linear(self.maximum_convolution(skip))).amax(dim=1, keepdim=True)
+        return self.bottleneck(average + maximum) * skip
+
+
+class Decoder(nn.Module):
+    """One step up: weigh the skip, join it to the enlarged coarser map, convolve twice."""
+
+    def __init__(self, width: int, *, out_channels: int) -> None:
+        super().__init__()
+        self.alignment = PixelAlignment(width)
+        self.convolutions = conv_stack(2 * width, out_channels)
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the decoded map (B, out_channels, H, W) and the weighed skip (B, width, H, W)."""
+        aligned = self.alignment(skip)
+        return self.convolutions(torch.cat([aligned, upsample_nearest(coarse, 2)], dim=1)), aligned

@@ -1,0 +1,40 @@
+"""What every network returns, and the checks of what it is given."""
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class Output(NamedTuple):
+    """What every network returns."""
+
+    logits: Tensor
+    """(B, C, H, W); no network applies a sigmoid or a softmax."""
+    aux: tuple[Tensor, ...] = ()
+    """Maps or vectors that only a loss reads."""
+
+
+class SegmentationModel(Protocol):
+    """The one signature of all networks, with and without text."""
+
+    def __call__(self, image: Tensor, text: Tensor | None = None) -> Output:
+        """image (B, 3, H, W) in [0, 1]; text (B, T, F) or None; a film without text is a row of NaN."""
+
+
+def check_size(height: int, width: int, step: int) -> None:
+    """Raise `ValueError` that names the nearest size that works unless both sides are multiples of `step`."""
+    if height <= 0 or width <= 0 or height % step or width % step:
+        nearest = tuple(max(step, round(side / step) * step) for side in (height, width))
+        raise ValueError(
+            f"the image is {height}×{width} (height × width); both must be multiples of {step}, "
+            f"such as {nearest[0]}×{nearest[1]}"
+        )
+
+
+def check_text(text: Tensor, batch: int, tokens: int, features: int) -> None:
+    """Raise `ValueError` unless text is (batch, tokens, features)."""
+    if tuple(text.shape) != (batch, tokens, features):
+        raise ValueError(
+            f"text has the shape {tuple(text.shape)}; expected is {(batch, tokens, features)}: one row of {tokens} × "
+            f"{features} for each of the {batch} images"
+        )

@@ -1,0 +1,241 @@
+"""One film, or thousands, → masks in the films' own size."""
+
+import glob
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from c2fvl import storage
+from c2fvl.batches import Batch, network_image
+from c2fvl.checkpoint import TrainedModel, load_model
+from c2fvl.csv_tables import read_csv
+from c2fvl.describe import zone_areas
+from c2fvl.images import read_image, write_image, write_mask, write_probability
+from c2fvl.report import Report, parse_report
+from c2fvl.scoring import THRESHOLD, infer, probabilities, to_original
+from c2fvl.text_encoders import TEXT_ENCODERS
+from c2fvl.transforms import resize_image
+from c2fvl.visualize import case_picture
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+FRAMES = ("viewer", "patient")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network makes of one film."""
+
+    mask: np.ndarray
+    """(H, W) uint8 in {0, 1}, in the film's own size."""
+    probability: np.ndarray
+    """(H, W) float32 in [0, 1]."""
+    report: Report | None
+    """The report as understood, in the viewer's frame; None where none was given or the network reads none."""
+
+    @property
+    def areas(self) -> dict[str, int]:
+        """Return the predicted pixels in each zone of the picture, viewer's frame."""
+        return zone_areas(self.mask)
+
+
+class Predictor:
+    """A trained network, ready for films of any size.
+
+    `model` is a model folder, a run folder or a loaded model. Call it with a film, as a path or as an RGB array
+    (H, W, 3) float in [0, 1] or uint8, and a report as a sentence or a `Report`.
+    """
+
+    def __init__(self, model: str | Path | TrainedModel, *, device: str = "cpu", threshold: float = THRESHOLD) -> None:
+        if not 0 < threshold < 1:
+            raise ValueError(f"the threshold is {threshold}; expected is a probability between 0 and 1")
+        self.model = model if isinstance(model, TrainedModel) else load_model(model, device=device)
+        self.device, self.threshold = torch.device(device), threshold
+        data = self.model.config.data
+        self.encoder = None if data.text == "none" else TEXT_ENCODERS[data.text]
+
+    def __call__(
+        self, image: str | Path | np.ndarray, report: str | Report | None = None, *, laterality: str = "viewer"
+    ) -> Prediction:
+        """Return the prediction for one film.
+
+        `laterality` says whose left a report's "left" is: the viewer's (as in the captions of QaTa-COV19) or the
+        patient's (as a radiologist writes). Raises `ValueError` for a film or a report that cannot be read.
+        """
+        film = _as_film(image)
+        understood = self.understand(report, laterality=laterality)
+        config = self.model.config.data
+        resized = resize_image(film, config.image_size, rule=config.resize)
+        text = None if self.encoder is None else torch.from_numpy(self.encoder.encode(understood))[None]
+        batch = Batch([""], torch.from_numpy(network_image(resized, config))[None], None, text, [None])
+        output = infer(self.model.network, batch, device=self.device, precision="fp32")
+        probability = to_original(probabilities(output)[0].cpu().numpy(), film.shape[:2])
+        return Prediction((probability >= self.threshold).astype(np.uint8), probability, understood)
+
+    def understand(self, report: str | Report | None, *, laterality: str = "viewer") -> Report | None:
+        """Return the report in the viewer's frame as this network reads it; None for none or a blank one.
+
+        Raises `ValueError` for a sentence of which nothing can be read.
+        """
+        if laterality not in FRAMES:
+            raise ValueError(f"the laterality is {laterality!r}; expected is one of {', '.join(FRAMES)}")
+        if report is None or (isinstance(report, str) and not report.strip()):
+            return None
+        if isinstance(report, str):
+            report = parse_report(report, frame=laterality)
+        if self.encoder is None:
+            logger.warning("this network reads no report; the one given changes nothing")
+            return None
+        if not report.has_attributes:
+            raise ValueError(
+                f"the report {report.text!r} names no side and no zone that could be read; expected is a sentence such "
+                "as 'Bilateral pulmonary infection, two infected areas, upper left lung and lower right lung.'"
+            )
+        if report.unread:
+            logger.warning("of the report %r this was not understood: %s", report.text, "; ".join(report.unread))
+        return report.in_frame("viewer")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One film to predict."""
+
+    image: Path
+    report: str | None = None
+
+
+def collect(inputs: Sequence[str], *, table: Path | str | None = None, report: str | None = None) -> list[Request]:
+    """Return what files, folders, globs and a csv table (columns image, report) ask for, in order.
+
+    Raises `FileNotFoundError` for what is not there, and `ValueError` for two films of one stem, whose results would
+    overwrite each other.
+    """
+    requests = [Request(path, report) for item in inputs for path in _expand(item)]
+    if table is not None:
+        requests += list(_from_table(Path(table), report))
+    if not requests:
+        raise ValueError("there is no film to predict; name files, folders, globs, or a table with --csv")
+    seen: dict[str, Path] = {}
+    for request in requests:
+        other = seen.setdefault(request.image.stem, request.image)
+        if other is not request.image:
+            raise ValueError(
+                f"{other} and {request.image} would both be written as {request.image.stem}.png; rename one, or predict "
+                "them into two folders"
+            )
+    return requests
+
+
+def predict_to_folder(
+    predictor: Predictor,
+    requests: Iterable[Request],
+    out: Path | str,
+    *,
+    laterality: str = "viewer",
+    probability: bool = False,
+    overlay: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Predict film after film into `out` and yield the record of each, which is also written as `<stem>.json`.
+
+    Writes `<stem>.png` (0 and 255, in the film's size), on request `<stem>_probability.png` (16 bit, value / 65535)
+    and `<stem>_overlay.png`. A film that cannot be read ends with a record that holds an "error" and nothing else
+    written; the films after it are still predicted.
+    """
+    out = Path(out)
+    for request in requests:
+        stem = request.image.stem
+        try:
+            prediction = predictor(request.image, request.report, laterality=laterality)
+        except (OSError, ValueError) as error:
+            yield {"image": str(request.image), "error": str(error)}
+            continue
+        record = _record(predictor, request, prediction, laterality)
+        write_mask(out / f"{stem}.png", prediction.mask)
+        if probability:
+            write_probability(out / f"{stem}_probability.png", prediction.probability)
+        if overlay:
+            picture = case_picture(read_image(request.image), prediction.mask, report=prediction.report)
+            write_image(out / f"{stem}_overlay.png", picture)
+        storage.write_json(out / f"{stem}.json", record)
+        yield record
+
+
+def _record(predictor: Predictor, request: Request, prediction: Prediction, laterality: str) -> dict[str, Any]:
+    understood = prediction.report
+    said: dict[str, Any] | None = None
+    if understood is not None:
+        said = {
+            "sentence": request.report,
+            "laterality": laterality,
+            "understood": str(understood),
+            "frame": understood.frame,
+            "zones": sorted(understood.zones),
+            "number": understood.number,
+            "not_understood": list(understood.unread),
+        }
+    height, width = prediction.mask.shape
+    model = predictor.model
+    return {
+        "image": str(request.image),
+        "mask": f"{request.image.stem}.png",
+        "height": height,
+        "width": width,
+        "area": int(prediction.mask.sum()),
+        "area_fraction": float(prediction.mask.mean()),
+        "area_per_zone": prediction.areas,
+        "area_unit": "pixel",
+        "zones_frame": "viewer",
+        "threshold": predictor.threshold,
+        "report": said,
+        "model": {
+            "name": model.config.model.name,
+            "preset": model.config.preset,
+            "path": str(model.path),
+            "weights_sha256": model.metrics.get("weights_sha256"),
+        },
+    }
+
+
+def _as_film(image: str | Path | np.ndarray) -> np.ndarray:
+    if not isinstance(image, np.ndarray):
+        return read_image(image)
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"the film has the shape {image.shape}; expected is (height, width, 3) in RGB")
+    if image.dtype == np.uint8:
+        return image.astype(np.float32) / np.float32(255)
+    if image.dtype.kind != "f" or not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
+        raise ValueError("the film must be uint8, or floating point in [0, 1] without NaN")
+    return image.astype(np.float32, copy=False)
+
+
+def _expand(item: str) -> list[Path]:
+    path = Path(item)
+    if path.is_dir():
+        found = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES)
+        if not found:
+            raise FileNotFoundError(f"the folder {path} holds no film ({', '.join(IMAGE_SUFFIXES)})")
+        return found
+    if path.exists():
+        return [path]
+    found = sorted(Path(name) for name in glob.glob(item, recursive=True))  # noqa: PTH207 - patterns may be absolute
+    if not found:
+        raise FileNotFoundError(f"there is no file, folder or match of {item!r}")
+    return [entry for entry in found if entry.is_file()]
+
+
+def _from_table(path: Path, report: str | None) -> Iterator[Request]:
+    columns, rows = read_csv(path)
+    unknown = sorted(set(columns) - {"image", "report"})
+    if "image" not in columns or unknown:
+        raise ValueError(f"{path}: the columns are {', '.join(columns)}; expected are image and, if wanted, report")
+    for number, row in rows:
+        image = path.parent / row["image"].strip()  # an absolute path stays as it is
+        if not image.is_file():
+            raise FileNotFoundError(f"{path}, row {number}, column image: there is no file {image}")
+        yield Request(image, row.get("report") or report)

@@ -1,0 +1,464 @@
+"""Training: one loop, on one process or several, that resumes as if it had not stopped.
+
+A run folder holds `config.toml`, `environment.json`, `log.jsonl` (one line per epoch), `best/` (a model folder) and
+`last/` (the two newest resume states). After each epoch first the best model, then the state, then the log is
+written: a run killed in between repeats that epoch to the bit and writes the same again.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import c2fvl
+from c2fvl import storage
+from c2fvl.batches import EpochBatches, FilmDataset, loader, num_batches
+from c2fvl.checkpoint import ResumeState, load_state, restore_weights, save_model, save_state
+from c2fvl.config import Config, OptimizerConfig, override, parse_config, to_toml
+from c2fvl.datasets import Case, scan
+from c2fvl.losses import build_loss
+from c2fvl.metrics import summarise
+from c2fvl.models import build_model
+from c2fvl.random_state import generator_states, restore_generators, seed_everything
+from c2fvl.scoring import autocast, predict_cases, score_case
+from c2fvl.signals import StopSignals
+
+logger = logging.getLogger(__name__)
+
+ONE_CYCLE_RISE = 0.1
+RESUMABLE_SETTINGS = (
+    "data.root", "data.workers", "train.epochs", "train.patience", "train.trackers", "train.max_hours",
+    "train.save_minutes", "train.threads",
+)  # fmt: skip
+"""Settings that may change when a run is resumed."""
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands; all of it is saved and restored."""
+
+    epoch: int = 0
+    """Epochs finished."""
+    batches: int = 0
+    """Batches done in the epoch under way."""
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Sums of the loss terms over those batches."""
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """One entry per epoch finished: the lines of the log."""
+    best_dice: float | None = None
+    best_epoch: int = 0
+    seconds: float = 0.0
+    """Time of the epoch under way, over all calls."""
+
+
+class Observer:
+    """Follows a run; the command line draws a progress bar with it. Every method may be left as it is."""
+
+    def start(self, run: Path, config: Config, num_train: int, num_val: int, resumed_at: int, *, is_main: bool) -> None:
+        """Be told where the run writes and what it trains on; of several processes one is the main."""
+
+    def step(self, epoch: int, batch: int, num_batches: int, loss: float, films_per_second: float) -> None:
+        """Be told of a batch."""
+
+    def epoch(self, line: dict[str, Any], best: bool) -> None:
+        """Be told of an epoch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """How a run ended."""
+
+    run: Path
+    best_dice: float | None
+    best_epoch: int
+    finished: bool
+    """False where it was stopped from outside and saved; it can then be resumed."""
+    reason: str
+
+
+def train(
+    config: Config | None = None,
+    *,
+    out: Path | str = "runs",
+    run: Path | str | None = None,
+    resume: Path | str | None = None,
+    overrides: tuple[str, ...] = (),
+    observer: Observer | None = None,
+) -> TrainResult:
+    """Train by `config`, or go on with the run folder `resume`; return how it ended.
+
+    The run folder is `run`, or else out/<preset>/<time>; it must not exist.
+
+    Raises `ValueError` before anything is written for settings, data or states that do not fit, and during training
+    for a loss that is not finite, naming the films of the batch.
+    """
+    config, folder = _resolve(config, out, run, resume, overrides)
+    return _Trainer(config, folder, resumed=resume is not None, observer=observer or Observer()).fit()
+
+
+def _resolve(
+    config: Config | None,
+    out: Path | str,
+    run: Path | str | None,
+    resume: Path | str | None,
+    overrides: tuple[str, ...],
+) -> tuple[Config, Path]:
+    """Return the settings and the run folder, which is not made yet."""
+    if resume is None:
+        if config is None:
+            raise ValueError("give settings to train by, or a run folder to resume")
+        config = override(config, overrides)
+        folder = Path(out) / config.preset / time.strftime("%Y-%m-%d_%H-%M-%S") if run is None else Path(run)
+        if folder.exists():
+            raise FileExistsError(f"{folder} exists already and nothing in it is overwritten; name another run folder")
+        return config, folder
+    folder = Path(resume)
+    settings = folder / "config.toml"
+    if not settings.is_file():
+        raise FileNotFoundError(f"{folder} is no run folder: it holds no config.toml")
+    saved = parse_config(settings.read_text(encoding="utf-8"), where=str(settings))
+    for item in overrides:
+        if item.partition("=")[0].strip() not in RESUMABLE_SETTINGS:
+            raise ValueError(
+                f"{item!r} cannot change when a run is resumed, for then it would be another run; "
+                f"what can: {', '.join(RESUMABLE_SETTINGS)}"
+            )
+    return override(saved, overrides), folder
+
+
+class _Trainer:
+    """One call of `train`."""
+
+    def __init__(self, config: Config, run: Path, *, resumed: bool, observer: Observer) -> None:
+        self.config, self.run, self.resumed, self.observer = config, run, resumed, observer
+        settings = config.train
+        if not config.data.root:
+            raise ValueError("data.root is not set; give the folder of the films, as data.root=FOLDER")
+        train_cases = scan(config.data.root, config.data.train_split, table=config.data.table or None)
+        val_cases = scan(config.data.root, config.data.val_split, table=config.data.table or None)
+        _check_disjoint(train_cases, val_cases)
+        self.train_films = FilmDataset(train_cases, config.data, augment=True, seed=settings.seed)
+        self.val_films = FilmDataset(val_cases, config.data)
+
+        self.accelerator = Accelerator(
+            cpu=settings.device == "cpu",
+            log_with=list(settings.trackers) or None,
+            project_dir=str(run),
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        torch.use_deterministic_algorithms(settings.deterministic)
+        torch.backends.cudnn.deterministic = settings.deterministic
+        seed_everything(settings.seed)
+        network = build_model(config.model.name, config.model.arguments).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        seed_everything(settings.seed * 1000 + self.rank)  # dropout differs between processes
+        self.loss = build_loss(config.loss)
+        self.progress = Progress()
+        self.average: AveragedModel | None = None
+        self.network: nn.Module = network
+        optimizer = _optimizer(network, config.optimizer)
+        self.model, self.optimizer = self.accelerator.prepare(network, optimizer)
+        if settings.ema:
+            self.average = AveragedModel(
+                self.network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True
+            ).to(self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
+        self.batches_per_epoch = num_batches(len(train_cases), settings.batch_size, self.world)
+        self.started = self.saved_at = time.monotonic()
+        if resumed:
+            self._restore()
+
+    def fit(self) -> TrainResult:
+        """Train until the epochs are done, nothing improves, time is up or a signal asks to stop."""
+        if self.is_main and not self.resumed:
+            storage.write_text(self.run / "config.toml", to_toml(self.config))
+            storage.write_json(self.run / "environment.json", _environment(self))
+        if self.config.train.trackers:
+            self.accelerator.init_trackers("c2fvl", config=_flat(dataclasses.asdict(self.config)))
+        self.observer.start(
+            self.run, self.config, len(self.train_films), len(self.val_films), self.progress.epoch, is_main=self.is_main
+        )
+        with StopSignals() as signals:
+            reason = self._loop(lambda: self._agree(signals.received or self._time_is_up()))
+        if reason == "stopped":
+            reason = f"stopped by {signals.received}" if signals.received else "the time set by train.max_hours is up"
+            finished = False
+        else:
+            finished = True
+        if self.config.train.trackers:
+            self.accelerator.end_training()
+        best = self.progress
+        return TrainResult(self.run, best.best_dice, best.best_epoch, finished, reason)
+
+    def _loop(self, stop: Callable[[], bool]) -> str:
+        settings = self.config.train
+        while self.progress.epoch < settings.epochs:
+            idle = self.progress.epoch - self.progress.best_epoch
+            if settings.patience and self.progress.history and idle >= settings.patience:
+                return f"no better Dice in {idle} epochs"
+            if not self._train_epoch(stop):
+                self._save()
+                return "stopped"
+            self._finish_epoch()
+        return f"all {settings.epochs} epochs are done"
+
+    def _train_epoch(self, stop: Callable[[], bool]) -> bool:
+        """Train to the epoch's end; return False where a stop was asked for on the way."""
+        settings, progress = self.config.train, self.progress
+        epoch, total = progress.epoch, self.batches_per_epoch
+        batches = EpochBatches(
+            len(self.train_films), settings.batch_size, epoch=epoch, seed=settings.seed,
+            rank=self.rank, world=self.world, first=progress.batches,
+        )  # fmt: skip
+        self.model.train()
+        began, seconds_before, done_here = time.monotonic(), progress.seconds, 0
+        for batch in loader(
+            self.train_films, batches, workers=self.config.data.workers, pin_memory=self.device.type == "cuda"
+        ):
+            position = progress.batches
+            is_last = position + 1 == total
+            in_window = position % settings.accumulation
+            window = min(settings.accumulation, total - (position - in_window))
+            if in_window == 0:
+                self._set_rate(epoch, position)
+                self.optimizer.zero_grad()
+            steps = is_last or in_window + 1 == settings.accumulation
+            with contextlib.nullcontext() if steps else self.accelerator.no_sync(self.model):
+                assert batch.mask is not None
+                image = batch.image.to(self.device, memory_format=torch.channels_last)
+                text = None if batch.text is None else batch.text.to(self.device)
+                with autocast(self.device, settings.precision):
+                    output = self.model(image, text)
+                terms = self.loss(output, batch.mask.to(self.device))
+                values = {name: value.item() for name, value in terms.items()}
+                if not math.isfinite(values["loss"]):
+                    raise ValueError(
+                        f"the loss is {values['loss']} in epoch {epoch + 1}, batch {position + 1}, with the films "
+                        f"{', '.join(batch.ids)}; the state before this epoch is kept. Look at these films, lower "
+                        "optimizer.learning_rate, or set optimizer.clip_norm=1"
+                    )
+                self.scaler.scale(terms["loss"] / window).backward()
+            if steps:
+                self._step()
+            progress.batches += 1
+            done_here += len(batch.ids) * self.world
+            for name, value in values.items():
+                progress.sums[name] = progress.sums.get(name, 0.0) + value
+            elapsed = time.monotonic() - began
+            progress.seconds = seconds_before + elapsed
+            self.observer.step(epoch + 1, progress.batches, total, values["loss"], done_here / max(elapsed, 1e-9))
+            if steps and not is_last:  # only between steps is there a state to save
+                if stop():
+                    return False
+                minutes = settings.save_minutes
+                if minutes and self._agree(time.monotonic() - self.saved_at > 60 * minutes):
+                    self._save()
+        return True
+
+    def _set_rate(self, epoch: int, position: int) -> None:
+        rate = learning_rate(self.config.optimizer, epoch, position / self.batches_per_epoch, self.config.train.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _step(self) -> None:
+        clip = self.config.optimizer.clip_norm
+        if clip:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+
+    def _finish_epoch(self) -> None:
+        """Validate, keep the best, save the state, write the log."""
+        progress, settings = self.progress, self.config.train
+        began = time.monotonic()
+        scores = self._validate()
+        means = _mean_over_processes(progress.sums, progress.batches)
+        rate = self.optimizer.param_groups[0]["lr"]
+        number = progress.epoch + 1
+        line = {
+            "epoch": number,
+            "learning_rate": rate,
+            **{f"train_{name}": value for name, value in means.items()},
+            **{f"val_{name}": value for name, value in scores.items()},
+            "train_seconds": round(progress.seconds, 3),
+            "val_seconds": round(time.monotonic() - began, 3),
+            "films_per_second": round(len(self.train_films) / max(progress.seconds, 1e-9), 3),
+        }
+        dice = scores["dice_per_image"]
+        is_best = number >= settings.best_from_epoch and (progress.best_dice is None or dice > progress.best_dice)
+        if is_best:
+            progress.best_dice, progress.best_epoch = dice, number
+            if self.is_main:
+                metrics = {"epoch": number, **{f"val_{name}": value for name, value in scores.items()}}
+                save_model(self.run / "best", self._network_to_score(), self.config, metrics)
+        progress.epoch, progress.batches, progress.sums, progress.seconds = number, 0, {}, 0.0
+        progress.history.append(line)
+        self._save()
+        if self.is_main:
+            self._write_log()
+        if settings.trackers:
+            self.accelerator.log({key: value for key, value in line.items() if key != "epoch"}, step=number)
+        self.observer.epoch(line, is_best)
+
+    def _network_to_score(self) -> nn.Module:
+        return self.network if self.average is None else self.average.module
+
+    def _validate(self) -> dict[str, float | int]:
+        """Score the validation films; every process returns the figures of all of them."""
+        settings = self.config.train
+        mine = [
+            (prediction.index, prediction.loss, score_case(prediction, grids=("network",)).overlaps["network"])
+            for prediction in predict_cases(
+                self._network_to_score(), self.val_films, device=self.device, batch_size=settings.batch_size,
+                workers=self.config.data.workers, precision=settings.precision, loss=self.loss,
+                rank=self.rank, world=self.world,
+            )
+        ]  # fmt: skip
+        everything = sorted(gather_object(mine) if self.world > 1 else mine, key=lambda entry: entry[0])
+        losses = [loss for _, loss, _ in everything]
+        return {"loss": math.fsum(losses) / len(losses), **summarise([counts for _, _, counts in everything])}
+
+    def _save(self) -> None:
+        """Save the state; every process hands in its random generators."""
+        states = generator_states(self.device)
+        gathered = gather_object([states]) if self.world > 1 else [states]
+        if self.is_main:
+            progress = dataclasses.asdict(self.progress)
+            progress |= {"scaler": self.scaler.state_dict(), "num_processes": self.world}
+            save_state(
+                self.run / "last",
+                ResumeState(
+                    weights=self.network.state_dict(),
+                    optimizer=self.optimizer.state_dict(),
+                    progress=progress,
+                    generators={f"{rank}.{name}": value for rank, own in enumerate(gathered) for name, value in own.items()},
+                    average=None if self.average is None else self.average.state_dict(),
+                ),
+            )
+        self.saved_at = time.monotonic()
+        self.accelerator.wait_for_everyone()
+
+    def _restore(self) -> None:
+        state = load_state(self.run / "last")
+        progress = dict(state.progress)
+        world, scaler = progress.pop("num_processes"), progress.pop("scaler")
+        if world != self.world:
+            raise ValueError(
+                f"{self.run} was trained by {world} processes and would go on with {self.world}, which changes its "
+                f"batches; resume it with {world}"
+            )
+        restore_weights(self.network, state.weights, where=str(self.run / "last"))
+        self.optimizer.load_state_dict(state.optimizer)
+        if (self.average is None) != (state.average is None):
+            raise ValueError(f"{self.run / 'last'} does not fit train.ema={self.config.train.ema}")
+        if self.average is not None and state.average is not None:
+            restore_weights(self.average, state.average, where=str(self.run / "last"))
+        if scaler:
+            self.scaler.load_state_dict(scaler)
+        self.progress = Progress(**progress)
+        if self.is_main:
+            self._write_log()
+        restore_generators(
+            {name.partition(".")[2]: value for name, value in state.generators.items() if name.startswith(f"{self.rank}.")},
+            self.device,
+        )
+
+    def _write_log(self) -> None:
+        lines = "".join(json.dumps(line, allow_nan=False) + "\n" for line in self.progress.history)
+        storage.write_text(self.run / "log.jsonl", lines)
+
+    def _time_is_up(self) -> bool:
+        hours = self.config.train.max_hours
+        return bool(hours) and time.monotonic() - self.started > 3600 * hours
+
+    def _agree(self, wish: object) -> bool:
+        """Return whether any process wishes it, so that all act alike."""
+        if self.world == 1:
+            return bool(wish)
+        flag = torch.tensor([float(bool(wish))], device=self.device)
+        return bool(self.accelerator.reduce(flag).item())
+
+
+def learning_rate(config: OptimizerConfig, epoch: int, fraction: float, epochs: int) -> float:
+    """Return the rate `fraction` of the way through `epoch` (from 0) of `epochs`.
+
+    cosine_restarts is set once an epoch, as published: least + (highest − least)(1 + cos(π (e mod P)/P))/2.
+    """
+    highest, least = config.learning_rate, config.least_rate
+    if config.schedule == "constant":
+        return highest
+    if config.schedule == "cosine_restarts":
+        return least + (highest - least) * (1 + math.cos(math.pi * (epoch % config.period) / config.period)) / 2
+    position = min((epoch + fraction) / epochs, 1.0)
+    if position < ONE_CYCLE_RISE:
+        return highest * (0.05 + 0.95 * position / ONE_CYCLE_RISE)
+    fall = (position - ONE_CYCLE_RISE) / (1 - ONE_CYCLE_RISE)
+    return least + (highest - least) * (1 + math.cos(math.pi * fall)) / 2
+
+
+def _optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
+    return kind(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def _check_disjoint(train_cases: list[Case], val_cases: list[Case]) -> None:
+    shared = sorted({case.image.resolve() for case in train_cases} & {case.image.resolve() for case in val_cases})
+    if shared:
+        logger.warning("%d films are in both parts, so validation is no test: %s, …", len(shared), shared[0])
+    groups = {case.group for case in train_cases if case.group} & {case.group for case in val_cases if case.group}
+    if groups and not shared:
+        logger.warning("%d patients or studies are in both parts, for example %s", len(groups), min(groups))
+
+
+def _mean_over_processes(sums: dict[str, float], count: int) -> dict[str, float]:
+    everything = gather_object([(sums, count)])
+    total = sum(own_count for _, own_count in everything)
+    return {name: math.fsum(own[name] for own, _ in everything) / total for name in sums}
+
+
+def _environment(trainer: _Trainer) -> dict[str, Any]:
+    device = trainer.device
+    return {
+        "c2fvl": c2fvl.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": torch.get_num_threads(),
+        "num_processes": trainer.world,
+        "command": sys.argv,
+        "num_train": len(trainer.train_films),
+        "num_val": len(trainer.val_films),
+        "num_parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
+    }
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, int | float | str | bool) else str(value)
+    return flat
+

@@ -1,0 +1,146 @@
+"""Pictures of cases and curves of runs.
+
+Colours are from the palette of Okabe and Ito, which colour-blind people tell apart, and differ in brightness too.
+"""
+
+import io
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from c2fvl.report import Report
+
+FOUND = (0, 158, 115)
+"""Bluish green: lesion that was found."""
+FALSE_ALARM = (230, 159, 0)
+"""Orange: predicted where nothing is."""
+MISSED = (86, 180, 233)
+"""Sky blue: lesion that was missed."""
+PREDICTION_LINE = (240, 228, 66)
+"""Yellow: contour of the prediction."""
+TRUTH_LINE = (255, 255, 255)
+"""White: contour of the truth."""
+
+_SHORTEST_SIDE = 320
+_OPACITY = 0.4
+_CURVE_COLOURS = {"blue": "#0072B2", "vermillion": "#D55E00", "green": "#009E73"}
+
+
+def overlay(image: np.ndarray, prediction: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
+    """Return the film with areas and contours, (H, W, 3) uint8, enlarged until its shorter side is 320 pixels.
+
+    image (H, W, 3) float32 in [0, 1]; prediction and target (H, W) in {0, 1}. With a target, areas are coloured as
+    found, false alarm and missed; without one, the whole prediction is orange-free yellow contour and green area.
+    Raises `ValueError` where the shapes differ.
+    """
+    for name, mask in (("prediction", prediction), ("target", target)):
+        if mask is not None and mask.shape != image.shape[:2]:
+            raise ValueError(f"the {name} has the shape {mask.shape} and the film {image.shape[:2]}")
+    factor = max(1, -(-_SHORTEST_SIDE // min(image.shape[:2])))
+    size = (image.shape[1] * factor, image.shape[0] * factor)
+    canvas = cv2.resize(np.rint(image * 255).astype(np.uint8), size, interpolation=cv2.INTER_CUBIC)
+    found = _enlarged(prediction, size)
+    true = None if target is None else _enlarged(target, size)
+    areas = [(found, FOUND)]
+    if true is not None:
+        areas = [(found & true, FOUND), (found & ~true, FALSE_ALARM), (true & ~found, MISSED)]
+    for area, colour in areas:
+        canvas[area] = np.rint((1 - _OPACITY) * canvas[area] + _OPACITY * np.asarray(colour)).astype(np.uint8)
+    if true is not None:
+        _outline(canvas, true, TRUTH_LINE)
+    _outline(canvas, found, PREDICTION_LINE)
+    return canvas
+
+
+def case_picture(
+    image: np.ndarray,
+    prediction: np.ndarray,
+    *,
+    target: np.ndarray | None = None,
+    report: Report | None = None,
+    dice: float | None = None,
+) -> np.ndarray:
+    """Return film and overlay side by side with the report beneath and the Dice in the corner, (h, w, 3) uint8."""
+    drawn = overlay(image, prediction, target)
+    height, width = drawn.shape[:2]
+    plain = cv2.resize(np.rint(image * 255).astype(np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
+    font_size = max(13, width // 26)
+    font = ImageFont.load_default(size=font_size)
+    said = "No report" if report is None else report.text or str(report)
+    lines = textwrap.wrap(said, width=max(20, int(2 * width / (0.52 * font_size))))[:4]
+    legend = [("found", FOUND), ("false alarm", FALSE_ALARM), ("missed", MISSED)] if target is not None else []
+    legend = [*legend, ("contour of the prediction", PREDICTION_LINE)]
+    if target is not None:
+        legend.append(("of the truth", TRUTH_LINE))
+    line_height = int(font_size * 1.45)
+    picture = Image.new("RGB", (2 * width + 4, height + line_height * (len(lines) + 1) + 12), (24, 24, 24))
+    picture.paste(Image.fromarray(plain), (0, 0))
+    picture.paste(Image.fromarray(drawn), (width + 4, 0))
+    pen = ImageDraw.Draw(picture)
+    if dice is not None:
+        label = f"Dice {dice:.3f}"
+        box = pen.textbbox((0, 0), label, font=font)
+        pen.rectangle((width + 4, 0, width + 14 + box[2], box[3] + 8), fill=(0, 0, 0))
+        pen.text((width + 9, 3), label, font=font, fill=(255, 255, 255))
+    for row, line in enumerate(lines):
+        pen.text((6, height + 4 + row * line_height), line, font=font, fill=(235, 235, 235))
+    left, top = 6, height + 4 + len(lines) * line_height
+    for name, colour in legend:
+        pen.rectangle((left, top + 4, left + font_size - 4, top + font_size), fill=colour)
+        pen.text((left + font_size, top), name, font=font, fill=(200, 200, 200))
+        left += font_size + int(pen.textlength(name, font=font)) + 12
+    return np.asarray(picture)
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    """Return (H, W, 3) uint8 RGB as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", optimize=False, compress_level=4)
+    return buffer.getvalue()
+
+
+def curves(history: Sequence[dict[str, Any]]) -> str:
+    """Return the loss and Dice curves of a run's log as one SVG element, readable on light and dark ground."""
+    epochs = [line["epoch"] for line in history]
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "c2fvl", "font.family": "sans-serif"}):
+        figure = Figure(figsize=(9, 3.2), layout="constrained")
+        losses, scores = figure.subplots(1, 2)
+        _draw(losses, epochs, history, [("train_loss", "training", "blue"), ("val_loss", "validation", "vermillion")])
+        _draw(scores, epochs, history, [("val_dice_per_image", "Dice per image", "green"),
+                                        ("val_iou_per_image", "IoU per image", "blue")])  # fmt: skip
+        losses.set(xlabel="epoch", ylabel="loss")
+        scores.set(xlabel="epoch", ylabel="validation score", ylim=(0, 1))
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _draw(axes: Any, epochs: list[int], history: Sequence[dict[str, Any]], lines: list[tuple[str, str, str]]) -> None:
+    grey = "#888888"
+    for key, label, colour in lines:
+        values = [line.get(key, np.nan) for line in history]
+        axes.plot(epochs, values, label=label, color=_CURVE_COLOURS[colour], marker="o" if len(epochs) < 25 else None, ms=3)
+    axes.grid(alpha=0.3)
+    axes.tick_params(colors=grey)
+    axes.xaxis.label.set_color(grey)
+    axes.yaxis.label.set_color(grey)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    for spine in axes.spines.values():
+        spine.set_color(grey)
+    axes.legend(labelcolor=grey, frameon=False)
+
+
+def _enlarged(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(np.asarray(mask != 0, np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+
+
+def _outline(canvas: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> None:
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(canvas, contours, -1, colour, 1, cv2.LINE_8)

@@ -1,0 +1,56 @@
+"""Fixtures: a small phantom, settings that train in seconds, the real data where it is."""
+
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads():
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real films and captions; the test is skipped where they are not."""
+    if not (SHARED_DATA / "README.md").is_file():
+        pytest.skip("the real films and captions are not beside this checkout")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def phantom_root(tmp_path_factory) -> Path:
+    """A phantom of 40 films of 64 × 64, read only."""
+    from c2fvl.phantom import write_phantom
+
+    root = tmp_path_factory.mktemp("data") / "phantom"
+    write_phantom(root, num_cases=40, seed=1, size=64)
+    return root
+
+
+TINY = (
+    "data.image_size=32", "model.arguments.image_size=32", "model.arguments.base_width=8", "train.threads=1",
+    "train.epochs=2", "train.batch_size=4", "train.device=cpu",
+)  # fmt: skip
+"""Overrides of the preset `debug` that make an epoch take about a second."""
+
+
+@pytest.fixture
+def tiny_config(phantom_root):
+    from c2fvl.config import load_config
+
+    return load_config("debug", [*TINY, f'data.root="{phantom_root}"'])
+
+
+@pytest.fixture(scope="session")
+def tiny_run(phantom_root, tmp_path_factory) -> Path:
+    """A finished run of two epochs, read only."""
+    from c2fvl.config import load_config
+    from c2fvl.train import train
+
+    config = load_config("debug", [*TINY, f'data.root="{phantom_root}"'])
+    return train(config, run=tmp_path_factory.mktemp("runs") / "tiny").run
