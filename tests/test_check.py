@@ -140,6 +140,13 @@ def test_a_caption_that_is_only_inexact_is_counted(root):
     assert report.splits[1].agreement["side"] == 1.0
 
 
+def test_a_caption_that_is_read_in_part_is_named(root):
+    make_split(root, "Val", [("sub-S2_a", film(4), mask("left"), LEFT.replace("lower left", "lower somewhere left"))])
+    report = check(root)
+    assert found(report) == [("caption read in part", "warning")]
+    assert "lower somewhere left" in str(report.problems[0])
+
+
 def test_broken_files_are_listed_and_the_rest_is_checked(root):
     folder = root / "Train_Folder"
     whole = (folder / "img" / "sub-S1_a.png").read_bytes()

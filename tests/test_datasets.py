@@ -244,14 +244,26 @@ def test_a_split_without_img(tmp_path):
 
 def test_captions_and_files_that_miss_each_other(tmp_path):
     folder = make_folder(tmp_path, captions=False)
-    rows = [("mask_a.png", CAPTION), ("mask_z.png", CAPTION), ("mask_b.png", CAPTION), ("mask_a.png", ONE_SIDED)]
+    rows = [("mask_a.png", CAPTION), ("mask_z.png", CAPTION), ("mask_b.png", CAPTION)]
     write_xlsx(folder / "Train_text.xlsx", rows)
-    found = inspect(tmp_path)
-    text = "\n".join(map(str, found.errors))
-    assert re.search(r"c\.png: has no row in .*Train_text\.xlsx; add a row or remove the file", text)
-    assert "mask_z.png" in text
-    assert "mask_a.png" in text
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError) as error:
+        scan(tmp_path)
+    message = str(error.value)
+    assert re.search(r"c\.png: has no row in .*Train_text\.xlsx; add a row or remove the file", message)
+    assert re.search(r"Train_text\.xlsx, row 3: a caption for 'mask_z\.png', which is not among the files", message)
+
+
+def test_a_file_with_two_captions(tmp_path):
+    folder = make_folder(tmp_path, names=["a"], captions=False)
+    write_xlsx(folder / "Train_text.xlsx", [("mask_a.png", CAPTION), ("mask_a.png", ONE_SIDED)])
+    with pytest.raises(ValueError, match=r"(?s)Train_text\.xlsx, row 3.*mask_a\.png.*row 2"):
+        scan(tmp_path)
+
+
+def test_a_file_with_a_caption_under_two_spellings(tmp_path):
+    folder = make_folder(tmp_path, names=["a"], captions=False)
+    write_xlsx(folder / "Train_text.xlsx", [("mask_a.png", CAPTION), ("mask_a", ONE_SIDED)])
+    with pytest.raises(ValueError, match=r"row 3: 'mask_a' was named in row 2 already; keep one of the two rows"):
         scan(tmp_path)
 
 
@@ -394,14 +406,19 @@ def test_a_csv_of_images_alone(tmp_path):
         scan(path)
 
 
+def test_a_csv_as_a_european_spreadsheet_writes_it(tmp_path):
+    path = write_csv(tmp_path, f"image;mask;text\r\nthree.jpg;masks/m1.png;{ONE_SIDED}\r\n")
+    (case,) = scan(path, "all")
+    assert (case.mask.name, case.report.zones) == ("m1.png", {"llower"})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", r"films\.csv: the table is empty; expected a row of column names"),
         ("image\n", r"films\.csv: holds no row; add one row per image"),
         ("film,mask\nthree.jpg,\n", r"no column image; found film, mask; expected"),
-        ("image;mask\nthree.jpg;\n", r"parted by ;; part them by commas"),
-        ("image,image\nthree.jpg,three.jpg\n", r"each column needs a name of its own"),
+        ("image,image\nthree.jpg,three.jpg\n", r"give each column a name of its own"),
         (
             "image,text\nthree.jpg,left, lower\n",
             r"row 2: 3 cells, expected 2 \(image, text\); put text that holds a comma",

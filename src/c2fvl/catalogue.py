@@ -4,9 +4,10 @@ A test compares the figures with the networks themselves.
 """
 
 import ast
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
+
+from c2fvl.config import nearest_names
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,7 @@ def arguments_of(name: str) -> list[str]:
     Raises `ValueError` for a name that is not known, with the nearest that is.
     """
     if name not in CATALOGUE:
-        near = difflib.get_close_matches(name, CATALOGUE, n=2)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"there is no network {name!r}{hint} Known are: {', '.join(CATALOGUE)}")
+        raise ValueError(f"there is no network {name!r}{nearest_names(name, CATALOGUE)}")
     file, _, class_name = CATALOGUE[name].source.partition(":")
     tree = ast.parse((Path(__file__).parent / "models" / file).read_text(encoding="utf-8"))
     network = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)

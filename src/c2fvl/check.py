@@ -161,6 +161,9 @@ def _look(case: Case, modality: str | None) -> _Look:
     if pixels is not None and mask is not None and pixels.shape[:2] != mask.shape:
         what = f"the mask is {_size_text(mask.shape)} pixels, its image {case.image} is {_size_text(pixels.shape)}"
         problems.append(Problem("size", str(case.mask), what, "find the mask that was drawn on this image"))
+    if case.report is not None and case.report.has_attributes and case.report.unread:
+        what = f"of its caption {case.report.text!r} this was not read: {'; '.join(case.report.unread)}"
+        problems.append(Problem("caption read in part", str(case.image), what, "correct the caption", "warning"))
     described = None
     if mask is not None and case.report is not None and case.report.has_attributes:
         described = describe_mask(mask, modality=modality or _modality(case))

@@ -150,7 +150,7 @@ def load_config(source: str | Path, overrides: Iterable[str] = ()) -> Config:
         path = PRESETS / f"{source}.toml"
         if not path.is_file():
             raise FileNotFoundError(
-                f"there is no preset {str(source)!r} and no such file{_nearest(str(source), preset_names())} "
+                f"there is no preset {str(source)!r} and no such file{nearest_names(str(source), preset_names())} "
                 f"Presets are: {', '.join(preset_names())}"
             )
     if not path.is_file():
@@ -184,7 +184,7 @@ def override(config: Config, overrides: Iterable[str]) -> Config:
             raise ValueError(f"{item!r} is not of the form section.key=value, such as train.epochs=20")
         section = table.get(parts[0])
         if not isinstance(section, dict):
-            raise ValueError(f"{item!r}: there is no section {parts[0]!r}{_nearest(parts[0], list(SECTIONS))}")
+            raise ValueError(f"{item!r}: there is no section {parts[0]!r}{nearest_names(parts[0], list(SECTIONS))}")
         for part in parts[1:-1]:
             section = section.setdefault(part, {})
             if not isinstance(section, dict):
@@ -232,7 +232,7 @@ def _from_table(table: Mapping[str, Any], where: str) -> Config:
         if name == "preset":
             values[name] = _checked(content, str, {}, f"{where}: preset")
         elif name not in SECTIONS or not isinstance(content, dict):
-            raise ValueError(f"{where}: there is no section {name!r}{_nearest(name, list(SECTIONS))}")
+            raise ValueError(f"{where}: there is no section {name!r}{nearest_names(name, list(SECTIONS))}")
         else:
             values[name] = _section(SECTIONS[name], content, f"{where}: {name}")
     return Config(**values)
@@ -244,7 +244,7 @@ def _section(kind: type, content: Mapping[str, Any], where: str) -> Any:
     values = {}
     for name, value in content.items():
         if name not in fields:
-            raise ValueError(f"{where}.{name}: there is no such setting{_nearest(name, list(fields))}")
+            raise ValueError(f"{where}.{name}: there is no such setting{nearest_names(name, list(fields))}")
         values[name] = _checked(value, types[name], fields[name].metadata, f"{where}.{name}")
     return kind(**values)
 
@@ -296,6 +296,8 @@ def _toml(value: Any) -> str:
     return str(value)
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def nearest_names(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error about a name that is not known: the nearest that are, or all."""
+    known = list(known)
     near = difflib.get_close_matches(name, known, n=2)
     return f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(known)}."

@@ -1,6 +1,5 @@
 """All networks by name."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from c2fvl.config import nearest_names
 from c2fvl.models.c2fvl import C2FVL
 from c2fvl.models.output import Output, SegmentationModel
 
@@ -35,16 +35,10 @@ def build_model(name: str, arguments: Mapping[str, Any] | None = None, /, **keyw
     """
     entry = MODELS.get(name)
     if entry is None:
-        raise ValueError(_unknown("network", name, list(MODELS)))
+        raise ValueError(f"there is no network {name!r}{nearest_names(name, MODELS)}")
     arguments = {**(arguments or {}), **keywords}
     known = list(inspect.signature(entry.build).parameters)
     for argument in arguments:
         if argument not in known:
-            raise ValueError(_unknown(f"argument of {name}", argument, known))
+            raise ValueError(f"{name} has no argument {argument!r}{nearest_names(argument, known)}")
     return entry.build(**arguments)
-
-
-def _unknown(kind: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=2)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return f"there is no {kind} {name!r}{hint} Known are: {', '.join(known)}"

@@ -1,0 +1,49 @@
+# `make demo` and `make test` make .venv themselves; nothing else is needed but Python 3.11 or newer and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+# A machine with its own torch: make TORCH=own, which also sees the system's packages.
+ifeq ($(TORCH),own)
+VENV_OPTIONS := --system-site-packages
+CONSTRAINTS := $(VENV)/constraints-without-torch.txt
+else
+CONSTRAINTS := constraints.txt
+endif
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint docs clean
+
+help: ## show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(VENV)/installed: pyproject.toml constraints.txt Makefile
+	@$(PYTHON) -c 'import sys; sys.exit("c2fvl needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; set PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV_OPTIONS) $(VENV)
+	@grep -v '^torch==' constraints.txt > $(VENV)/constraints-without-torch.txt
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) setuptools
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) --only-binary :all: --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/installed ## train, score and draw on synthetic films; ends with the path of a page
+	rm -rf $(DEMO)
+	$(BIN)/c2fvl phantom $(DEMO)/phantom --num-cases 320 --seed 0 --size 96
+	$(BIN)/c2fvl check $(DEMO)/phantom
+	$(BIN)/c2fvl train phantom data.root=$(DEMO)/phantom --run $(DEMO)/run
+	$(BIN)/c2fvl evaluate $(DEMO)/run $(DEMO)/phantom --split test --text none --out $(DEMO)/without-report
+	$(BIN)/c2fvl predict $(DEMO)/phantom/Test_Folder/img --model $(DEMO)/run --out $(DEMO)/masks --overlay
+	$(BIN)/c2fvl evaluate $(DEMO)/run $(DEMO)/phantom --split test --out $(DEMO)/with-report
+	@echo "Open $(CURDIR)/$(DEMO)/with-report/report.html"
+
+test: $(VENV)/installed ## run the whole default suite
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+docs: $(VENV)/installed ## build the documentation into docs/_build
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+
+clean: ## remove what these targets made
+	rm -rf $(VENV) $(DEMO) docs/_build build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,7 @@
+"""`python -m c2fvl` is the command `c2fvl`."""
+
+import sys
+
+from c2fvl.cli import main
+
+sys.exit(main())

@@ -1,0 +1,221 @@
+"""The grammar of the captions: from a sentence to side, number and zones, and the parts that could not be read.
+
+    sentence  := part (("," | "." | nothing) part)*
+    part      := side | count | places
+    side      := ("bilateral" | "unilateral" | "no") ["pulmonary" | "lung"] "infection"
+    count     := number "infected" ("area" | "areas")           number: "no", zero to twenty, or digits
+    places    := place ("and" place)*
+    place     := ["all"] height* ["left" | "right"] "lung"      height: upper, middle, lower
+
+The published captions break this in known ways: spaces, letters, glued words, a missing side, an empty slot of their
+template. These are understood; where a fault leaves open what was meant, the part is not read.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+NUMBER_WORDS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+)  # fmt: skip
+
+_HEIGHTS = ("upper", "middle", "lower")
+_HANDS = ("left", "right")
+_SYNONYMS = {"higher": "upper", "lungs": "lung", "infections": "infection", "&": "and", "areas": "area"}
+_VOCABULARY = frozenset({
+    "bilateral", "unilateral", "no", "pulmonary", "infection", "infected", "area", "all", "lung", "and",
+    *_HEIGHTS, *_HANDS, *NUMBER_WORDS, *_SYNONYMS,
+})  # fmt: skip
+_SEPARATORS = frozenset({",", ";", "."})
+_TOKEN = re.compile(r"[,;.](?![0-9])|(?<![0-9])[,;.]|(?:[^\s,;.]|(?<=[0-9])[,;.](?=[0-9]))+")
+"""A separator, or a word; between digits comma and point belong to the number, so that 2.5 is not read as 5."""
+
+_SHORTEST_CORRECTED = 5
+"""Shorter words have too many neighbours for a slip of one letter to be understood."""
+_MAX_WORD = 40
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a sentence says."""
+
+    side: str | None
+    number: int | None
+    zones: frozenset[tuple[str, str]]
+    """Pairs such as ("left", "upper")."""
+    unread: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Word:
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class _Place:
+    hand: str | None
+    heights: tuple[str, ...]
+
+
+def read_sentence(sentence: str) -> Said:
+    """Read a sentence as far as the grammar goes."""
+    sides: list[tuple[str, str]] = []
+    numbers: list[tuple[int, str]] = []
+    places: list[_Place] = []
+    unread: list[str] = []
+    for clause in _clauses(sentence):
+        text = sentence[clause[0].start : clause[-1].end]
+        parts = _parse_clause([word.text for word in clause])
+        if parts is None:
+            unread.append(text)
+        else:
+            sides += [(part, text) for part in parts if isinstance(part, str)]
+            numbers += [(part, text) for part in parts if isinstance(part, int)]
+            places += [place for part in parts if isinstance(part, list) for place in part]
+    side = sides[0][0] if len({value for value, _ in sides}) == 1 else None
+    number = numbers[0][0] if len({value for value, _ in numbers}) == 1 else None
+    unread += [text for _, text in sides] if sides and side is None else []
+    unread += [text for _, text in numbers] if numbers and number is None else []
+    zones, unclear = _zones(side, places)
+    return Said(side, number, zones, tuple(dict.fromkeys(unread + unclear)))
+
+
+def _clauses(sentence: str) -> Iterator[list[_Word]]:
+    """Split at separators; clauses of heights alone ("upper, middle and lower left lung") join the next one."""
+    words: list[_Word] = []
+    for match in _TOKEN.finditer(sentence):
+        if match[0] in _SEPARATORS:
+            if words and (match[0] != "," or not all(word.text in (*_HEIGHTS, "and") for word in words)):
+                yield words
+                words = []
+        else:
+            words += [_Word(text, match.start(), match.end()) for text in _understand(match[0].lower())]
+    if words:
+        yield words
+
+
+def _understand(word: str) -> tuple[str, ...]:
+    """Return the words of the vocabulary that a word stands for: itself, two glued ones, or one a letter away."""
+    if word.isascii() and word.isdigit():
+        return (word,)
+    if word in _VOCABULARY:
+        return (_SYNONYMS.get(word, word),)
+    if len(word) > _MAX_WORD:
+        return (word,)
+    for cut in range(2, len(word) - 1):
+        if word[:cut] in _VOCABULARY and word[cut:] in _VOCABULARY:
+            return tuple(_SYNONYMS.get(half, half) for half in (word[:cut], word[cut:]))
+    near = {_SYNONYMS.get(known, known) for known in _VOCABULARY if _one_slip(word, known)}
+    # No number is corrected: "eighty" and "eighth" are a letter away from "eight".
+    return (near.pop(),) if len(near) == 1 and near.isdisjoint(NUMBER_WORDS) else (word,)
+
+
+def _one_slip(word: str, known: str) -> bool:
+    """Whether one letter is missing, doubled or too many, wrong, or changed places with its neighbour."""
+    if len(known) < _SHORTEST_CORRECTED or abs(len(word) - len(known)) > 1:
+        return False
+    start = 0
+    while start < min(len(word), len(known)) and word[start] == known[start]:
+        start += 1
+    rest, expected = word[start:], known[start:]
+    return (
+        rest[1:] == expected[1:]
+        or rest[1:] == expected
+        or rest == expected[1:]
+        or (rest[:2] == expected[1::-1] and rest[2:] == expected[2:])
+    )
+
+
+_Part = str | int | list[_Place]
+
+
+def _parse_clause(words: list[str]) -> list[_Part] | None:
+    """Return the parts that follow each other in a clause; None if any of its words is in none of them."""
+    parts: list[_Part] = []
+    position = 0
+    readers: tuple[Callable[[list[str], int], tuple[_Part, int] | None], ...] = (_read_side, _read_count, _read_places)
+    while position < len(words):
+        if parts and words[position] == "and":
+            position += 1
+        for reader in readers:
+            result = reader(words, position)
+            if result is not None:
+                part, position = result
+                parts.append(part)
+                break
+        else:
+            return None
+    return parts
+
+
+def _read_side(words: list[str], position: int) -> tuple[_Part, int] | None:
+    if words[position : position + 1] not in (["bilateral"], ["unilateral"], ["no"]):
+        return None
+    after = position + 1
+    if words[after : after + 1] in (["pulmonary"], ["lung"]):
+        after += 1
+    if words[after : after + 1] != ["infection"]:
+        return None
+    return ("none" if words[position] == "no" else words[position]), after + 1
+
+
+def _read_count(words: list[str], position: int) -> tuple[_Part, int] | None:
+    if words[position + 1 : position + 3] != ["infected", "area"]:
+        return None
+    word = words[position]
+    if word.isascii() and word.isdigit() and len(word) < 10:
+        return int(word), position + 3
+    if word in NUMBER_WORDS or word == "no":
+        return (NUMBER_WORDS.index(word) if word != "no" else 0), position + 3
+    return None
+
+
+def _read_places(words: list[str], position: int) -> tuple[_Part, int] | None:
+    places: list[_Place] = []
+    while position < len(words):
+        start = position + 1 if places and words[position] == "and" else position
+        result = _read_place(words, start)
+        if result is None:
+            break
+        place, position = result
+        places.append(place)
+    return (places, position) if places else None
+
+
+def _read_place(words: list[str], position: int) -> tuple[_Place, int] | None:
+    whole = words[position : position + 1] == ["all"]
+    position += whole
+    heights: list[str] = []
+    while position < len(words) and (words[position] in _HEIGHTS or (heights and words[position] == "and")):
+        heights += [words[position]] if words[position] != "and" else []
+        position += 1
+    hand = words[position] if position < len(words) and words[position] in _HANDS else None
+    position += hand is not None
+    if words[position : position + 1] != ["lung"] or (heights and words[position - 1] == "and"):
+        return None
+    if whole and not heights:  # "all lower left lung" means its heights alone: a word of the template that stayed
+        heights = list(_HEIGHTS)
+    return _Place(hand, tuple(heights)), position + 1
+
+
+def _zones(side: str | None, places: list[_Place]) -> tuple[frozenset[tuple[str, str]], list[str]]:
+    """Give each place its hand, leave out the template's empty slot; return zones and the places that stay unclear."""
+    found = list(places)
+    # Left comes before right in the template, so that of two places the one without a hand is the other one.
+    if [place.hand for place in found] == [None, "right"]:
+        found[0] = _Place("left", found[0].heights)
+    elif [place.hand for place in found] == ["left", None]:
+        found[1] = _Place("right", found[1].heights)
+    named = {place.hand for place in found if place.heights}
+    zones: set[tuple[str, str]] = set()
+    unclear: list[str] = []
+    for place in found:
+        empty_slot = side == "unilateral" and not place.heights and len(named) == 1 and place.hand not in named
+        if place.hand is not None and place.heights:
+            zones.update((place.hand, height) for height in place.heights)
+        elif not empty_slot:
+            unclear.append(" ".join(filter(None, (*place.heights, place.hand, "lung"))))
+    return frozenset(zones), unclear

@@ -1,0 +1,154 @@
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from c2fvl.cli import main
+
+SOURCE = Path(__file__).parents[1] / "src" / "c2fvl"
+SENTENCE = "Unilateral pulmonary infection, one infected area, upper left lung."
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["models"], ["models", "c2fvl"], ["presets"], ["settings"], ["check", "--help"]])
+def test_light_commands_answer_without_torch(arguments):
+    code = (
+        "import sys, contextlib; from c2fvl.cli import main\n"
+        f"with contextlib.suppress(SystemExit): main({arguments!r})\n"
+        "heavy = {'torch', 'accelerate', 'matplotlib', 'rich', 'transformers'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    assert "c2fvl" in done.stdout or "data.root" in done.stdout
+
+
+def test_help_takes_less_than_half_a_second():
+    def seconds():
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "c2fvl", "--help"], capture_output=True, check=True)
+        return time.perf_counter() - began
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, c2fvl; c2fvl.parse_report; sys.exit(bool({'torch', 'cv2', 'numpy'} & set(sys.modules)))"
+    assert python(code).returncode == 0
+
+
+LIGHT = ("cli", "config", "report", "images", "datasets", "check", "catalogue", "describe", "phantom")
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_modules_import_no_torch(module):
+    code = f"import sys, c2fvl.{module}; sys.exit('torch' in sys.modules)"
+    assert python(code).returncode == 0
+
+
+LAYERS = [
+    {"cli", "__main__"}, {"progress"}, {"train", "evaluate", "export", "reference"}, {"predict"}, {"scoring"},
+    {"batches", "checkpoint", "losses", "visualize"}, {"models", "text_encoders", "metrics"},
+    {"datasets", "check", "phantom", "transforms"}, {"folder_layout", "csv_layout"},
+    {"cases", "describe", "phantom_anatomy", "random_state", "signals", "catalogue"}, {"images", "report"}, {"config"},
+]  # fmt: skip
+"""From top to bottom: a module imports from its own layer or from below, never from above."""
+
+
+def imports_of(path):
+    text = path.read_text(encoding="utf-8")
+    found = re.findall(r"^\s*(?:from|import) c2fvl\.(\w+)", text, re.M)
+    found += [name.strip() for line in re.findall(r"^\s*from c2fvl import (.+)$", text, re.M) for name in line.split(",")]
+    return {name for name in found if not name.startswith("_")}
+
+
+def test_imports_go_one_way():
+    layer = {module: place for place, modules in enumerate(LAYERS) for module in modules}
+    for path in sorted(SOURCE.rglob("*.py")):
+        module = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        if module not in layer:
+            continue
+        for imported in imports_of(path):
+            if imported in layer and imported != module:
+                assert layer[imported] >= layer[module], f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: path.name)
+def test_no_torchvision_and_its_dependants(path):
+    pattern = r"^\s*(import|from) (torchvision|timm|segmentation_models_pytorch|albumentations)"
+    assert not re.search(pattern, path.read_text(encoding="utf-8"), re.M)
+
+
+def test_train_evaluate_predict_from_the_command_line(phantom_root, tmp_path, capsys):
+    from conftest import TINY
+
+    run = str(tmp_path / "run")
+    assert main(["train", "debug", *TINY, "train.epochs=1", f"data.root={phantom_root}", "--run", run]) == 0
+    assert "Best validation Dice per image" in capsys.readouterr().out
+    assert main(["train", "--resume", run, "train.epochs=2"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", run, str(phantom_root), "--json", "--text", "shuffled"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["text"]["kind"] == "shuffled"
+    assert main(["evaluate", run, str(phantom_root)]) == 0
+    printed = capsys.readouterr().out
+    assert "Dice per image" in printed
+    assert str(tmp_path / "run" / "evaluation-val" / "right" / "report.html") in printed
+    film = next((phantom_root / "Test_Folder" / "img").iterdir())
+    assert main(["predict", str(film), "--model", run, "--report", SENTENCE, "--out", str(tmp_path / "out"), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["report"]["zones"] == ["lupper"]
+    assert (tmp_path / "out" / f"{film.stem}.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "give a preset"),
+        (["train", "phantm"], "did you mean phantom"),
+        (["train", "debug", "train.epoch=1"], "did you mean epochs"),
+        (["train", "debug", "data.root=/nowhere"], "/nowhere"),
+        (["train", "debug", "--resume", "x"], "leave out the preset"),
+        (["evaluate", "/nowhere", "/nowhere"], "no model folder"),
+        (["predict", "/nowhere.png", "--model", "x", "--out", "y"], "no file, folder or match"),
+        (["check", "/nowhere"], "/nowhere"),
+        (["convert", "/nowhere", "x", "--model", "c2fvl"], "nowhere"),
+        (["models", "c2fv"], "did you mean c2fvl"),
+        (["presets", "nothing"], "Presets are"),
+        (["phantom", "/proc/x"], "/proc"),
+    ],
+)
+def test_wrong_calls_end_with_one_clear_line(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_report_that_cannot_be_read_writes_nothing(tiny_run, phantom_root, tmp_path, capsys):
+    film = next((phantom_root / "Test_Folder" / "img").iterdir())
+    assert main(["predict", str(film), "--model", str(tiny_run), "--report", "hello", "--out", str(tmp_path / "out")]) == 2
+    assert "names no side and no zone" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_check_exits_with_one_where_something_is_wrong(phantom_root, tmp_path, capsys):
+    import shutil
+
+    assert main(["check", str(phantom_root)]) == 0
+    capsys.readouterr()
+    shutil.copytree(phantom_root, tmp_path / "set")
+    mask = next((tmp_path / "set" / "Train_Folder" / "labelcol").iterdir())
+    mask.unlink()
+    assert main(["check", str(tmp_path / "set")]) == 1
+    assert mask.name.removeprefix("mask_") in capsys.readouterr().out

@@ -1,0 +1,190 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import c2fvl
+from c2fvl.images import read_image, read_mask, write_image
+from c2fvl.predict import Predictor, collect, predict_to_folder
+
+RIGHT = "Unilateral pulmonary infection, one infected area, upper right lung."
+LEFT = "Unilateral pulmonary infection, one infected area, upper left lung."
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_run):
+    return Predictor(tiny_run)
+
+
+@pytest.fixture
+def films(phantom_root):
+    return sorted((phantom_root / "Test_Folder" / "img").iterdir())
+
+
+def test_masks_have_the_film_s_own_size(predictor, tmp_path):
+    generator = np.random.default_rng(0)
+    for height, width in [(64, 64), (50, 71), (300, 20), (33, 400)]:
+        film = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        prediction = predictor(film)
+        assert prediction.mask.shape == prediction.probability.shape == (height, width)
+        assert set(np.unique(prediction.mask)) <= {0, 1}
+        assert 0 <= prediction.probability.min() <= prediction.probability.max() <= 1
+        assert np.array_equal(prediction.mask, prediction.probability >= 0.5)
+        assert sum(prediction.areas.values()) == prediction.mask.sum()
+
+
+def test_a_file_and_its_pixels_give_the_same(predictor, films):
+    image = read_image(films[0])
+    by_path, by_float = predictor(films[0], LEFT), predictor(image, LEFT)
+    by_bytes = predictor(np.rint(image * 255).astype(np.uint8), LEFT)
+    assert np.array_equal(by_path.probability, by_float.probability)
+    assert np.allclose(by_path.probability, by_bytes.probability, atol=1e-6)
+
+
+def test_laterality_turns_the_report(predictor, films):
+    viewer, patient = predictor(films[0], LEFT), predictor(films[0], RIGHT, laterality="patient")
+    assert viewer.report == patient.report
+    assert viewer.report.zones == {"lupper"}
+    assert np.array_equal(viewer.probability, patient.probability)
+    with pytest.raises(ValueError, match="viewer, patient"):
+        predictor(films[0], LEFT, laterality="mine")
+
+
+def test_the_report_is_read_and_a_blank_one_is_none(predictor, films):
+    with_left, without = predictor(films[0], LEFT), predictor(films[0])
+    assert not np.array_equal(with_left.probability, without.probability)
+    assert np.array_equal(predictor(films[0], "  ").probability, without.probability)
+    assert predictor(films[0], c2fvl.parse_report(LEFT)).report == with_left.report
+
+
+@pytest.mark.parametrize("nonsense", ["The nuclei density in the upper right is high.", "hello", "123"])
+def test_a_report_that_says_nothing_is_refused(predictor, films, nonsense):
+    with pytest.raises(ValueError, match="names no side and no zone"):
+        predictor(films[0], nonsense)
+
+
+@pytest.mark.parametrize(
+    "film",
+    [
+        np.zeros((8, 8), np.float32), np.zeros((8, 8, 4), np.uint8), np.full((8, 8, 3), 2.0),
+        np.full((8, 8, 3), np.nan), np.zeros((8, 8, 3), np.int64), np.zeros((0, 8, 3), np.uint8),
+    ],
+    ids=["grey", "rgba", "too bright", "nan", "integers", "empty"],
+)  # fmt: skip
+def test_wrong_pixels_are_refused(predictor, film):
+    with pytest.raises(ValueError, match="the film"):
+        predictor(film)
+
+
+def test_files_are_written_and_say_what_was_done(predictor, films, tmp_path):
+    requests = collect([str(films[0])], report=LEFT)
+    (record,) = predict_to_folder(predictor, requests, tmp_path, probability=True, overlay=True, laterality="patient")
+    stem = films[0].stem
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{stem}.png", f"{stem}.json", f"{stem}_probability.png", f"{stem}_overlay.png",
+    }  # fmt: skip
+    assert json.loads((tmp_path / f"{stem}.json").read_text()) == record
+    raw = cv2.imread(str(tmp_path / f"{stem}.png"), cv2.IMREAD_UNCHANGED)
+    expected = predictor(films[0], LEFT, laterality="patient")
+    assert set(np.unique(raw)) <= {0, 255}
+    assert np.array_equal(read_mask(tmp_path / f"{stem}.png"), expected.mask)
+    probability = cv2.imread(str(tmp_path / f"{stem}_probability.png"), cv2.IMREAD_UNCHANGED)
+    assert probability.dtype == np.uint16
+    assert np.abs(probability / 65535 - expected.probability).max() < 1e-5
+    assert record["report"]["zones"] == ["rupper"]
+    assert record["report"]["frame"] == "viewer"
+    assert record["report"]["sentence"] == LEFT
+    assert record["area"] == int(expected.mask.sum())
+    assert record["model"]["name"] == "c2fvl"
+    assert len(record["model"]["weights_sha256"]) == 64
+
+
+def test_one_bad_film_does_not_stop_the_others(predictor, films, tmp_path):
+    (tmp_path / "broken.png").write_bytes(films[0].read_bytes()[:100])
+    requests = collect([str(tmp_path / "broken.png"), str(films[0])])
+    records = list(predict_to_folder(predictor, requests, tmp_path / "out"))
+    assert "broken.png" in records[0]["error"]
+    assert "error" not in records[1]
+    assert {path.stem for path in (tmp_path / "out").iterdir()} == {films[0].stem}
+
+
+def test_collecting_files_folders_globs_and_tables(films, tmp_path, phantom_root):
+    folder = phantom_root / "Test_Folder" / "img"
+    assert [request.image for request in collect([str(folder)])] == films
+    assert [request.image for request in collect([str(folder / "*.png")])] == films
+    table = tmp_path / "table.csv"
+    table.write_text(f'image,report\n{films[0]},"{LEFT}"\n{films[1]},\n')
+    first, second = collect([], table=table)
+    assert (first.image, first.report, second.report) == (films[0], LEFT, None)
+    assert collect([], table=table, report=RIGHT)[1].report == RIGHT
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("image,reports\na.png,x\n", "expected are image and"),
+        ("image\nnone.png\n", r"row 2, column image: there is no file"),
+        ("", "empty"),
+        ("image,report\na.png,one,two\n", "3 cells"),
+    ],
+)
+def test_wrong_tables_say_what_is_wrong(tmp_path, content, message):
+    (tmp_path / "table.csv").write_text(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        collect([], table=tmp_path / "table.csv")
+
+
+def test_two_films_of_one_stem_are_an_error_before_anything_is_written(tmp_path):
+    film = np.zeros((16, 16, 3), np.uint8)
+    for folder in ("a", "b"):
+        write_image(tmp_path / folder / "same.png", film)
+    with pytest.raises(ValueError, match=r"would both be written as same\.png"):
+        collect([str(tmp_path / "a"), str(tmp_path / "b")])
+    with pytest.raises(FileNotFoundError, match="no file, folder or match"):
+        collect([str(tmp_path / "c*.png")])
+    with pytest.raises(ValueError, match="no film to predict"):
+        collect([])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no film"):
+        collect([str(tmp_path / "empty")])
+
+
+def test_wrong_models_say_what_is_wrong(tmp_path, tiny_run):
+    with pytest.raises(FileNotFoundError, match="no model folder"):
+        c2fvl.load_model(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"did you mean .*{tiny_run.name}"):
+        c2fvl.load_model(tiny_run.parent)
+    with pytest.raises(ValueError, match="threshold"):
+        Predictor(tiny_run, threshold=1.5)
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "other settings", "settings missing"])
+def test_damaged_models_are_refused(tmp_path, tiny_run, damage):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in (tiny_run / "best").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    weights = folder / "model.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+        (folder / "metrics.json").unlink()
+    elif damage == "changed":
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    elif damage == "other settings":
+        settings = (folder / "config.toml").read_text()
+        (folder / "config.toml").write_text(settings.replace("base_width = 8", "base_width = 16"))
+    else:
+        (folder / "config.toml").unlink()
+    with pytest.raises((ValueError, FileNotFoundError), match=r"safetensors|no model folder"):
+        c2fvl.load_model(folder)
+
+
+def test_loading_gives_the_trained_weights(tiny_run):
+    model = c2fvl.load_model(tiny_run)
+    assert not model.network.training
+    assert model.config.preset == "debug"
+    assert model.metrics["epoch"] in (1, 2)
+    assert model.network.encoder.stem.norm.num_batches_tracked > 0
+    assert all(torch.isfinite(parameter).all() for parameter in model.network.parameters())

@@ -1,0 +1,223 @@
+"""The guarded reader of official checkpoints, attacked."""
+
+import collections
+import io
+import pickle
+import random
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from reference_weights import official_state_dict
+
+from c2fvl.checkpoint import load_model
+from c2fvl.config import load_config
+from c2fvl.reference import convert, from_reference, read_official
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """A small state dict with the kinds of tensor that a checkpoint holds."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(4, 6, generator=generator)
+    return collections.OrderedDict(
+        matrix=base, view=base[1:3, ::2], transposed=base.t(), scalar=torch.tensor(3.5), empty=torch.zeros(0, 3),
+        half=base.half(), double=base.double(), count=torch.tensor(7), flags=base > 0, brain=base.bfloat16(),
+        parameter=torch.nn.Parameter(base * 2),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def checkpoint(tmp_path, weights):
+    path = tmp_path / "best_model-C2FVL.pth.tar"
+    optimizer = {"state": {0: {"step": 3, "exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1e-3, "params": [0]}]}
+    torch.save(
+        {"epoch": 17, "best_model": True, "model": "C2FVL", "state_dict": weights, "val_loss": torch.tensor(0.3),
+         "optimizer": optimizer}, path,
+    )  # fmt: skip
+    return path
+
+
+def test_reads_what_torch_reads(checkpoint, weights):
+    found = read_official(checkpoint)
+    assert list(found) == list(weights)
+    for name, value in weights.items():
+        assert found[name].dtype == value.dtype
+        assert torch.equal(found[name], value.detach()), name
+
+
+def test_reads_a_bare_state_dict(tmp_path, weights):
+    torch.save(weights, tmp_path / "epoch_149.pth")
+    assert torch.equal(read_official(tmp_path / "epoch_149.pth")["matrix"], weights["matrix"])
+
+
+def test_old_files_are_refused_with_the_way_to_re_save_them(tmp_path, weights):
+    torch.save({"state_dict": weights}, tmp_path / "old.pth.tar", _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match=r"(?s)not in PyTorch's zip format.*torch\.save\("):
+        read_official(tmp_path / "old.pth.tar")
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(ValueError, match="not in PyTorch's zip format"):
+        read_official(tmp_path / "text")
+    with pytest.raises(FileNotFoundError):
+        read_official(tmp_path / "none")
+
+
+class Evil:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        import os
+
+        return os.system, (f"touch {self.target}",)
+
+
+def repacked(path, out, change, *, compression=zipfile.ZIP_STORED):
+    """Write the archive again with its members changed, checksums made to fit."""
+    with zipfile.ZipFile(path) as archive:
+        members = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    change(members)
+    with zipfile.ZipFile(out, "w", compression) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return out
+
+
+def table(members):
+    return next(name for name in members if name.endswith("data.pkl"))
+
+
+def test_nothing_in_a_file_can_run(checkpoint, tmp_path):
+    target = tmp_path / "ran"
+
+    def change(members):
+        members[table(members)] = pickle.dumps({"state_dict": {"a": Evil(target)}})
+
+    with pytest.raises(ValueError, match=r"asks for (posix|nt)\.system"):
+        read_official(repacked(checkpoint, tmp_path / "evil.pth.tar", change))
+    assert not target.exists()
+
+
+def test_sparse_tensors_and_other_kinds_are_refused(tmp_path):
+    sparse = torch.eye(3).to_sparse()
+    for name, value in {"sparse": sparse, "quantised": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}.items():
+        torch.save({"state_dict": {"a": value}}, tmp_path / name)
+        with pytest.raises(ValueError, match="asks for"):
+            read_official(tmp_path / name)
+    torch.save({"state_dict": {"a": "text"}}, tmp_path / "text")
+    with pytest.raises(ValueError, match="not a tensor"):
+        read_official(tmp_path / "text")
+    torch.save([1, 2], tmp_path / "list")
+    with pytest.raises(ValueError, match="holds no state dict"):
+        read_official(tmp_path / "list")
+
+
+def test_damaged_archives_are_refused(checkpoint, tmp_path):
+    data = checkpoint.read_bytes()
+    (tmp_path / "cut").write_bytes(data[:-200])
+    with pytest.raises(ValueError, match="damaged"):
+        read_official(tmp_path / "cut")
+
+    def shorten(members):
+        name = next(name for name in members if name.endswith("data/0"))
+        members[name] = members[name][:-4]
+
+    def drop(members):
+        del members[next(name for name in members if name.endswith("data/0"))]
+
+    def big_endian(members):
+        members[next(name for name in members if name.endswith("byteorder"))] = b"big"
+
+    for change, message in [(shorten, "bytes instead of"), (drop, "is missing"), (big_endian, "big-endian")]:
+        with pytest.raises(ValueError, match=message):
+            read_official(repacked(checkpoint, tmp_path / "changed", change))
+    with pytest.raises(ValueError, match="compressed"):
+        read_official(repacked(checkpoint, tmp_path / "packed", lambda members: None, compression=zipfile.ZIP_DEFLATED))
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "offset"),
+    [((4, 7), (7, 1), 0), ((4, 6), (6, 1), 1), ((2, 2), (100, 1), 0), ((-1, 6), (6, 1), 0), ((4, 6), (-6, 1), 0),
+     ((2**40, 1), (0, 1), 0), ((4,), (6, 1), 0), ((4.0, 6), (6, 1), 0)],
+)  # fmt: skip
+def test_views_beyond_their_storage_are_refused(size, stride, offset):
+    from c2fvl.reference import _rebuild_tensor, _Storage
+
+    storage = _Storage("0", torch.zeros(24))
+    with pytest.raises(ValueError, match=r"storage|wrongly"):
+        _rebuild_tensor(storage, offset, size, stride, False, {})
+    assert _rebuild_tensor(storage, 0, (4, 6), (6, 1), False, {}).shape == (4, 6)
+
+
+def test_a_thousand_damaged_files_never_load_silently_different(checkpoint, tmp_path, weights):
+    """Each is read exactly as it was or refused with a ValueError; nothing else."""
+    data = bytearray(checkpoint.read_bytes())
+    generator = random.Random(0)
+    expected = {name: value.detach().float().numpy() for name, value in weights.items()}
+    refused = 0
+    path = tmp_path / "damaged.pth.tar"
+    for _ in range(1000):
+        changed = bytearray(data)
+        for _ in range(generator.choice([1, 1, 2, 8])):
+            changed[generator.randrange(len(changed))] = generator.randrange(256)
+        if generator.random() < 0.1:
+            del changed[generator.randrange(len(changed)) :]
+        path.write_bytes(changed)
+        try:
+            found = read_official(path)
+        except ValueError:
+            refused += 1
+            continue
+        assert {name: value.shape for name, value in found.items()} == {name: value.shape for name, value in expected.items()}
+        assert all(np.array_equal(value.float().numpy(), expected[name]) for name, value in found.items())
+    assert 100 < refused < 1000
+
+
+def test_damaged_tables_are_refused_with_valid_checksums(checkpoint, tmp_path):
+    """The table of weights itself is damaged and the checksums made to fit: no crash, no other error."""
+    generator = random.Random(1)
+    outcomes = collections.Counter()
+    for _ in range(300):
+
+        def change(members):
+            name = table(members)
+            content = bytearray(members[name])
+            content[generator.randrange(len(content))] = generator.randrange(256)
+            members[name] = bytes(content)
+
+        try:
+            read_official(repacked(checkpoint, tmp_path / "changed", change))
+            outcomes["read"] += 1
+        except ValueError:
+            outcomes["refused"] += 1
+    assert outcomes["refused"] > 30
+
+
+def test_converting_an_official_file(tmp_path):
+    from c2fvl.cli import main
+
+    file = tmp_path / "best_model-C2FVL.pth.tar"
+    state = {f"module.{key}": value for key, value in official_state_dict("c2fvl").items()}
+    torch.save({"epoch": 3, "best_model": True, "model": "C2FVL", "state_dict": state, "val_loss": torch.tensor(0.5)}, file)
+    assert main(["convert", str(file), str(tmp_path / "model"), "--model", "c2fvl"]) == 0
+    model = load_model(tmp_path / "model")
+    expected = from_reference("c2fvl", official_state_dict("c2fvl")).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.network.state_dict().items())
+    assert model.config.data.channel_order == "bgr"
+    assert model.config.data.resize == "published"
+    assert model.metrics["source"] == file.name
+    with pytest.raises(FileExistsError, match="nothing is overwritten"):
+        convert(file, tmp_path / "model", name="c2fvl", config=load_config("c2fvl_qata_paper"))
+    assert main(["convert", str(file), str(tmp_path / "other"), "--model", "unet"]) == 2
+    assert not (tmp_path / "other").exists()
+
+
+def test_reading_makes_no_copy_of_a_view_too_large(tmp_path):
+    """A view that repeats one number a million times over would be a bomb; it is refused by its count."""
+    storage = torch.zeros(1).expand(1000, 1000)
+    buffer = io.BytesIO()
+    torch.save({"state_dict": {"a": storage}}, buffer)
+    (tmp_path / "bomb").write_bytes(buffer.getvalue())
+    with pytest.raises(ValueError, match="beyond its storage"):
+        read_official(tmp_path / "bomb")

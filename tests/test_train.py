@@ -1,0 +1,387 @@
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from safetensors.torch import load_file
+from test_storage import every_power_loss
+
+from c2fvl.batches import EpochBatches, FilmDataset
+from c2fvl.checkpoint import ResumeState, load_model, load_state, save_state
+from c2fvl.config import OptimizerConfig, override
+from c2fvl.datasets import scan
+from c2fvl.models import build_model
+from c2fvl.train import Observer, learning_rate, train
+
+TIMES = {"train_seconds", "val_seconds", "films_per_second"}
+
+
+def log_of(run):
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+
+
+def assert_same_run(run, other):
+    assert log_of(run) == log_of(other)
+    first, second = load_state(run / "last"), load_state(other / "last")
+    assert first.weights.keys() == second.weights.keys()
+    for name, value in first.weights.items():
+        assert torch.equal(value, second.weights[name]), name
+    for number, entry in first.optimizer["state"].items():
+        for name, value in entry.items():
+            assert torch.equal(value, second.optimizer["state"][number][name]), (number, name)
+    for name, value in first.generators.items():
+        assert torch.equal(value.nan_to_num(), second.generators[name].nan_to_num()), name
+    best, other_best = load_file(run / "best" / "model.safetensors"), load_file(other / "best" / "model.safetensors")
+    for name, value in best.items():
+        assert torch.equal(value, other_best[name]), name
+
+
+class StopAfter(Observer):
+    """Sends this process a signal at a given step."""
+
+    def __init__(self, steps, number=signal.SIGTERM):
+        self.left, self.number = steps, number
+
+    def step(self, epoch, batch, num_batches, loss, films_per_second):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+
+
+RICH = ("train.ema=0.9", "optimizer.clip_norm=1", "optimizer.schedule=one_cycle", "data.text_dropout=0.3",
+        "train.accumulation=2", "optimizer.least_rate=0")  # fmt: skip
+
+
+@pytest.mark.parametrize("extra", [(), RICH], ids=["plain", "everything on"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_saves_and_resuming_equals_not_stopping(tiny_config, tmp_path, extra, number):
+    config = override(tiny_config, extra)
+    whole = train(config, run=tmp_path / "whole")
+    assert whole.finished
+    result = train(config, run=tmp_path / "parts", observer=StopAfter(3, number))
+    assert not result.finished
+    assert signal.Signals(number).name in result.reason
+    assert load_state(tmp_path / "parts" / "last").progress["batches"] in (3, 4)
+    torch.rand(7)  # whatever happened to the generators in between
+    np.random.rand(7)  # noqa: NPY002
+    random.random()
+    middle = train(resume=tmp_path / "parts", observer=StopAfter(6, number))  # in the second epoch
+    assert not middle.finished
+    assert len(log_of(tmp_path / "parts")) == 1
+    assert train(resume=tmp_path / "parts").finished
+    assert_same_run(whole.run, tmp_path / "parts")
+
+
+def test_workers_change_nothing(tiny_config, tmp_path):
+    train(tiny_config, run=tmp_path / "none")
+    train(override(tiny_config, ["data.workers=2"]), run=tmp_path / "two")
+    assert_same_run(tmp_path / "none", tmp_path / "two")
+
+
+SCRIPT = "import sys; from c2fvl.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def start(*arguments, **keywords):
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        **keywords,
+    )  # fmt: skip
+
+
+def test_six_random_kills_lose_nothing(phantom_root, tiny_config, tmp_path):
+    """SIGKILL at any moment, also within a save; the run goes on from its last whole state and ends the same."""
+    config = override(tiny_config, ["train.epochs=6", "train.save_minutes=0.001"])
+    whole = train(config, run=tmp_path / "whole")
+    overrides = [*TINY, f'data.root="{phantom_root}"', "train.epochs=6", "train.save_minutes=0.001"]
+    run = tmp_path / "killed"
+    generator, kills = random.Random(5), 0
+    for _ in range(40):
+        resumable = (run / "last").is_dir() and any(entry.name.isdecimal() for entry in (run / "last").iterdir())
+        if resumable:
+            process = start("train", "--resume", run)
+        else:
+            if run.exists():  # killed before its first state: a newcomer starts anew under another name
+                run = tmp_path / f"killed-{kills}"
+            process = start("train", "debug", *overrides, "--run", run)
+        if kills < 6:
+            deadline = time.monotonic() + 60
+            before = set((run / "last").iterdir()) if (run / "last").is_dir() else set()
+            while process.poll() is None and time.monotonic() < deadline:
+                now = set((run / "last").iterdir()) if (run / "last").is_dir() else set()
+                if now - before:  # it is under way: strike within the next moments, saves among them
+                    time.sleep(generator.uniform(0, 0.25))
+                    break
+                time.sleep(0.01)
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+        output, _ = process.communicate(timeout=120)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, output
+    assert kills == 6
+    assert_same_run(whole.run, run)
+
+
+def state(number):
+    network = torch.nn.Linear(3, 2)
+    with torch.no_grad():
+        network.weight.fill_(number)
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    return ResumeState(network.state_dict(), optimizer.state_dict(), {"epoch": number}, {"0.torch": torch.get_rng_state()})
+
+
+def test_power_loss_at_every_step_of_a_save_loses_nothing(tmp_path):
+    states = {number: state(number) for number in (1, 2, 3, 4)}
+
+    def prepare(fail_at, undo):
+        folder = tmp_path / f"{fail_at}-{undo}"
+        for number in (1, 2, 3):
+            save_state(folder, states[number])
+        return folder
+
+    found = set()
+    for folder, finished in every_power_loss(lambda folder: save_state(folder, states[4]), prepare):
+        loaded = load_state(folder)
+        number = loaded.progress["epoch"]
+        assert number in (3, 4)
+        assert number == 4 or not finished
+        assert torch.equal(loaded.weights["weight"], states[number].weights["weight"])
+        assert torch.equal(loaded.optimizer["state"][0]["exp_avg"], states[number].optimizer["state"][0]["exp_avg"])
+        found.add(number)
+        save_state(folder, states[4])  # and the next save works
+        assert load_state(folder).progress["epoch"] == 4
+    assert found == {3, 4}
+
+
+def test_damaged_states_are_passed_over_and_said(tmp_path, caplog):
+    for number in (1, 2, 3):
+        save_state(tmp_path, state(number))
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["000002", "000003"]
+    newest = tmp_path / "000003" / "weights.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert load_state(tmp_path).progress["epoch"] == 2
+    assert "000003" in caplog.text
+    (tmp_path / "000002" / "state.json").write_text("{}")
+    with pytest.raises(ValueError, match="every saved state"):
+        load_state(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no saved state"):
+        load_state(tmp_path / "none")
+
+
+def test_one_batch_overfits(phantom_root, tiny_config):
+    """Above Dice 0.99 on four films: the network, the loss and the gate can learn what they are shown."""
+    films = FilmDataset(scan(phantom_root, "train"), dataclasses.replace(tiny_config.data, image_size=64))
+    with_lesion = [index for index in range(len(films)) if films[0, index].mask.sum() > 40][:4]
+    from c2fvl.batches import collate
+    from c2fvl.losses import build_loss
+
+    batch = collate([films[0, index] for index in with_lesion])
+    torch.manual_seed(0)
+    network = build_model("c2fvl", base_width=16, image_size=64, dropout=0.0, gate="bounded")
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    loss = build_loss(dataclasses.replace(tiny_config.loss, side_maps=0.0))
+    for step in range(300):
+        output = network(batch.image, batch.text)
+        terms = loss(output, batch.mask)
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+        found = output.logits[:, 0].detach() >= 0
+        dice = 2 * (found * batch.mask).sum((1, 2)) / (found.sum((1, 2)) + batch.mask.sum((1, 2)))
+        if dice.min() > 0.99:
+            break
+    assert dice.min() > 0.99, (step, dice)
+
+
+TWO_PROCESSES = """
+import sys, json, torch
+torch.set_num_threads(1)
+from accelerate import Accelerator
+from c2fvl.config import parse_config
+from c2fvl.train import _Trainer, Observer
+from pathlib import Path
+config = parse_config(Path(sys.argv[1]).read_text())
+trainer = _Trainer(config, Path(sys.argv[2]), resumed=False, observer=Observer())
+scores = trainer._validate()
+if trainer.is_main:
+    print("SCORES" + json.dumps({"scores": scores, "processes": trainer.world}))
+"""
+
+
+def run_processes(count, script, *arguments):
+    command = [sys.executable]
+    if count > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+    path = Path(arguments[1]).parent / "script.py"
+    path.write_text(script)
+    done = subprocess.run(
+        [*command, str(path), *map(str, arguments)], capture_output=True, text=True, timeout=180, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_two_processes_score_as_one(tiny_config, tmp_path):
+    """On gloo, to the last digit, with a number of films that two processes do not share evenly."""
+    from c2fvl.config import to_toml
+
+    cases = scan(tiny_config.data.root, "val")
+    assert len(cases) % 2 == 1 or (len(cases) // 2) % 2 == 1 or len(cases) % 4
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(override(tiny_config, ["train.batch_size=2"])))
+    found = {}
+    for count in (1, 2):
+        output = run_processes(count, TWO_PROCESSES, path, tmp_path / "run")
+        found[count] = json.loads(output.partition("SCORES")[2])
+    assert (found[1]["processes"], found[2]["processes"]) == (1, 2)
+    assert found[1]["scores"] == found[2]["scores"]
+    assert found[1]["scores"]["num_cases"] == len(cases)
+
+
+def test_two_processes_train_and_resume(phantom_root, tmp_path):
+    script = SCRIPT.replace("; ", "\n")
+    overrides = [*TINY, f'data.root="{phantom_root}"', "train.epochs=1"]
+    arguments = ["train", "debug", *overrides, "--run", str(tmp_path / "run")]
+    output = run_two(tmp_path, script, arguments)
+    assert output.count("Finished") == 1
+    assert len(log_of(tmp_path / "run")) == 1
+    run_two(tmp_path, script, ["train", "--resume", str(tmp_path / "run"), "train.epochs=2"])
+    assert len(log_of(tmp_path / "run")) == 2
+    load_model(tmp_path / "run")
+    with pytest.raises(ValueError, match="resume it with 2"):
+        train(resume=tmp_path / "run", overrides=("train.epochs=3",))
+
+
+def run_two(folder, script, arguments):
+    path = folder / "script.py"
+    path.write_text(script)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(path), *arguments],
+        capture_output=True, text=True, timeout=200, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(("length", "batch_size", "world"), [(5, 2, 2), (7, 3, 2), (8, 2, 3), (1, 4, 2), (6, 2, 1)])
+def test_scoring_batches_hold_every_film_once_and_training_ones_are_even(length, batch_size, world):
+    scored = [index for rank in range(world) for batch in EpochBatches(length, batch_size, rank=rank, world=world) for _, index in batch]
+    assert sorted(scored) == list(range(length))
+    shares = [list(EpochBatches(length, batch_size, epoch=3, seed=1, rank=rank, world=world)) for rank in range(world)]
+    assert len({len(share) for share in shares}) == 1
+    trained = {key for share in shares for batch in share for key in batch}
+    assert trained == {(3, index) for index in range(length)}
+
+
+def test_epochs_are_shuffled_by_seed_and_epoch():
+    def order(seed, epoch):
+        return [index for batch in EpochBatches(30, 4, epoch=epoch, seed=seed) for _, index in batch]
+
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+
+def test_published_schedule_by_hand():
+    config = OptimizerConfig(learning_rate=1e-3, schedule="cosine_restarts", period=10, least_rate=1e-4)
+    rates = [learning_rate(config, epoch, 0.5, 100) for epoch in range(21)]
+    assert rates[0] == rates[10] == rates[20] == pytest.approx(1e-3)
+    assert rates[5] == pytest.approx(5.5e-4)
+    assert min(rates) == pytest.approx(1e-4 + 9e-4 * (1 + np.cos(0.9 * np.pi)) / 2)
+    torch_rates = []
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=10, eta_min=1e-4)
+    for _ in range(21):
+        torch_rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx(torch_rates)
+
+
+def test_one_cycle_rises_and_falls():
+    config = OptimizerConfig(learning_rate=1e-2, schedule="one_cycle", least_rate=1e-5)
+    rates = [learning_rate(config, epoch, fraction, 10) for epoch in range(10) for fraction in (0.0, 0.5)]
+    assert max(rates) == pytest.approx(1e-2)
+    assert rates.index(max(rates)) == 2
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert learning_rate(config, 9, 1.0, 10) == pytest.approx(1e-5)
+
+
+def test_a_loss_that_is_not_finite_names_the_films_and_keeps_the_state(tiny_config, tmp_path, monkeypatch):
+    first = train(override(tiny_config, ["train.epochs=1"]), run=tmp_path / "run")
+    before = load_state(first.run / "last").weights
+    real = FilmDataset.__getitem__
+
+    def poisoned(self, key):
+        item = real(self, key)
+        item.image[0, 0, 0] = np.nan
+        return item
+
+    monkeypatch.setattr(FilmDataset, "__getitem__", poisoned)
+    with pytest.raises(ValueError, match=r"the loss is nan in epoch 2, batch 1, with the films sub-"):
+        train(resume=first.run, overrides=("train.epochs=2",))
+    after = load_state(first.run / "last").weights
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_early_stop_and_best_from_epoch(tiny_config, tmp_path):
+    config = override(tiny_config, ["train.epochs=9", "train.patience=2", "train.best_from_epoch=2", "optimizer.learning_rate=0"])
+    config = override(config, ["optimizer.least_rate=0"])
+    result = train(config, run=tmp_path / "run")
+    assert result.finished
+    assert "no better Dice in 2 epochs" in result.reason
+    assert result.best_epoch == 2
+    assert len(log_of(result.run)) == 4
+
+
+def test_bf16_and_deterministic_and_tensorboard(tiny_config, tmp_path):
+    config = override(tiny_config, ["train.precision=bf16", "train.deterministic=true", "train.trackers=tensorboard", "train.epochs=1"])
+    try:
+        result = train(config, run=tmp_path / "run")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert list(result.run.rglob("events.out.tfevents*"))
+    assert log_of(result.run)[0]["train_loss"] > 0
+
+
+def test_time_is_up_saves(tiny_config, tmp_path):
+    result = train(override(tiny_config, ["train.max_hours=1e-7"]), run=tmp_path / "run")
+    assert not result.finished
+    assert "max_hours" in result.reason
+    assert load_state(result.run / "last").progress["batches"] == 1
+
+
+def test_wrong_calls_write_nothing(tiny_config, tmp_path, tiny_run):
+    with pytest.raises(ValueError, match=r"data\.root is not set"):
+        train(override(tiny_config, ["data.root="]), run=tmp_path / "run")
+    with pytest.raises(ValueError, match="base_width"):
+        train(override(tiny_config, ["model.arguments.base_width=20"]), run=tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="no run folder"):
+        train(resume=tmp_path / "run")
+    with pytest.raises(FileExistsError, match="nothing in it is overwritten"):
+        train(tiny_config, run=tiny_run)
+    with pytest.raises(ValueError, match="cannot change when a run is resumed"):
+        train(resume=tiny_run, overrides=("optimizer.learning_rate=1",))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_film_without_report_is_refused_or_allowed_as_set(phantom_root, tiny_config):
+    cases = [dataclasses.replace(case, report=None) for case in scan(phantom_root, "val")]
+    with pytest.raises(ValueError, match=r"have no report with attributes.*data\.missing_text=allow"):
+        FilmDataset(cases, dataclasses.replace(tiny_config.data, missing_text="error"))
+    films = FilmDataset(cases, tiny_config.data)
+    assert np.isnan(films[0, 0].text).all()
+    assert FilmDataset(cases, dataclasses.replace(tiny_config.data, text="none"))[0, 0].text is None
