@@ -30,7 +30,7 @@ demo: $(VENV)/installed ## train, score and draw on synthetic films; ends with t
 	rm -rf $(DEMO)
 	$(BIN)/c2fvl phantom $(DEMO)/phantom --num-cases 320 --seed 0 --size 96
 	$(BIN)/c2fvl check $(DEMO)/phantom
-	$(BIN)/c2fvl train phantom data.root=$(DEMO)/phantom --run $(DEMO)/run
+	$(BIN)/c2fvl train phantom data.root=$(DEMO)/phantom --run-dir $(DEMO)/run
 	$(BIN)/c2fvl evaluate $(DEMO)/run $(DEMO)/phantom --split test --text none --out $(DEMO)/without-report
 	$(BIN)/c2fvl predict $(DEMO)/phantom/Test_Folder/img --model $(DEMO)/run --out $(DEMO)/masks --overlay
 	$(BIN)/c2fvl evaluate $(DEMO)/run $(DEMO)/phantom --split test --out $(DEMO)/with-report

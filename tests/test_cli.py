@@ -93,7 +93,7 @@ def test_train_evaluate_predict_from_the_command_line(phantom_root, tmp_path, ca
     from conftest import TINY
 
     run = str(tmp_path / "run")
-    assert main(["train", "debug", *TINY, "train.epochs=1", f"data.root={phantom_root}", "--run", run]) == 0
+    assert main(["train", "debug", *TINY, "train.epochs=1", f"data.root={phantom_root}", "--run-dir", run]) == 0
     assert "Best validation Dice per image" in capsys.readouterr().out
     assert main(["train", "--resume", run, "train.epochs=2"]) == 0
     capsys.readouterr()

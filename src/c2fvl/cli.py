@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings to change, such as train.epochs=20")
     sub.add_argument("--resume", metavar="RUN", help="run folder to go on with")
     sub.add_argument("--out", default="runs", help="folder for run folders, runs/<preset>/<time> (default: %(default)s)")
-    sub.add_argument("--run", dest="run_folder", metavar="DIR", help="exact run folder to make, in place of --out")
+    sub.add_argument("--run-dir", dest="run_folder", metavar="DIR", help="exact run folder to make, in place of --out")
 
     sub = command("evaluate", _evaluate, "Score a model on a data set; write a table, a summary and a page.")
     sub.add_argument("model", help="model folder or run folder")
@@ -121,13 +121,14 @@ def _train(options: argparse.Namespace) -> int:
     config = None if options.preset is None else load_config(options.preset, overrides)
 
     from c2fvl.progress import TerminalObserver
-    from c2fvl.train import train
+    from c2fvl.train import end_processes, train
 
     with TerminalObserver() as observer:
         result = train(
             config, out=options.out, run=options.run_folder, resume=options.resume,
             overrides=tuple(overrides) if options.resume else (), observer=observer,
         )  # fmt: skip
+    end_processes()
     if not observer.is_main:
         return 0
     print(f"{'Finished' if result.finished else 'Stopped and saved'}: {result.reason}")

@@ -19,12 +19,12 @@ from c2fvl import storage
 from c2fvl.batches import FilmDataset
 from c2fvl.cases import Case
 from c2fvl.checkpoint import TrainedModel
-from c2fvl.csv_tables import write_csv
 from c2fvl.datasets import scan
 from c2fvl.images import read_image
 from c2fvl.config import DataConfig
 from c2fvl.metrics import dice, iou, overlap, summarise
 from c2fvl.scoring import THRESHOLD, CaseScore, predict_cases, score_case, to_original
+from c2fvl.spreadsheets import write_cells
 from c2fvl.visualize import case_picture, curves, encode_png
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def evaluate(
         "software": {"c2fvl": c2fvl.__version__, "command": sys.argv},
         "seconds": round(time.monotonic() - began, 2),
     }  # fmt: skip
-    write_csv(folder / "cases.csv", *_case_table(cases, scores))
+    write_cells(folder / "cases.csv", _case_table(cases, scores))
     chosen = _choose([dice(score.overlaps["original"]) for score in scores])
     pictures = [
         {"title": title, "films": _draw(model, [cases[i] for i in indices], settings, folder / "pictures", title.lower())}
@@ -134,20 +134,21 @@ def change_text(cases: Sequence[Case], text: str, *, seed: int = 0) -> list[Case
     return changed
 
 
-def _case_table(cases: Sequence[Case], scores: Sequence[CaseScore]) -> tuple[list[str], list[list[object]]]:
-    header = ["id", "group", "report"]
+def _case_table(cases: Sequence[Case], scores: Sequence[CaseScore]) -> list[list[object]]:
+    header: list[object] = ["id", "group", "report"]
     for grid, rule in ROWS:
         header += [f"{grid}_{rule}_dice", f"{grid}_{rule}_iou"]
     header += ["original_intersection", "original_prediction", "original_target"]
-    rows: list[list[object]] = []
+    rows = [header]
     for case, score in zip(cases, scores, strict=True):
-        row: list[object] = [case.id, case.group or "", "" if case.report is None else str(case.report)]
+        report = "" if case.report is None else "".join(c if c.isprintable() else " " for c in str(case.report))
+        row: list[object] = [case.id, case.group or "", report]
         for grid, rule in ROWS:
             counts = score.overlaps[grid]
             row += [dice(counts, rule=rule), iou(counts, rule=rule)]
         counts = score.overlaps["original"]
         rows.append([*row, counts.intersection, counts.prediction, counts.target])
-    return header, rows
+    return rows
 
 
 def _choose(values: Sequence[float]) -> dict[str, list[int]]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2fvl.image_headers import Header, read_header
-from c2fvl.storage import write_bytes
+from c2fvl import storage
 
 MAX_PIXELS = 100_000_000
 _MAX_BYTES_PER_PIXEL = 16  # 16-bit RGBA, doubled: more bytes than that are no picture within the limit
@@ -208,4 +208,4 @@ def _write_png(path: Path | str, pixels: NDArray[Any]) -> None:
     done, encoded = cv2.imencode(".png", np.ascontiguousarray(pixels))
     if not done:
         raise ValueError(f"{path}: an array of shape {pixels.shape} cannot be written as PNG")
-    write_bytes(path, encoded.tobytes())
+    storage.write_bytes(path, encoded.tobytes())

@@ -10,8 +10,11 @@ import io
 import logging
 import math
 import pickle
+import pickletools
 import re
+import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -99,11 +102,8 @@ def read_official(path: Path | str) -> dict[str, Tensor]:
             checkpoint = _read_archive(archive)
     except _DamagedError as error:
         raise ValueError(f"{path} is damaged or no plain checkpoint: {error}; fetch it again, or {RESAVE}") from error
-    except (zipfile.BadZipFile, pickle.UnpicklingError, NotImplementedError, EOFError, OSError) as error:
+    except _DAMAGE as error:
         raise ValueError(f"{path} is damaged: {error}; fetch it again") from error
-    except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
-        # What a damaged pickle can raise from inside an unpickler is not bounded more narrowly by Python.
-        raise ValueError(f"{path} is damaged: its table of weights cannot be read ({error}); fetch it again") from error
 
     weights = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(weights, dict) or not weights:
@@ -140,6 +140,12 @@ class _DamagedError(ValueError):
     """A file is not what it claims to be."""
 
 
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError, EOFError, OSError, ArithmeticError,
+    AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""What reading a damaged archive and unpickling a damaged table raise; Python bounds it no more narrowly."""
+
 _STORAGES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -173,7 +179,16 @@ def _read_archive(archive: zipfile.ZipFile) -> Any:
         raise _DamagedError("its numbers are stored big-endian, which is not read")
     if archive.getinfo(tables[0]).file_size > MAX_PICKLE_BYTES:
         raise _DamagedError(f"its table of weights is larger than {MAX_PICKLE_BYTES} bytes")
-    return _Unpickler(archive, prefix, set(names), archive.read(tables[0])).load()
+    table = archive.read(tables[0])
+    _check_memo(table)
+    return _Unpickler(archive, prefix, set(names), table).load()
+
+
+def _check_memo(table: bytes) -> None:
+    """Refuse a pickle that names a memo place beyond its own length: it would make the unpickler fill all memory."""
+    for opcode, argument, _ in pickletools.genops(table):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(table):
+            raise _DamagedError(f"its table of weights refers to a place {argument} that it cannot have")
 
 
 class _Storage:

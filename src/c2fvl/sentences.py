@@ -98,19 +98,31 @@ def _clauses(sentence: str) -> Iterator[list[_Word]]:
 
 
 def _understand(word: str) -> tuple[str, ...]:
-    """Return the words of the vocabulary that a word stands for: itself, two glued ones, or one a letter away."""
+    """Return the words of the vocabulary that a word stands for: itself, glued ones, or one a letter away."""
     if word.isascii() and word.isdigit():
         return (word,)
     if word in _VOCABULARY:
         return (_SYNONYMS.get(word, word),)
     if len(word) > _MAX_WORD:
         return (word,)
-    for cut in range(2, len(word) - 1):
-        if word[:cut] in _VOCABULARY and word[cut:] in _VOCABULARY:
-            return tuple(_SYNONYMS.get(half, half) for half in (word[:cut], word[cut:]))
+    glued = _unglue(word)
+    if glued is not None:
+        return glued
     near = {_SYNONYMS.get(known, known) for known in _VOCABULARY if _one_slip(word, known)}
     # No number is corrected: "eighty" and "eighth" are a letter away from "eight".
     return (near.pop(),) if len(near) == 1 and near.isdisjoint(NUMBER_WORDS) else (word,)
+
+
+def _unglue(word: str) -> tuple[str, ...] | None:
+    """Return the words of the vocabulary that a word is made of ("andall"), None where it is not."""
+    if word in _VOCABULARY:
+        return (_SYNONYMS.get(word, word),)
+    for cut in range(2, len(word) - 1):
+        if word[:cut] in _VOCABULARY:
+            rest = _unglue(word[cut:])
+            if rest is not None:
+                return (_SYNONYMS.get(word[:cut], word[:cut]), *rest)
+    return None
 
 
 def _one_slip(word: str, known: str) -> bool:
@@ -138,8 +150,7 @@ def _parse_clause(words: list[str]) -> list[_Part] | None:
     position = 0
     readers: tuple[Callable[[list[str], int], tuple[_Part, int] | None], ...] = (_read_side, _read_count, _read_places)
     while position < len(words):
-        if parts and words[position] == "and":
-            position += 1
+        position += words[position] == "and"
         for reader in readers:
             result = reader(words, position)
             if result is not None:
@@ -196,7 +207,7 @@ def _read_place(words: list[str], position: int) -> tuple[_Place, int] | None:
     position += hand is not None
     if words[position : position + 1] != ["lung"] or (heights and words[position - 1] == "and"):
         return None
-    if whole and not heights:  # "all lower left lung" means its heights alone: a word of the template that stayed
+    if whole:  # also for "all lower left lung", whose lesion reaches over the whole lung where it is to be found
         heights = list(_HEIGHTS)
     return _Place(hand, tuple(heights)), position + 1
 

@@ -398,6 +398,13 @@ class _Trainer:
         return bool(self.accelerator.reduce(flag).item())
 
 
+def end_processes() -> None:
+    """Part from the other processes in good order; call it last. Alone, it does nothing."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def learning_rate(config: OptimizerConfig, epoch: int, fraction: float, epochs: int) -> float:
     """Return the rate `fraction` of the way through `epoch` (from 0) of `epochs`.
 
