@@ -20,7 +20,9 @@ def python(code, **environment):
     )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["models"], ["models", "c2fvl"], ["presets"], ["settings"], ["check", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["models"], ["models", "c2fvl"], ["presets"], ["settings"], ["check", "--help"]]
+)
 def test_light_commands_answer_without_torch(arguments):
     code = (
         "import sys, contextlib; from c2fvl.cli import main\n"
@@ -57,18 +59,28 @@ def test_light_modules_import_no_torch(module):
 
 
 LAYERS = [
-    {"cli", "__main__"}, {"progress"}, {"train", "evaluate", "export", "reference"}, {"predict"}, {"scoring"},
-    {"batches", "checkpoint", "losses", "visualize"}, {"models", "text_encoders", "metrics"},
-    {"datasets", "check", "phantom", "transforms"}, {"folder_layout", "csv_layout"},
-    {"cases", "describe", "phantom_anatomy", "random_state", "signals", "catalogue"}, {"images", "report"}, {"config"},
-]  # fmt: skip
+    {"cli", "__main__"},
+    {"train", "evaluate", "export", "reference"},
+    {"predict"},
+    {"scoring", "runs"},
+    {"batches", "checkpoint", "losses", "visualize"},
+    {"models", "text_encoders", "metrics", "optimizers"},
+    {"datasets", "check", "phantom", "transforms"},
+    {"folder_layout", "csv_layout"},
+    {"progress", "cases", "describe", "phantom_anatomy", "random_state", "signals", "catalogue"},
+    {"observer", "images", "report", "csv_tables"},
+    {"config", "sentences", "spreadsheets", "image_headers"},
+    {"storage"},
+]
 """From top to bottom: a module imports from its own layer or from below, never from above."""
 
 
 def imports_of(path):
     text = path.read_text(encoding="utf-8")
     found = re.findall(r"^\s*(?:from|import) c2fvl\.(\w+)", text, re.M)
-    found += [name.strip() for line in re.findall(r"^\s*from c2fvl import (.+)$", text, re.M) for name in line.split(",")]
+    found += [
+        name.strip() for line in re.findall(r"^\s*from c2fvl import (.+)$", text, re.M) for name in line.split(",")
+    ]
     return {name for name in found if not name.startswith("_")}
 
 
@@ -105,7 +117,10 @@ def test_train_evaluate_predict_from_the_command_line(phantom_root, tmp_path, ca
     assert "Dice per image" in printed
     assert str(tmp_path / "run" / "evaluation-val" / "right" / "report.html") in printed
     film = next((phantom_root / "Test_Folder" / "img").iterdir())
-    assert main(["predict", str(film), "--model", run, "--report", SENTENCE, "--out", str(tmp_path / "out"), "--json"]) == 0
+    assert (
+        main(["predict", str(film), "--model", run, "--report", SENTENCE, "--out", str(tmp_path / "out"), "--json"])
+        == 0
+    )
     record = json.loads(capsys.readouterr().out)
     assert record["report"]["zones"] == ["lupper"]
     assert (tmp_path / "out" / f"{film.stem}.png").is_file()
@@ -137,7 +152,9 @@ def test_wrong_calls_end_with_one_clear_line(arguments, message, capsys):
 
 def test_a_report_that_cannot_be_read_writes_nothing(tiny_run, phantom_root, tmp_path, capsys):
     film = next((phantom_root / "Test_Folder" / "img").iterdir())
-    assert main(["predict", str(film), "--model", str(tiny_run), "--report", "hello", "--out", str(tmp_path / "out")]) == 2
+    assert (
+        main(["predict", str(film), "--model", str(tiny_run), "--report", "hello", "--out", str(tmp_path / "out")]) == 2
+    )
     assert "names no side and no zone" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

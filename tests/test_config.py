@@ -45,7 +45,11 @@ def test_paper_presets_repeat_the_published_recipe(name):
     assert config.model.arguments == {}
     assert (config.loss.dice, config.loss.cross_entropy, config.loss.alignment) == (0.5, 0.5, 1.0)
     assert (config.optimizer.name, config.optimizer.learning_rate, config.optimizer.weight_decay) == ("adam", 1e-3, 0)
-    assert (config.optimizer.schedule, config.optimizer.period, config.optimizer.least_rate) == ("cosine_restarts", 10, 1e-4)
+    assert (config.optimizer.schedule, config.optimizer.period, config.optimizer.least_rate) == (
+        "cosine_restarts",
+        10,
+        1e-4,
+    )
     assert (config.train.batch_size, config.train.epochs, config.train.seed) == (4, 2000, 666)
     assert (config.train.best_from_epoch, config.train.patience) == (6, 51)
     assert (config.data.image_size, config.data.resize, config.data.channel_order) == (224, "published", "bgr")
@@ -53,10 +57,14 @@ def test_paper_presets_repeat_the_published_recipe(name):
 
 
 def test_overrides_are_typed():
-    config = load_config("debug", ["train.epochs=7", "optimizer.learning_rate=1", "data.root=a folder/x", "train.ema=1e-1"])
+    config = load_config(
+        "debug", ["train.epochs=7", "optimizer.learning_rate=1", "data.root=a folder/x", "train.ema=1e-1"]
+    )
     assert (config.train.epochs, config.optimizer.learning_rate) == (7, 1.0)
     assert (config.data.root, config.train.ema) == ("a folder/x", 0.1)
-    config = override(config, ["model.arguments.base_width=8", "train.deterministic=True", "train.trackers=tensorboard"])
+    config = override(
+        config, ["model.arguments.base_width=8", "train.deterministic=True", "train.trackers=tensorboard"]
+    )
     assert config.model.arguments["base_width"] == 8
     assert config.train.deterministic is True
     assert config.train.trackers == ("tensorboard",)
@@ -111,7 +119,9 @@ def test_a_file_of_ones_own_is_named_after_itself(tmp_path):
 @given(
     st.text(st.characters(exclude_categories=["Cs"])),
     st.floats(0, 1e6),
-    st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), st.integers() | st.booleans() | st.text("ab\"'\\\n\x7f")),
+    st.dictionaries(
+        st.from_regex(r"[a-z_]{1,8}", fullmatch=True), st.integers() | st.booleans() | st.text("ab\"'\\\n\x7f")
+    ),
 )
 def test_toml_round_trip(root, dropout, arguments):
     config = Config(data=DataConfig(root=root, text_dropout=dropout), model=ModelConfig(arguments=arguments))

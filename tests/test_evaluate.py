@@ -41,7 +41,9 @@ def test_published_figures_follow_the_published_script(tmp_path, tiny_run):
     """Replayed by hand from the specification: 8-bit bilinear masks above 0, > 0.5, 1e-5, empty pairs count 0."""
     model = load_model(tiny_run)
     size = 32
-    config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, resize="published", channel_order="bgr"))
+    config = dataclasses.replace(
+        model.config, data=dataclasses.replace(model.config.data, resize="published", channel_order="bgr")
+    )
     model = dataclasses.replace(model, config=config)
     generator = np.random.default_rng(3)
     root = tmp_path / "set"
@@ -147,7 +149,10 @@ def test_right_none_and_shuffled_text(phantom_root, tiny_run, tmp_path):
     assert all(case.report.number != place for place, case in enumerate(change_text(numbered, "shuffled")))
     with pytest.raises(ValueError, match="two films or more"):
         change_text(cases[:1], "shuffled")
-    found = {text: evaluate(load_model(tiny_run), phantom_root, text=text, out=tmp_path / text) for text in ("none", "shuffled")}
+    found = {
+        text: evaluate(load_model(tiny_run), phantom_root, text=text, out=tmp_path / text)
+        for text in ("none", "shuffled")
+    }
     assert found["none"].summary["text"] == {"kind": "none", "seed": None}
     assert found["none"].summary["data"]["num_without_report"] == len(cases)
     with pytest.raises(ValueError, match="right, shuffled, none"):

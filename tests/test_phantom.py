@@ -270,11 +270,11 @@ def test_an_empty_folder_is_filled_and_a_full_one_refused(tmp_path: Path) -> Non
     out.mkdir()
     write_phantom(out, num_cases=6, size=32)
     before = sorted(out.rglob("*"))
-    with pytest.raises(ValueError, match=r"set is not an empty folder"):
+    with pytest.raises(FileExistsError, match=r"set exists already"):
         write_phantom(out, num_cases=6, size=32)
     assert sorted(out.rglob("*")) == before
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(ValueError, match="file is not an empty folder"):
+    with pytest.raises(FileExistsError, match="file exists already"):
         write_phantom(tmp_path / "file", num_cases=6, size=32)
     assert (tmp_path / "file").read_text() == "kept"
 

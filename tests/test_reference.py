@@ -168,7 +168,9 @@ def test_a_thousand_damaged_files_never_load_silently_different(checkpoint, tmp_
         except ValueError:
             refused += 1
             continue
-        assert {name: value.shape for name, value in found.items()} == {name: value.shape for name, value in expected.items()}
+        assert {name: value.shape for name, value in found.items()} == {
+            name: value.shape for name, value in expected.items()
+        }
         assert all(np.array_equal(value.float().numpy(), expected[name]) for name, value in found.items())
     assert 100 < refused < 1000
 
@@ -198,7 +200,9 @@ def test_converting_an_official_file(tmp_path):
 
     file = tmp_path / "best_model-C2FVL.pth.tar"
     state = {f"module.{key}": value for key, value in official_state_dict("c2fvl").items()}
-    torch.save({"epoch": 3, "best_model": True, "model": "C2FVL", "state_dict": state, "val_loss": torch.tensor(0.5)}, file)
+    torch.save(
+        {"epoch": 3, "best_model": True, "model": "C2FVL", "state_dict": state, "val_loss": torch.tensor(0.5)}, file
+    )
     assert main(["convert", str(file), str(tmp_path / "model"), "--model", "c2fvl"]) == 0
     model = load_model(tmp_path / "model")
     expected = from_reference("c2fvl", official_state_dict("c2fvl")).state_dict()

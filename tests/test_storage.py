@@ -130,7 +130,9 @@ def test_power_loss_leaves_a_file_old_or_new(tmp_path):
         return folder
 
     seen = set()
-    for folder, finished in every_power_loss(lambda folder: storage.write_bytes(folder / "file", b"new " * 100), prepare):
+    for folder, finished in every_power_loss(
+        lambda folder: storage.write_bytes(folder / "file", b"new " * 100), prepare
+    ):
         content = (folder / "file").read_bytes()
         assert content in (b"old " * 100, b"new " * 100)
         assert content == b"new " * 100 or not finished
@@ -230,7 +232,9 @@ def test_no_other_module_writes_files(path):
         name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
         where = f"{path.name}:{node.lineno}"
         if name == "open":
-            mode = node.args[1] if len(node.args) > 1 else next((k.value for k in node.keywords if k.arg == "mode"), None)
+            mode = (
+                node.args[1] if len(node.args) > 1 else next((k.value for k in node.keywords if k.arg == "mode"), None)
+            )
             assert mode is None or (isinstance(mode, ast.Constant) and set(mode.value) <= set("rb")), where
         if name in WRITERS:
             owner = node.func.value if isinstance(node.func, ast.Attribute) else None

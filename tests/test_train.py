@@ -20,7 +20,9 @@ from c2fvl.checkpoint import ResumeState, load_model, load_state, save_state
 from c2fvl.config import OptimizerConfig, override
 from c2fvl.datasets import scan
 from c2fvl.models import build_model
-from c2fvl.train import Observer, learning_rate, train
+from c2fvl.observer import Observer
+from c2fvl.optimizers import learning_rate
+from c2fvl.train import train
 
 TIMES = {"train_seconds", "val_seconds", "films_per_second"}
 
@@ -93,9 +95,12 @@ SCRIPT = "import sys; from c2fvl.cli import main; sys.exit(main(sys.argv[1:]))"
 
 def start(*arguments, **keywords):
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [sys.executable, "-c", SCRIPT, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         **keywords,
-    )  # fmt: skip
+    )
 
 
 def test_six_random_kills_lose_nothing(phantom_root, tiny_config, tmp_path):
@@ -140,7 +145,9 @@ def state(number):
     optimizer = torch.optim.Adam(network.parameters())
     network(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    return ResumeState(network.state_dict(), optimizer.state_dict(), {"epoch": number}, {"0.torch": torch.get_rng_state()})
+    return ResumeState(
+        network.state_dict(), optimizer.state_dict(), {"epoch": number}, {"0.torch": torch.get_rng_state()}
+    )
 
 
 def test_power_loss_at_every_step_of_a_save_loses_nothing(tmp_path):
@@ -193,7 +200,7 @@ def test_one_batch_overfits(phantom_root, tiny_config):
     network = build_model("c2fvl", base_width=16, image_size=64, dropout=0.0, gate="bounded")
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     loss = build_loss(dataclasses.replace(tiny_config.loss, side_maps=0.0))
-    for step in range(300):
+    for _ in range(300):
         output = network(batch.image, batch.text)
         terms = loss(output, batch.mask)
         optimizer.zero_grad()
@@ -203,7 +210,7 @@ def test_one_batch_overfits(phantom_root, tiny_config):
         dice = 2 * (found * batch.mask).sum((1, 2)) / (found.sum((1, 2)) + batch.mask.sum((1, 2)))
         if dice.min() > 0.99:
             break
-    assert dice.min() > 0.99, (step, dice)
+    assert dice.min() > 0.99, dice
 
 
 TWO_PROCESSES = """
@@ -211,7 +218,8 @@ import sys, json, torch
 torch.set_num_threads(1)
 from accelerate import Accelerator
 from c2fvl.config import parse_config
-from c2fvl.train import _Trainer, Observer, end_processes
+from c2fvl.observer import Observer
+from c2fvl.train import _Trainer, end_processes
 from pathlib import Path
 config = parse_config(Path(sys.argv[1]).read_text())
 trainer = _Trainer(config, Path(sys.argv[2]), resumed=False, observer=Observer())
@@ -280,7 +288,12 @@ def run_two(folder, script, arguments):
 
 @pytest.mark.parametrize(("length", "batch_size", "world"), [(5, 2, 2), (7, 3, 2), (8, 2, 3), (1, 4, 2), (6, 2, 1)])
 def test_scoring_batches_hold_every_film_once_and_training_ones_are_even(length, batch_size, world):
-    scored = [index for rank in range(world) for batch in EpochBatches(length, batch_size, rank=rank, world=world) for _, index in batch]
+    scored = [
+        index
+        for rank in range(world)
+        for batch in EpochBatches(length, batch_size, rank=rank, world=world)
+        for _, index in batch
+    ]
     assert sorted(scored) == list(range(length))
     shares = [list(EpochBatches(length, batch_size, epoch=3, seed=1, rank=rank, world=world)) for rank in range(world)]
     assert len({len(share) for share in shares}) == 1
@@ -339,7 +352,9 @@ def test_a_loss_that_is_not_finite_names_the_films_and_keeps_the_state(tiny_conf
 
 
 def test_early_stop_and_best_from_epoch(tiny_config, tmp_path):
-    config = override(tiny_config, ["train.epochs=9", "train.patience=2", "train.best_from_epoch=2", "optimizer.learning_rate=0"])
+    config = override(
+        tiny_config, ["train.epochs=9", "train.patience=2", "train.best_from_epoch=2", "optimizer.learning_rate=0"]
+    )
     config = override(config, ["optimizer.least_rate=0"])
     result = train(config, run=tmp_path / "run")
     assert result.finished
@@ -349,7 +364,10 @@ def test_early_stop_and_best_from_epoch(tiny_config, tmp_path):
 
 
 def test_bf16_and_deterministic_and_tensorboard(tiny_config, tmp_path):
-    config = override(tiny_config, ["train.precision=bf16", "train.deterministic=true", "train.trackers=tensorboard", "train.epochs=1"])
+    config = override(
+        tiny_config,
+        ["train.precision=bf16", "train.deterministic=true", "train.trackers=tensorboard", "train.epochs=1"],
+    )
     try:
         result = train(config, run=tmp_path / "run")
     finally:

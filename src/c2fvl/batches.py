@@ -112,13 +112,13 @@ def network_image(image: np.ndarray, config: DataConfig) -> np.ndarray:
 
 def collate(items: Sequence[Item]) -> Batch:
     """Return the items as one batch; the mask is None unless every film has one."""
-    masks = [item.mask for item in items]
-    texts = [item.text for item in items]
+    masks = [item.mask for item in items if item.mask is not None]
+    texts = [item.text for item in items if item.text is not None]
     return Batch(
         ids=[item.id for item in items],
         image=torch.from_numpy(np.stack([item.image for item in items])),
-        mask=None if any(mask is None for mask in masks) else torch.from_numpy(np.stack(masks)).float(),  # type: ignore[arg-type]
-        text=None if any(text is None for text in texts) else torch.from_numpy(np.stack(texts)),  # type: ignore[arg-type]
+        mask=torch.from_numpy(np.stack(masks)).float() if len(masks) == len(items) else None,
+        text=torch.from_numpy(np.stack(texts)) if texts else None,
         original_masks=[item.original_mask for item in items],
     )
 
@@ -161,7 +161,7 @@ def loader(dataset: FilmDataset, batches: EpochBatches, *, workers: int, pin_mem
     """Return a loader of the given batches."""
     return DataLoader(
         dataset,  # type: ignore[arg-type]
-        batch_sampler=batches,  # type: ignore[arg-type]
+        batch_sampler=batches,
         collate_fn=collate,
         num_workers=min(workers, max(len(batches), 0)),
         pin_memory=pin_memory,

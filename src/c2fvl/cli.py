@@ -31,22 +31,27 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=PROGRAM, description="Segmentation of medical images with the help of a report. Research use, not for diagnosis."
+        prog=PROGRAM,
+        description="Segmentation of medical images with the help of a report. Research use, not for diagnosis.",
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, run: Callable[[Any], int], help: str, **keywords: Any) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help, description=help, **keywords)
+    def command(name: str, run: Callable[[Any], int], purpose: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=purpose, description=purpose)
         sub.add_argument("--verbose", action="store_true", help="say more on the way")
         sub.set_defaults(run=run)
         return sub
 
     sub = command("train", _train, "Train a network by a preset, or resume a run.")
     sub.add_argument("preset", nargs="?", help="name of a preset (see `c2fvl presets`) or path of a TOML file")
-    sub.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings to change, such as train.epochs=20")
+    sub.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings to change, such as train.epochs=20"
+    )
     sub.add_argument("--resume", metavar="RUN", help="run folder to go on with")
-    sub.add_argument("--out", default="runs", help="folder for run folders, runs/<preset>/<time> (default: %(default)s)")
+    sub.add_argument(
+        "--out", default="runs", help="folder for run folders, runs/<preset>/<time> (default: %(default)s)"
+    )
     sub.add_argument("--run-dir", dest="run_folder", metavar="DIR", help="exact run folder to make, in place of --out")
 
     sub = command("evaluate", _evaluate, "Score a model on a data set; write a table, a summary and a page.")
@@ -54,7 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("root", help="folder that holds Train_Folder, Val_Folder, …, or a csv table")
     sub.add_argument("--split", default="val", help="part to score (default: %(default)s)")
     sub.add_argument("--table", help="caption table to use in place of <Split>_text.xlsx")
-    sub.add_argument("--text", default="right", choices=("right", "shuffled", "none"), help="report each film is given (default: %(default)s)")
+    sub.add_argument(
+        "--text",
+        default="right",
+        choices=("right", "shuffled", "none"),
+        help="report each film is given (default: %(default)s)",
+    )
     sub.add_argument("--seed", type=int, default=0, help="seed of --text shuffled (default: %(default)s)")
     sub.add_argument("--out", metavar="DIR", help="folder to write to (default: beside the model)")
     _add_device(sub)
@@ -64,12 +74,19 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("films", nargs="*", metavar="FILE", help="films, folders or globs")
     sub.add_argument("--model", required=True, help="model folder or run folder")
     sub.add_argument("--report", help="a report on every film given, as a sentence")
-    sub.add_argument("--laterality", default="viewer", choices=("viewer", "patient"), help='whose left the report\'s "left" is (default: %(default)s)')
+    sub.add_argument(
+        "--laterality",
+        default="viewer",
+        choices=("viewer", "patient"),
+        help='whose left the report\'s "left" is (default: %(default)s)',
+    )
     sub.add_argument("--csv", metavar="TABLE", help="table with the columns image and report; paths relative to it")
     sub.add_argument("--out", required=True, metavar="DIR", help="folder for masks and records")
     sub.add_argument("--probability", action="store_true", help="also write the probability as a 16-bit PNG")
     sub.add_argument("--overlay", action="store_true", help="also write a picture of the film with its mask")
-    sub.add_argument("--threshold", type=float, default=0.5, help="probability from which a pixel is lesion (default: %(default)s)")
+    sub.add_argument(
+        "--threshold", type=float, default=0.5, help="probability from which a pixel is lesion (default: %(default)s)"
+    )
     sub.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (default: %(default)s)")
     sub.add_argument("--json", action="store_true", help="print one JSON line per film")
 
@@ -89,7 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("file", help="the authors' .pth.tar")
     sub.add_argument("out", help="model folder to write")
     sub.add_argument("--model", required=True, help="whose checkpoint it is, such as c2fvl")
-    sub.add_argument("--preset", default="c2fvl_qata_paper", help="preset whose data settings it was trained with (default: %(default)s)")
+    sub.add_argument(
+        "--preset",
+        default="c2fvl_qata_paper",
+        help="preset whose data settings it was trained with (default: %(default)s)",
+    )
 
     sub = command("models", _models, "List the networks.")
     sub.add_argument("name", nargs="?", help="show the arguments of this network")
@@ -133,7 +154,9 @@ def _train(options: argparse.Namespace) -> int:
         return 0
     print(f"{'Finished' if result.finished else 'Stopped and saved'}: {result.reason}")
     if result.best_dice is not None:
-        print(f"Best validation Dice per image {result.best_dice:.4f} in epoch {result.best_epoch}: {result.run / 'best'}")
+        print(
+            f"Best validation Dice per image {result.best_dice:.4f} in epoch {result.best_epoch}: {result.run / 'best'}"
+        )
     if not result.finished:
         print(f"Resume with: {PROGRAM} train --resume {result.run}")
     return 0
@@ -186,7 +209,9 @@ def _predict(options: argparse.Namespace) -> int:
         elif "error" in record:
             print(f"{record['image']}: {record['error']}", file=sys.stderr)
         else:
-            print(f"{Path(options.out) / record['mask']}: {100 * record['area_fraction']:.2f} % of the picture is lesion")
+            print(
+                f"{Path(options.out) / record['mask']}: {100 * record['area_fraction']:.2f} % of the picture is lesion"
+            )
     if failed:
         print(f"{PROGRAM}: {failed} of {len(requests)} films could not be predicted", file=sys.stderr)
     return 1 if failed else 0
@@ -194,8 +219,10 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from c2fvl.check import check
+    from c2fvl.progress import counting
 
-    report = check(options.root, table=options.table, workers=options.workers)
+    with counting("Checking", quiet=options.json) as progress:
+        report = check(options.root, table=options.table, workers=options.workers, progress=progress)
     print(json.dumps(report.as_dict(), indent=2) if options.json else "\n".join(report.lines()))
     return 1 if report.errors else 0
 
@@ -213,7 +240,9 @@ def _convert(options: argparse.Namespace) -> int:
     from c2fvl.reference import convert
 
     network = convert(options.file, options.out, name=options.model, config=load_config(options.preset))
-    print(f"{options.out}: {sum(parameter.numel() for parameter in network.parameters()):,} parameters of {options.model}")
+    print(
+        f"{options.out}: {sum(parameter.numel() for parameter in network.parameters()):,} parameters of {options.model}"
+    )
     return 0
 
 

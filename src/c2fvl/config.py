@@ -18,8 +18,8 @@ from typing import Any
 PRESETS = Path(__file__).parent / "presets"
 
 
-def _setting(default: Any, help: str, *, choices: tuple[str, ...] = (), least: float | None = None) -> Any:
-    return field(default=default, metadata={"help": help, "choices": choices, "least": least})
+def _setting(default: Any, meaning: str, *, choices: tuple[str, ...] = (), least: float | None = None) -> Any:
+    return field(default=default, metadata={"help": meaning, "choices": choices, "least": least})
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ class LossConfig:
 
     dice: float = _setting(0.5, "weight of the Dice loss", least=0)
     cross_entropy: float = _setting(0.5, "weight of the balanced cross-entropy", least=0)
-    alignment: float = _setting(1.0, "weight of the cosine alignment of the side maps (C2FVL); 0 leaves it out", least=0)
+    alignment: float = _setting(
+        1.0, "weight of the cosine alignment of the side maps (C2FVL); 0 leaves it out", least=0
+    )
     side_maps: float = _setting(0.0, "weight of Dice and cross-entropy on every side map; 0 leaves it out", least=0)
 
 
@@ -259,7 +261,9 @@ def _checked(value: Any, kind: Any, metadata: Mapping[str, Any], where: str) -> 
             raise ValueError(f"{where} is {value!r}; expected is a list of names")
         return tuple(value)
     if typing.get_origin(kind) is dict:
-        if not isinstance(value, dict) or not all(isinstance(item, str | int | float | bool) for item in value.values()):
+        if not isinstance(value, dict) or not all(
+            isinstance(item, str | int | float | bool) for item in value.values()
+        ):
             raise ValueError(f"{where} is {value!r}; expected is a table of names and plain values")
         return dict(value)
     if type(value) is not kind:

@@ -19,9 +19,9 @@ from c2fvl import storage
 from c2fvl.batches import FilmDataset
 from c2fvl.cases import Case
 from c2fvl.checkpoint import TrainedModel
+from c2fvl.config import DataConfig
 from c2fvl.datasets import scan
 from c2fvl.images import read_image
-from c2fvl.config import DataConfig
 from c2fvl.metrics import dice, iou, overlap, summarise
 from c2fvl.scoring import THRESHOLD, CaseScore, predict_cases, score_case, to_original
 from c2fvl.spreadsheets import write_cells
@@ -106,7 +106,10 @@ def evaluate(
     write_cells(folder / "cases.csv", _case_table(cases, scores))
     chosen = _choose([dice(score.overlaps["original"]) for score in scores])
     pictures = [
-        {"title": title, "films": _draw(model, [cases[i] for i in indices], settings, folder / "pictures", title.lower())}
+        {
+            "title": title,
+            "films": _draw(model, [cases[i] for i in indices], settings, folder / "pictures", title.lower()),
+        }
         for title, indices in chosen.items()
     ]
     page = folder / "report.html"
@@ -160,7 +163,9 @@ def _choose(values: Sequence[float]) -> dict[str, list[int]]:
     return {title: indices.tolist() for title, indices in chosen.items()}
 
 
-def _draw(model: TrainedModel, cases: list[Case], settings: DataConfig, folder: Path, name: str) -> list[dict[str, Any]]:
+def _draw(
+    model: TrainedModel, cases: list[Case], settings: DataConfig, folder: Path, name: str
+) -> list[dict[str, Any]]:
     """Predict and draw a few cases on the films' own grid; the network is run again for them."""
     device = next(model.network.parameters()).device
     entries = []
@@ -170,9 +175,7 @@ def _draw(model: TrainedModel, cases: list[Case], settings: DataConfig, folder: 
         assert target is not None
         found = (to_original(prediction.probability, target.shape) >= THRESHOLD).astype(np.uint8)
         score = dice(overlap(found, target))
-        data = encode_png(
-            case_picture(read_image(case.image), found, target=target, report=case.report, dice=score)
-        )
+        data = encode_png(case_picture(read_image(case.image), found, target=target, report=case.report, dice=score))
         storage.write_bytes(folder / f"{name}-{number}.png", data)
         entries.append(
             {

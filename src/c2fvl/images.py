@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from c2fvl.image_headers import Header, read_header
 from c2fvl import storage
+from c2fvl.image_headers import Header, read_header
 
 MAX_PIXELS = 100_000_000
 _MAX_BYTES_PER_PIXEL = 16  # 16-bit RGBA, doubled: more bytes than that are no picture within the limit

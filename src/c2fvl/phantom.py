@@ -11,13 +11,13 @@ A lesion's mask is where its opacity field is above a half of its peak, inside t
 of one lesion. Left is the left of the picture (frame `viewer`); the heart lies to the right of the picture.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from c2fvl import storage
 from c2fvl.images import write_image, write_mask
 from c2fvl.phantom_anatomy import Canvas, draw_anatomy, draw_clouds, draw_lung_outline, expose
 from c2fvl.report import ZONES, Report, write_table
@@ -99,32 +99,20 @@ def write_phantom(
     `fractions` are the shares of train, val and test; no group is in two splits and no split is empty. The set is
     built in a hidden folder beside `out` and renamed when it is complete, so an interruption leaves no half set.
 
-    Raises `ValueError` for fewer than 6 cases, a size below 32, bad fractions, or an `out` that is not empty.
+    Raises `ValueError` for fewer than 6 cases, a size below 32 or bad fractions, and `FileExistsError` for an `out`
+    that is there and not empty.
     """
-    out = Path(out).absolute()
     if num_cases < MIN_CASES:
         raise ValueError(f"num_cases {num_cases} is too few for three splits; take {MIN_CASES} or more")
     if size < MIN_SIZE:
         raise ValueError(f"size {size} is too small to draw a chest in; take {MIN_SIZE} pixels or more")
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(f"fractions {fractions} must be three positive shares of train, val and test with the sum 1")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is not an empty folder; name a new one, for nothing is overwritten")
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    building = out.with_name(f".c2fvl-partial-{out.name}")
-    shutil.rmtree(building, ignore_errors=True)  # left by an interrupted run
     counts = {}
-    try:
+    with storage.new_folder(out) as building:
         for split, indices in _split(num_cases, fractions).items():
             _write_split(building / f"{split}_Folder", split, [(seed, index, size) for index in indices])
             counts[split.lower()] = len(indices)
-        if out.exists():
-            out.rmdir()
-        building.rename(out)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
     return counts
 
 

@@ -126,8 +126,8 @@ def collect(inputs: Sequence[str], *, table: Path | str | None = None, report: s
         other = seen.setdefault(request.image.stem, request.image)
         if other is not request.image:
             raise ValueError(
-                f"{other} and {request.image} would both be written as {request.image.stem}.png; rename one, or predict "
-                "them into two folders"
+                f"{other} and {request.image} would both be written as {request.image.stem}.png; rename one, or "
+                "predict them into two folders"
             )
     return requests
 

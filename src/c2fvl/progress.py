@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from c2fvl.config import Config
-from c2fvl.train import Observer
+from c2fvl.observer import Observer
 
 
 class TerminalObserver(Observer):
@@ -27,7 +27,9 @@ class TerminalObserver(Observer):
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f} · best Dice {task.fields[dice]} · {task.fields[rate]:.1f} films/s"),
+            TextColumn(
+                "loss {task.fields[loss]:.4f} · best Dice {task.fields[dice]} · {task.fields[rate]:.1f} films/s"
+            ),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self.console,
@@ -53,7 +55,9 @@ class TerminalObserver(Observer):
             self._bar.disable = True
             return
         begun = f"Resuming after epoch {resumed_at}" if resumed_at else "Training"
-        self._say(f"{begun}: {config.preset}, {num_train} films to train on, {num_val} to validate on; writing to {run}")
+        self._say(
+            f"{begun}: {config.preset}, {num_train} films to train on, {num_val} to validate on; writing to {run}"
+        )
 
     def step(self, epoch: int, batch: int, num_batches: int, loss: float, films_per_second: float) -> None:
         """Move the bar."""

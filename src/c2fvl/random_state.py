@@ -18,13 +18,17 @@ def seed_everything(seed: int) -> None:
 def generator_states(device: torch.device) -> dict[str, Tensor]:
     """Return the states of the generators of Python, NumPy, torch and, on a GPU, of `device`."""
     _, integers, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state()  # type: ignore[misc]  # noqa: NPY002
+    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002
+    keys = np.asarray(numpy_state["state"]["key"])
     states = {
         "torch": torch.get_rng_state(),
         "python": torch.tensor(integers, dtype=torch.int64),
         "python_gauss": torch.tensor([math.nan if gauss is None else gauss], dtype=torch.float64),
-        "numpy": torch.tensor([*keys.tolist(), position, has_gauss], dtype=torch.int64),
-        "numpy_gauss": torch.tensor([cached], dtype=torch.float64),
+        "numpy": torch.tensor(
+            [*keys.tolist(), numpy_state["state"]["pos"], numpy_state["has_gauss"]],
+            dtype=torch.int64,
+        ),
+        "numpy_gauss": torch.tensor([numpy_state["gauss"]], dtype=torch.float64),
     }
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)

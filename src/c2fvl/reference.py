@@ -187,7 +187,7 @@ def _read_archive(archive: zipfile.ZipFile) -> Any:
 def _check_memo(table: bytes) -> None:
     """Refuse a pickle that names a memo place beyond its own length: it would make the unpickler fill all memory."""
     for opcode, argument, _ in pickletools.genops(table):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(table):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(table):
             raise _DamagedError(f"its table of weights refers to a place {argument} that it cannot have")
 
 

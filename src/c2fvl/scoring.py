@@ -75,9 +75,9 @@ def predict_cases(
         output = infer(network, batch, device=device, precision=precision)
         probability = probabilities(output).cpu().numpy()
         losses = None if loss is None or batch.mask is None else _losses(loss, output, batch.mask.to(device))
-        for row, id in enumerate(batch.ids):
+        for row, name in enumerate(batch.ids):
             yield CasePrediction(
-                id=id,
+                id=name,
                 index=places[done + row],
                 probability=probability[row],
                 original_mask=batch.original_masks[row],

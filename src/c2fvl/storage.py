@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,25 +50,36 @@ def write_json(path: Path | str, value: Any) -> None:
 def write_folder(path: Path | str, files: Mapping[str, bytes]) -> None:
     """Write a new folder that holds `files` and a manifest of their SHA-256, whole or not at all.
 
-    `path` must not exist: a folder cannot be replaced in one step, so whoever keeps several versions gives each a
-    name of its own. Raises `FileExistsError` before anything is written.
+    A folder cannot be replaced in one step, so whoever keeps several versions gives each a name of its own. Raises
+    `FileExistsError` before anything is written where `path` is there already.
     """
-    path = Path(path)
-    if path.exists():
-        raise FileExistsError(f"{path} exists already; a folder is written once, under a new name")
     if MANIFEST in files:
         raise ValueError(f"the name {MANIFEST} is taken by the folder's own list of checksums")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
-    try:
+    with new_folder(path) as building:
         for name, data in files.items():
-            _write_and_sync(temporary / name, data)
+            _write_and_sync(building / name, data)
         manifest = {name: {"bytes": len(data), "sha256": checksum(data)} for name, data in files.items()}
-        _write_and_sync(temporary / MANIFEST, json.dumps(manifest, indent=2).encode())
-        _sync_folder(temporary)
-        _replace(temporary, path)
+        _write_and_sync(building / MANIFEST, json.dumps(manifest, indent=2).encode())
+
+
+@contextlib.contextmanager
+def new_folder(path: Path | str) -> Iterator[Path]:
+    """Yield a hidden folder beside `path` to fill by this module's functions; it becomes `path` when all went well.
+
+    After an error or a crash `path` is not there. Raises `FileExistsError` where it is already there and not empty.
+    """
+    path = Path(path)
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise FileExistsError(f"{path} exists already; a folder is written once, under a new name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
+    building.chmod(0o755)  # mkdtemp makes it for the user alone
+    try:
+        yield building
+        _sync_folder(building)
+        _replace(building, path)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(building, ignore_errors=True)
         raise
     _sync_folder(path.parent)
 

@@ -10,8 +10,6 @@ import dataclasses
 import json
 import logging
 import math
-import platform
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,27 +21,22 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-import c2fvl
 from c2fvl import storage
 from c2fvl.batches import EpochBatches, FilmDataset, loader, num_batches
 from c2fvl.checkpoint import ResumeState, load_state, restore_weights, save_model, save_state
-from c2fvl.config import Config, OptimizerConfig, override, parse_config, to_toml
+from c2fvl.config import Config, to_toml
 from c2fvl.datasets import Case, scan
 from c2fvl.losses import build_loss
 from c2fvl.metrics import summarise
 from c2fvl.models import build_model
+from c2fvl.observer import Observer
+from c2fvl.optimizers import build_optimizer, learning_rate
 from c2fvl.random_state import generator_states, restore_generators, seed_everything
+from c2fvl.runs import describe_environment, resolve_run
 from c2fvl.scoring import autocast, predict_cases, score_case
 from c2fvl.signals import StopSignals
 
 logger = logging.getLogger(__name__)
-
-ONE_CYCLE_RISE = 0.1
-RESUMABLE_SETTINGS = (
-    "data.root", "data.workers", "train.epochs", "train.patience", "train.trackers", "train.max_hours",
-    "train.save_minutes", "train.threads",
-)  # fmt: skip
-"""Settings that may change when a run is resumed."""
 
 
 @dataclasses.dataclass
@@ -62,19 +55,6 @@ class Progress:
     best_epoch: int = 0
     seconds: float = 0.0
     """Time of the epoch under way, over all calls."""
-
-
-class Observer:
-    """Follows a run; the command line draws a progress bar with it. Every method may be left as it is."""
-
-    def start(self, run: Path, config: Config, num_train: int, num_val: int, resumed_at: int, *, is_main: bool) -> None:
-        """Be told where the run writes and what it trains on; of several processes one is the main."""
-
-    def step(self, epoch: int, batch: int, num_batches: int, loss: float, films_per_second: float) -> None:
-        """Be told of a batch."""
-
-    def epoch(self, line: dict[str, Any], best: bool) -> None:
-        """Be told of an epoch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,38 +85,8 @@ def train(
     Raises `ValueError` before anything is written for settings, data or states that do not fit, and during training
     for a loss that is not finite, naming the films of the batch.
     """
-    config, folder = _resolve(config, out, run, resume, overrides)
+    config, folder = resolve_run(config, out, run, resume, overrides)
     return _Trainer(config, folder, resumed=resume is not None, observer=observer or Observer()).fit()
-
-
-def _resolve(
-    config: Config | None,
-    out: Path | str,
-    run: Path | str | None,
-    resume: Path | str | None,
-    overrides: tuple[str, ...],
-) -> tuple[Config, Path]:
-    """Return the settings and the run folder, which is not made yet."""
-    if resume is None:
-        if config is None:
-            raise ValueError("give settings to train by, or a run folder to resume")
-        config = override(config, overrides)
-        folder = Path(out) / config.preset / time.strftime("%Y-%m-%d_%H-%M-%S") if run is None else Path(run)
-        if folder.exists():
-            raise FileExistsError(f"{folder} exists already and nothing in it is overwritten; name another run folder")
-        return config, folder
-    folder = Path(resume)
-    settings = folder / "config.toml"
-    if not settings.is_file():
-        raise FileNotFoundError(f"{folder} is no run folder: it holds no config.toml")
-    saved = parse_config(settings.read_text(encoding="utf-8"), where=str(settings))
-    for item in overrides:
-        if item.partition("=")[0].strip() not in RESUMABLE_SETTINGS:
-            raise ValueError(
-                f"{item!r} cannot change when a run is resumed, for then it would be another run; "
-                f"what can: {', '.join(RESUMABLE_SETTINGS)}"
-            )
-    return override(saved, overrides), folder
 
 
 class _Trainer:
@@ -172,7 +122,7 @@ class _Trainer:
         self.progress = Progress()
         self.average: AveragedModel | None = None
         self.network: nn.Module = network
-        optimizer = _optimizer(network, config.optimizer)
+        optimizer = build_optimizer(network, config.optimizer)
         self.model, self.optimizer = self.accelerator.prepare(network, optimizer)
         if settings.ema:
             self.average = AveragedModel(
@@ -188,7 +138,16 @@ class _Trainer:
         """Train until the epochs are done, nothing improves, time is up or a signal asks to stop."""
         if self.is_main and not self.resumed:
             storage.write_text(self.run / "config.toml", to_toml(self.config))
-            storage.write_json(self.run / "environment.json", _environment(self))
+            storage.write_json(
+                self.run / "environment.json",
+                {
+                    **describe_environment(self.device),
+                    "num_processes": self.world,
+                    "num_train": len(self.train_films),
+                    "num_val": len(self.val_films),
+                    "num_parameters": sum(parameter.numel() for parameter in self.network.parameters()),
+                },
+            )
         if self.config.train.trackers:
             self.accelerator.init_trackers("c2fvl", config=_flat(dataclasses.asdict(self.config)))
         self.observer.start(
@@ -350,7 +309,9 @@ class _Trainer:
                     weights=self.network.state_dict(),
                     optimizer=self.optimizer.state_dict(),
                     progress=progress,
-                    generators={f"{rank}.{name}": value for rank, own in enumerate(gathered) for name, value in own.items()},
+                    generators={
+                        f"{rank}.{name}": value for rank, own in enumerate(gathered) for name, value in own.items()
+                    },
                     average=None if self.average is None else self.average.state_dict(),
                 ),
             )
@@ -378,7 +339,11 @@ class _Trainer:
         if self.is_main:
             self._write_log()
         restore_generators(
-            {name.partition(".")[2]: value for name, value in state.generators.items() if name.startswith(f"{self.rank}.")},
+            {
+                name.partition(".")[2]: value
+                for name, value in state.generators.items()
+                if name.startswith(f"{self.rank}.")
+            },
             self.device,
         )
 
@@ -405,28 +370,6 @@ def end_processes() -> None:
         torch.distributed.destroy_process_group()
 
 
-def learning_rate(config: OptimizerConfig, epoch: int, fraction: float, epochs: int) -> float:
-    """Return the rate `fraction` of the way through `epoch` (from 0) of `epochs`.
-
-    cosine_restarts is set once an epoch, as published: least + (highest − least)(1 + cos(π (e mod P)/P))/2.
-    """
-    highest, least = config.learning_rate, config.least_rate
-    if config.schedule == "constant":
-        return highest
-    if config.schedule == "cosine_restarts":
-        return least + (highest - least) * (1 + math.cos(math.pi * (epoch % config.period) / config.period)) / 2
-    position = min((epoch + fraction) / epochs, 1.0)
-    if position < ONE_CYCLE_RISE:
-        return highest * (0.05 + 0.95 * position / ONE_CYCLE_RISE)
-    fall = (position - ONE_CYCLE_RISE) / (1 - ONE_CYCLE_RISE)
-    return least + (highest - least) * (1 + math.cos(math.pi * fall)) / 2
-
-
-def _optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
-    return kind(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-
-
 def _check_disjoint(train_cases: list[Case], val_cases: list[Case]) -> None:
     shared = sorted({case.image.resolve() for case in train_cases} & {case.image.resolve() for case in val_cases})
     if shared:
@@ -442,24 +385,6 @@ def _mean_over_processes(sums: dict[str, float], count: int) -> dict[str, float]
     return {name: math.fsum(own[name] for own, _ in everything) / total for name in sums}
 
 
-def _environment(trainer: _Trainer) -> dict[str, Any]:
-    device = trainer.device
-    return {
-        "c2fvl": c2fvl.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "threads": torch.get_num_threads(),
-        "num_processes": trainer.world,
-        "command": sys.argv,
-        "num_train": len(trainer.train_films),
-        "num_val": len(trainer.val_films),
-        "num_parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
-    }
-
-
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in table.items():
@@ -468,4 +393,3 @@ def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value if isinstance(value, int | float | str | bool) else str(value)
     return flat
-

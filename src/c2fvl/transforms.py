@@ -131,11 +131,7 @@ def _move(augmentation: Augmentation, array: np.ndarray, *, smooth: bool) -> np.
     array = np.ascontiguousarray(array)
     if augmentation.degrees or augmentation.scale != 1 or augmentation.shift != (0.0, 0.0):
         height, width = array.shape[:2]
-        matrix = cv2.getRotationMatrix2D(
-            ((width - 1) / 2, (height - 1) / 2), augmentation.degrees, augmentation.scale
-        )
+        matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), augmentation.degrees, augmentation.scale)
         matrix[:, 2] += (augmentation.shift[0] * width, augmentation.shift[1] * height)
-        array = cv2.warpAffine(
-            array, matrix, (width, height), flags=cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST
-        )
+        array = cv2.warpAffine(array, matrix, (width, height), flags=cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST)
     return array

@@ -126,7 +126,9 @@ def _draw(axes: Any, epochs: list[int], history: Sequence[dict[str, Any]], lines
     grey = "#888888"
     for key, label, colour in lines:
         values = [line.get(key, np.nan) for line in history]
-        axes.plot(epochs, values, label=label, color=_CURVE_COLOURS[colour], marker="o" if len(epochs) < 25 else None, ms=3)
+        axes.plot(
+            epochs, values, label=label, color=_CURVE_COLOURS[colour], marker="o" if len(epochs) < 25 else None, ms=3
+        )
     axes.grid(alpha=0.3)
     axes.tick_params(colors=grey)
     axes.xaxis.label.set_color(grey)

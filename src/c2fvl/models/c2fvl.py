@@ -80,7 +80,8 @@ class C2FVL(nn.Module):
 
     def forward(self, image: Tensor, text: Tensor | None = None) -> Output:
         """Return logits (B, num_classes, H, W) and the side maps, finest first, each (B, num_classes, H, W)."""
-        check_size(*image.shape[-2:], SIZE_STEP)
+        height, width = image.shape[-2:]
+        check_size(height, width, SIZE_STEP)
         attributes, known = self._attributes(image, text)
         features = self.encoder(image)
 
@@ -92,7 +93,8 @@ class C2FVL(nn.Module):
             gate = self.gates[scale](attributes, known)
             skips.append((restored + features[scale]) * gate[:, :, None, None])
 
-        decoded, aligned = features[NUM_SCALES], []
+        decoded = features[NUM_SCALES]
+        aligned: list[Tensor] = []
         for scale in reversed(range(NUM_SCALES)):
             decoded, gated = self.decoders[scale](decoded, skips[scale])
             aligned.insert(0, gated)

@@ -1,0 +1,62 @@
+"""Run folders: which one a call of training writes to, by which settings, and on what machine."""
+
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import c2fvl
+from c2fvl.config import Config, override, parse_config
+
+RESUMABLE_SETTINGS = (
+    "data.root", "data.workers", "train.epochs", "train.patience", "train.trackers", "train.max_hours",
+    "train.save_minutes", "train.threads",
+)  # fmt: skip
+"""Settings that may change when a run is resumed."""
+
+
+def resolve_run(
+    config: Config | None,
+    out: Path | str,
+    run: Path | str | None,
+    resume: Path | str | None,
+    overrides: tuple[str, ...],
+) -> tuple[Config, Path]:
+    """Return the settings and the run folder, which is not made yet."""
+    if resume is None:
+        if config is None:
+            raise ValueError("give settings to train by, or a run folder to resume")
+        config = override(config, overrides)
+        folder = Path(out) / config.preset / time.strftime("%Y-%m-%d_%H-%M-%S") if run is None else Path(run)
+        if folder.exists():
+            raise FileExistsError(f"{folder} exists already and nothing in it is overwritten; name another run folder")
+        return config, folder
+    folder = Path(resume)
+    settings = folder / "config.toml"
+    if not settings.is_file():
+        raise FileNotFoundError(f"{folder} is no run folder: it holds no config.toml")
+    saved = parse_config(settings.read_text(encoding="utf-8"), where=str(settings))
+    for item in overrides:
+        if item.partition("=")[0].strip() not in RESUMABLE_SETTINGS:
+            raise ValueError(
+                f"{item!r} cannot change when a run is resumed, for then it would be another run; "
+                f"what can: {', '.join(RESUMABLE_SETTINGS)}"
+            )
+    return override(saved, overrides), folder
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Return the versions, the machine and the command, to be kept with a run."""
+    return {
+        "c2fvl": c2fvl.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": torch.get_num_threads(),
+        "command": sys.argv,
+    }
