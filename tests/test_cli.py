@@ -65,7 +65,8 @@ LAYERS = [
     {"scoring", "runs"},
     {"batches", "checkpoint", "losses", "visualize"},
     {"models", "text_encoders", "metrics", "optimizers"},
-    {"datasets", "check", "phantom", "transforms"},
+    {"check", "captions", "phantom", "transforms"},
+    {"datasets"},
     {"folder_layout", "csv_layout"},
     {"progress", "cases", "describe", "phantom_anatomy", "random_state", "signals", "catalogue"},
     {"observer", "images", "report", "csv_tables"},
@@ -169,3 +170,19 @@ def test_check_exits_with_one_where_something_is_wrong(phantom_root, tmp_path, c
     mask.unlink()
     assert main(["check", str(tmp_path / "set")]) == 1
     assert mask.name.removeprefix("mask_") in capsys.readouterr().out
+
+
+def test_captions_are_made_from_masks(phantom_root, tmp_path, capsys):
+    import shutil
+
+    from c2fvl.datasets import scan
+
+    root = tmp_path / "set"
+    shutil.copytree(phantom_root, root, ignore=shutil.ignore_patterns("*.xlsx"))
+    table = root / "Val_Folder" / "Val_text.xlsx"
+    assert main(["captions", str(root), str(table), "--split", "val"]) == 0
+    made, drawn = scan(root, "val"), scan(phantom_root, "val")
+    assert [case.id for case in made] == [case.id for case in drawn]
+    assert [case.report.number for case in made] == [case.report.number for case in drawn]
+    assert main(["captions", str(root), str(table), "--split", "val"]) == 2
+    assert "nothing is overwritten" in capsys.readouterr().err

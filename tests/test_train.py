@@ -17,7 +17,7 @@ from test_storage import every_power_loss
 
 from c2fvl.batches import EpochBatches, FilmDataset
 from c2fvl.checkpoint import ResumeState, load_model, load_state, save_state
-from c2fvl.config import OptimizerConfig, override
+from c2fvl.config import OptimizerConfig, load_config, override, preset_names
 from c2fvl.datasets import scan
 from c2fvl.models import build_model
 from c2fvl.observer import Observer
@@ -404,3 +404,13 @@ def test_a_film_without_report_is_refused_or_allowed_as_set(phantom_root, tiny_c
     films = FilmDataset(cases, tiny_config.data)
     assert np.isnan(films[0, 0].text).all()
     assert FilmDataset(cases, dataclasses.replace(tiny_config.data, text="none"))[0, 0].text is None
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_runs(name, phantom_root, tmp_path):
+    config = load_config(name, [*TINY, f'data.root="{phantom_root}"', "train.epochs=1", "data.workers=0"])
+    result = train(config, run=tmp_path / "run")
+    assert result.finished
+    assert len(log_of(result.run)) == 1
+    if config.train.best_from_epoch == 1:
+        assert load_model(result.run).config.preset == name

@@ -96,6 +96,23 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--workers", type=int, default=2, help="threads that read (default: %(default)s)")
     sub.add_argument("--json", action="store_true", help="print the findings as JSON")
 
+    sub = command("captions", _captions, "Write a caption table made from the masks of films that have none.")
+    sub.add_argument("root", help="folder that holds Train_Folder, Val_Folder, …")
+    sub.add_argument("table", help="table to write, .xlsx or .csv, such as ROOT/Train_Folder/Train_text.xlsx")
+    sub.add_argument("--split", default="train", help="part to describe (default: %(default)s)")
+    sub.add_argument(
+        "--modality",
+        default="film",
+        choices=("film", "ct"),
+        help="how zones are named: as on chest films, or by thirds of a CT slice (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--form",
+        default="lvit",
+        choices=("lvit", "c2fvl"),
+        help="sentences (lvit) or eight attributes (c2fvl) (default: %(default)s)",
+    )
+
     sub = command("phantom", _phantom, "Write synthetic chest films with masks and reports.")
     sub.add_argument("out", help="new folder")
     sub.add_argument("--num-cases", type=int, default=200, help="films in all parts together (default: %(default)s)")
@@ -225,6 +242,23 @@ def _check(options: argparse.Namespace) -> int:
         report = check(options.root, table=options.table, workers=options.workers, progress=progress)
     print(json.dumps(report.as_dict(), indent=2) if options.json else "\n".join(report.lines()))
     return 1 if report.errors else 0
+
+
+def _captions(options: argparse.Namespace) -> int:
+    from c2fvl.captions import write_captions
+    from c2fvl.progress import counting
+
+    with counting("Describing") as progress:
+        count = write_captions(
+            options.root,
+            options.table,
+            split=options.split,
+            modality=options.modality,
+            form=options.form,
+            progress=progress,
+        )
+    print(f"{options.table}: {count} captions, made from the masks they describe")
+    return 0
 
 
 def _phantom(options: argparse.Namespace) -> int:

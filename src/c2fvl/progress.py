@@ -62,9 +62,14 @@ class TerminalObserver(Observer):
     def step(self, epoch: int, batch: int, num_batches: int, loss: float, films_per_second: float) -> None:
         """Move the bar."""
         self._bar.update(
-            self._task, total=num_batches, completed=batch, epoch=f"{epoch}/{self._epochs}", loss=loss,
-            rate=films_per_second, dice=self._best,
-        )  # fmt: skip
+            self._task,
+            total=num_batches * self._epochs,
+            completed=num_batches * (epoch - 1) + batch,
+            epoch=f"{epoch}/{self._epochs}",
+            loss=loss,
+            rate=films_per_second,
+            dice=self._best,
+        )
 
     def epoch(self, line: dict[str, Any], best: bool) -> None:
         """Print the epoch's line."""

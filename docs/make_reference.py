@@ -1,0 +1,203 @@
+"""Write the pages that are made from the program itself: `commands.md` and `settings.md`.
+
+Run `python docs/make_reference.py` after a change of the command line, the settings or a preset; a test fails while a
+page is out of date.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from c2fvl import cli, storage
+from c2fvl.catalogue import CATALOGUE, arguments_of
+from c2fvl.config import (
+    PRESETS,
+    SECTIONS,
+    Config,
+    ModelConfig,
+    describe_settings,
+    load_config,
+    preset_names,
+    to_toml,
+)
+
+DOCS = Path(__file__).parent
+NOTE = "<!-- Made by docs/make_reference.py; change the program, not this page. -->"
+
+EXAMPLES = {
+    "train": (
+        "c2fvl train debug data.root=demo/phantom",
+        "c2fvl train phantom data.root=demo/phantom train.epochs=2 --out runs",
+        "c2fvl train --resume demo/run",
+    ),
+    "evaluate": (
+        "c2fvl evaluate demo/run demo/phantom --split test",
+        "c2fvl evaluate demo/run demo/phantom --split test --text shuffled --seed 1 --json",
+    ),
+    "predict": (
+        "c2fvl predict demo/phantom/Test_Folder/img --model demo/run --out demo/masks",
+        "c2fvl predict 'demo/phantom/Test_Folder/img/*_run-1.png' --model demo/run --out demo/masks --json",
+    ),
+    "check": ("c2fvl check demo/phantom",),
+    "captions": (
+        "c2fvl captions demo/phantom train.csv",
+        "c2fvl captions demo/phantom train_attributes.xlsx --form c2fvl",
+    ),
+    "phantom": ("c2fvl phantom datasets/phantom --num-cases 200 --seed 0",),
+    "convert": ("c2fvl convert best_model-C2FVL.pth.tar models/official --model c2fvl",),
+    "models": ("c2fvl models", "c2fvl models c2fvl"),
+    "presets": ("c2fvl presets", "c2fvl presets c2fvl_qata"),
+    "settings": ("c2fvl settings",),
+}
+
+
+def commands_page() -> str:
+    """Return the page of the commands, made from the argument parser."""
+    parser = cli._parser()
+    commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    purposes = {action.dest: action.help for action in commands._choices_actions}
+    lines = [
+        NOTE,
+        "",
+        "# Commands",
+        "",
+        f"`{cli.PROGRAM} COMMAND --help` says the same on the terminal. `python -m c2fvl` is the command `c2fvl`. Every",
+        "command takes `--verbose`.",
+        "",
+        "| exit status | |",
+        "|---|---|",
+        "| 0 | done; `train` that was stopped and saved too |",
+        "| 1 | `check` found errors; `predict` could not read a film, the others are done |",
+        "| 2 | a wrong call, input or setting; one line on the error stream says which |",
+        "| 130 | stopped by Ctrl-C; in `train`, by the second one |",
+        "",
+        "| command | |",
+        "|---|---|",
+        *(f"| [`{name}`](#{name}) | {_text(purposes[name])} |" for name in commands.choices),
+    ]
+    for name, sub in commands.choices.items():
+        lines += ["", f"## {name}", "", _usage(name, sub), "", str(purposes[name])]
+        lines += ["", "| argument | |", "|---|---|"] if _own_actions(sub) else []
+        lines += [_row(action) for action in _own_actions(sub)]
+        if name in EXAMPLES:
+            lines += ["", "```sh", *EXAMPLES[name], "```"]
+    return "\n".join(lines) + "\n"
+
+
+def settings_page() -> str:
+    """Return the page of the settings and of what each preset sets."""
+    lines = [
+        NOTE,
+        "",
+        "# Settings",
+        "",
+        "A preset, and the `config.toml` of a run, is a TOML file of these sections; what it leaves out keeps the",
+        "default. On the command line a setting is changed by `section.key=value`. An unknown name or a value of the",
+        "wrong kind is an error that names it.",
+    ]
+    described = describe_settings()
+    for section, kind in SECTIONS.items():
+        lines += ["", f"## {section}", "", f"{kind.__doc__}", "", "| setting | default | meaning |", "|---|---|---|"]
+        for name, default, meaning in described:
+            if name.startswith(f"{section}."):
+                lines.append(f"| `{name}` | `{_cell(default)}` | {_text(meaning)} |")
+    lines += ["", "## Arguments of the networks", ""]
+    for name, entry in CATALOGUE.items():
+        lines += [f"`{name}` ({entry.paper}, {entry.year}):", "", "| argument | kind | default |", "|---|---|---|"]
+        for line in arguments_of(name):
+            if line.startswith("  "):
+                argument, _, default = line.strip().partition(" = ")
+                argument, _, kind_name = argument.partition(": ")
+                lines.append(f"| `model.arguments.{argument}` | {kind_name} | `{_cell(default)}` |")
+    names = preset_names()
+    lines += ["", "## Presets", "", "| preset | |", "|---|---|"]
+    for name in names:
+        first = (PRESETS / f"{name}.toml").read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+        lines.append(f"| `{name}` | {_text(first)} |")
+    lines += [
+        "",
+        "What they set; an empty cell is the default. `c2fvl presets NAME` prints one in full.",
+        "",
+        "| | " + " | ".join(name.replace("_", " ") for name in names) + " |",
+        "|---" * (len(names) + 1) + "|",
+    ]
+    changed = {name: _changed(name) for name in names}
+    for key in _ordered([key for key, *_ in described], {key for values in changed.values() for key in values}):
+        values = [changed[name].get(key, "") for name in names]
+        lines.append(f"| `{key}` | " + " | ".join(f"`{_cell(value)}`" if value else "" for value in values) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _usage(name: str, sub: argparse.ArgumentParser) -> str:
+    """Return one line of usage; argparse's own differs between versions of Python."""
+    words = [cli.PROGRAM, name]
+    for action in _own_actions(sub):
+        if not action.option_strings:
+            shown = _metavar(action)
+            words.append({"?": f"[{shown}]", "*": f"[{shown} …]"}.get(str(action.nargs), shown))
+        elif action.required:
+            words.append(f"{action.option_strings[0]} {_metavar(action)}")
+    has_options = any(action.option_strings and not action.required for action in _own_actions(sub))
+    return f"`{' '.join(words)}{' [options]' if has_options else ''}`"
+
+
+def _own_actions(sub: argparse.ArgumentParser) -> list[argparse.Action]:
+    return [action for action in sub._actions if action.dest not in ("help", "verbose")]
+
+
+def _row(action: argparse.Action) -> str:
+    shown = _metavar(action)
+    if action.option_strings:
+        shown = action.option_strings[0] if action.nargs == 0 else f"{action.option_strings[0]} {shown}"
+    meaning = (action.help or "") % {"default": action.default, "prog": cli.PROGRAM}
+    return f"| `{_cell(shown)}` | {_text(meaning)} |"
+
+
+def _metavar(action: argparse.Action) -> str:
+    if action.choices is not None:
+        return "{" + ",".join(map(str, action.choices)) + "}"
+    return str(action.metavar or (action.dest.upper() if action.option_strings else action.dest))
+
+
+def _changed(preset: str) -> dict[str, str]:
+    """Return what a preset sets differently from the defaults, by section.key, as TOML."""
+    config = load_config(preset)
+    values: dict[str, str] = {}
+    for section, kind in SECTIONS.items():
+        for item in dataclasses.fields(kind):
+            value: Any = getattr(getattr(config, section), item.name)
+            if value == getattr(kind(), item.name):
+                continue
+            if isinstance(value, dict):
+                values |= {f"{section}.{item.name}.{key}": _toml(entry) for key, entry in value.items()}
+            else:
+                values[f"{section}.{item.name}"] = _toml(value)
+    return values
+
+
+def _ordered(settings: list[str], changed: set[str]) -> list[str]:
+    """Return the changed settings in the order of the sections, the arguments of a network where they belong."""
+    return [key for setting in settings for key in sorted(changed) if key == setting or key.startswith(f"{setting}.")]
+
+
+def _toml(value: Any) -> str:
+    """Return a value as the settings write it, by way of a table that holds nothing else."""
+    text = to_toml(Config(model=ModelConfig(arguments={"value": value})))
+    return next(line for line in text.splitlines() if line.startswith("value = ")).removeprefix("value = ")
+
+
+def _cell(text: object) -> str:
+    return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+def _text(text: object) -> str:
+    """Return words as Markdown outside of code, where a "<" would begin a tag."""
+    return _cell(text).replace("<", "&lt;")
+
+
+PAGES = {"commands.md": commands_page, "settings.md": settings_page}
+
+if __name__ == "__main__":
+    for file_name, page in PAGES.items():
+        storage.write_text(DOCS / file_name, page())
