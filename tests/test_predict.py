@@ -158,6 +158,9 @@ def test_wrong_models_say_what_is_wrong(tmp_path, tiny_run):
         c2fvl.load_model(tiny_run.parent)
     with pytest.raises(ValueError, match="threshold"):
         Predictor(tiny_run, threshold=1.5)
+    for device in ("tpu", "cuda:99"):
+        with pytest.raises(ValueError, match="cannot be used here"):
+            c2fvl.load_model(tiny_run, device=device)
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "other settings", "settings missing"])

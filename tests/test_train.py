@@ -103,6 +103,22 @@ def start(*arguments, **keywords):
     )
 
 
+def test_ctrl_c_in_a_terminal_saves_while_other_processes_read(phantom_root, tmp_path):
+    """A terminal sends SIGINT to every process of the group, the readers too."""
+    overrides = [*TINY, f'data.root="{phantom_root}"', "train.epochs=500", "data.workers=2", "train.patience=0"]
+    run = tmp_path / "run"
+    process = start("train", "debug", *overrides, "--run-dir", run, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not (run / "log.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert f"Resume with: c2fvl train --resume {run}" in output
+    assert "Traceback" not in output
+    load_state(run / "last")
+
+
 def test_six_random_kills_lose_nothing(phantom_root, tiny_config, tmp_path):
     """SIGKILL at any moment, also within a save; the run goes on from its last whole state and ends the same."""
     config = override(tiny_config, ["train.epochs=6", "train.save_minutes=0.001"])
@@ -394,6 +410,8 @@ def test_wrong_calls_write_nothing(tiny_config, tmp_path, tiny_run):
         train(tiny_config, run=tiny_run)
     with pytest.raises(ValueError, match="cannot change when a run is resumed"):
         train(resume=tiny_run, overrides=("optimizer.learning_rate=1",))
+    with pytest.raises(ValueError, match="wandb, which is not installed"):
+        train(override(tiny_config, ["train.trackers=wandb"]), run=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

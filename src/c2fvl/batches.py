@@ -5,6 +5,7 @@ processes, and a run that stops within an epoch goes on where it was.
 """
 
 import math
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -165,8 +166,15 @@ def loader(dataset: FilmDataset, batches: EpochBatches, *, workers: int, pin_mem
         collate_fn=collate,
         num_workers=min(workers, max(len(batches), 0)),
         pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_the_loop,
         generator=torch.Generator(),  # else each new loader would draw from the generator of the dropouts
     )
+
+
+def _leave_signals_to_the_loop(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; a reader that died of it would keep the loop from saving."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def num_batches(length: int, batch_size: int, world: int) -> int:

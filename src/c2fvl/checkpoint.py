@@ -73,7 +73,18 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Train
             )
     network = build_model(config.model.name, config.model.arguments)
     restore_weights(network, _tensors(data, folder / WEIGHTS), where=str(folder / WEIGHTS))
-    return TrainedModel(network.to(device).eval(), config, metrics, folder)
+    return TrainedModel(network.to(check_device(device)).eval(), config, metrics, folder)
+
+
+def check_device(device: torch.device | str) -> torch.device:
+    """Return the device, or raise `ValueError` where this machine or this torch has none of that name."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"the device {str(device)!r} cannot be used here ({reason}); cpu always can") from error
+    return found
 
 
 def find_model(path: Path | str) -> Path:

@@ -12,7 +12,7 @@ import torch
 
 from c2fvl import storage
 from c2fvl.batches import Batch, network_image
-from c2fvl.checkpoint import TrainedModel, load_model
+from c2fvl.checkpoint import TrainedModel, check_device, load_model
 from c2fvl.csv_tables import read_csv
 from c2fvl.describe import zone_areas
 from c2fvl.images import read_image, write_image, write_mask, write_probability
@@ -56,7 +56,7 @@ class Predictor:
         if not 0 < threshold < 1:
             raise ValueError(f"the threshold is {threshold}; expected is a probability between 0 and 1")
         self.model = model if isinstance(model, TrainedModel) else load_model(model, device=device)
-        self.device, self.threshold = torch.device(device), threshold
+        self.device, self.threshold = check_device(device), threshold
         data = self.model.config.data
         self.encoder = None if data.text == "none" else TEXT_ENCODERS[data.text]
 

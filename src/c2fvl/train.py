@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,12 +104,17 @@ class _Trainer:
         self.train_films = FilmDataset(train_cases, config.data, augment=True, seed=settings.seed)
         self.val_films = FilmDataset(val_cases, config.data)
 
-        self.accelerator = Accelerator(
-            cpu=settings.device == "cpu",
-            log_with=list(settings.trackers) or None,
-            project_dir=str(run),
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-        )
+        with warnings.catch_warnings():  # what is not installed is an error below
+            warnings.filterwarnings("ignore", message=".*no supported trackers")
+            self.accelerator = Accelerator(
+                cpu=settings.device == "cpu",
+                log_with=list(settings.trackers) or None,
+                project_dir=str(run),
+                kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+            )
+        absent = set(settings.trackers) - {str(getattr(name, "value", name)) for name in self.accelerator.log_with}
+        if absent:
+            raise ValueError(f"train.trackers names {', '.join(sorted(absent))}, which is not installed here")
         self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         if settings.threads:
@@ -294,6 +300,12 @@ class _Trainer:
         ]  # fmt: skip
         everything = sorted(gather_object(mine) if self.world > 1 else mine, key=lambda entry: entry[0])
         losses = [loss for _, loss, _ in everything]
+        broken = [self.val_films.cases[index].id for index, loss, _ in everything if not math.isfinite(loss)]
+        if broken:
+            raise ValueError(
+                f"the validation loss of {len(broken)} films is not finite, the first is {broken[0]}; the state before "
+                "this epoch is kept. Lower optimizer.learning_rate, or set optimizer.clip_norm=1"
+            )
         return {"loss": math.fsum(losses) / len(losses), **summarise([counts for _, _, counts in everything])}
 
     def _save(self) -> None:

@@ -1,0 +1,229 @@
+"""The documentation builds, its links lead somewhere, its commands parse, its Python runs, its tables are complete."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from c2fvl.cli import _parser, main
+from c2fvl.config import Config, load_config, override, parse_config, preset_names
+
+PROJECT = Path(__file__).parents[1]
+DOCS = PROJECT / "docs"
+README = PROJECT / "README.md"
+PAGES = [README, *sorted(DOCS.glob("*.md"))]
+BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.M | re.S)
+FILES_WITHOUT_ENDING = {"LICENSE", "NOTICE", "Makefile"}
+
+
+def blocks(path, *languages):
+    found = BLOCK.findall(path.read_text(encoding="utf-8"))
+    return [content for _, language, content in found if language in languages]
+
+
+def commands(path):
+    """Return the arguments of every c2fvl command in a page's shell blocks."""
+    found = []
+    for block in blocks(path, "sh", "bash", "console", ""):
+        for line in block.replace("\\\n", " ").splitlines():
+            with contextlib.suppress(ValueError):  # a drawing, a table: no shell line
+                words = shlex.split(line.removeprefix("$ "), comments=True)
+                if "-m" in words and words[words.index("-m") :][1:2] == ["c2fvl"]:
+                    words = words[words.index("-m") + 1 :]
+                if words[:1] == ["c2fvl"]:
+                    end = next((place for place, word in enumerate(words) if word in (">", "|", "&&")), None)
+                    found.append(words[1:end])
+    return found
+
+
+ALL_COMMANDS = [pytest.param(words, id=f"{path.name}: {' '.join(words)}") for path in PAGES for words in commands(path)]
+
+
+def test_the_pages_build_without_a_warning(tmp_path):
+    pytest.importorskip("sphinx", reason="sphinx is not installed")
+    pytest.importorskip("myst_parser", reason="myst-parser is not installed")
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", str(tmp_path / "trees"),
+         str(DOCS), str(tmp_path / "site")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "index.html").is_file()
+
+
+def test_pages_made_from_the_program_are_up_to_date():
+    specification = importlib.util.spec_from_file_location("make_reference", DOCS / "make_reference.py")
+    make_reference = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(make_reference)
+    for name, page in make_reference.PAGES.items():
+        written = (DOCS / name).read_text(encoding="utf-8")
+        assert written == page(), f"docs/{name} is out of date; run python docs/make_reference.py"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_relative_links_lead_to_files(path):
+    text = BLOCK.sub("", path.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"[a-z]+:|#", target):
+            assert (path.parent / target.partition("#")[0]).exists(), f"{path.name} links to {target}"
+
+
+def test_there_are_commands_to_check():
+    assert len(ALL_COMMANDS) >= 30
+
+
+@pytest.mark.parametrize("words", ALL_COMMANDS)
+def test_commands_parse(words):
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            options = _parser().parse_args(words)
+    except SystemExit as error:
+        pytest.fail(f"c2fvl {' '.join(words)}: {said.getvalue() or error}")
+    preset = getattr(options, "preset", None)
+    overrides = list(getattr(options, "overrides", []))
+    if preset is not None and "=" in preset:  # after --resume the first override stands where a preset would
+        overrides.insert(0, preset)
+    elif preset is not None and not preset.endswith(".toml"):
+        assert preset in preset_names()
+    override(Config(), overrides)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_settings_in_pages_are_valid(path):
+    for block in blocks(path, "toml"):
+        parse_config(block, where=path.name)
+
+
+@pytest.fixture
+def demo(tiny_run, phantom_root, tmp_path, monkeypatch):
+    """A folder in which demo/run and demo/phantom are there, as after `make demo`."""
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "run").symlink_to(tiny_run, target_is_directory=True)
+    (tmp_path / "demo" / "phantom").symlink_to(phantom_root, target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", [README, DOCS / "tutorial.md"], ids=lambda path: path.name)
+def test_python_blocks_run(path, demo):
+    found = blocks(path, "python")
+    assert found
+    said = io.StringIO()
+    namespace = {}
+    for block in found:
+        with contextlib.redirect_stdout(said):
+            exec(compile(block, path.name, "exec"), namespace)
+    assert said.getvalue()
+
+
+def test_commands_of_the_tutorial_run(demo, phantom_root, capsys):
+    film = sorted((phantom_root / "Test_Folder" / "img").iterdir())[0]
+    ran = []
+    for words in commands(DOCS / "tutorial.md"):
+        if words[0] not in ("check", "evaluate", "predict"):
+            continue  # the others make what the fixtures have made, at a size that takes minutes
+        named = [re.sub(r"sub-S\d+_run-\d+\.png", film.name, word) for word in words]
+        assert main(named) == 0, capsys.readouterr().err
+        ran.append(words[0])
+    assert ran == ["check", "evaluate", "predict", "evaluate", "predict", "predict"]
+    assert (demo / "demo" / "with-report" / "report.html").is_file()
+    assert (demo / "demo" / "one" / f"{film.stem}_overlay.png").is_file()
+
+
+def tree_entries(text):
+    """Return the paths of an annotated tree: indentation is depth, what follows two spaces or a # is a remark."""
+    folders = []  # (indentation, path)
+    entries = []
+    for line in text.splitlines():
+        bare = line.lstrip(" │├└─|`-")
+        indentation = len(line) - len(bare)
+        names = []
+        for word in re.split(r"\s{2,}|\s#", bare)[0].replace(",", " ").split():
+            is_name = word.endswith("/") or word in FILES_WITHOUT_ENDING or re.search(r"\.[a-z]+$", word)
+            if not is_name:
+                break
+            names.append(word)
+        if not names:
+            continue
+        while folders and folders[-1][0] >= indentation:
+            folders.pop()
+        parent = folders[-1][1] if folders else Path()
+        if names == ["c2fvl/"] and not entries and not folders:
+            folders.append((indentation, Path()))  # the root by its name
+            continue
+        entries += [parent / name for name in names]
+        if names[0].endswith("/"):
+            folders.append((indentation, parent / names[0]))
+    return entries
+
+
+def test_the_tree_in_readme_is_true():
+    trees = [block for block in blocks(README, "", "text") if re.search(r"^\W*src/", block, re.M)]
+    assert len(trees) == 1, "README shows one annotated tree, with a line for src/"
+    entries = tree_entries(trees[0])
+    assert len(entries) >= 10
+    missing = [str(entry) for entry in entries if not list(PROJECT.glob(str(entry)))]
+    assert not missing
+
+
+def keys_of(value, prefix=""):
+    for key, item in value.items():
+        yield prefix + key
+        if isinstance(item, dict) and key in ("report", "model"):
+            yield from keys_of(item, f"{prefix}{key}.")
+
+
+def test_the_page_of_files_names_every_key_and_file(demo, tiny_run, phantom_root, capsys):
+    page = (DOCS / "formats.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([^`]+)`", page))
+    film = sorted((phantom_root / "Test_Folder" / "img").iterdir())[0]
+    report = "Unilateral pulmonary infection, one infected area, upper left lung."
+    assert main(["predict", str(film), "--model", "demo/run", "--report", report, "--out", "out", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert set(keys_of(record)) - {"model"} <= named
+    assert set(record["area_per_zone"]) <= named
+
+    assert main(["evaluate", "demo/run", "demo/phantom", "--out", "scores", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert set(summary) | {key for row in summary["scores"] for key in row} <= named
+    assert set(summary["model"]) | set(summary["data"]) <= named
+    assert {entry.name.removesuffix("/") for entry in Path("scores").iterdir()} <= {name.rstrip("/") for name in named}
+    assert set(Path("scores/cases.csv").read_text().splitlines()[0].split(",")) <= named
+
+    for line in (tiny_run / "log.jsonl").read_text().splitlines():
+        assert set(json.loads(line)) <= named
+    assert set(json.loads((tiny_run / "environment.json").read_text())) <= named
+    assert {entry.name for entry in (tiny_run / "best").iterdir()} <= named
+    assert {entry.name for entry in next((tiny_run / "last").iterdir()).iterdir()} <= named
+
+
+def test_every_direct_dependency_is_accounted_for():
+    import tomllib
+
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    page = (DOCS / "dependencies.md").read_text(encoding="utf-8")
+    rows = " ".join(row.split("|")[1] for row in page.splitlines() if row.startswith("| "))
+    for requirement in (item for group in groups for item in group):
+        name = re.match(r"[\w-]+", requirement)[0]
+        assert re.search(rf"(?<![\w-]){name}(?![\w-])", rows), f"{name} is missing from docs/dependencies.md"
+
+
+def test_the_presets_named_in_the_explanation_do_what_it_says():
+    paper, corrected = load_config("c2fvl_qata_paper"), load_config("c2fvl_qata")
+    assert (paper.data.resize, corrected.data.resize) == ("published", "exact")
+    assert (paper.data.augmentation, corrected.data.augmentation) == ("paper", "consistent")
+    assert (paper.model.arguments.get("gate", "published"), corrected.model.arguments["gate"]) == (
+        "published",
+        "bounded",
+    )
+    assert (paper.loss.alignment, corrected.loss.alignment) == (1.0, 0.0)
+    assert (paper.train.best_from_epoch, corrected.train.best_from_epoch) == (6, 1)
