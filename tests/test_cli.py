@@ -108,7 +108,8 @@ def test_train_evaluate_predict_from_the_command_line(phantom_root, tmp_path, ca
     run = str(tmp_path / "run")
     assert main(["train", "debug", *TINY, "train.epochs=1", f"data.root={phantom_root}", "--run-dir", run]) == 0
     assert "Best validation Dice per image" in capsys.readouterr().out
-    assert main(["train", "--resume", run, "train.epochs=2"]) == 0
+    assert main(["train", "train.patience=9", "--resume", run, "train.epochs=2"]) == 0
+    assert "epochs = 2" not in Path(run, "config.toml").read_text()
     capsys.readouterr()
     assert main(["evaluate", run, str(phantom_root), "--json", "--text", "shuffled"]) == 0
     summary = json.loads(capsys.readouterr().out)
@@ -186,3 +187,11 @@ def test_captions_are_made_from_masks(phantom_root, tmp_path, capsys):
     assert [case.report.number for case in made] == [case.report.number for case in drawn]
     assert main(["captions", str(root), str(table), "--split", "val"]) == 2
     assert "nothing is overwritten" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["models", "--unknown"], ["models", "c2fvl", "a.b=1"], ["train", "debug", "--x=1"]])
+def test_arguments_that_are_not_known_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "unrecognized arguments" in capsys.readouterr().err

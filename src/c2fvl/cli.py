@@ -15,7 +15,13 @@ PROGRAM = "c2fvl"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 1 for a problem that was found, 2 for a wrong call or input."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    settings = [item for item in rest if "=" in item and not item.startswith("-")]
+    if len(settings) < len(rest) or not (rest == [] or hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if settings:  # argparse takes no positional arguments behind an option; section.key=value may stand anywhere
+        options.overrides += settings
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         return options.run(options)
