@@ -84,11 +84,13 @@ def test_commands_parse(words):
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            options = _parser().parse_args(words)
+            options, rest = _parser().parse_known_args(words)
     except SystemExit as error:
         pytest.fail(f"c2fvl {' '.join(words)}: {said.getvalue() or error}")
+    assert not rest or hasattr(options, "overrides"), f"not understood: {rest}"
+    assert all("=" in item and not item.startswith("-") for item in rest), f"not understood: {rest}"
     preset = getattr(options, "preset", None)
-    overrides = list(getattr(options, "overrides", []))
+    overrides = [*getattr(options, "overrides", []), *rest]
     if preset is not None and "=" in preset:  # after --resume the first override stands where a preset would
         overrides.insert(0, preset)
     elif preset is not None and not preset.endswith(".toml"):

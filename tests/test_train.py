@@ -279,7 +279,7 @@ def test_two_processes_score_as_one(tiny_config, tmp_path):
 
 def test_two_processes_train_and_resume(phantom_root, tmp_path):
     script = SCRIPT.replace("; ", "\n")
-    overrides = [*TINY, f'data.root="{phantom_root}"', "train.epochs=1"]
+    overrides = [*TINY, f'data.root="{phantom_root}"', "train.epochs=1", "train.device=auto"]
     arguments = ["train", "debug", *overrides, "--run-dir", str(tmp_path / "run")]
     output = run_two(tmp_path, script, arguments)
     assert output.count("Finished") == 1
@@ -390,6 +390,29 @@ def test_bf16_and_deterministic_and_tensorboard(tiny_config, tmp_path):
         torch.use_deterministic_algorithms(False)
     assert list(result.run.rglob("events.out.tfevents*"))
     assert log_of(result.run)[0]["train_loss"] > 0
+
+
+def test_processes_that_do_not_know_each_other_are_refused(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="each would train alone"):
+        train(tiny_config, run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_paper_presets_validate_on_the_published_mask(phantom_root, tmp_path):
+    """The mask of 64 pixels brought to 32 grows by the published rule, so the figures differ from the exact ones."""
+    extra = [
+        *TINY,
+        f'data.root="{phantom_root}"',
+        "train.epochs=1",
+        "optimizer.learning_rate=0",
+        "optimizer.least_rate=0",
+    ]
+    found = {}
+    for rule in ("exact", "published"):
+        result = train(load_config("debug", [*extra, f"data.resize={rule}"]), run=tmp_path / rule)
+        found[rule] = log_of(result.run)[0]["val_dice_pooled"]
+    assert found["published"] != found["exact"]
 
 
 def test_time_is_up_saves(tiny_config, tmp_path):

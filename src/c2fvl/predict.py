@@ -57,6 +57,7 @@ class Predictor:
             raise ValueError(f"the threshold is {threshold}; expected is a probability between 0 and 1")
         self.model = model if isinstance(model, TrainedModel) else load_model(model, device=device)
         self.device, self.threshold = check_device(device), threshold
+        self._said: set[str] = set()
         data = self.model.config.data
         self.encoder = None if data.text == "none" else TEXT_ENCODERS[data.text]
 
@@ -90,7 +91,7 @@ class Predictor:
         if isinstance(report, str):
             report = parse_report(report, frame=laterality)
         if self.encoder is None:
-            logger.warning("this network reads no report; the one given changes nothing")
+            self._say_once("this network reads no report; the one given changes nothing")
             return None
         if not report.has_attributes:
             raise ValueError(
@@ -98,8 +99,13 @@ class Predictor:
                 "as 'Bilateral pulmonary infection, two infected areas, upper left lung and lower right lung.'"
             )
         if report.unread:
-            logger.warning("of the report %r this was not understood: %s", report.text, "; ".join(report.unread))
+            self._say_once(f"of the report {report.text!r} this was not understood: {'; '.join(report.unread)}")
         return report.in_frame("viewer")
+
+    def _say_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            logger.warning("%s", message)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Run folders: which one a call of training writes to, by which settings, and on what machine."""
 
+import logging
 import platform
 import sys
 import time
@@ -10,6 +11,8 @@ import torch
 
 import c2fvl
 from c2fvl.config import Config, override, parse_config
+
+logger = logging.getLogger(__name__)
 
 RESUMABLE_SETTINGS = (
     "data.root", "data.workers", "train.epochs", "train.patience", "train.trackers", "train.max_hours",
@@ -45,7 +48,15 @@ def resolve_run(
                 f"{item!r} cannot change when a run is resumed, for then it would be another run; "
                 f"what can: {', '.join(RESUMABLE_SETTINGS)}"
             )
-    return override(saved, overrides), folder
+    config = override(saved, ("train.max_hours=0", *overrides))  # that limit was of the call that set it
+    if config.train.epochs != saved.train.epochs and config.optimizer.schedule == "one_cycle":
+        logger.warning(
+            "the rates of one_cycle depend on the number of epochs; with %d instead of %d the run goes on with other "
+            "rates than it would have had from the start",
+            config.train.epochs,
+            saved.train.epochs,
+        )
+    return config, folder
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -107,7 +108,7 @@ class _Trainer:
         with warnings.catch_warnings():  # what is not installed is an error below
             warnings.filterwarnings("ignore", message=".*no supported trackers")
             self.accelerator = Accelerator(
-                cpu=settings.device == "cpu",
+                cpu=settings.device == "cpu" or not torch.accelerator.is_available(),
                 log_with=list(settings.trackers) or None,
                 project_dir=str(run),
                 kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
@@ -117,8 +118,16 @@ class _Trainer:
             raise ValueError(f"train.trackers names {', '.join(sorted(absent))}, which is not installed here")
         self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        started = int(os.environ.get("WORLD_SIZE", "1"))
+        if started != self.world:
+            raise ValueError(
+                f"{started} processes were started but Accelerate sees {self.world}, so each would train alone; start "
+                "them by torchrun, or on GPUs by accelerate launch --multi_gpu"
+            )
         if settings.threads:
             torch.set_num_threads(settings.threads)
+        if settings.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts, or cuBLAS refuses
         torch.use_deterministic_algorithms(settings.deterministic)
         torch.backends.cudnn.deterministic = settings.deterministic
         seed_everything(settings.seed)
@@ -142,8 +151,9 @@ class _Trainer:
 
     def fit(self) -> TrainResult:
         """Train until the epochs are done, nothing improves, time is up or a signal asks to stop."""
-        if self.is_main and not self.resumed:
+        if self.is_main:
             storage.write_text(self.run / "config.toml", to_toml(self.config))
+        if self.is_main and not self.resumed:
             storage.write_json(
                 self.run / "environment.json",
                 {
@@ -288,10 +298,14 @@ class _Trainer:
         return self.network if self.average is None else self.average.module
 
     def _validate(self) -> dict[str, float | int]:
-        """Score the validation films; every process returns the figures of all of them."""
+        """Score the validation films; every process returns the figures of all of them.
+
+        The mask is the one that the loader of the preset makes, so that a paper preset chooses its best as published.
+        """
         settings = self.config.train
+        grid = "published" if self.config.data.resize == "published" else "network"
         mine = [
-            (prediction.index, prediction.loss, score_case(prediction, grids=("network",)).overlaps["network"])
+            (prediction.index, prediction.loss, score_case(prediction, grids=(grid,)).overlaps[grid])
             for prediction in predict_cases(
                 self._network_to_score(), self.val_films, device=self.device, batch_size=settings.batch_size,
                 workers=self.config.data.workers, precision=settings.precision, loss=self.loss,
