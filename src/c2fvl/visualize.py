@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import cv2
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from c2fvl.report import Report
@@ -27,26 +25,25 @@ PREDICTION_LINE = (240, 228, 66)
 TRUTH_LINE = (255, 255, 255)
 """White: contour of the truth."""
 
-_SHORTEST_SIDE = 320
+_SHORTEST_SIDE, _LONGEST_SIDE = 320, 1280
 _OPACITY = 0.4
 _CURVE_COLOURS = {"blue": "#0072B2", "vermillion": "#D55E00", "green": "#009E73"}
 
 
 def overlay(image: np.ndarray, prediction: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
-    """Return the film with areas and contours, (H, W, 3) uint8, enlarged until its shorter side is 320 pixels.
+    """Return the film with areas and contours, (h, w, 3) uint8, enlarged to 320 pixels, reduced to 1280 at most.
 
     image (H, W, 3) float32 in [0, 1]; prediction and target (H, W) in {0, 1}. With a target, areas are coloured as
-    found, false alarm and missed; without one, the whole prediction is orange-free yellow contour and green area.
+    found, false alarm and missed; without one, the prediction is green in a yellow contour.
     Raises `ValueError` where the shapes differ.
     """
     for name, mask in (("prediction", prediction), ("target", target)):
         if mask is not None and mask.shape != image.shape[:2]:
             raise ValueError(f"the {name} has the shape {mask.shape} and the film {image.shape[:2]}")
-    factor = max(1, -(-_SHORTEST_SIDE // min(image.shape[:2])))
-    size = (image.shape[1] * factor, image.shape[0] * factor)
-    canvas = cv2.resize(np.rint(image * 255).astype(np.uint8), size, interpolation=cv2.INTER_CUBIC)
-    found = _enlarged(prediction, size)
-    true = None if target is None else _enlarged(target, size)
+    size = _display_size(image)
+    canvas = _displayed(image, size)
+    found = _resized_mask(prediction, size)
+    true = None if target is None else _resized_mask(target, size)
     areas = [(found, FOUND)]
     if true is not None:
         areas = [(found & true, FOUND), (found & ~true, FALSE_ALARM), (true & ~found, MISSED)]
@@ -69,7 +66,7 @@ def case_picture(
     """Return film and overlay side by side with the report beneath and the Dice in the corner, (h, w, 3) uint8."""
     drawn = overlay(image, prediction, target)
     height, width = drawn.shape[:2]
-    plain = cv2.resize(np.rint(image * 255).astype(np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
+    plain = _displayed(image, (width, height))
     font_size = max(13, width // 26)
     font = ImageFont.load_default(size=font_size)
     said = "No report" if report is None else report.text or str(report)
@@ -107,6 +104,9 @@ def encode_png(picture: np.ndarray) -> bytes:
 
 def curves(history: Sequence[dict[str, Any]]) -> str:
     """Return the loss and Dice curves of a run's log as one SVG element, readable on light and dark ground."""
+    import matplotlib as mpl  # half a second that who predicts a film need not wait for
+    from matplotlib.figure import Figure
+
     epochs = [line["epoch"] for line in history]
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "c2fvl", "font.family": "sans-serif"}):
         figure = Figure(figsize=(9, 3.2), layout="constrained")
@@ -139,7 +139,20 @@ def _draw(axes: Any, epochs: list[int], history: Sequence[dict[str, Any]], lines
     axes.legend(labelcolor=grey, frameon=False)
 
 
-def _enlarged(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _display_size(image: np.ndarray) -> tuple[int, int]:
+    """Return (width, height) of the picture of a film: small films are enlarged, huge ones reduced."""
+    height, width = image.shape[:2]
+    factor = min(max(1, -(-_SHORTEST_SIDE // min(height, width))), _LONGEST_SIDE / max(height, width))
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def _displayed(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    shrinks = size[0] < image.shape[1]
+    pixels = np.rint(image * 255).astype(np.uint8)
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+def _resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(np.asarray(mask != 0, np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
 
 
