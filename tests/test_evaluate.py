@@ -197,8 +197,8 @@ def test_pictures_are_enlarged_and_carry_report_and_dice():
 def test_pictures_of_huge_and_of_narrow_films_stay_small():
     for height, width in [(3000, 2500), (2000, 10), (5, 1500)]:
         picture = case_picture(np.zeros((height, width, 3), np.float32), np.ones((height, width), np.uint8))
-        assert picture.shape[1] <= 2 * 1280 + 4
-        assert picture.shape[0] <= 1280 + 200
+        assert picture.shape[1] <= 2 * 768 + 4
+        assert picture.shape[0] <= 768 + 200
 
 
 def test_a_film_and_mask_of_different_size_are_named(tiny_run, tmp_path):

@@ -123,7 +123,10 @@ def _without(weights, key):
         (lambda w: _without(w, "outc.bias"), r"1 of its .* missing \(outc\.bias\)"),
         (lambda w: _without(w, "inc.conv.weight"), r"missing \(inc\.conv\.weight\)"),
         (lambda w: w | {"extra.weight": torch.zeros(1)}, r"1 are unknown \(extra\.weight\)"),
-        (lambda w: w | {"up4.vlab.bottleneck.0.weight": torch.zeros(4, 2)}, r"wrong shape: up4\.vlab\.bottleneck"),
+        (
+            lambda w: w | {"up4.vlab.bottleneck.0.weight": torch.zeros(4, 2)},
+            r"up4\.vlab\.bottleneck\.0\.weight: wrong shape",
+        ),
         (lambda w: w | {"downVit.embeddings.position_embeddings": torch.zeros(1, 195, 64)}, "wrong shape"),
         (lambda w: w | {"module.outc.bias": torch.zeros(1)}, "twice"),
         (lambda w: {}, "missing"),

@@ -92,7 +92,7 @@ def test_nothing_in_a_file_can_run(checkpoint, tmp_path):
     target = tmp_path / "ran"
 
     def change(members):
-        members[table(members)] = pickle.dumps({"state_dict": {"a": Evil(target)}})
+        members[table(members)] = pickle.dumps({"state_dict": {"a": Evil(target)}}, protocol=2)
 
     with pytest.raises(ValueError, match=r"asks for (posix|nt)\.system"):
         read_official(repacked(checkpoint, tmp_path / "evil.pth.tar", change))
@@ -145,8 +145,8 @@ def test_views_beyond_their_storage_are_refused(size, stride, offset):
 
     storage = _Storage("0", torch.zeros(24))
     with pytest.raises(ValueError, match=r"storage|wrongly"):
-        _rebuild_tensor(storage, offset, size, stride, False, {})
-    assert _rebuild_tensor(storage, 0, (4, 6), (6, 1), False, {}).shape == (4, 6)
+        _rebuild_tensor(storage, offset, size, stride)
+    assert _rebuild_tensor(storage, 0, (4, 6), (6, 1)).shape == (4, 6)
 
 
 def test_a_thousand_damaged_files_never_load_silently_different(checkpoint, tmp_path, weights):
@@ -216,14 +216,64 @@ def test_converting_an_official_file(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_a_memo_place_out_of_all_bounds_is_refused(checkpoint, tmp_path):
-    """A LONG_BINPUT of two thousand million would have the unpickler fill sixteen gigabytes."""
-
+def with_table(content):
     def change(members):
-        members[table(members)] = b"\x80\x02}r\x00\x00\x00\x7f."
+        members[table(members)] = content
 
-    with pytest.raises(ValueError, match="refers to a place 2130706432"):
-        read_official(repacked(checkpoint, tmp_path / "memo", change))
+    return change
+
+
+def test_a_deep_nest_as_a_key_does_not_crash(checkpoint, tmp_path):
+    content = b"\x80\x02})" + b"\x85" * 3_000_000 + b"K\x01s."
+    with pytest.raises(ValueError, match="neither a name nor a number"):
+        read_official(repacked(checkpoint, tmp_path / "deep", with_table(content)))
+
+
+def test_a_memo_place_out_of_all_bounds_fills_no_memory(checkpoint, tmp_path):
+    """A LONG_BINPUT of two thousand million would have a list of that many places made."""
+    content = b"\x80\x02}r\x00\x00\x00\x7f."
+    with pytest.raises(ValueError, match="holds no state dict"):
+        read_official(repacked(checkpoint, tmp_path / "memo", with_table(content)))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\x80\x02ctorch._utils\n_rebuild_parameter\n}b.", b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nNb.",
+     b"\x80\x02ctorch\nFloatStorage\nNb."],
+)  # fmt: skip
+def test_nothing_s_state_can_be_set(checkpoint, tmp_path, content):
+    from c2fvl import reference
+
+    before = reference._rebuild_parameter.__defaults__
+    with pytest.raises(ValueError, match="sets the state"):
+        read_official(repacked(checkpoint, tmp_path / "build", with_table(content)))
+    assert reference._rebuild_parameter.__defaults__ == before
+
+
+def test_many_views_of_one_storage_are_no_bomb(tmp_path):
+    storage = torch.zeros(2**18)
+    torch.save({"state_dict": {str(number): storage.view(-1) for number in range(100)}}, tmp_path / "bomb")
+    with pytest.raises(ValueError, match="many times as large"):
+        read_official(tmp_path / "bomb")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value.to(torch.int32), r"int32 instead of torch\.float32"),
+        (lambda value: value.to(torch.complex64), "instead of"),
+        (lambda value: value * torch.nan, "not finite"),
+        (lambda value: value.double() * 1e300, "not finite"),
+        (lambda value: value.to_sparse(), "no dense tensor"),
+        (lambda value: value.to("meta"), "no dense tensor"),
+        (lambda value: torch.zeros(1024, 0, 3, 3), "wrong shape"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused(change, message):
+    weights = official_state_dict("c2fvl")
+    weights["inc.conv.weight"] = change(weights["inc.conv.weight"])
+    with pytest.raises(ValueError, match=message):
+        from_reference("c2fvl", weights)
 
 
 def test_reading_makes_no_copy_of_a_view_too_large(tmp_path):

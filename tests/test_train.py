@@ -113,7 +113,7 @@ def test_ctrl_c_in_a_terminal_saves_while_other_processes_read(phantom_root, tmp
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
+    assert process.returncode == 130, output
     assert f"Resume with: c2fvl train --resume {run}" in output
     assert "Traceback" not in output
     load_state(run / "last")

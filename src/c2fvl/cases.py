@@ -48,7 +48,8 @@ class Problem:
     severity: str = "error"
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}; {self.remedy}"
+        place = "" if self.what.startswith(self.where) else f"{self.where}: "
+        return f"{place}{self.what}; {self.remedy}"
 
     @classmethod
     def from_error(cls, kind: str, where: Path | str, error: Exception) -> "Problem":

@@ -169,10 +169,13 @@ def _look(case: Case, modality: Modality | None) -> _Look:
         problems.append(Problem("caption read in part", str(case.image), what, "correct the caption", "warning"))
     described = None
     if mask is not None and case.report is not None and case.report.has_attributes:
+        for contradiction in case.report.contradictions():
+            what = f"its caption contradicts itself: {contradiction} ({case.report})"
+            problems.append(Problem("caption", str(case.image), what, "correct the caption", "warning"))
         described = describe_mask(mask, modality=modality or _modality(case))
-        contradiction = _contradiction(case.report, mask)
-        if contradiction:
-            what = f"{contradiction} (caption: {case.report})"
+        opposed = _contradiction(case.report, mask)
+        if opposed:
+            what = f"{opposed} (caption: {case.report})"
             problems.append(Problem("contradiction", str(case.mask), what, "correct the caption or the mask"))
     empty = mask is not None and not mask.any()
     if pixels is None:
@@ -256,6 +259,7 @@ def _summarise(scan: Scan, looks: Sequence[_Look]) -> SplitReport:
     ]
     groups = {case.group for case in cases if case.group is not None}
     sizes = Counter(_size_text(look.size) for look in looks if look.size is not None)
+    num_free_texts = sum(case.report is not None and not case.report.has_attributes for case in cases)
     return SplitReport(
         split=scan.split,
         layout=scan.layout,
@@ -265,7 +269,7 @@ def _summarise(scan: Scan, looks: Sequence[_Look]) -> SplitReport:
         num_masks=sum(case.mask is not None for case in cases),
         num_empty_masks=sum(look.empty for look in looks),
         num_reports=sum(case.report is not None for case in cases),
-        num_free_texts=sum(case.report is not None and not case.report.has_attributes for case in cases),
+        num_free_texts=num_free_texts,
         num_groups=len(groups),
         num_without_group=sum(case.group is None for case in cases),
         sizes=dict(sizes.most_common()),
@@ -299,5 +303,7 @@ def _split_lines(split: SplitReport) -> list[str]:
     ]
     if split.agreement:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in split.agreement.items())
-        lines.append(f"  caption as the mask shows it ({split.num_compared} compared): {shares}")
+        lines.append(
+            f"  captions like those the approximate rules read off masks ({split.num_compared} compared): {shares}"
+        )
     return lines

@@ -134,7 +134,7 @@ class ResumeState:
 def save_state(folder: Path | str, state: ResumeState) -> Path:
     """Write a state as the newest of `folder` and remove all but the newest two; return its path."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(folder)
     storage.clear_partial(folder)
     numbers = _numbers(folder)
     path = folder / f"{(numbers[-1] if numbers else 0) + 1:06d}"

@@ -11,6 +11,8 @@ from typing import Any
 from c2fvl import __version__
 
 PROGRAM = "c2fvl"
+STOPPED = {"SIGINT": 130, "SIGTERM": 143}
+"""Exit status of a training that was stopped and saved; 75 where its time was up."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,14 +27,15 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         return options.run(options)
+    except BrokenPipeError:  # who read the output has enough of it
+        sys.stdout = None  # nothing is left to be flushed at the end
+        return 0
     except (ValueError, OSError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{PROGRAM}: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("check", _check, "Look a data set over; exit with 1 where something is wrong.")
     sub.add_argument("root", help="folder that holds Train_Folder, Val_Folder, …, or a csv table")
     sub.add_argument("--table", help="caption table to use in place of <Split>_text.xlsx")
-    sub.add_argument("--workers", type=int, default=2, help="threads that read (default: %(default)s)")
+    sub.add_argument("--workers", type=_count(1), default=2, help="threads that read (default: %(default)s)")
     sub.add_argument("--json", action="store_true", help="print the findings as JSON")
 
     sub = command("captions", _captions, "Write a caption table made from the masks of films that have none.")
@@ -145,10 +148,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _count(least: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers from `least` on."""
+
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is too small; expected is {least} or more")
+        return int(text)
+
+    return number
+
+
 def _add_device(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (default: %(default)s)")
-    sub.add_argument("--batch", type=int, default=8, help="films at once (default: %(default)s)")
-    sub.add_argument("--workers", type=int, default=0, help="processes that read films (default: %(default)s)")
+    sub.add_argument("--batch", type=_count(1), default=8, help="films at once (default: %(default)s)")
+    sub.add_argument("--workers", type=_count(0), default=0, help="processes that read films (default: %(default)s)")
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -182,7 +196,7 @@ def _train(options: argparse.Namespace) -> int:
         )
     if not result.finished:
         print(f"Resume with: {PROGRAM} train --resume {result.run}")
-    return 0
+    return 0 if result.finished else STOPPED.get(result.signal or "", 75)
 
 
 def _evaluate(options: argparse.Namespace) -> int:

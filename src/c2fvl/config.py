@@ -18,8 +18,10 @@ from typing import Any
 PRESETS = Path(__file__).parent / "presets"
 
 
-def _setting(default: Any, meaning: str, *, choices: tuple[str, ...] = (), least: float | None = None) -> Any:
-    return field(default=default, metadata={"help": meaning, "choices": choices, "least": least})
+def _setting(
+    default: Any, meaning: str, *, choices: tuple[str, ...] = (), least: float | None = None, most: float | None = None
+) -> Any:
+    return field(default=default, metadata={"help": meaning, "choices": choices, "least": least, "most": most})
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class DataConfig:
     missing_text: str = _setting(
         "error", "what a film without attributes is: an error, or allowed", choices=("error", "allow")
     )
-    text_dropout: float = _setting(0.0, "share of training films whose report is withheld", least=0)
+    text_dropout: float = _setting(0.0, "share of training films whose report is withheld", least=0, most=1)
     workers: int = _setting(0, "processes that read films beside the training; 0 reads in the training itself", least=0)
 
 
@@ -103,10 +105,12 @@ class TrainConfig:
     batch_size: int = _setting(4, "films in a batch, per process", least=1)
     accumulation: int = _setting(1, "batches whose gradients are summed before a step", least=1)
     precision: str = _setting("fp32", "arithmetic of the network", choices=("fp32", "bf16", "fp16"))
-    ema: float = _setting(0.0, "decay of an exponential moving average of the weights; 0 keeps none", least=0)
+    ema: float = _setting(
+        0.0, "decay of an exponential moving average of the weights; 0 keeps none", least=0, most=0.99999
+    )
     patience: int = _setting(50, "epochs without a better Dice after which training stops; 0 never stops", least=0)
     best_from_epoch: int = _setting(1, "first epoch, counted from 1, whose Dice may count as the best", least=1)
-    seed: int = _setting(0, "seed of everything random", least=0)
+    seed: int = _setting(0, "seed of everything random", least=0, most=2**31)
     deterministic: bool = _setting(False, "use deterministic algorithms only, and raise where there is none")
     threads: int = _setting(0, "processor threads; 0 leaves the machine's default", least=0)
     device: str = _setting("auto", "where to train", choices=("auto", "cpu"))
@@ -275,6 +279,9 @@ def _checked(value: Any, kind: Any, metadata: Mapping[str, Any], where: str) -> 
         raise ValueError(f"{where} is {value!r}; expected is one of {', '.join(choices)}")
     if least is not None and value < least:
         raise ValueError(f"{where} is {value}; expected is at least {least}")
+    most = metadata.get("most")
+    if most is not None and value > most:
+        raise ValueError(f"{where} is {value}; expected is at most {most}")
     return value
 
 

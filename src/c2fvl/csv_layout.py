@@ -11,7 +11,8 @@ from c2fvl.cases import NOT_YET_SUFFIXES, SPLITS, Case, Problem, Scan, group_fro
 from c2fvl.csv_tables import read_csv
 from c2fvl.report import Report, parse_report
 
-_COLUMNS = ("image", "mask", "text", "group", "split", "frame")
+_COLUMNS = ("image", "mask", "text", "report", "group", "split", "frame")
+"""`report` is another name of `text`, so that a table for prediction serves here too."""
 
 
 def splits_of_csv(path: Path) -> tuple[str, ...]:
@@ -30,6 +31,8 @@ def inspect_csv(path: Path, split: str) -> Scan:
     columns, rows = read_csv(path)
     if "image" not in columns:
         raise ValueError(f"{path}: there is no column image; found {', '.join(columns)}; expected {_COLUMNS}")
+    if {"text", "report"} <= set(columns):
+        raise ValueError(f"{path}: there are both columns text and report, which mean the same; keep one")
     unused = [column for column in columns if column not in _COLUMNS]
     if unused:
         what = f"the columns {', '.join(unused)} are not used"
@@ -44,10 +47,16 @@ def inspect_csv(path: Path, split: str) -> Scan:
     found = [(number, row, _find_file(path, number, row, "image", problems)) for number, row in chosen]
     ids = _ids([row for _, row in rows])
     first_row: dict[str, int] = {}
+    mask_row: dict[Path, int] = {}
     cases = []
     for number, row, image in found:
         mask = _find_file(path, number, row, "mask", problems) if row.get("mask", "").strip() else None
         report = _read_report(path, number, row, problems)
+        if mask is not None:
+            named = mask_row.setdefault(mask.resolve(), number)
+            if named != number:
+                what = f"the mask {row['mask']!r} was named in row {named} already"
+                problems.append(Problem("duplicate row", f"{path}, row {number}", what, "give each image its own mask"))
         if image is None:
             continue
         case_id = ids[row["image"]]
@@ -101,7 +110,8 @@ def _ids(rows: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
 
 def _read_report(path: Path, number: int, row: Mapping[str, str], problems: list[Problem]) -> Report | None:
-    text, frame = row.get("text", "").strip(), row.get("frame", "").strip().lower() or "viewer"
+    text = row.get("text", row.get("report", "")).strip()
+    frame = row.get("frame", "").strip().lower() or "viewer"
     if frame not in ("viewer", "patient"):
         what = f"the frame is {frame!r}"
         remedy = "write viewer (left of the picture) or patient (the patient's left)"

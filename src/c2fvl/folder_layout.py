@@ -188,7 +188,8 @@ def _read_captions(folder: _Folder, table: Path) -> dict[str, Report | None]:
     try:
         rows = read_table(table)
     except ValueError as error:
-        folder.problems.append(Problem.from_error("table", table, error))
+        for message in getattr(error, "messages", [str(error)]):
+            folder.problems.append(Problem.from_error("table", table, ValueError(message)))
         return {}
     by_image = {name: name for name in folder.images}
     by_mask = {mask: name for name, mask in folder.pairs.items()}

@@ -6,6 +6,8 @@ drawn on the stored pixels would no longer fit. Transparency is dropped. Other k
 place in `image_headers` and in `read_pixels`; until then they are refused with the way to convert them.
 """
 
+import functools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,11 @@ from numpy.typing import NDArray
 from c2fvl import storage
 from c2fvl.image_headers import Header, read_header
 
+_logger = logging.getLogger(__name__)
+
 MAX_PIXELS = 100_000_000
 _MAX_BYTES_PER_PIXEL = 16  # 16-bit RGBA, doubled: more bytes than that are no picture within the limit
+_DARK_16_BIT = 65536 // 4
 _SPARE_BYTES = 64 * 2**20  # colour profiles and other annexes
 _DECODED_BITS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 
@@ -35,8 +40,20 @@ def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.
     if pixels.dtype == np.float32:
         scaled = pixels
     else:
+        if pixels.dtype == np.uint16 and 0 < pixels.max() < _DARK_16_BIT:
+            _warn_of_dark(str(path), int(pixels.max()))
         scaled = np.divide(pixels, np.float32(_DECODED_BITS[pixels.dtype]), dtype=np.float32)
     return np.repeat(scaled[:, :, None], 3, axis=2) if scaled.ndim == 2 else scaled
+
+
+@functools.lru_cache(maxsize=4096)  # once for each file, however often it is read
+def _warn_of_dark(path: str, highest: int) -> None:
+    _logger.warning(
+        "%s: a 16-bit film whose brightest value is %d of 65535 looks black to a network; if its values have 12 bits, "
+        "multiply them by 16 and save it again",
+        path,
+        highest,
+    )
 
 
 def read_mask(path: Path | str, *, max_pixels: int = MAX_PIXELS, binarise: bool = False) -> NDArray[np.uint8]:

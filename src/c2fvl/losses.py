@@ -23,6 +23,11 @@ Loss = Callable[[Output, Tensor], dict[str, Tensor]]
 def build_loss(config: LossConfig) -> Loss:
     """Return the loss that the settings describe; its terms are named as in the log."""
 
+    if not any((config.dice, config.cross_entropy, config.alignment, config.side_maps)):
+        raise ValueError(
+            "all weights of the loss are 0, so that nothing would be learned; set loss.dice=0.5, for example"
+        )
+
     def loss(output: Output, mask: Tensor) -> dict[str, Tensor]:
         logits, target = _binary(output.logits, mask)
         terms = {

@@ -10,13 +10,12 @@ import io
 import logging
 import math
 import pickle
-import pickletools
 import re
 import struct
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +48,9 @@ def from_reference(name: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
         raise ValueError(f"no official checkpoints are known of {name!r}; known are: {', '.join(REFERENCES)}")
     arguments, translate, dead_keys = REFERENCES[name]
     weights = _clean(state_dict)
-    network = build_model(name, arguments(weights))
-    expected = {translate(key): (key, value) for key, value in network.state_dict().items()}
+    found = arguments(weights)
+    with torch.device("meta"):  # nothing of the size that a file claims is made before all of it is checked
+        expected = {translate(key): (key, value) for key, value in build_model(name, found).state_dict().items()}
 
     missing = sorted(expected.keys() - weights.keys())
     surplus = sorted(weights.keys() - expected.keys())
@@ -64,15 +64,20 @@ def from_reference(name: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
     ours, wrong = {}, []
     for key, (our_key, like) in expected.items():
         values = weights[key]
+        fault = _fault(values, like)
+        if fault:
+            wrong.append(f"{key}: {fault}")
+            continue
         if _is_pointwise(our_key, like, values):
             values = values.reshape(like.shape)
         elif name in _POSITION_GRIDS and our_key.endswith("position_embedding"):
             values = _position_as_grid(values, like)
         if values.shape != like.shape:
-            wrong.append(f"{key}: {tuple(values.shape)} instead of {tuple(like.shape)}")
+            wrong.append(f"{key}: wrong shape {tuple(values.shape)} instead of {tuple(like.shape)}")
         ours[our_key] = values
     if wrong:
-        raise ValueError(f"{len(wrong)} weights of the checkpoint have a wrong shape: {_listed(wrong)}")
+        raise ValueError(f"{len(wrong)} weights of the checkpoint cannot be used: {_listed(wrong)}")
+    network = build_model(name, found)
     network.load_state_dict(ours, strict=True)
     if dead:
         logger.warning("%d keys that the published %s never uses were left out: %s", len(dead), name, _listed(dead))
@@ -179,39 +184,41 @@ def _read_archive(archive: zipfile.ZipFile) -> Any:
         raise _DamagedError("its numbers are stored big-endian, which is not read")
     if archive.getinfo(tables[0]).file_size > MAX_PICKLE_BYTES:
         raise _DamagedError(f"its table of weights is larger than {MAX_PICKLE_BYTES} bytes")
-    table = archive.read(tables[0])
-    _check_memo(table)
-    return _Unpickler(archive, prefix, set(names), table).load()
-
-
-def _check_memo(table: bytes) -> None:
-    """Refuse a pickle that names a memo place beyond its own length: it would make the unpickler fill all memory."""
-    for opcode, argument, _ in pickletools.genops(table):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(table):
-            raise _DamagedError(f"its table of weights refers to a place {argument} that it cannot have")
+    return _Unpickler(archive, prefix, set(names), archive.read(tables[0])).load()
 
 
 class _Storage:
     """The bytes of one stored array."""
+
+    __slots__ = ("name", "values")
 
     def __init__(self, name: str, values: Tensor) -> None:
         self.name = name
         self.values = values
 
 
-class _Unpickler(pickle.Unpickler):
-    """An unpickler that knows ordered dictionaries, storages, tensors and parameters, and nothing else."""
+_PYTHON_UNPICKLER: Any = pickle._Unpickler
+
+
+class _Unpickler(_PYTHON_UNPICKLER):
+    """An unpickler that knows ordered dictionaries, storages, tensors and parameters, and nothing else.
+
+    It is made of Python's own, opcode by opcode, so that a file can neither call nor alter anything: dictionaries take
+    names and numbers as keys (hashing a deep nest would crash the process), `BUILD` is accepted for the metadata of an
+    ordered dictionary and ignored, and all tensors together may not be larger than a few times the file.
+    """
 
     def __init__(self, archive: zipfile.ZipFile, prefix: str, names: set[str], table: bytes) -> None:
         super().__init__(io.BytesIO(table))
         self.archive, self.prefix, self.names = archive, prefix, names
         self.storages: dict[str, _Storage] = {}
+        self.bytes_left = 2**20 + 4 * sum(member.file_size for member in archive.infolist())
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild_tensor
+            return self.rebuild_tensor
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return _rebuild_parameter
         if module == "torch" and name in _STORAGES:
@@ -220,10 +227,10 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"):
-            raise _DamagedError(f"it refers to {pid!r}, which is no storage")
+            raise _DamagedError("it refers to something that is no storage")
         _, dtype, key, _, length = pid
         if not isinstance(dtype, torch.dtype) or not isinstance(key, str) or type(length) is not int or length < 0:
-            raise _DamagedError(f"the storage {key!r} is described wrongly")
+            raise _DamagedError("a storage is described wrongly")
         if key not in self.storages:
             member = f"{self.prefix}data/{key}"
             if member not in self.names:
@@ -239,8 +246,59 @@ class _Unpickler(pickle.Unpickler):
             raise _DamagedError(f"the storage {key} is described in two ways")
         return storage
 
+    def rebuild_tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
+        tensor = _rebuild_tensor(storage, offset, size, stride)
+        self.bytes_left -= tensor.numel() * tensor.element_size()
+        if self.bytes_left < 0:
+            raise _DamagedError("its tensors together are many times as large as the file")
+        return tensor.clone()
 
-def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
+    def load_setitem(self) -> None:
+        _check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        _check_keys(self.stack[::2])
+        super().load_setitems()
+
+    def load_build(self) -> None:
+        self.stack.pop()
+        if type(self.stack[-1]) is not OrderedDict:
+            raise _DamagedError("it sets the state of something that has none")
+
+
+_ALLOWED = (
+    pickle.PROTO, pickle.STOP, pickle.MARK, pickle.EMPTY_DICT, pickle.EMPTY_LIST, pickle.EMPTY_TUPLE, pickle.TUPLE,
+    pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.APPEND, pickle.APPENDS, pickle.NONE, pickle.NEWTRUE,
+    pickle.NEWFALSE, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1, pickle.BINFLOAT, pickle.BINUNICODE,
+    pickle.GLOBAL, pickle.REDUCE, pickle.BINPERSID, pickle.BINPUT, pickle.LONG_BINPUT, pickle.BINGET,
+    pickle.LONG_BINGET,
+)  # fmt: skip
+"""What PyTorch's own pickles (protocol 2) are made of, beside the three that are replaced above."""
+
+
+class _Dispatch(dict[int, Any]):
+    """Opcode → how it is read; any other is refused."""
+
+    def __missing__(self, code: int) -> Any:
+        raise _DamagedError(f"its table of weights uses the pickle opcode {code}, which no plain checkpoint needs")
+
+
+_Unpickler.dispatch = _Dispatch({code[0]: _PYTHON_UNPICKLER.dispatch[code[0]] for code in _ALLOWED})
+_Unpickler.dispatch[pickle.SETITEM[0]] = _Unpickler.load_setitem
+_Unpickler.dispatch[pickle.SETITEMS[0]] = _Unpickler.load_setitems
+_Unpickler.dispatch[pickle.BUILD[0]] = _Unpickler.load_build
+
+
+def _check_keys(keys: Sequence[Any]) -> None:
+    if not all(type(key) in (str, int) for key in keys):
+        raise _DamagedError("a table has a key that is neither a name nor a number")
+
+
+def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> Tensor:
+    """Return the view that a file describes, after checking that it lies inside its storage."""
+    if not isinstance(size, tuple) or not isinstance(stride, tuple):
+        raise _DamagedError("a tensor is described wrongly")
     numbers = (offset, *size, *stride)
     if not isinstance(storage, _Storage) or any(type(number) is not int or number < 0 for number in numbers):
         raise _DamagedError("a tensor is described wrongly")
@@ -250,7 +308,7 @@ def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) 
     count = math.prod(size)
     if count and (last >= len(storage.values) or count > len(storage.values)):
         raise _DamagedError(f"a tensor of the shape {size} reaches beyond its storage {storage.name}")
-    return storage.values.as_strided(size, stride, offset).clone()
+    return storage.values.as_strided(size, stride, offset) if count else storage.values.new_empty(size)
 
 
 def _rebuild_parameter(data: Any, *_: Any) -> Tensor:
@@ -276,6 +334,17 @@ def _clean(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _listed(items: list[str], most: int = 12) -> str:
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return (", ".join(items[:most]) or "none") + more
+
+
+def _fault(values: Tensor, like: Tensor) -> str | None:
+    """Return what keeps a weight from being used: its layout, its kind of number, or numbers that are none."""
+    if values.layout != torch.strided or values.is_meta:
+        return "no dense tensor"
+    if like.dtype.is_floating_point != values.dtype.is_floating_point or values.dtype.is_complex:
+        return f"{values.dtype} instead of {like.dtype}"
+    if not torch.isfinite(values.to(like.dtype)).all():
+        return "not finite"
+    return None
 
 
 def _is_pointwise(key: str, ours: Tensor, theirs: Tensor) -> bool:
@@ -343,11 +412,11 @@ def _c2fvl_arguments(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     stem, head = weights.get("inc.conv.weight"), weights.get("outc.weight")
     position = weights.get("downVit.embeddings.position_embeddings")
-    if stem is not None and stem.ndim == 4:
+    if stem is not None and stem.ndim == 4 and stem.numel() and stem.shape[0] % 8 == 0:
         arguments |= {"base_width": stem.shape[0], "in_channels": stem.shape[1]}
-    if head is not None and head.ndim == 4:
+    if head is not None and head.ndim == 4 and head.numel():
         arguments["num_classes"] = head.shape[0]
-    if position is not None and position.ndim == 3:
+    if position is not None and position.ndim == 3 and position.numel():
         arguments["image_size"] = 16 * math.isqrt(position.shape[1])
     return arguments
 

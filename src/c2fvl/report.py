@@ -21,6 +21,9 @@ ZONES = ("lupper", "lmiddle", "llower", "rupper", "rmiddle", "rlower")
 ATTRIBUTES = ("bilateral", "number", *ZONES)
 """The columns of C2FVL's tables and the order of a network's eight numbers."""
 SIDES = ("bilateral", "unilateral", "none")
+MAX_ROWS_SHOWN = 20
+MAX_AREAS = 20
+"""More infected areas than this no caption counts; the published ones end at thirteen."""
 FRAMES = ("viewer", "patient")
 
 MAX_NUMBER = 999_999_999
@@ -121,6 +124,8 @@ class Report:
             found.append("no infection, with infected areas or zones")
         if self.side in ("bilateral", "unilateral") and self.number == 0:
             found.append(f"{self.side} infection, with no infected area")
+        if self.number is not None and self.number > MAX_AREAS:
+            found.append(f"{self.number} infected areas, more than {MAX_AREAS}")
         if self.side is None and self.number == 0 and self.zones:
             found.append("no infected area, with zones")
         return tuple(found)
@@ -165,13 +170,24 @@ class TableRow:
     """None where the cell is empty."""
 
 
+class TableError(ValueError):
+    """All rows of a table that cannot be read, one message each."""
+
+    def __init__(self, messages: Sequence[str]) -> None:
+        self.messages = tuple(messages)
+        shown = "\n".join(messages[:MAX_ROWS_SHOWN])
+        more = f"\nand {len(messages) - MAX_ROWS_SHOWN} more rows" if len(messages) > MAX_ROWS_SHOWN else ""
+        super().__init__(shown + more)
+
+
 def read_table(path: Path | str, *, frame: str = "viewer") -> list[TableRow]:
     """Read a caption table, xlsx or csv, with the columns of LViT or of C2FVL.
 
     LViT: `Image, Description`. C2FVL: `Image` and the eight `ATTRIBUTES`. Order, case and spaces around the names of
     columns do not matter, further columns are passed over. `frame` says whose left the table means.
 
-    Raises `FileNotFoundError`, or `ValueError` that names file, row, column and value: unreadable or too large a file,
+    Raises `FileNotFoundError`, or `ValueError` (`TableError` with all wrong rows) that names file, row, column and
+    value: unreadable or too large a file,
     wrong columns, no rows, an empty name, a name that points outside its folder, one name in two rows, an attribute
     that is not 0 or 1, a number that is negative or not whole.
     """
@@ -184,23 +200,30 @@ def read_table(path: Path | str, *, frame: str = "viewer") -> list[TableRow]:
     if len(rows) == 1:
         raise ValueError(f"{path}: the table has column names but no rows; expected one row per image")
     found: list[TableRow] = []
+    wrong: list[str] = []
     first: dict[str, int] = {}
     for number, cells in rows[1:]:
-        if path.suffix.lower() == ".csv" and len(cells) > len(rows[0][1]):
-            raise ValueError(
-                f"{path}, row {number}: {len(cells)} cells, expected {len(rows[0][1])}; "
-                f"put text that holds commas in quotation marks"
-            )
-        name = _name(f"{path}, row {number}, column Image", _cell(cells, columns["image"]))
-        if name in first:
-            raise ValueError(f"{path}, row {number}, column Image: {name!r} is in row {first[name]} too; keep one row")
-        first[name] = number
-        if form == "lvit":
-            text = _text(_cell(cells, columns["description"]))
-            report = parse_report(text, frame=frame) if text else None
-        else:
-            report = _read_attributes(f"{path}, row {number}", cells, columns, frame)
-        found.append(TableRow(number, name, report))
+        where = f"{path}, row {number}"
+        try:
+            if path.suffix.lower() == ".csv" and len(cells) > len(rows[0][1]):
+                raise ValueError(
+                    f"{where}: {len(cells)} cells, expected {len(rows[0][1])}; "
+                    f"put text that holds commas in quotation marks"
+                )
+            name = _name(f"{where}, column Image", _cell(cells, columns["image"]))
+            if name in first:
+                raise ValueError(f"{where}, column Image: {name!r} is in row {first[name]} too; keep one row")
+            first[name] = number
+            if form == "lvit":
+                text = _text(_cell(cells, columns["description"]))
+                report = parse_report(text, frame=frame) if text else None
+            else:
+                report = _read_attributes(where, cells, columns, frame)
+            found.append(TableRow(number, name, report))
+        except ValueError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise TableError(wrong)
     return found
 
 

@@ -1,9 +1,12 @@
 """Run folders: which one a call of training writes to, by which settings, and on what machine."""
 
+import contextlib
 import logging
+import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +60,25 @@ def resolve_run(
             saved.train.epochs,
         )
     return config, folder
+
+
+@contextlib.contextmanager
+def lock_run(run: Path) -> Iterator[None]:
+    """Hold a run folder for this process alone; `ValueError` where another one trains in it. On POSIX systems only."""
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(run, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"another process is training in {run}; wait until it has ended") from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

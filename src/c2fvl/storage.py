@@ -25,7 +25,7 @@ def write_bytes(path: Path | str, data: bytes) -> None:
     The folder is made where it is missing. `OSError` is passed on with the old file untouched.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}"[:250])
     try:
         _write_and_sync(temporary, data)
@@ -71,7 +71,7 @@ def new_folder(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise FileExistsError(f"{path} exists already; a folder is written once, under a new name")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     building = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
     building.chmod(0o755)  # mkdtemp makes it for the user alone
     try:
@@ -107,6 +107,17 @@ def read_folder(path: Path | str) -> dict[str, bytes]:
             raise ValueError(f"{path / name} does not match its checksum: the file is damaged")
         files[name] = data
     return files
+
+
+def make_folder(path: Path | str) -> None:
+    """Make a folder with those above it, each of them on the disk when this returns; it may be there already."""
+    path = Path(path)
+    if path.is_dir():
+        return
+    if path.parent != path:
+        make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    _sync_folder(path.parent)
 
 
 def remove_folder(path: Path | str) -> None:

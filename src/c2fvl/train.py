@@ -24,7 +24,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from c2fvl import storage
-from c2fvl.batches import EpochBatches, FilmDataset, loader, num_batches
+from c2fvl.batches import EpochBatches, FilmDataset, collate, loader, num_batches
 from c2fvl.checkpoint import ResumeState, load_state, restore_weights, save_model, save_state
 from c2fvl.config import Config, to_toml
 from c2fvl.datasets import Case, scan
@@ -34,8 +34,8 @@ from c2fvl.models import build_model
 from c2fvl.observer import Observer
 from c2fvl.optimizers import build_optimizer, learning_rate
 from c2fvl.random_state import generator_states, restore_generators, seed_everything
-from c2fvl.runs import describe_environment, resolve_run
-from c2fvl.scoring import autocast, predict_cases, score_case
+from c2fvl.runs import describe_environment, lock_run, resolve_run
+from c2fvl.scoring import autocast, infer, predict_cases, score_case
 from c2fvl.signals import StopSignals
 
 logger = logging.getLogger(__name__)
@@ -69,6 +69,8 @@ class TrainResult:
     finished: bool
     """False where it was stopped from outside and saved; it can then be resumed."""
     reason: str
+    signal: str | None = None
+    """Name of the signal that stopped it."""
 
 
 def train(
@@ -104,6 +106,9 @@ class _Trainer:
         _check_disjoint(train_cases, val_cases)
         self.train_films = FilmDataset(train_cases, config.data, augment=True, seed=settings.seed)
         self.val_films = FilmDataset(val_cases, config.data)
+        self.fingerprint = _fingerprint(train_cases, val_cases)
+        if config.data.text != "none" and not any(case.report and case.report.has_attributes for case in train_cases):
+            logger.warning("no film to train on has a report with attributes, so the network cannot learn to read one")
 
         with warnings.catch_warnings():  # what is not installed is an error below
             warnings.filterwarnings("ignore", message=".*no supported trackers")
@@ -146,8 +151,19 @@ class _Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self.batches_per_epoch = num_batches(len(train_cases), settings.batch_size, self.world)
         self.started = self.saved_at = time.monotonic()
+        self._try_one_film()
         if resumed:
             self._restore()
+
+    def _try_one_film(self) -> None:
+        """Run one film through network and loss, so that settings that do not fit are met before anything is written."""
+        batch = collate([self.train_films[0, 0]])
+        assert batch.mask is not None
+        try:
+            output = infer(self.network, batch, device=self.device, precision=self.config.train.precision)
+        except RuntimeError as error:
+            raise ValueError(f"the network cannot take a film as the settings prepare it: {error}") from error
+        self.loss(output, batch.mask.to(self.device))
 
     def fit(self) -> TrainResult:
         """Train until the epochs are done, nothing improves, time is up or a signal asks to stop."""
@@ -169,7 +185,9 @@ class _Trainer:
         self.observer.start(
             self.run, self.config, len(self.train_films), len(self.val_films), self.progress.epoch, is_main=self.is_main
         )
-        with StopSignals() as signals:
+        with StopSignals() as signals, lock_run(self.run) if self.is_main else contextlib.nullcontext():
+            if not self.resumed:
+                self._save()  # from here on the run can be resumed, whenever it is killed
             reason = self._loop(lambda: self._agree(signals.received or self._time_is_up()))
         if reason == "stopped":
             reason = f"stopped by {signals.received}" if signals.received else "the time set by train.max_hours is up"
@@ -179,7 +197,7 @@ class _Trainer:
         if self.config.train.trackers:
             self.accelerator.end_training()
         best = self.progress
-        return TrainResult(self.run, best.best_dice, best.best_epoch, finished, reason)
+        return TrainResult(self.run, best.best_dice, best.best_epoch, finished, reason, signals.received)
 
     def _loop(self, stop: Callable[[], bool]) -> str:
         settings = self.config.train
@@ -191,6 +209,8 @@ class _Trainer:
                 self._save()
                 return "stopped"
             self._finish_epoch()
+            if self.progress.epoch < settings.epochs and stop():
+                return "stopped"  # the state at the epoch's end is saved already
         return f"all {settings.epochs} epochs are done"
 
     def _train_epoch(self, stop: Callable[[], bool]) -> bool:
@@ -303,6 +323,7 @@ class _Trainer:
         The mask is the one that the loader of the preset makes, so that a paper preset chooses its best as published.
         """
         settings = self.config.train
+        self._agree_on_averages()
         grid = "published" if self.config.data.resize == "published" else "network"
         mine = [
             (prediction.index, prediction.loss, score_case(prediction, grids=(grid,)).overlaps[grid])
@@ -322,13 +343,24 @@ class _Trainer:
             )
         return {"loss": math.fsum(losses) / len(losses), **summarise([counts for _, _, counts in everything])}
 
+    def _agree_on_averages(self) -> None:
+        """Give every process the running statistics and the averaged weights of the first, which are what is saved.
+
+        Each process sees batches of its own, so that its batch norms, which no gradient keeps together, drift apart.
+        """
+        if self.world == 1:
+            return
+        averaged = [] if self.average is None else list(self.average.state_dict().values())
+        for tensor in [*self.network.buffers(), *averaged]:
+            torch.distributed.broadcast(tensor, 0)
+
     def _save(self) -> None:
         """Save the state; every process hands in its random generators."""
         states = generator_states(self.device)
         gathered = gather_object([states]) if self.world > 1 else [states]
         if self.is_main:
             progress = dataclasses.asdict(self.progress)
-            progress |= {"scaler": self.scaler.state_dict(), "num_processes": self.world}
+            progress |= {"scaler": self.scaler.state_dict(), "num_processes": self.world, "data": self.fingerprint}
             save_state(
                 self.run / "last",
                 ResumeState(
@@ -347,7 +379,12 @@ class _Trainer:
     def _restore(self) -> None:
         state = load_state(self.run / "last")
         progress = dict(state.progress)
-        world, scaler = progress.pop("num_processes"), progress.pop("scaler")
+        world, scaler, fingerprint = (progress.pop(name) for name in ("num_processes", "scaler", "data"))
+        if fingerprint != self.fingerprint:
+            raise ValueError(
+                f"the films or reports in {self.config.data.root} are not those that {self.run} was trained on; restore "
+                "them, or start another run"
+            )
         if world != self.world:
             raise ValueError(
                 f"{self.run} was trained by {world} processes and would go on with {self.world}, which changes its "
@@ -403,6 +440,12 @@ def _check_disjoint(train_cases: list[Case], val_cases: list[Case]) -> None:
     groups = {case.group for case in train_cases if case.group} & {case.group for case in val_cases if case.group}
     if groups and not shared:
         logger.warning("%d patients or studies are in both parts, for example %s", len(groups), min(groups))
+
+
+def _fingerprint(*parts: list[Case]) -> str:
+    """Return a checksum of the films by name and size and of their reports, wherever the data lie."""
+    lines = [f"{case.id} {case.image.stat().st_size} {case.report}" for part in parts for case in part]
+    return storage.checksum("\n".join(lines).encode())
 
 
 def _mean_over_processes(sums: dict[str, float], count: int) -> dict[str, float]:

@@ -25,13 +25,13 @@ PREDICTION_LINE = (240, 228, 66)
 TRUTH_LINE = (255, 255, 255)
 """White: contour of the truth."""
 
-_SHORTEST_SIDE, _LONGEST_SIDE = 320, 1280
+_SHORTEST_SIDE, _LONGEST_SIDE = 320, 768
 _OPACITY = 0.4
 _CURVE_COLOURS = {"blue": "#0072B2", "vermillion": "#D55E00", "green": "#009E73"}
 
 
 def overlay(image: np.ndarray, prediction: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
-    """Return the film with areas and contours, (h, w, 3) uint8, enlarged to 320 pixels, reduced to 1280 at most.
+    """Return the film with areas and contours, (h, w, 3) uint8, enlarged to 320 pixels, reduced to 768 at most.
 
     image (H, W, 3) float32 in [0, 1]; prediction and target (H, W) in {0, 1}. With a target, areas are coloured as
     found, false alarm and missed; without one, the prediction is green in a yellow contour.

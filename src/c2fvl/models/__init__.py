@@ -41,4 +41,8 @@ def build_model(name: str, arguments: Mapping[str, Any] | None = None, /, **keyw
     for argument in arguments:
         if argument not in known:
             raise ValueError(f"{name} has no argument {argument!r}{nearest_names(argument, known)}")
-    return entry.build(**arguments)
+    try:
+        return entry.build(**arguments)
+    except (TypeError, ZeroDivisionError, RuntimeError, OverflowError) as error:
+        shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise ValueError(f"{name} cannot be built with {shown} ({error}); see `c2fvl models {name}`") from error
