@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import openpyxl
 import pytest
 
@@ -513,3 +514,28 @@ def test_groups_from_names_are_the_patients_of_mosmeddata(tmp_path):
             file, patient = line.split(",")
             pairs.add((group_from_name(file), patient))
     assert len({group for group, _ in pairs}) == len({patient for _, patient in pairs}) == len(pairs) == 15
+
+
+def test_one_mask_for_two_images_is_an_error(tmp_path):
+    from c2fvl.images import write_image, write_mask
+
+    for name in ("a", "b"):
+        write_image(tmp_path / f"{name}.png", np.zeros((8, 8, 3), np.uint8))
+    write_mask(tmp_path / "m.png", np.eye(8, dtype=np.uint8))
+    (tmp_path / "set.csv").write_text("image,mask\na.png,m.png\nb.png,m.png\n")
+    with pytest.raises(ValueError, match=r"row 3: the mask 'm\.png' was named in row 2 already"):
+        scan(tmp_path / "set.csv", "all")
+
+
+def test_all_wrong_rows_of_a_caption_table_are_listed_at_once(phantom_root, tmp_path):
+    import shutil
+
+    root = tmp_path / "set"
+    shutil.copytree(phantom_root, root, ignore=shutil.ignore_patterns("*.xlsx"))
+    names = sorted(path.name for path in (root / "Val_Folder" / "labelcol").iterdir())
+    rows = ["Image,Description", "../../x.png,a", f"{names[0]},b", f"{names[0]},c", ",d"]
+    (root / "Val_Folder" / "Val_text.csv").write_text("\n".join(rows) + "\n")
+    found = [str(problem) for problem in inspect(root, "val").errors if problem.kind == "table"]
+    assert len(found) == 3
+    assert [re.search(r"row \d+", text)[0] for text in found] == ["row 2", "row 4", "row 5"]
+    assert all(text.count("Val_text.csv") == 1 for text in found)

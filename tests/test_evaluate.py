@@ -108,7 +108,7 @@ def test_the_page_is_whole_and_asks_nothing_of_the_network(evaluation):
     page.feed(evaluation.page.read_text())
     assert "script" not in page.tags
     assert all(link.startswith(("data:", "#")) for link in page.links)
-    assert len(page.images) == 12
+    assert len(page.images) == 6
     assert all(image["alt"] and "Dice" in image["alt"] for image in page.images)
     assert "svg" in page.tags
     text = "".join(page.text)
@@ -117,7 +117,7 @@ def test_the_page_is_whole_and_asks_nothing_of_the_network(evaluation):
         assert f"{100 * first[name]:.2f}" in text
     for title in ("Best cases", "Median cases", "Worst cases", "as the published test script scores"):
         assert title in text
-    assert len(list((evaluation.folder / "pictures").iterdir())) == 12
+    assert len(list((evaluation.folder / "pictures").iterdir())) == 6
 
 
 def test_captions_with_html_and_formulas_stay_text(tiny_run, tmp_path):
@@ -153,7 +153,8 @@ def test_right_none_and_shuffled_text(phantom_root, tiny_run, tmp_path):
         text: evaluate(load_model(tiny_run), phantom_root, text=text, out=tmp_path / text)
         for text in ("none", "shuffled")
     }
-    assert found["none"].summary["text"] == {"kind": "none", "seed": None}
+    assert found["none"].summary["text"] == {"kind": "none", "given": "none", "seed": None}
+    assert found["shuffled"].summary["text"]["given"] == "that of another film"
     assert found["none"].summary["data"]["num_without_report"] == len(cases)
     with pytest.raises(ValueError, match="right, shuffled, none"):
         evaluate(load_model(tiny_run), phantom_root, text="wrong")
@@ -216,3 +217,30 @@ def test_rereading_gives_what_was_written(tmp_path):
     film = np.random.default_rng(1).integers(0, 256, (9, 7, 3), dtype=np.uint8)
     write_image(tmp_path / "f.png", film)
     assert np.array_equal(np.rint(read_image(tmp_path / "f.png") * 255).astype(np.uint8), film)
+
+
+def test_films_without_reports_are_not_said_to_have_their_own(tiny_run, tmp_path, caplog):
+    for number in range(4):
+        write_image(tmp_path / f"f{number}.png", np.full((32, 32, 3), 60 * number, np.uint8))
+        write_mask(tmp_path / f"m{number}.png", np.eye(32, k=number, dtype=np.uint8))
+    rows = [f"f{number}.png,m{number}.png,Pneumonia of the lower lobe" for number in range(4)]
+    (tmp_path / "a.csv").write_text("\n".join(["image,mask,report", *rows]))
+    rows[0] = 'f0.png,m0.png,"Unilateral pulmonary infection, one infected area, upper left lung."'
+    (tmp_path / "b.csv").write_text("\n".join(["image,mask,report", *rows]))
+    none = evaluate(load_model(tiny_run), tmp_path / "a.csv", split="all", out=tmp_path / "a")
+    assert none.summary["text"]["given"] == "none, for no film has one that can be read"
+    assert "oracle" not in none.page.read_text()
+    assert "4 of 4 films have no report" in caplog.text
+    some = evaluate(load_model(tiny_run), tmp_path / "b.csv", split="all", out=tmp_path / "b")
+    assert some.summary["text"]["given"] == "its own, for the 1 of 4 films that have one"
+    with pytest.raises(ValueError, match="is a file"):
+        evaluate(load_model(tiny_run), tmp_path / "a.csv", split="all", out=tmp_path / "a.csv")
+
+
+def test_pictures_show_no_film_twice_and_prefer_lesions():
+    from c2fvl.evaluate import _choose
+
+    values = [0.1, 1.0, 0.5, 0.9, 0.3, 0.7, 0.8]
+    chosen = _choose(values, [False, True, False, False, False, False, False])
+    assert chosen == {"Best": [3, 6], "Median": [2, 5], "Worst": [0, 4]}
+    assert _choose([0.5], [False]) == {"Best": [], "Median": [], "Worst": [0]}

@@ -257,3 +257,14 @@ def test_real_nuclei_are_read(tmp_path):
     mask = read_mask(path)
     assert mask.shape == (500, 500)
     assert 0.02 < mask.mean() < 0.8
+
+
+def test_twelve_bits_in_sixteen_are_said_once(tmp_path, caplog):
+    dark = np.arange(64, dtype=np.uint16).reshape(8, 8) * 60
+    cv2.imwrite(str(tmp_path / "dark.png"), dark)
+    for _ in range(2):
+        read_image(tmp_path / "dark.png")
+    assert caplog.text.count("looks black to a network") == 1
+    cv2.imwrite(str(tmp_path / "right.png"), dark * 16)
+    read_image(tmp_path / "right.png")
+    assert caplog.text.count("looks black") == 1

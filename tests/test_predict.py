@@ -68,10 +68,10 @@ def test_a_report_that_says_nothing_is_refused(predictor, films, nonsense):
 @pytest.mark.parametrize(
     "film",
     [
-        np.zeros((8, 8), np.float32), np.zeros((8, 8, 4), np.uint8), np.full((8, 8, 3), 2.0),
+        np.zeros((8,), np.float32), np.zeros((8, 8, 4), np.uint8), np.full((8, 8, 3), 2.0),
         np.full((8, 8, 3), np.nan), np.zeros((8, 8, 3), np.int64), np.zeros((0, 8, 3), np.uint8),
     ],
-    ids=["grey", "rgba", "too bright", "nan", "integers", "empty"],
+    ids=["line", "rgba", "too bright", "nan", "integers", "empty"],
 )  # fmt: skip
 def test_wrong_pixels_are_refused(predictor, film):
     with pytest.raises(ValueError, match="the film"):
@@ -105,7 +105,8 @@ def test_one_bad_film_does_not_stop_the_others(predictor, films, tmp_path):
     (tmp_path / "broken.png").write_bytes(films[0].read_bytes()[:100])
     requests = collect([str(tmp_path / "broken.png"), str(films[0])])
     records = list(predict_to_folder(predictor, requests, tmp_path / "out"))
-    assert "broken.png" in records[0]["error"]
+    assert records[0] == {"image": str(tmp_path / "broken.png"), "error": records[0]["error"]}
+    assert "cut short" in records[0]["error"]
     assert "error" not in records[1]
     assert {path.stem for path in (tmp_path / "out").iterdir()} == {films[0].stem}
 
@@ -124,7 +125,8 @@ def test_collecting_files_folders_globs_and_tables(films, tmp_path, phantom_root
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("image,reports\na.png,x\n", "expected are image and"),
+        ("film,report\na.png,x\n", "expected are image and"),
+        ("image,report,text\na.png,x,y\n", "expected are image and"),
         ("image\nnone.png\n", r"row 2, column image: there is no file"),
         ("", "empty"),
         ("image,report\na.png,one,two\n", "3 cells"),
@@ -191,3 +193,48 @@ def test_loading_gives_the_trained_weights(tiny_run):
     assert model.metrics["epoch"] in (1, 2)
     assert model.network.encoder.stem.norm.num_batches_tracked > 0
     assert all(torch.isfinite(parameter).all() for parameter in model.network.parameters())
+
+
+def test_grey_and_sixteen_bit_arrays(predictor):
+    grey = np.random.default_rng(0).integers(0, 256, (40, 30), dtype=np.uint8)
+    expected = predictor(np.repeat(grey[:, :, None], 3, axis=2)).probability
+    assert np.array_equal(predictor(grey).probability, expected)
+    assert np.allclose(predictor(grey.astype(np.uint16) * 257).probability, expected, atol=1e-5)
+
+
+def test_films_are_never_replaced_by_their_masks(predictor, films, tmp_path):
+    film = tmp_path / "a.png"
+    film.write_bytes(films[0].read_bytes())
+    with pytest.raises(ValueError, match="is a film to be predicted"):
+        predict_to_folder(predictor, collect([str(film)]), tmp_path)
+    assert film.read_bytes() == films[0].read_bytes()
+    overlay_film = tmp_path / "a_overlay.png"
+    overlay_film.write_bytes(films[1].read_bytes())
+    with pytest.raises(ValueError, match=r"would both be written as a_overlay\.png"):
+        collect([str(film), str(overlay_film)])
+    assert len(collect([str(film), f"{tmp_path}/./a.png", f"{tmp_path}/a.*"])) == 1
+    with pytest.raises(ValueError, match="is a file"):
+        predict_to_folder(predictor, collect([str(film)]), overlay_film)
+
+
+def test_a_failure_leaves_nothing_of_an_earlier_call(predictor, films, tmp_path):
+    request = collect([str(films[0])])
+    list(predict_to_folder(predictor, request, tmp_path, overlay=True))
+    (tmp_path / "notes.txt").write_text("mine")
+    bad = collect([str(films[0])], report="hello")
+    (record,) = predict_to_folder(predictor, bad, tmp_path)
+    assert "names no side" in record["error"]
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_reports_that_cannot_be_are_refused_or_said(predictor, films, tmp_path, caplog):
+    with pytest.raises(ValueError, match="90000 infected areas"):
+        predictor(films[0], "Unilateral pulmonary infection, 90000 infected areas, upper left lung.")
+    requests = collect([str(films[0])], report="No pulmonary infection, three infected areas, upper left lung.")
+    (record,) = predict_to_folder(predictor, requests, tmp_path)
+    assert record["report"]["contradictions"] == ["no infection, with infected areas or zones"]
+    assert "contradicts itself" in caplog.text
+    with pytest.raises(ValueError, match="expected is a sentence or a Report"):
+        predictor(films[0], 5)
+    with pytest.raises(ValueError, match="viewer's frame but laterality says patient"):
+        predictor(films[0], c2fvl.parse_report(LEFT), laterality="patient")

@@ -218,8 +218,8 @@ def test_json_refuses_what_json_has_not(tmp_path):
 
 WRITERS = {
     "write_text", "write_bytes", "imwrite", "savefig", "save_file", "tofile", "savetxt", "savez", "savez_compressed",
-    "save", "copy", "copy2", "copyfile", "copytree", "move", "rename", "renames", "link", "symlink", "mkstemp", "mkdtemp",
-    "NamedTemporaryFile", "symlink_to", "hardlink_to", "touch", "ZipFile",
+    "save", "copy", "copy2", "copyfile", "copytree", "move", "rename", "renames", "link", "symlink", "mkstemp",
+    "mkdtemp", "NamedTemporaryFile", "symlink_to", "hardlink_to", "touch", "ZipFile",
 }  # fmt: skip
 
 
@@ -255,8 +255,9 @@ def test_no_other_module_writes_files(path):
 
 @pytest.mark.parametrize(
     "source",
-    ["open(p, 'w')", "open(p, mode='ab')", "open(p, m)", "path.open('w')", "path.open(mode='x')", "os.open(p, os.O_RDWR)",
-     "cv2.imwrite(p, a)", "shutil.copy(a, b)", "ZipFile(p, 'w')", "zipfile.ZipFile(p, 'a')", "np.savez(p, a)",
+    ["open(p, 'w')", "open(p, mode='ab')", "open(p, m)", "path.open('w')", "path.open(mode='x')",
+     "os.open(p, os.O_RDWR)", "cv2.imwrite(p, a)", "shutil.copy(a, b)", "ZipFile(p, 'w')", "zipfile.ZipFile(p, 'a')",
+     "np.savez(p, a)",
      "torch.save(a, p)", "path.write_text(t)", "figure.savefig(p)", "path.rename(q)"],
 )  # fmt: skip
 def test_the_guard_sees_writers(source):

@@ -19,10 +19,12 @@ from c2fvl.batches import EpochBatches, FilmDataset
 from c2fvl.checkpoint import ResumeState, load_model, load_state, save_state
 from c2fvl.config import OptimizerConfig, load_config, override, preset_names
 from c2fvl.datasets import scan
+from c2fvl.metrics import summarise
 from c2fvl.models import build_model
 from c2fvl.observer import Observer
 from c2fvl.optimizers import learning_rate
-from c2fvl.train import train
+from c2fvl.scoring import predict_cases, score_case
+from c2fvl.train import _Trainer, train
 
 TIMES = {"train_seconds", "val_seconds", "films_per_second"}
 
@@ -41,6 +43,10 @@ def assert_same_run(run, other):
     for number, entry in first.optimizer["state"].items():
         for name, value in entry.items():
             assert torch.equal(value, second.optimizer["state"][number][name]), (number, name)
+    assert first.optimizer["param_groups"] == second.optimizer["param_groups"]
+    assert (first.average is None) == (second.average is None)
+    for name, value in (first.average or {}).items():
+        assert torch.equal(value, second.average[name]), name
     for name, value in first.generators.items():
         assert torch.equal(value.nan_to_num(), second.generators[name].nan_to_num()), name
     best, other_best = load_file(run / "best" / "model.safetensors"), load_file(other / "best" / "model.safetensors")
@@ -238,7 +244,10 @@ from c2fvl.observer import Observer
 from c2fvl.train import _Trainer, end_processes
 from pathlib import Path
 config = parse_config(Path(sys.argv[1]).read_text())
-trainer = _Trainer(config, Path(sys.argv[2]), resumed=False, observer=Observer())
+trainer = _Trainer(config, Path(sys.argv[2]), resumed=True, observer=Observer())
+if trainer.rank:  # as after training, when each process has seen other films
+    for tensor in [*trainer.network.buffers(), *trainer.average.module.buffers()]:
+        tensor.add_(1)
 scores = trainer._validate()
 if trainer.is_main:
     print("SCORES" + json.dumps({"scores": scores, "processes": trainer.world}))
@@ -261,34 +270,41 @@ def run_processes(count, script, *arguments):
 
 
 def test_two_processes_score_as_one(tiny_config, tmp_path):
-    """On gloo, to the last digit, with a number of films that two processes do not share evenly."""
-    from c2fvl.config import to_toml
-
+    """On gloo, to the last digit, a trained network, and a number of batches that two processes do not share evenly."""
     cases = scan(tiny_config.data.root, "val")
     assert -(-len(cases) // 2) % 2 == 1, "batches of two must not be shared evenly"
-    path = tmp_path / "config.toml"
-    path.write_text(to_toml(override(tiny_config, ["train.batch_size=2"])))
+    run = train(override(tiny_config, ["train.batch_size=2", "train.ema=0.5"]), run=tmp_path / "run").run
+    state = load_state(run / "last")
+    state.generators |= {name.replace("0.", "1.", 1): value for name, value in state.generators.items()}
     found = {}
     for count in (1, 2):
-        output = run_processes(count, TWO_PROCESSES, path, tmp_path / "run")
+        state.progress["num_processes"] = count
+        save_state(run / "last", state)
+        output = run_processes(count, TWO_PROCESSES, run / "config.toml", run)
         found[count] = json.loads(output.partition("SCORES")[2])
     assert (found[1]["processes"], found[2]["processes"]) == (1, 2)
     assert found[1]["scores"] == found[2]["scores"]
     assert found[1]["scores"]["num_cases"] == len(cases)
+    assert found[1]["scores"]["dice_per_image"] == log_of(run)[-1]["val_dice_per_image"]
 
 
-def test_two_processes_train_and_resume(phantom_root, tmp_path):
+def test_two_processes_train_and_resume_to_the_bit(phantom_root, tmp_path):
+    """Whole and in two parts, with averaged weights; and what was scored is what was saved."""
     script = SCRIPT.replace("; ", "\n")
-    overrides = [*TINY, f'data.root="{phantom_root}"', "train.epochs=1", "train.device=auto"]
-    arguments = ["train", "debug", *overrides, "--run-dir", str(tmp_path / "run")]
-    output = run_two(tmp_path, script, arguments)
+    overrides = [*TINY, f'data.root="{phantom_root}"', "train.device=auto", "train.ema=0.8"]
+    output = run_two(tmp_path, script, ["train", "debug", *overrides, "--run-dir", str(tmp_path / "whole")])
     assert output.count("Finished") == 1
-    assert len(log_of(tmp_path / "run")) == 1
-    run_two(tmp_path, script, ["train", "--resume", str(tmp_path / "run"), "train.epochs=2"])
-    assert len(log_of(tmp_path / "run")) == 2
-    load_model(tmp_path / "run")
+    run_two(tmp_path, script, ["train", "debug", *overrides, "train.epochs=1", "--run-dir", str(tmp_path / "parts")])
+    run_two(tmp_path, script, ["train", "--resume", str(tmp_path / "parts"), "train.epochs=2"])
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    model = load_model(tmp_path / "whole")
+    films = FilmDataset(scan(phantom_root, "val"), model.config.data)
+    scores = [
+        score_case(found, grids=("network",)).overlaps["network"] for found in predict_cases(model.network, films)
+    ]
+    assert summarise(scores)["dice_per_image"] == model.metrics["val_dice_per_image"]
     with pytest.raises(ValueError, match="resume it with 2"):
-        train(resume=tmp_path / "run", overrides=("train.epochs=3",))
+        train(resume=tmp_path / "whole", overrides=("train.epochs=3",))
 
 
 def run_two(folder, script, arguments):
@@ -455,3 +471,133 @@ def test_every_preset_runs(name, phantom_root, tmp_path):
     assert len(log_of(result.run)) == 1
     if config.train.best_from_epoch == 1:
         assert load_model(result.run).config.preset == name
+
+
+class GradientsOnly:
+    """Collects the gradients at every step of the optimiser, which then leaves the weights alone."""
+
+    def __init__(self, monkeypatch):
+        self.steps = []
+
+        def step(optimizer, *arguments, **keywords):
+            self.steps.append([p.grad.clone() for group in optimizer.param_groups for p in group["params"]])
+
+        monkeypatch.setattr(torch.optim.Adam, "step", step)
+
+
+def gradients(config, folder):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        seen = GradientsOnly(monkeypatch)
+        train(override(config, ["train.epochs=1", "model.arguments.dropout=0.0"]), run=folder)
+    return seen.steps
+
+
+def test_accumulation_is_the_mean_of_the_gradients_of_its_batches(tiny_config, tmp_path):
+    """28 films in 7 batches: three steps of two and, at the epoch's end, one of a single batch."""
+    single = gradients(tiny_config, tmp_path / "single")
+    double = gradients(override(tiny_config, ["train.accumulation=2"]), tmp_path / "double")
+    assert (len(single), len(double)) == (7, 4)
+    for place, step in enumerate(double):
+        parts = single[2 * place : 2 * place + 2]
+        for number, found in enumerate(step):
+            expected = sum(part[number] for part in parts) / len(parts)
+            assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_clipping_bounds_the_norm_of_the_gradient(tiny_config, tmp_path):
+    def norms(steps):
+        return [torch.stack([part.norm() for part in step]).norm().item() for step in steps]
+
+    free = norms(gradients(tiny_config, tmp_path / "free"))
+    clipped = norms(gradients(override(tiny_config, ["optimizer.clip_norm=0.01"]), tmp_path / "clipped"))
+    assert min(free) > 0.01
+    assert clipped == pytest.approx([0.01] * len(free), rel=1e-3)
+
+
+def test_the_best_model_is_the_averaged_one(tiny_config, tmp_path):
+    run = train(override(tiny_config, ["train.ema=0.9", "train.epochs=1"]), run=tmp_path / "run").run
+    state, best = load_state(run / "last"), load_file(run / "best" / "model.safetensors")
+    assert all(torch.equal(value, state.average[f"module.{name}"]) for name, value in best.items())
+    assert any(not torch.equal(value, state.weights[name]) for name, value in best.items())
+
+
+def test_all_generators_are_restored(tiny_config, tmp_path):
+    run = train(override(tiny_config, ["train.epochs=1"]), run=tmp_path / "run").run
+
+    def draws():
+        numpy = np.random.rand(), np.random.randn()  # noqa: NPY002
+        return random.random(), random.gauss(0, 1), numpy, torch.rand(1).item()
+
+    found = []
+    for _ in range(2):
+        _Trainer(load_config(run / "config.toml"), run, resumed=True, observer=Observer())
+        found.append(draws())
+        draws()
+    assert found[0] == found[1]
+
+
+def test_a_stop_is_granted_where_an_epoch_is_one_step(tiny_config, tmp_path):
+    config = override(tiny_config, ["train.batch_size=64", "train.epochs=6"])
+    result = train(config, run=tmp_path / "run", observer=StopAfter(1))
+    assert not result.finished
+    assert len(log_of(result.run)) == 1
+    limited = train(override(config, ["train.max_hours=1e-9"]), run=tmp_path / "limited")
+    assert not limited.finished
+    whole = train(config, run=tmp_path / "whole")
+    train(resume=result.run)
+    assert_same_run(whole.run, result.run)
+
+
+def test_other_data_are_refused_on_resume_and_a_moved_set_is_not(tiny_config, phantom_root, tmp_path):
+    import shutil
+
+    from c2fvl.phantom import write_phantom
+
+    run = train(override(tiny_config, ["train.epochs=1"]), run=tmp_path / "run").run
+    write_phantom(tmp_path / "other", num_cases=40, seed=2, size=64)
+    with pytest.raises(ValueError, match="not those that"):
+        train(resume=run, overrides=(f'data.root="{tmp_path / "other"}"', "train.epochs=2"))
+    shutil.copytree(phantom_root, tmp_path / "moved")
+    assert train(resume=run, overrides=(f'data.root="{tmp_path / "moved"}"', "train.epochs=2")).finished
+
+
+def test_a_run_killed_before_its_first_epoch_can_be_resumed(tiny_config, tmp_path):
+    class Fall(Observer):
+        def step(self, *arguments):
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        train(tiny_config, run=tmp_path / "run", observer=Fall())
+    whole = train(tiny_config, run=tmp_path / "whole")
+    train(resume=tmp_path / "run")
+    assert_same_run(whole.run, tmp_path / "run")
+
+
+def test_two_trainings_do_not_share_a_run_folder(tiny_config, tmp_path):
+    class Second(Observer):
+        def epoch(self, line, best):
+            with pytest.raises(ValueError, match="another process is training"):
+                train(resume=tmp_path / "run")
+
+    train(override(tiny_config, ["train.epochs=1"]), run=tmp_path / "run", observer=Second())
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "model.arguments.in_channels=1",
+        "model.arguments.num_classes=2",
+        "data.image_size=50",
+        "model.arguments.base_width=x",
+        "model.arguments.num_heads=0",
+        "train.ema=1",
+        "data.text_dropout=7",
+        "train.seed=99999999999999999999",
+    ],
+)
+def test_settings_that_do_not_fit_leave_nothing(item, tiny_config, tmp_path):
+    with pytest.raises(ValueError, match=r"\w"):
+        train(tiny_config, run=tmp_path / "run", overrides=(item,))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="all weights of the loss are 0"):
+        train(override(tiny_config, ["loss.dice=0", "loss.cross_entropy=0", "loss.side_maps=0"]), run=tmp_path / "run")

@@ -67,7 +67,10 @@ class FilmDataset(Dataset[Item]):
         self.encoder = None if config.text == "none" else TEXT_ENCODERS[config.text]
         unlabelled = [case.id for case in self.cases if case.mask is None]
         if masks and unlabelled:
-            raise ValueError(f"{len(unlabelled)} films have no mask: {_few(unlabelled)}")
+            raise ValueError(
+                f"{len(unlabelled)} of {len(self.cases)} films have no mask: {_few(unlabelled)}; add their masks, or "
+                "leave these films out"
+            )
         if self.encoder is not None and config.missing_text == "error":
             untold = [case.id for case in self.cases if case.report is None or not case.report.has_attributes]
             if untold:

@@ -9,7 +9,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,10 @@ STATE_VERSION = 1
 class TrainedModel:
     """A network with what is needed to use it."""
 
-    network: nn.Module
+    network: nn.Module = field(repr=False)
     """In eval mode."""
-    config: Config
-    metrics: dict[str, Any]
+    config: Config = field(repr=False)
+    metrics: dict[str, Any] = field(repr=False)
     path: Path
 
 

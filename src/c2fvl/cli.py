@@ -222,7 +222,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     print(table(["%", "Dice per image", "IoU per image", "Dice pooled", "IoU pooled"], rows))
     print(
         f"{first['num_cases']} films, {first['num_empty_masks']} with an empty mask, {first['num_false_alarms']} false "
-        f"alarms, {first['num_misses']} missed; report given: {options.text}"
+        f"alarms, {first['num_misses']} missed; report given: {found.summary['text']['given']}"
     )
     print(f"Page: {found.page}")
     return 0

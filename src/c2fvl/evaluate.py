@@ -78,6 +78,11 @@ def evaluate(
         settings = dataclasses.replace(settings, missing_text=config.data.missing_text)
     films = FilmDataset(cases, settings)
     folder = Path(out) if out is not None else _default_folder(model, split, text)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; name a folder for the scores")
+    num_reports = sum(case.report is not None and case.report.has_attributes for case in cases)
+    if text != "none" and config.data.text != "none" and num_reports < len(cases):
+        logger.warning("%d of %d films have no report that the network can read", len(cases) - num_reports, len(cases))
 
     run = {"device": device, "batch_size": batch_size, "workers": workers}
     scores: list[CaseScore] = []
@@ -91,9 +96,12 @@ def evaluate(
         "data": {
             "root": str(root), "split": split, "caption_table": table or config.data.table or "the split's own",
             "num_cases": len(cases), "num_groups": len({case.group for case in cases if case.group}) or None,
-            "num_without_report": sum(case.report is None or not case.report.has_attributes for case in cases),
+            "num_without_report": len(cases) - num_reports,
         },
-        "text": {"kind": text, "seed": seed if text == "shuffled" else None},
+        "text": {
+            "kind": text, "given": describe_text(text, config.data.text, num_reports, len(cases)),
+            "seed": seed if text == "shuffled" else None,
+        },
         "threshold": THRESHOLD,
         "scores": [
             {"grid": grid, "rule": rule, **summarise([score.overlaps[grid] for score in scores], rule=rule)}
@@ -104,7 +112,10 @@ def evaluate(
         "seconds": round(time.monotonic() - began, 2),
     }  # fmt: skip
     write_cells(folder / "cases.csv", _case_table(cases, scores))
-    chosen = _choose([dice(score.overlaps["original"]) for score in scores])
+    chosen = _choose(
+        [dice(score.overlaps["original"]) for score in scores],
+        [score.overlaps["original"].target == 0 for score in scores],
+    )
     pictures = [
         {
             "title": title,
@@ -116,6 +127,16 @@ def evaluate(
     storage.write_text(page, _page(summary, pictures, _history(model)))
     storage.write_json(folder / "summary.json", summary)
     return Evaluation(folder, page, summary)
+
+
+def describe_text(text: str, encoder: str, num_reports: int, num_cases: int) -> str:
+    """Return in words which reports the films were given."""
+    if encoder == "none":
+        return "none, for the network reads none"
+    if text == "none" or not num_reports:
+        return "none" if text == "none" else "none, for no film has one that can be read"
+    whose = {"right": "its own", "shuffled": "that of another film"}[text]
+    return whose if num_reports == num_cases else f"{whose}, for the {num_reports} of {num_cases} films that have one"
 
 
 def change_text(cases: Sequence[Case], text: str, *, seed: int = 0) -> list[Case]:
@@ -154,13 +175,15 @@ def _case_table(cases: Sequence[Case], scores: Sequence[CaseScore]) -> list[list
     return rows
 
 
-def _choose(values: Sequence[float]) -> dict[str, list[int]]:
-    """Return which cases to draw: the best, those around the median and the worst by their Dice."""
-    order = np.argsort(values, kind="stable")
-    count = min(NUM_PICTURES, len(order))
-    middle = max(0, len(order) // 2 - count // 2)
-    chosen = {"Best": order[::-1][:count], "Median": order[middle : middle + count], "Worst": order[:count]}
-    return {title: indices.tolist() for title, indices in chosen.items()}
+def _choose(values: Sequence[float], empty: Sequence[bool]) -> dict[str, list[int]]:
+    """Return which cases to draw, none twice: the worst, the best (with a lesion if there are), those in between."""
+    order = np.argsort(values, kind="stable").tolist()
+    count = min(NUM_PICTURES, max(1, len(order) // 3))
+    worst, rest = order[:count], order[count:]
+    best = sorted(rest, key=lambda index: (empty[index], -values[index]))[:count]
+    between = [index for index in rest if index not in best]
+    middle = max(0, len(between) // 2 - count // 2)
+    return {"Best": best, "Median": between[middle : middle + count], "Worst": worst}
 
 
 def _draw(

@@ -21,6 +21,7 @@ from c2fvl import storage
 from c2fvl.images import write_image, write_mask
 from c2fvl.phantom_anatomy import Canvas, draw_anatomy, draw_clouds, draw_lung_outline, expose
 from c2fvl.report import ZONES, Report, write_table
+from c2fvl.spreadsheets import write_cells
 
 MIN_CASES, MIN_SIZE = 6, 32
 MASK_THRESHOLD = 0.5  # of the opacity field of a shadow, whose peak is 1
@@ -95,7 +96,8 @@ def write_phantom(
     """Write `num_cases` films to the folder `out` in the seed layout and return the films per split.
 
     The layout is `out/{Train,Val,Test}_Folder` with `img/NAME.png`, `labelcol/mask_NAME.png` (0 and 255) and the
-    reports twice, as `{Split}_text.xlsx` (sentences) and `{Split}_attributes.xlsx` (C2FVL's eight numbers).
+    reports three times: `{Split}_text.xlsx` (sentences), `{Split}_attributes.xlsx` (C2FVL's eight numbers), and
+    `{Split}_films.csv`, which lists images, masks, reports and groups as a table of one's own does.
     `fractions` are the shares of train, val and test; no group is in two splits and no split is empty. The set is
     built in a hidden folder beside `out` and renamed when it is complete, so an interruption leaves no half set.
 
@@ -117,14 +119,16 @@ def write_phantom(
 
 
 def _write_split(folder: Path, split: str, films: list[tuple[int, int, int]]) -> None:
-    rows = []
+    rows, listed = [], [["image", "mask", "report", "group"]]
     for seed, index, size in films:
         case = draw_case(seed, index, size=size)
         write_image(folder / "img" / f"{case.name}.png", case.image)
         write_mask(folder / "labelcol" / f"mask_{case.name}.png", case.mask)
         rows.append((f"mask_{case.name}.png", case.report))
+        listed.append([f"img/{case.name}.png", f"labelcol/mask_{case.name}.png", str(case.report), case.group])
     write_table(folder / f"{split}_text.xlsx", rows, form="lvit")
     write_table(folder / f"{split}_attributes.xlsx", rows, form="c2fvl")
+    write_cells(folder / f"{split}_films.csv", listed)
 
 
 def _group_of(index: int) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from c2fvl.checkpoint import TrainedModel, check_device, load_model
 from c2fvl.csv_tables import read_csv
 from c2fvl.describe import zone_areas
 from c2fvl.images import read_image, write_image, write_mask, write_probability
-from c2fvl.report import Report, parse_report
+from c2fvl.report import MAX_AREAS, Report, parse_report
 from c2fvl.scoring import THRESHOLD, infer, probabilities, to_original
 from c2fvl.text_encoders import TEXT_ENCODERS
 from c2fvl.transforms import resize_image
@@ -48,8 +48,8 @@ class Prediction:
 class Predictor:
     """A trained network, ready for films of any size.
 
-    `model` is a model folder, a run folder or a loaded model. Call it with a film, as a path or as an RGB array
-    (H, W, 3) float in [0, 1] or uint8, and a report as a sentence or a `Report`.
+    `model` is a model folder, a run folder or a loaded model. Call it with a film, as a path or as a grey or RGB array
+    (H, W) or (H, W, 3), float in [0, 1], uint8 or uint16, and a report as a sentence or a `Report`.
     """
 
     def __init__(self, model: str | Path | TrainedModel, *, device: str = "cpu", threshold: float = THRESHOLD) -> None:
@@ -90,6 +90,10 @@ class Predictor:
             return None
         if isinstance(report, str):
             report = parse_report(report, frame=laterality)
+        elif not isinstance(report, Report):
+            raise ValueError(f"the report is {report!r}; expected is a sentence or a Report")
+        elif laterality not in (report.frame, "viewer"):
+            raise ValueError(f"the Report is in the {report.frame}'s frame but laterality says {laterality}; give one")
         if self.encoder is None:
             self._say_once("this network reads no report; the one given changes nothing")
             return None
@@ -98,6 +102,10 @@ class Predictor:
                 f"the report {report.text!r} names no side and no zone that could be read; expected is a sentence such "
                 "as 'Bilateral pulmonary infection, two infected areas, upper left lung and lower right lung.'"
             )
+        if report.number is not None and report.number > MAX_AREAS:
+            raise ValueError(f"the report counts {report.number} infected areas; expected are {MAX_AREAS} at most")
+        for contradiction in report.contradictions():
+            self._say_once(f"the report {report.text!r} contradicts itself: {contradiction}")
         if report.unread:
             self._say_once(f"of the report {report.text!r} this was not understood: {'; '.join(report.unread)}")
         return report.in_frame("viewer")
@@ -106,6 +114,11 @@ class Predictor:
         if message not in self._said:
             self._said.add(message)
             logger.warning("%s", message)
+
+
+def _written(stem: str) -> tuple[str, ...]:
+    """Return the names of all files that a film of this stem may leave in the folder; the record is the last."""
+    return f"{stem}.png", f"{stem}_probability.png", f"{stem}_overlay.png", f"{stem}.json"
 
 
 @dataclass(frozen=True)
@@ -117,23 +130,31 @@ class Request:
 
 
 def collect(inputs: Sequence[str], *, table: Path | str | None = None, report: str | None = None) -> list[Request]:
-    """Return what files, folders, globs and a csv table (columns image, report) ask for, in order.
+    """Return what files, folders, globs and a csv table (columns image, report) ask for, in order, each film once.
 
-    Raises `FileNotFoundError` for what is not there, and `ValueError` for two films of one stem, whose results would
-    overwrite each other.
+    Raises `FileNotFoundError` for what is not there, and `ValueError` for two films whose results would overwrite each
+    other, and for one film with two reports.
     """
     requests = [Request(path, report) for item in inputs for path in _expand(item)]
     if table is not None:
         requests += list(_from_table(Path(table), report))
     if not requests:
         raise ValueError("there is no film to predict; name files, folders, globs, or a table with --csv")
+    films: dict[Path, Request] = {}
+    for request in requests:
+        other = films.setdefault(request.image.resolve(), request)
+        if other.report != request.report:
+            raise ValueError(f"{request.image} is asked for with two reports; predict it into two folders")
+    requests = list(films.values())
     seen: dict[str, Path] = {}
     for request in requests:
-        other = seen.setdefault(request.image.stem, request.image)
-        if other is not request.image:
+        for name in _written(request.image.stem):
+            other_film = seen.setdefault(name, request.image)
+            if other_film is request.image:
+                continue
             raise ValueError(
-                f"{other} and {request.image} would both be written as {request.image.stem}.png; rename one, or "
-                "predict them into two folders"
+                f"{other_film} and {request.image} would both be written as {name}; rename one, or predict them into "
+                "two folders"
             )
     return requests
 
@@ -149,17 +170,34 @@ def predict_to_folder(
 ) -> Iterator[dict[str, Any]]:
     """Predict film after film into `out` and yield the record of each, which is also written as `<stem>.json`.
 
-    Writes `<stem>.png` (0 and 255, in the film's size), on request `<stem>_probability.png` (16 bit, value / 65535)
-    and `<stem>_overlay.png`. A film that cannot be read ends with a record that holds an "error" and nothing else
-    written; the films after it are still predicted.
+    Raises `ValueError`, before anything is written, where a result would replace one of the films. Writes
+    `<stem>.png` (0 and 255, in the film's size), on request `<stem>_probability.png` (16 bit, value / 65535)
+    and `<stem>_overlay.png`; what an earlier call left of that film is removed first. A film that cannot be read ends
+    with a record that holds an "error" and nothing written; the films after it are still predicted.
     """
-    out = Path(out)
+    out, requests = Path(out), list(requests)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; name a folder for the masks")
+    films = {request.image.resolve() for request in requests}
+    for request in requests:
+        for name in _written(request.image.stem):
+            if (out / name).resolve() in films:
+                raise ValueError(f"{out / name} is a film to be predicted and would be replaced; name another folder")
+    return _predict_each(predictor, requests, out, laterality, probability=probability, overlay=overlay)
+
+
+def _predict_each(
+    predictor: Predictor, requests: list[Request], out: Path, laterality: str, *, probability: bool, overlay: bool
+) -> Iterator[dict[str, Any]]:
     for request in requests:
         stem = request.image.stem
+        if (out / f"{stem}.json").is_file():  # the record goes first and comes last: where it is, all belongs together
+            for name in reversed(_written(stem)):
+                (out / name).unlink(missing_ok=True)
         try:
             prediction = predictor(request.image, request.report, laterality=laterality)
         except (OSError, ValueError) as error:
-            yield {"image": str(request.image), "error": str(error)}
+            yield {"image": str(request.image), "error": str(error).removeprefix(f"{request.image}: ")}
             continue
         record = _record(predictor, request, prediction, laterality)
         write_mask(out / f"{stem}.png", prediction.mask)
@@ -184,6 +222,7 @@ def _record(predictor: Predictor, request: Request, prediction: Prediction, late
             "zones": sorted(understood.zones),
             "number": understood.number,
             "not_understood": list(understood.unread),
+            "contradictions": list(understood.contradictions()),
         }
     height, width = prediction.mask.shape
     model = predictor.model
@@ -211,12 +250,16 @@ def _record(predictor: Predictor, request: Request, prediction: Prediction, late
 def _as_film(image: str | Path | np.ndarray) -> np.ndarray:
     if not isinstance(image, np.ndarray):
         return read_image(image)
+    if image.ndim == 2:
+        image = np.repeat(image[:, :, None], 3, axis=2)
     if image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(f"the film has the shape {image.shape}; expected is (height, width, 3) in RGB")
-    if image.dtype == np.uint8:
-        return image.astype(np.float32) / np.float32(255)
+        raise ValueError(
+            f"the film has the shape {image.shape}; expected is (height, width), or (height, width, 3) RGB"
+        )
+    if image.dtype in (np.uint8, np.uint16):
+        return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
     if image.dtype.kind != "f" or not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
-        raise ValueError("the film must be uint8, or floating point in [0, 1] without NaN")
+        raise ValueError("the film must be uint8, uint16, or floating point in [0, 1] without NaN")
     return image.astype(np.float32, copy=False)
 
 
@@ -237,11 +280,16 @@ def _expand(item: str) -> list[Path]:
 
 def _from_table(path: Path, report: str | None) -> Iterator[Request]:
     columns, rows = read_csv(path)
-    unknown = sorted(set(columns) - {"image", "report"})
-    if "image" not in columns or unknown:
-        raise ValueError(f"{path}: the columns are {', '.join(columns)}; expected are image and, if wanted, report")
+    named = [column for column in ("report", "text") if column in columns]
+    if "image" not in columns or len(named) > 1:
+        raise ValueError(
+            f"{path}: the columns are {', '.join(columns)}; expected are image and, if wanted, report (or text)"
+        )
+    unused = sorted(set(columns) - {"image", *named})
+    if unused:
+        logger.warning("%s: the columns %s are not used; known are image and report", path, ", ".join(unused))
     for number, row in rows:
         image = path.parent / row["image"].strip()  # an absolute path stays as it is
         if not image.is_file():
             raise FileNotFoundError(f"{path}, row {number}, column image: there is no file {image}")
-        yield Request(image, row.get("report") or report)
+        yield Request(image, next((row[column] for column in named if row[column]), report))

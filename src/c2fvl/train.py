@@ -108,7 +108,7 @@ class _Trainer:
         self.val_films = FilmDataset(val_cases, config.data)
         self.fingerprint = _fingerprint(train_cases, val_cases)
         if config.data.text != "none" and not any(case.report and case.report.has_attributes for case in train_cases):
-            logger.warning("no film to train on has a report with attributes, so the network cannot learn to read one")
+            logger.warning("no film to train on has a report with attributes: the network cannot learn to read one")
 
         with warnings.catch_warnings():  # what is not installed is an error below
             warnings.filterwarnings("ignore", message=".*no supported trackers")
@@ -156,7 +156,7 @@ class _Trainer:
             self._restore()
 
     def _try_one_film(self) -> None:
-        """Run one film through network and loss, so that settings that do not fit are met before anything is written."""
+        """Run one film through network and loss: what does not fit is met before anything is written."""
         batch = collate([self.train_films[0, 0]])
         assert batch.mask is not None
         try:
@@ -382,8 +382,8 @@ class _Trainer:
         world, scaler, fingerprint = (progress.pop(name) for name in ("num_processes", "scaler", "data"))
         if fingerprint != self.fingerprint:
             raise ValueError(
-                f"the films or reports in {self.config.data.root} are not those that {self.run} was trained on; restore "
-                "them, or start another run"
+                f"the films or reports in {self.config.data.root} are not those that {self.run} was trained on; "
+                "restore them, or start another run"
             )
         if world != self.world:
             raise ValueError(
