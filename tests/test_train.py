@@ -601,3 +601,13 @@ def test_settings_that_do_not_fit_leave_nothing(item, tiny_config, tmp_path):
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match="all weights of the loss are 0"):
         train(override(tiny_config, ["loss.dice=0", "loss.cross_entropy=0", "loss.side_maps=0"]), run=tmp_path / "run")
+
+
+def test_trying_one_film_leaves_no_trace(tiny_config, tmp_path):
+    trainer = _Trainer(tiny_config, tmp_path / "run", resumed=False, observer=Observer())
+    found = torch.get_rng_state()
+    torch.manual_seed(tiny_config.train.seed * 1000)
+    assert torch.equal(found, torch.get_rng_state())
+    counters = [value for name, value in trainer.network.named_buffers() if name.endswith("num_batches_tracked")]
+    assert counters
+    assert all(value == 0 for value in counters)

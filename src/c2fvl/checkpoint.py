@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS, SETTINGS, METRICS = "model.safetensors", "config.toml", "metrics.json"
 NUM_STATES_KEPT = 2
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 @dataclass(frozen=True)

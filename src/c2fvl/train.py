@@ -159,6 +159,7 @@ class _Trainer:
         """Run one film through network and loss: what does not fit is met before anything is written."""
         batch = collate([self.train_films[0, 0]])
         assert batch.mask is not None
+        self.network.eval()  # so that it leaves no trace in running statistics and generators
         try:
             output = infer(self.network, batch, device=self.device, precision=self.config.train.precision)
         except RuntimeError as error:
