@@ -13,7 +13,8 @@ from reference_weights import official_state_dict
 
 from c2fvl.checkpoint import load_model
 from c2fvl.config import load_config
-from c2fvl.reference import convert, from_reference, read_official
+from c2fvl.official import read_official
+from c2fvl.reference import convert, from_reference
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,7 @@ def test_damaged_archives_are_refused(checkpoint, tmp_path):
      ((2**40, 1), (0, 1), 0), ((4,), (6, 1), 0), ((4.0, 6), (6, 1), 0)],
 )  # fmt: skip
 def test_views_beyond_their_storage_are_refused(size, stride, offset):
-    from c2fvl.reference import _rebuild_tensor, _Storage
+    from c2fvl.official import _rebuild_tensor, _Storage
 
     storage = _Storage("0", torch.zeros(24))
     with pytest.raises(ValueError, match=r"storage|wrongly"):
@@ -242,12 +243,12 @@ def test_a_memo_place_out_of_all_bounds_fills_no_memory(checkpoint, tmp_path):
      b"\x80\x02ctorch\nFloatStorage\nNb."],
 )  # fmt: skip
 def test_nothing_s_state_can_be_set(checkpoint, tmp_path, content):
-    from c2fvl import reference
+    from c2fvl import official
 
-    before = reference._rebuild_parameter.__defaults__
+    before = official._rebuild_parameter.__defaults__
     with pytest.raises(ValueError, match="sets the state"):
         read_official(repacked(checkpoint, tmp_path / "build", with_table(content)))
-    assert reference._rebuild_parameter.__defaults__ == before
+    assert official._rebuild_parameter.__defaults__ == before
 
 
 def test_many_views_of_one_storage_are_no_bomb(tmp_path):

@@ -6,7 +6,7 @@ Three pairs of grid and rule are kept apart and always labelled:
 - `original`: the probability map brought to the film's own size against the mask as it is in the file.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -140,7 +140,3 @@ def _losses(loss: Loss, output: Output, mask: Tensor) -> list[float]:
         return float(loss(alone, mask[row : row + 1])["loss"])
 
     return [of(row) for row in range(len(mask))]
-
-
-Progress = Callable[[int, int], None]
-"""Called with films done and films in all."""
