@@ -23,7 +23,7 @@ ATTRIBUTES = ("bilateral", "number", *ZONES)
 SIDES = ("bilateral", "unilateral", "none")
 MAX_ROWS_SHOWN = 20
 MAX_AREAS = 20
-"""More infected areas than this no caption counts; the published ones end at thirteen."""
+"""More infected areas than this no caption counts; the published ones that are at hand end at nine."""
 FRAMES = ("viewer", "patient")
 
 MAX_NUMBER = 999_999_999
