@@ -577,9 +577,10 @@ def test_two_trainings_do_not_share_a_run_folder(tiny_config, tmp_path):
     class Second(Observer):
         def epoch(self, line, best):
             with pytest.raises(ValueError, match="another process is training"):
-                train(resume=tmp_path / "run")
+                train(resume=tmp_path / "run", overrides=("train.epochs=9",))
 
     train(override(tiny_config, ["train.epochs=1"]), run=tmp_path / "run", observer=Second())
+    assert load_config(tmp_path / "run" / "config.toml").train.epochs == 1
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ class FilmDataset(Dataset[Item]):
                 "leave these films out"
             )
         if self.encoder is not None and config.missing_text == "error":
-            untold = [case.id for case in self.cases if case.report is None or not case.report.has_attributes]
+            untold = [case.id for case in self.cases if not case.has_attributes]
             if untold:
                 raise ValueError(
                     f"{len(untold)} of {len(self.cases)} films have no report with attributes: {_few(untold)}; give "

@@ -33,6 +33,11 @@ class Case:
     report: Report | None
     group: str | None
 
+    @property
+    def has_attributes(self) -> bool:
+        """Tell whether there is a report, and one of which side, number or zones could be read."""
+        return self.report is not None and self.report.has_attributes
+
 
 @dataclass(frozen=True)
 class Problem:

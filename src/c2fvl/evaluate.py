@@ -80,7 +80,7 @@ def evaluate(
     folder = Path(out) if out is not None else _default_folder(model, split, text)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; name a folder for the scores")
-    num_reports = sum(case.report is not None and case.report.has_attributes for case in cases)
+    num_reports = sum(case.has_attributes for case in cases)
     if text != "none" and config.data.text != "none" and num_reports < len(cases):
         logger.warning("%d of %d films have no report that the network can read", len(cases) - num_reports, len(cases))
 

@@ -195,7 +195,8 @@ def _predict_each(
             for name in reversed(_written(stem)):
                 (out / name).unlink(missing_ok=True)
         try:
-            prediction = predictor(request.image, request.report, laterality=laterality)
+            film = read_image(request.image)
+            prediction = predictor(film, request.report, laterality=laterality)
         except (OSError, ValueError) as error:
             yield {"image": str(request.image), "error": str(error).removeprefix(f"{request.image}: ")}
             continue
@@ -204,7 +205,7 @@ def _predict_each(
         if probability:
             write_probability(out / f"{stem}_probability.png", prediction.probability)
         if overlay:
-            picture = case_picture(read_image(request.image), prediction.mask, report=prediction.report)
+            picture = case_picture(film, prediction.mask, report=prediction.report)
             write_image(out / f"{stem}_overlay.png", picture)
         storage.write_json(out / f"{stem}.json", record)
         yield record

@@ -107,7 +107,7 @@ class _Trainer:
         self.train_films = FilmDataset(train_cases, config.data, augment=True, seed=settings.seed)
         self.val_films = FilmDataset(val_cases, config.data)
         self.fingerprint = _fingerprint(train_cases, val_cases)
-        if config.data.text != "none" and not any(case.report and case.report.has_attributes for case in train_cases):
+        if config.data.text != "none" and not any(case.has_attributes for case in train_cases):
             logger.warning("no film to train on has a report with attributes: the network cannot learn to read one")
 
         with warnings.catch_warnings():  # what is not installed is an error below
@@ -169,6 +169,21 @@ class _Trainer:
     def fit(self) -> TrainResult:
         """Train until the epochs are done, nothing improves, time is up or a signal asks to stop."""
         if self.is_main:
+            storage.make_folder(self.run)
+        with StopSignals() as signals, lock_run(self.run) if self.is_main else contextlib.nullcontext():
+            self._begin()
+            reason = self._loop(lambda: self._agree(signals.received or self._time_is_up()))
+        finished = reason != "stopped"
+        if not finished:
+            reason = f"stopped by {signals.received}" if signals.received else "the time set by train.max_hours is up"
+        if self.config.train.trackers:
+            self.accelerator.end_training()
+        best = self.progress
+        return TrainResult(self.run, best.best_dice, best.best_epoch, finished, reason, signals.received)
+
+    def _begin(self) -> None:
+        """Write what a run folder begins with, start the trackers and tell the observer."""
+        if self.is_main:
             storage.write_text(self.run / "config.toml", to_toml(self.config))
         if self.is_main and not self.resumed:
             storage.write_json(
@@ -186,19 +201,8 @@ class _Trainer:
         self.observer.start(
             self.run, self.config, len(self.train_films), len(self.val_films), self.progress.epoch, is_main=self.is_main
         )
-        with StopSignals() as signals, lock_run(self.run) if self.is_main else contextlib.nullcontext():
-            if not self.resumed:
-                self._save()  # from here on the run can be resumed, whenever it is killed
-            reason = self._loop(lambda: self._agree(signals.received or self._time_is_up()))
-        if reason == "stopped":
-            reason = f"stopped by {signals.received}" if signals.received else "the time set by train.max_hours is up"
-            finished = False
-        else:
-            finished = True
-        if self.config.train.trackers:
-            self.accelerator.end_training()
-        best = self.progress
-        return TrainResult(self.run, best.best_dice, best.best_epoch, finished, reason, signals.received)
+        if not self.resumed:
+            self._save()  # from here on the run can be resumed, whenever it is killed
 
     def _loop(self, stop: Callable[[], bool]) -> str:
         settings = self.config.train
