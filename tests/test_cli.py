@@ -62,7 +62,7 @@ LAYERS = [
     {"cli", "__main__"},
     {"train", "evaluate", "export", "reference"},
     {"predict"},
-    {"scoring", "runs", "official"},
+    {"scoring", "runs", "official", "official_names"},
     {"batches", "checkpoint", "losses", "visualize"},
     {"models", "text_encoders", "metrics", "optimizers"},
     {"check", "captions", "phantom", "transforms"},

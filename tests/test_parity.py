@@ -60,7 +60,7 @@ def test_c2fvl_trains_as_recorded(recorded):
 
     terms["loss"].backward()
     names = official_keys("c2fvl", network)
-    norms = {names[key]: parameter.grad.norm().item() for key, parameter in network.named_parameters()}
+    norms = {names[key][0]: parameter.grad.norm().item() for key, parameter in network.named_parameters()}
     expected = json.loads(str(recorded["grad_norms"]))
     assert norms.keys() == expected.keys()
     noise = 0
@@ -108,7 +108,7 @@ def test_prefix_and_counters_are_understood_and_dead_keys_named_once(caplog):
 
 def test_a_checkpoint_without_the_dead_keys_loads_too():
     weights = official_state_dict("c2fvl")
-    live = set(official_keys("c2fvl", from_reference("c2fvl", weights)).values())
+    live = {key for keys in official_keys("c2fvl", from_reference("c2fvl", weights)).values() for key in keys}
     assert len(weights) - len(live) == 359
     from_reference("c2fvl", {key: value for key, value in weights.items() if key in live})
 

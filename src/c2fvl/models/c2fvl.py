@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from c2fvl.models.blocks import ConvNormReLU, UNetEncoder, conv_stack, upsample_nearest
 from c2fvl.models.output import Output, check_size, check_text
+from c2fvl.models.transformer import PatchEmbedding, TokenReduction, TransformerBlock, as_map, as_tokens
 
 NUM_ATTRIBUTES = 8
 COUNT_INDEX = 1
@@ -122,84 +123,19 @@ class TransformerBranch(nn.Module):
         self, *, width: int, patch: int, grid: int, num_heads: int, dropout: float, join_previous: bool
     ) -> None:
         super().__init__()
-        self.patch_embedding = nn.Conv2d(width, width, patch, stride=patch)
-        self.position_embedding = nn.Parameter(torch.zeros(1, width, grid, grid))
-        self.dropout = nn.Dropout(dropout)
-        self.attention_norm = nn.LayerNorm(width)
-        self.attention = SelfAttention(width, num_heads)
-        self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = TokenMLP(width, dropout)
+        self.embedding = PatchEmbedding(width, width, patch=patch, grid=grid, dropout=dropout)
+        self.block = TransformerBlock(width, num_heads=num_heads, dropout=dropout, activate_output=True)
         self.reduction = TokenReduction(width) if join_previous else None
 
     def forward(self, features: Tensor, previous: Tensor | None) -> Tensor:
         """Return the token map (B, C, h, w)."""
-        embedded = self.patch_embedding(features)
-        grid = embedded.shape[-2:]
-        embedded = self.dropout(embedded + self._position(grid))
-        tokens = embedded.flatten(2).transpose(1, 2)  # (B, T, C), row-major
-        tokens = tokens + self.attention(self.attention_norm(tokens))
-        tokens = tokens + self.mlp(self.mlp_norm(tokens))
+        embedded = self.embedding(features)
+        tokens = self.block(as_tokens(embedded))
         if self.reduction is None:
-            return tokens.transpose(1, 2).unflatten(2, grid)
+            return as_map(tokens, embedded.shape[-2:])
         assert previous is not None
-        reduced = self.reduction(tokens.transpose(1, 2)).unflatten(2, grid)
+        reduced = self.reduction(tokens.transpose(1, 2)).unflatten(2, embedded.shape[-2:])
         return torch.cat([reduced, previous], dim=1)
-
-    def _position(self, grid: torch.Size) -> Tensor:
-        position = self.position_embedding
-        if position.shape[-2:] == grid:
-            return position
-        return functional.interpolate(position, size=grid, mode="bilinear", align_corners=False)
-
-
-class SelfAttention(nn.Module):
-    """Multi-head self-attention over tokens (B, T, C)."""
-
-    def __init__(self, width: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.projection = nn.Linear(width, width)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return attended tokens (B, T, C)."""
-        query, key, value = self.query_key_value(tokens).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(query, key, value)  # (B, heads, T, C / heads)
-        return self.projection(attended.transpose(1, 2).flatten(2))
-
-
-class TokenMLP(nn.Module):
-    """The published two-layer perceptron, which activates and drops after both of its layers."""
-
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__()
-        self.expand = nn.Linear(width, 4 * width)
-        self.reduce = nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(dropout)
-        for layer in (self.expand, self.reduce):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.normal_(layer.bias, std=1e-6)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return tokens (B, T, C)."""
-        hidden = self.dropout(functional.gelu(self.expand(tokens)))
-        return self.dropout(functional.gelu(self.reduce(hidden)))
-
-
-class TokenReduction(nn.Module):
-    """Halve the channels by a convolution along the flattened token axis: (B, C, T) → (B, C/2, T).
-
-    As published, the last token of a row neighbours the first of the next row.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.convolution = nn.Conv1d(width, width // 2, 3, padding=1)
-        self.norm = nn.BatchNorm1d(width // 2)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the reduced tokens."""
-        return functional.relu(self.norm(self.convolution(tokens)))
 
 
 class PublishedGate(nn.Module):

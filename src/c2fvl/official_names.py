@@ -1,0 +1,116 @@
+"""How the published networks name their weights: our keys → theirs, what they carry in vain, and what sizes tell.
+
+A rule turns the beginning of one of our keys into theirs: `{0}` is the first number that the pattern found, `{+0}`
+that number plus one, `{V0}` that number but nothing for 0. Where a template ends with a dot the rest of the key
+follows. Several templates mean that theirs are joined along the first axis to make ours.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+Rules = tuple[tuple[str, str | tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
+class OfficialNames:
+    """What is known of the published checkpoints of one network."""
+
+    rules: Rules
+    dead: re.Pattern[str]
+    """Keys that the published network carries but never uses."""
+    arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]]
+    """Its arguments, read off the weights; what is absent is reported as a missing key later."""
+
+    def translate(self, key: str) -> tuple[str, ...]:
+        """Return their key, or the keys of theirs that are joined along the first axis, of one of our keys."""
+        for pattern, templates in self.rules:
+            match = re.match(pattern, key)
+            if match is None:
+                continue
+            slots: dict[str, str] = {}
+            for place, found in enumerate(match.groups()):
+                slots[str(place)] = found
+                if found.isdecimal():
+                    slots[f"+{place}"] = str(int(found) + 1)
+                    slots[f"V{place}"] = "" if found == "0" else found
+            tail = key[match.end() :].replace("convolution.", "conv.")
+            several = (templates,) if isinstance(templates, str) else templates
+            return tuple(_filled(template, slots) + (tail if template.endswith(".") else "") for template in several)
+        raise AssertionError(f"no official name is known of {key}")
+
+
+def _filled(template: str, slots: Mapping[str, str]) -> str:
+    return re.sub(r"\{(.*?)\}", lambda slot: slots[slot[1]], template)
+
+
+_NOTHING = re.compile(r"(?!)")
+
+_UNET_ENCODER: Rules = (
+    (r"encoder\.stem\.", "inc."),
+    (r"encoder\.stages\.(\d)\.(\d)\.", "down{+0}.nConvs.{1}."),
+    (r"decoders\.(\d)\.convolutions\.(\d)\.", "up{+0}.nConvs.{1}."),
+)
+"""What all networks that are built around the U-Net of these repositories share."""
+
+
+def _unet_arguments(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Read width, channels and classes off the stem and the head."""
+    arguments: dict[str, Any] = {}
+    stem, head = weights.get("inc.conv.weight"), weights.get("outc.weight")
+    if stem is not None and stem.ndim == 4 and stem.numel() and stem.shape[0] % 8 == 0:
+        arguments |= {"base_width": stem.shape[0], "in_channels": stem.shape[1]}
+    if head is not None and head.ndim == 4 and head.numel():
+        arguments["num_classes"] = head.shape[0]
+    return arguments
+
+
+def _image_size(weights: Mapping[str, Tensor], key: str, patch: int) -> dict[str, Any]:
+    """Read the size of the image off the number of positions (1, T, C)."""
+    position = weights.get(key)
+    if position is None or position.ndim != 3 or not position.numel():
+        return {}
+    return {"image_size": patch * math.isqrt(position.shape[1])}
+
+
+_TRANSFORMER_BRANCH: Rules = (
+    (r"branches\.(\d)\.embedding\.position", "downVit{V0}.embeddings.position_embeddings"),
+    (r"branches\.(\d)\.embedding\.projection\.", "downVit{V0}.embeddings.patch_embeddings."),
+    (r"branches\.(\d)\.block\.attention_norm\.", "downVit{V0}.Encoder_blocks.0.norm1."),
+    (r"branches\.(\d)\.block\.attention\.query_key_value\.", "downVit{V0}.Encoder_blocks.0.attn.qkv."),
+    (r"branches\.(\d)\.block\.attention\.projection\.", "downVit{V0}.Encoder_blocks.0.attn.proj."),
+    (r"branches\.(\d)\.block\.mlp_norm\.", "downVit{V0}.Encoder_blocks.0.norm2."),
+    (r"branches\.(\d)\.block\.mlp\.expand\.", "downVit{V0}.Encoder_blocks.0.mlp.fc1."),
+    (r"branches\.(\d)\.block\.mlp\.reduce\.", "downVit{V0}.Encoder_blocks.0.mlp.fc2."),
+    (r"branches\.(\d)\.reduction\.", "downVit{V0}.CTBN."),
+    (r"reconstructions\.(\d)\.", "reconstruct{+0}."),
+)
+"""The transformers of C2FVL and of LViT's encoder."""
+
+_C2FVL = OfficialNames(
+    rules=(
+        *_UNET_ENCODER,
+        *_TRANSFORMER_BRANCH,
+        (r"decoders\.(\d)\.alignment\.average_convolution\.", "up{+0}.vlab.conv_avg."),
+        (r"decoders\.(\d)\.alignment\.average_linear\.", "up{+0}.vlab.linear_avg."),
+        (r"decoders\.(\d)\.alignment\.maximum_convolution\.", "up{+0}.vlab.conv_max."),
+        (r"decoders\.(\d)\.alignment\.maximum_linear\.", "up{+0}.vlab.linear_max."),
+        (r"decoders\.(\d)\.alignment\.bottleneck\.", "up{+0}.vlab.bottleneck."),
+        (r"heads\.0\.", "outc."),
+        (r"heads\.(\d)\.", "outc{+0}."),
+    ),
+    dead=re.compile(
+        r"upVit[123]?\.|downVit[123]?\.(norm|head|CTBN2|CTBN3)\.|downVit\.CTBN\.|up[1-4]\.vlab\.conv_sig\.|"
+        r"vlab[1-4]\.|text_module[1-4]\.|reconstruct_text[1-4]\.|process_text[1-4]\."
+    ),
+    arguments=lambda weights: (
+        _unet_arguments(weights) | _image_size(weights, "downVit.embeddings.position_embeddings", 16)
+    ),
+)
+
+OFFICIAL_NAMES: dict[str, OfficialNames] = {"c2fvl": _C2FVL}
+"""By the name of the network."""
