@@ -38,6 +38,12 @@ class Tiny:
 TINY = {
     "c2fvl": Tiny("c2fvl", {"base_width": 8, "image_size": SIZE}, text=(1, 8)),
     "c2fvl bounded": Tiny("c2fvl", {"base_width": 8, "image_size": SIZE, "gate": "bounded"}, text=(1, 8)),
+    "lvit": Tiny("lvit", {"base_width": 8, "image_size": SIZE, "text_tokens": 10, "text_features": 24}, text=(10, 24)),
+    "lvit words": Tiny(
+        "lvit",
+        {"base_width": 8, "image_size": SIZE, "text_tokens": 6, "text_features": 16, "vocabulary_size": 5},
+        text=(6, 1),
+    ),
 }
 CASES = [pytest.param(tiny, id=key) for key, tiny in TINY.items()]
 READERS = [pytest.param(tiny, id=key) for key, tiny in TINY.items() if tiny.text is not None]

@@ -140,3 +140,18 @@ def test_a_checkpoint_that_does_not_fit_is_refused(change, message):
 def test_other_names_are_refused():
     with pytest.raises(ValueError, match="known are: c2fvl"):
         from_reference("nnunet", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "bound"),
+    [("lvit", 224, 1e-5)],
+)
+def test_published_output(name, side, bound):
+    recorded = recording(name)
+    network = from_reference(name, official_state_dict(name))
+    text = torch.from_numpy(recorded["text"]).float() if "text" in recorded else None
+    with torch.no_grad():
+        logits = network(recorded_image(side), text).logits
+    ours = logits.sigmoid() if logits.shape[1] == 1 else logits
+    expected = torch.from_numpy(recorded["out0"])
+    assert (ours[..., ::4, ::4] - expected).abs().max() <= bound * max(1.0, expected.abs().max().item())

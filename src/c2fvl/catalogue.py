@@ -29,6 +29,10 @@ CATALOGUE = {
         paper="Shan et al., ICASSP", year=2023, reads="reads eight attributes of a report, or none",
         parameters=24_196_088, source="c2fvl.py:C2FVL",
     ),
+    "lvit": CatalogueEntry(
+        paper="Li et al., IEEE TMI", year=2023, reads="reads a sentence, or none",
+        parameters=29_908_033, source="lvit.py:LViT",
+    ),
 }  # fmt: skip
 
 

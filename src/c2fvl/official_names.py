@@ -112,5 +112,44 @@ _C2FVL = OfficialNames(
     ),
 )
 
-OFFICIAL_NAMES: dict[str, OfficialNames] = {"c2fvl": _C2FVL}
+
+def _lvit_arguments(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    arguments = _unet_arguments(weights) | _image_size(weights, "downVit.embeddings.position_embeddings", 16)
+    spread, widest = weights.get("downVit.CTBN3.conv.weight"), weights.get("text_module4.weight")
+    for name, values in (("text_tokens", spread), ("text_features", widest)):
+        if values is not None and values.ndim == 3 and values.numel():
+            arguments[name] = values.shape[1]
+    return arguments
+
+
+_LVIT = OfficialNames(
+    rules=(
+        *_UNET_ENCODER,
+        *_TRANSFORMER_BRANCH,
+        (r"return_blocks\.(\d)\.attention_norm\.", "upVit{V0}.Encoder_blocks.0.norm1."),
+        (r"return_blocks\.(\d)\.attention\.query_key_value\.", "upVit{V0}.Encoder_blocks.0.attn.qkv."),
+        (r"return_blocks\.(\d)\.attention\.projection\.", "upVit{V0}.Encoder_blocks.0.attn.proj."),
+        (r"return_blocks\.(\d)\.mlp_norm\.", "upVit{V0}.Encoder_blocks.0.norm2."),
+        (r"return_blocks\.(\d)\.mlp\.expand\.", "upVit{V0}.Encoder_blocks.0.mlp.fc1."),
+        (r"return_blocks\.(\d)\.mlp\.reduce\.", "upVit{V0}.Encoder_blocks.0.mlp.fc2."),
+        (r"return_reductions\.(\d)\.", "upVit{V0}.CTBN2."),
+        (r"text\.projections\.(\d)\.", "text_module{+0}."),
+        (r"text\.spread\.", "downVit.CTBN3.conv."),
+        (r"text\.norm\.", "downVit.CTBN3.norm."),
+        (r"decoders\.(\d)\.attention\.average_convolution\.", "up{+0}.pixModule.conv_avg."),
+        (r"decoders\.(\d)\.attention\.maximum_convolution\.", "up{+0}.pixModule.conv_max."),
+        (r"decoders\.(\d)\.attention\.bottleneck\.", "up{+0}.pixModule.bottleneck."),
+        (r"head\.", "outc."),
+    ),
+    dead=re.compile(
+        r"downVit[123]?\.(norm|head|CTBN2)\.|downVit\.CTBN\.|downVit[123]\.CTBN3\.|"
+        r"upVit[123]?\.(embeddings|norm|head|CTBN|CTBN3)\.|upVit3\.CTBN2\.|up[1-4]\.pixModule\.conv_sig\.|pix_module[1-4]\."
+    ),
+    arguments=_lvit_arguments,
+)
+
+OFFICIAL_NAMES: dict[str, OfficialNames] = {
+    "c2fvl": _C2FVL,
+    "lvit": _LVIT,
+}
 """By the name of the network."""

@@ -9,6 +9,7 @@ from torch import nn
 
 from c2fvl.config import nearest_names
 from c2fvl.models.c2fvl import C2FVL
+from c2fvl.models.lvit import LViT
 from c2fvl.models.output import Output, SegmentationModel
 
 __all__ = ["MODELS", "ModelEntry", "Output", "SegmentationModel", "build_model"]
@@ -20,11 +21,12 @@ class ModelEntry:
 
     build: Callable[..., nn.Module]
     text: str
-    """The text encoder that makes its second input (a name of `text_encoders.TEXT_ENCODERS`); "none" if it has none."""
+    """What its second input is made of: "attributes", "sentence", or "none" if it has none."""
 
 
 MODELS: dict[str, ModelEntry] = {
     "c2fvl": ModelEntry(build=C2FVL, text="attributes"),
+    "lvit": ModelEntry(build=LViT, text="sentence"),
 }
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from c2fvl.models.blocks import ConvNormReLU, UNetEncoder, conv_stack, upsample_nearest
 from c2fvl.models.output import Output, check_size, check_text
-from c2fvl.models.transformer import PatchEmbedding, TokenReduction, TransformerBlock, as_map, as_tokens
+from c2fvl.models.transformer import TransformerBranch
 
 NUM_ATTRIBUTES = 8
 COUNT_INDEX = 1
@@ -111,31 +111,6 @@ class C2FVL(nn.Module):
         attributes = text[:, 0].to(image.dtype)
         missing = attributes.isnan().any(dim=1, keepdim=True)
         return torch.where(missing, torch.ones_like(attributes), attributes), (~missing).to(image.dtype)
-
-
-class TransformerBranch(nn.Module):
-    """One transformer over the patches of one scale: (B, C, H, W) → (B, C, h, w), h = H / patch.
-
-    With `join_previous` its channels are halved along the token axis and joined to the finer scale's C/2 channels.
-    """
-
-    def __init__(
-        self, *, width: int, patch: int, grid: int, num_heads: int, dropout: float, join_previous: bool
-    ) -> None:
-        super().__init__()
-        self.embedding = PatchEmbedding(width, width, patch=patch, grid=grid, dropout=dropout)
-        self.block = TransformerBlock(width, num_heads=num_heads, dropout=dropout, activate_output=True)
-        self.reduction = TokenReduction(width) if join_previous else None
-
-    def forward(self, features: Tensor, previous: Tensor | None) -> Tensor:
-        """Return the token map (B, C, h, w)."""
-        embedded = self.embedding(features)
-        tokens = self.block(as_tokens(embedded))
-        if self.reduction is None:
-            return as_map(tokens, embedded.shape[-2:])
-        assert previous is not None
-        reduced = self.reduction(tokens.transpose(1, 2)).unflatten(2, embedded.shape[-2:])
-        return torch.cat([reduced, previous], dim=1)
 
 
 class PublishedGate(nn.Module):

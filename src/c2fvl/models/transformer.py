@@ -105,6 +105,34 @@ class TokenReduction(nn.Module):
         return functional.relu(self.norm(self.convolution(tokens)))
 
 
+class TransformerBranch(nn.Module):
+    """One transformer over the patches of one scale: (B, C, H, W) → (B, C, h, w), h = H / patch.
+
+    The encoder of C2FVL and of LViT. With `join_previous` its channels are halved along the token axis and joined to
+    the finer scale's C/2 channels.
+    """
+
+    def __init__(
+        self, *, width: int, patch: int, grid: int, num_heads: int, dropout: float, join_previous: bool
+    ) -> None:
+        super().__init__()
+        self.embedding = PatchEmbedding(width, width, patch=patch, grid=grid, dropout=dropout)
+        self.block = TransformerBlock(width, num_heads=num_heads, dropout=dropout, activate_output=True)
+        self.reduction = TokenReduction(width) if join_previous else None
+
+    def forward(self, features: Tensor, previous: Tensor | None = None, *, added: Tensor | None = None) -> Tensor:
+        """Return the token map (B, C, h, w); `added` (B, C, h, w) is put on top of the embedded patches."""
+        embedded = self.embedding(features)
+        if added is not None:
+            embedded = embedded + added
+        tokens = self.block(as_tokens(embedded))
+        if self.reduction is None:
+            return as_map(tokens, embedded.shape[-2:])
+        assert previous is not None
+        reduced = self.reduction(tokens.transpose(1, 2)).unflatten(2, embedded.shape[-2:])
+        return torch.cat([reduced, previous], dim=1)
+
+
 def as_tokens(features: Tensor) -> Tensor:
     """Return a map (B, C, h, w) as tokens (B, h · w, C), row by row."""
     return features.flatten(2).transpose(1, 2)

@@ -1,0 +1,199 @@
+"""LViT: a U-Net whose skips pass through a U-shaped stack of transformers that is told the words of a report.
+
+Li et al., "LViT: Language meets Vision Transformer in Medical Image Segmentation", IEEE TMI 2023, arXiv 2206.14718
+(the tiny variant, as published).
+
+Deviations from the published code, none of which changes its output:
+- the quarter of its parameters that receive no gradient is left out;
+- tokens are projected before they are up-sampled, as in `c2fvl.py`;
+- any image side divisible by 16 works: positions, and the text laid over the patches, are resized where the grid
+  differs from the built one;
+- a film without a report is legal, beside others in a batch: its patches are left as they are, which is the published
+  network without text. In training the norm of the text sees only the films that have one.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from c2fvl.models.blocks import ConvNormReLU, UNetEncoder, conv_stack, upsample_nearest
+from c2fvl.models.output import Output, check_size, check_text
+from c2fvl.models.transformer import TokenReduction, TransformerBlock, TransformerBranch, as_map, as_tokens
+
+SIZE_STEP = 16
+NUM_SCALES = 4
+NUM_SPECIAL_WORDS = 2
+"""Numbers of words that stand for none: 0 for no word, 1 for an unknown one."""
+
+
+class LViT(nn.Module):
+    """The network of LViT.
+
+    image (B, in_channels, H, W) in [0, 1], H and W divisible by 16; text (B, text_tokens, text_features), the features
+    that a language model gives to the first tokens of each report. With `vocabulary_size` words the network learns its
+    own features and text is (B, text_tokens, 1), numbers of words: 0 for none, 1 for an unknown one, then the words.
+    A row of NaN is a film without a report, and so is `text=None` for the whole batch; `text_tokens=0` builds the
+    published variant without text, which passes over any. Returns logits (B, num_classes, H, W).
+
+    Raises `ValueError` for a base width that its heads do not divide and for inputs of a wrong shape.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        num_classes: int = 1,
+        base_width: int = 64,
+        image_size: int = 224,
+        num_heads: int = 8,
+        dropout: float = 0.1,
+        text_tokens: int = 10,
+        text_features: int = 768,
+        vocabulary_size: int = 0,
+    ) -> None:
+        super().__init__()
+        if base_width % num_heads:
+            raise ValueError(f"base_width is {base_width}; it must be a multiple of num_heads ({num_heads})")
+        if text_tokens < 0 or text_features < 1 or vocabulary_size < 0:
+            raise ValueError("text_tokens and vocabulary_size must be 0 or more, text_features 1 or more")
+        check_size(image_size, image_size, SIZE_STEP)
+        self.encoder = UNetEncoder(in_channels=in_channels, base_width=base_width)
+        widths = self.encoder.widths[:NUM_SCALES]
+        grid = image_size // SIZE_STEP
+        self.text = (
+            TextOverPatches(
+                tokens=text_tokens, features=text_features, widths=widths, grid=grid, vocabulary_size=vocabulary_size
+            )
+            if text_tokens
+            else None
+        )
+        self.branches = nn.ModuleList(
+            TransformerBranch(
+                width=width,
+                patch=SIZE_STEP >> scale,
+                grid=grid,
+                num_heads=num_heads,
+                dropout=dropout,
+                join_previous=scale > 0,
+            )
+            for scale, width in enumerate(widths)
+        )
+        # The way back from the coarsest scale to the finest; the coarsest has nothing to reduce.
+        self.return_blocks = nn.ModuleList(
+            TransformerBlock(width, num_heads=num_heads, dropout=dropout, activate_output=True) for width in widths
+        )
+        self.return_reductions = nn.ModuleList(TokenReduction(2 * width) for width in widths[:-1])
+        self.reconstructions = nn.ModuleList(ConvNormReLU(width, width, kernel_size=1) for width in widths)
+        self.decoders = nn.ModuleList(
+            Decoder(width, out_channels=widths[max(scale - 1, 0)]) for scale, width in enumerate(widths)
+        )
+        self.head = nn.Conv2d(base_width, num_classes, 1)
+
+    def forward(self, image: Tensor, text: Tensor | None = None) -> Output:
+        """Return logits (B, num_classes, H, W)."""
+        height, width = image.shape[-2:]
+        check_size(height, width, SIZE_STEP)
+        features = self.encoder(image)
+        grid = torch.Size((height // SIZE_STEP, width // SIZE_STEP))
+        over_patches = None if self.text is None or text is None else self.text(text, image, grid)
+
+        maps = [self.branches[0](features[0], added=over_patches)]
+        for scale in range(1, NUM_SCALES):
+            maps.append(self.branches[scale](features[scale], maps[-1]))
+
+        decoded = features[NUM_SCALES]
+        tokens: Tensor | None = None
+        skips: list[Tensor] = []
+        for scale in reversed(range(NUM_SCALES)):
+            own = self.return_blocks[scale](as_tokens(maps[scale])).transpose(1, 2)  # (B, C, T)
+            tokens = own if tokens is None else own + self.return_reductions[scale](tokens)
+            restored = self.reconstructions[scale](as_map(tokens.transpose(1, 2), grid))
+            skips.insert(0, upsample_nearest(restored, SIZE_STEP >> scale) + features[scale])
+        for scale in reversed(range(NUM_SCALES)):
+            decoded = self.decoders[scale](decoded, skips[scale])
+        return Output(self.head(decoded))
+
+
+class TextOverPatches(nn.Module):
+    """A report's tokens → a map that is added to the finest transformer's patches.
+
+    Convolutions along the tokens narrow their features scale by scale to the finest width; one more, whose channels
+    are the tokens themselves, spreads them over the patches.
+    """
+
+    def __init__(self, *, tokens: int, features: int, widths: tuple[int, ...], grid: int, vocabulary_size: int) -> None:
+        super().__init__()
+        self.tokens, self.grid, self.width = tokens, grid, widths[0]
+        self.num_numbers = 1 if vocabulary_size else features
+        self.words = WordEmbedding(vocabulary_size, tokens, features) if vocabulary_size else None
+        # By scale, so that the coarsest comes first in use.
+        self.projections = nn.ModuleList(
+            nn.Conv1d(wider, width, 3, padding=1) for width, wider in zip(widths, (*widths[1:], features), strict=True)
+        )
+        self.spread = nn.Conv1d(tokens, grid * grid, 3, padding=1)
+        self.norm = nn.BatchNorm1d(grid * grid)
+
+    def forward(self, text: Tensor, image: Tensor, grid: torch.Size) -> Tensor:
+        """Return the map (B, C, h, w) of text (B, tokens, numbers); zeros for a film whose numbers are NaN."""
+        check_text(text, image.shape[0], self.tokens, self.num_numbers)
+        known = ~text.isnan().flatten(1).any(dim=1)
+        if not self.training:
+            spread = self._over_patches(text.nan_to_num(0.0))
+            over_patches = torch.where(known[:, None, None, None], spread, torch.zeros_like(spread))
+        else:  # what is not said must not touch the norm's statistics
+            over_patches = image.new_zeros(image.shape[0], self.width, self.grid, self.grid)
+            if known.any():
+                spread = self._over_patches(text[known])
+                over_patches = over_patches.to(spread.dtype).index_copy(0, known.nonzero()[:, 0], spread)
+        if over_patches.shape[-2:] == grid:
+            return over_patches
+        return functional.interpolate(over_patches, size=grid, mode="bilinear", align_corners=False)
+
+    def _over_patches(self, text: Tensor) -> Tensor:
+        features = (text if self.words is None else self.words(text)).transpose(1, 2)  # (B, features, tokens)
+        for projection in reversed(self.projections):
+            features = projection(features)
+        patches = functional.relu(self.norm(self.spread(features.transpose(1, 2))))  # (B, patches, C)
+        return as_map(patches, torch.Size((self.grid, self.grid)))
+
+
+class WordEmbedding(nn.Module):
+    """Learned features of words and of their places: (B, tokens, 1) numbers of words → (B, tokens, features)."""
+
+    def __init__(self, vocabulary_size: int, tokens: int, features: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(vocabulary_size + NUM_SPECIAL_WORDS, features)
+        self.position = nn.Parameter(0.02 * torch.randn(1, tokens, features))
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Return the features."""
+        return self.table(numbers[..., 0].long()) + self.position
+
+
+class PixelAttention(nn.Module):
+    """Each pixel of a skip is weighed by one learned, unbounded number, from its average and its maximum."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.average_convolution = nn.Conv2d(width, width, 1, bias=False)
+        self.maximum_convolution = nn.Conv2d(width, width, 1, bias=False)
+        self.bottleneck = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 1, 1))
+
+    def forward(self, skip: Tensor) -> Tensor:
+        """Return the weighed skip (B, C, H, W)."""
+        average = functional.relu(self.average_convolution(skip)).mean(dim=1, keepdim=True)
+        maximum = functional.relu(self.maximum_convolution(skip)).amax(dim=1, keepdim=True)
+        return self.bottleneck(torch.cat([average, maximum, average + maximum], dim=1)) * skip
+
+
+class Decoder(nn.Module):
+    """One step up: weigh the skip, join it to the enlarged coarser map, convolve twice."""
+
+    def __init__(self, width: int, *, out_channels: int) -> None:
+        super().__init__()
+        self.attention = PixelAttention(width)
+        self.convolutions = conv_stack(2 * width, out_channels)
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        """Return the decoded map (B, out_channels, H, W)."""
+        return self.convolutions(torch.cat([self.attention(skip), upsample_nearest(coarse, 2)], dim=1))
