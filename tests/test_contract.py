@@ -44,6 +44,8 @@ TINY = {
         {"base_width": 8, "image_size": SIZE, "text_tokens": 6, "text_features": 16, "vocabulary_size": 5},
         text=(6, 1),
     ),
+    "unet": Tiny("unet", {"base_width": 8}),
+    "uctransnet": Tiny("uctransnet", {"base_width": 8, "image_size": SIZE, "num_layers": 2}),
 }
 CASES = [pytest.param(tiny, id=key) for key, tiny in TINY.items()]
 READERS = [pytest.param(tiny, id=key) for key, tiny in TINY.items() if tiny.text is not None]

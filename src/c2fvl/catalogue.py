@@ -33,6 +33,14 @@ CATALOGUE = {
         paper="Li et al., IEEE TMI", year=2023, reads="reads a sentence, or none",
         parameters=29_908_033, source="lvit.py:LViT",
     ),
+    "unet": CatalogueEntry(
+        paper="Ronneberger et al., MICCAI", year=2015, reads="reads no text",
+        parameters=14_751_873, source="unet.py:UNet",
+    ),
+    "uctransnet": CatalogueEntry(
+        paper="Wang et al., AAAI", year=2022, reads="reads no text",
+        parameters=66_430_657, source="uctransnet.py:UCTransNet",
+    ),
 }  # fmt: skip
 
 

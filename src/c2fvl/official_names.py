@@ -148,8 +148,54 @@ _LVIT = OfficialNames(
     arguments=_lvit_arguments,
 )
 
+
+_UNET = OfficialNames(
+    rules=(*_UNET_ENCODER, (r"decoders\.(\d)\.enlarge\.", "up{+0}.up."), (r"head\.", "outc.")),
+    dead=_NOTHING,
+    arguments=_unet_arguments,
+)
+
+
+def _uctransnet_arguments(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    layers = {match[1] for key in weights if (match := re.match(r"mtc\.encoder\.layer\.(\d+)\.", key))}
+    arguments = _unet_arguments(weights) | _image_size(weights, "mtc.embeddings_1.position_embeddings", 16)
+    return arguments | ({"num_layers": len(layers)} if layers else {})
+
+
+_HEADS = range(4)
+_UCTRANSNET = OfficialNames(
+    rules=(
+        *_UNET_ENCODER,
+        (r"embeddings\.(\d)\.position", "mtc.embeddings_{+0}.position_embeddings"),
+        (r"embeddings\.(\d)\.projection\.", "mtc.embeddings_{+0}.patch_embeddings."),
+        (r"layers\.(\d+)\.attention_norms\.(\d)\.", "mtc.encoder.layer.{0}.attn_norm{+1}."),
+        (r"layers\.(\d+)\.joint_norm\.", "mtc.encoder.layer.{0}.attn_norm."),
+        (
+            r"layers\.(\d+)\.attention\.queries\.(\d)\.",
+            tuple(f"mtc.encoder.layer.{{0}}.channel_attn.query{{+1}}.{head}." for head in _HEADS),
+        ),
+        (
+            r"layers\.(\d+)\.attention\.(key|value)\.",
+            tuple(f"mtc.encoder.layer.{{0}}.channel_attn.{{1}}.{head}." for head in _HEADS),
+        ),
+        (r"layers\.(\d+)\.attention\.outputs\.(\d)\.", "mtc.encoder.layer.{0}.channel_attn.out{+1}."),
+        (r"layers\.(\d+)\.mlp_norms\.(\d)\.", "mtc.encoder.layer.{0}.ffn_norm{+1}."),
+        (r"layers\.(\d+)\.mlps\.(\d)\.expand\.", "mtc.encoder.layer.{0}.ffn{+1}.fc1."),
+        (r"layers\.(\d+)\.mlps\.(\d)\.reduce\.", "mtc.encoder.layer.{0}.ffn{+1}.fc2."),
+        (r"norms\.(\d)\.", "mtc.encoder.encoder_norm{+0}."),
+        (r"reconstructions\.(\d)\.", "mtc.reconstruct_{+0}."),
+        (r"decoders\.(\d)\.gate\.from_skip\.", "up{+0}.coatt.mlp_x.1."),
+        (r"decoders\.(\d)\.gate\.from_coarse\.", "up{+0}.coatt.mlp_g.1."),
+        (r"head\.", "outc."),
+    ),
+    dead=_NOTHING,
+    arguments=_uctransnet_arguments,
+)
+
 OFFICIAL_NAMES: dict[str, OfficialNames] = {
     "c2fvl": _C2FVL,
     "lvit": _LVIT,
+    "unet": _UNET,
+    "uctransnet": _UCTRANSNET,
 }
 """By the name of the network."""

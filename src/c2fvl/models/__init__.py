@@ -11,6 +11,8 @@ from c2fvl.config import nearest_names
 from c2fvl.models.c2fvl import C2FVL
 from c2fvl.models.lvit import LViT
 from c2fvl.models.output import Output, SegmentationModel
+from c2fvl.models.uctransnet import UCTransNet
+from c2fvl.models.unet import UNet
 
 __all__ = ["MODELS", "ModelEntry", "Output", "SegmentationModel", "build_model"]
 
@@ -27,6 +29,8 @@ class ModelEntry:
 MODELS: dict[str, ModelEntry] = {
     "c2fvl": ModelEntry(build=C2FVL, text="attributes"),
     "lvit": ModelEntry(build=LViT, text="sentence"),
+    "unet": ModelEntry(build=UNet, text="none"),
+    "uctransnet": ModelEntry(build=UCTransNet, text="none"),
 }
 
 
