@@ -61,8 +61,8 @@ def test_light_modules_import_no_torch(module):
 LAYERS = [
     {"cli", "__main__"},
     {"train", "evaluate", "export", "reference"},
-    {"predict"},
-    {"scoring", "runs", "official", "official_names"},
+    {"predict", "initial_weights"},
+    {"vit_weights", "scoring", "runs", "official", "official_names"},
     {"batches", "checkpoint", "losses", "visualize"},
     {"models", "text_encoders", "metrics", "optimizers"},
     {"check", "captions", "phantom", "transforms"},

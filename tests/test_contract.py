@@ -35,6 +35,10 @@ class Tiny:
         return self.sizes[0]
 
 
+TINY_TRANSUNET = {
+    "image_size": SIZE, "resnet_width": 8, "width": 16, "hidden": 32, "num_heads": 2, "num_layers": 2,
+    "decoder_width": 32,
+}  # fmt: skip
 TINY = {
     "c2fvl": Tiny("c2fvl", {"base_width": 8, "image_size": SIZE}, text=(1, 8)),
     "c2fvl bounded": Tiny("c2fvl", {"base_width": 8, "image_size": SIZE, "gate": "bounded"}, text=(1, 8)),
@@ -45,6 +49,8 @@ TINY = {
         text=(6, 1),
     ),
     "unet": Tiny("unet", {"base_width": 8}),
+    "transunet": Tiny("transunet", TINY_TRANSUNET),
+    "transunet without resnet": Tiny("transunet", TINY_TRANSUNET | {"encoder": "vit-b16"}),
     "uctransnet": Tiny("uctransnet", {"base_width": 8, "image_size": SIZE, "num_layers": 2}),
 }
 CASES = [pytest.param(tiny, id=key) for key, tiny in TINY.items()]

@@ -144,7 +144,7 @@ def test_other_names_are_refused():
 
 @pytest.mark.parametrize(
     ("name", "side", "bound"),
-    [("lvit", 224, 1e-5), ("unet", 224, 1e-5), ("uctransnet", 224, 1e-5)],
+    [("lvit", 224, 1e-5), ("unet", 224, 1e-5), ("uctransnet", 224, 1e-5), ("transunet", 224, 1e-4)],
 )
 def test_published_output(name, side, bound):
     recorded = recording(name)

@@ -41,6 +41,10 @@ CATALOGUE = {
         paper="Wang et al., AAAI", year=2022, reads="reads no text",
         parameters=66_430_657, source="uctransnet.py:UCTransNet",
     ),
+    "transunet": CatalogueEntry(
+        paper="Chen et al., arXiv", year=2021, reads="reads no text",
+        parameters=105_277_081, source="transunet.py:TransUNet",
+    ),
 }  # fmt: skip
 
 

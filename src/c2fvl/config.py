@@ -1,7 +1,8 @@
 """Settings: frozen dataclasses ⇄ TOML, with `section.key=value` overrides.
 
-A preset is a TOML file of the sections below; what it leaves out keeps the default given here. Every setting carries
-one sentence of help, from which `c2fvl settings` and the reference in `docs/settings.md` are made.
+A preset is a TOML file of the sections below; what it leaves out keeps the default given here, or what the preset
+named by its `base` says. Every setting carries one sentence of help, from which `c2fvl settings` and the reference in
+`docs/settings.md` are made.
 """
 
 import dataclasses
@@ -36,24 +37,47 @@ class DataConfig:
     resize: str = _setting(
         "exact",
         "exact: films averaged over area when they shrink, masks by nearest neighbour; published: both bilinear on "
-        "8 bits, and every touched pixel of the mask counts",
-        choices=("exact", "published"),
+        "8 bits, and every touched pixel of the mask counts; none: films must have that size",
+        choices=("exact", "published", "none"),
     )
     channel_order: str = _setting("rgb", "order in which the network sees colours", choices=("rgb", "bgr"))
     augmentation: str = _setting(
         "consistent",
-        "consistent: the report moves with the film, no quarter turns; paper: as published, the text unmoved; none",
-        choices=("consistent", "paper", "none"),
+        "consistent: the report moves with the film, no quarter turns; mirror: half the films are mirrored, with their "
+        "reports; paper: as published, the text unmoved; none",
+        choices=("consistent", "mirror", "paper", "none"),
     )
+    mask: str = _setting(
+        "lesion",
+        "lesion: a mask holds 0 and one other value; above_half: what exceeds half of the full range is lesion; "
+        "labels: its values are the classes 0, 1, 2, …",
+        choices=("lesion", "above_half", "labels"),
+    )
+    class_names: tuple[str, ...] = _setting((), "names of the classes 1, 2, … for tables and pictures")
     text: str = _setting(
-        "attributes",
-        "attributes: the eight numbers of C2FVL; none: the network sees no report",
-        choices=("attributes", "none"),
+        "auto",
+        "auto: what the network reads (attributes, words or none; sentence if data.text_model is set); attributes: the "
+        "eight numbers of C2FVL; words: the words of the report, their features learned with the network; sentence: "
+        "the features that the language model data.text_model gives them; none: the network sees no report",
+        choices=("auto", "attributes", "words", "sentence", "none"),
     )
     missing_text: str = _setting(
-        "error", "what a film without attributes is: an error, or allowed", choices=("error", "allow")
+        "error", "what a film without a report that can be read is: an error, or allowed", choices=("error", "allow")
     )
     text_dropout: float = _setting(0.0, "share of training films whose report is withheld", least=0, most=1)
+    text_tokens: int = _setting(32, "words or tokens of a report that are read; what follows is cut off", least=1)
+    text_model: str = _setting("", "language model of text=sentence: a folder, or a name of the Hugging Face hub")
+    text_revision: str = _setting("", "revision of a language model that is given by name")
+    text_fetch: bool = _setting(False, "fetch the language model where it is not on this machine")
+    text_rule: str = _setting(
+        "exact",
+        "exact: every token counts up to text_tokens; published: as LViT, at most 25 word pieces, and captions of "
+        "fewer than nine words filled up",
+        choices=("exact", "published"),
+    )
+    text_cache: str = _setting("", "folder for features of sentences; empty is c2fvl/text in the user's cache folder")
+    text_fingerprint: str = _setting("", "checksum of the language model; set when a training begins")
+    vocabulary: tuple[str, ...] = _setting((), "words of text=words; set from the captions when a training begins")
     workers: int = _setting(0, "processes that read films beside the training; 0 reads in the training itself", least=0)
 
 
@@ -68,11 +92,25 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class InitConfig:
+    """What the network starts from in place of random weights; read once, when a training begins."""
+
+    unet: str = _setting(
+        "", "model folder of a U-Net trained here, whose encoder, decoder and head lvit, uctransnet or c2fvl take over"
+    )
+    vit_npz: str = _setting("", "Google's R50+ViT-B_16.npz or ViT-B_16.npz, for transunet")
+
+
+@dataclass(frozen=True)
 class LossConfig:
     """The weighted sum that is minimised."""
 
-    dice: float = _setting(0.5, "weight of the Dice loss", least=0)
-    cross_entropy: float = _setting(0.5, "weight of the balanced cross-entropy", least=0)
+    dice: float = _setting(
+        0.5, "weight of the Dice loss: per film for one class, over batch and classes for several", least=0
+    )
+    cross_entropy: float = _setting(
+        0.5, "weight of the cross-entropy: lesion and background balanced for one class, plain for several", least=0
+    )
     alignment: float = _setting(
         1.0, "weight of the cosine alignment of the side maps (C2FVL); 0 leaves it out", least=0
     )
@@ -83,15 +121,19 @@ class LossConfig:
 class OptimizerConfig:
     """The optimiser and its learning rate."""
 
-    name: str = _setting("adam", "adam, or adamw (decoupled weight decay)", choices=("adam", "adamw"))
+    name: str = _setting("adam", "adam, adamw (decoupled weight decay), or sgd", choices=("adam", "adamw", "sgd"))
     learning_rate: float = _setting(1e-3, "highest learning rate", least=0)
     weight_decay: float = _setting(0.0, "weight decay", least=0)
+    momentum: float = _setting(0.9, "momentum of sgd", least=0, most=1)
+    frozen: str = _setting("", "regular expression; parameters in whose name it is found wait for frozen_epochs")
+    frozen_epochs: int = _setting(0, "epochs in which the frozen parameters are neither stepped nor decayed", least=0)
     clip_norm: float = _setting(0.0, "largest norm of the whole gradient; 0 does not clip", least=0)
     schedule: str = _setting(
         "cosine_restarts",
         "cosine_restarts: from the highest to the least rate within each period, set once an epoch; one_cycle: up in "
-        "the first tenth, then down a cosine over all epochs, set every step; constant",
-        choices=("cosine_restarts", "one_cycle", "constant"),
+        "the first tenth, then down a cosine over all epochs, set every step; poly: down to 0 as (1 − i/N)^0.9 of the "
+        "steps, as TransUNet; constant",
+        choices=("cosine_restarts", "one_cycle", "poly", "constant"),
     )
     period: int = _setting(10, "epochs of one period of cosine_restarts", least=1)
     least_rate: float = _setting(1e-4, "learning rate at the end of a period or cycle", least=0)
@@ -126,6 +168,7 @@ class Config:
     preset: str = _setting("", "name of the preset that these settings began as")
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    init: InitConfig = field(default_factory=InitConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -134,6 +177,7 @@ class Config:
 SECTIONS: dict[str, type] = {
     "data": DataConfig,
     "model": ModelConfig,
+    "init": InitConfig,
     "loss": LossConfig,
     "optimizer": OptimizerConfig,
     "train": TrainConfig,
@@ -151,33 +195,75 @@ def load_config(source: str | Path, overrides: Iterable[str] = ()) -> Config:
     Raises `FileNotFoundError` for a name that is no preset and no file, and `ValueError` that names the setting,
     its value and what was expected.
     """
-    path = Path(source)
-    if path.suffix != ".toml" and not path.is_file():
-        path = PRESETS / f"{source}.toml"
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"there is no preset {str(source)!r} and no such file{nearest_names(str(source), preset_names())} "
-                f"Presets are: {', '.join(preset_names())}"
-            )
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no settings file {path}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no TOML file: it is not UTF-8 text ({error})") from error
-    config = parse_config(text, where=str(path))
+    path = _find(source, Path())
+    config = _from_table(_resolved(path, ()), str(path))
     if not config.preset:
         config = dataclasses.replace(config, preset=path.stem)
     return override(config, overrides)
 
 
+def _find(source: str | Path, beside: Path) -> Path:
+    """Return the file of a preset's name or of a path, which is relative to the folder `beside`."""
+    path = beside / source
+    if path.suffix == ".toml" or path.is_file():
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no settings file {path}")
+        return path
+    path = PRESETS / f"{source}.toml"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no preset {str(source)!r} and no such file{nearest_names(str(source), preset_names())} "
+            f"Presets are: {', '.join(preset_names())}"
+        )
+    return path
+
+
+def _resolved(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """Return the table of a file laid over that of its base, and of the base's base."""
+    if path.resolve() in above:
+        raise ValueError(f"{path} is its own base: {' → '.join(entry.stem for entry in (*above, path))}")
+    try:
+        table = _parsed(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no TOML file: it is not UTF-8 text ({error})") from error
+    _from_table({name: content for name, content in table.items() if name != "base"}, str(path))  # errors name the file
+    base = table.pop("base", None)
+    if base is None:
+        return table
+    if not isinstance(base, str):
+        raise ValueError(f"{path}: base is {base!r}; expected is the name of a preset or the path of a TOML file")
+    below = _resolved(_find(base, path.parent), (*above, path.resolve()))
+    below.pop("preset", None)
+    return _laid_over(table, below)
+
+
+def _laid_over(table: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `below` with the entries of `table`; another network begins with arguments of its own."""
+    merged = dict(below)
+    for section, content in table.items():
+        if not isinstance(content, dict):
+            merged[section] = content
+            continue
+        old = dict(below.get(section, {}))
+        if section == "model" and content.get("name", old.get("name")) != old.get("name"):
+            old.pop("arguments", None)
+        new = {**old, **content}
+        if isinstance(old.get("arguments"), dict) and isinstance(content.get("arguments"), dict):
+            new["arguments"] = {**old["arguments"], **content["arguments"]}
+        merged[section] = new
+    return merged
+
+
 def parse_config(text: str, *, where: str = "settings") -> Config:
     """Return the settings of TOML text; `where` names the text in errors."""
+    return _from_table(_parsed(text, where), where)
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
     try:
-        table = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{where} is not valid TOML: {error}") from error
-    return _from_table(table, where)
 
 
 def override(config: Config, overrides: Iterable[str]) -> Config:

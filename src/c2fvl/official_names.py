@@ -192,10 +192,58 @@ _UCTRANSNET = OfficialNames(
     arguments=_uctransnet_arguments,
 )
 
+
+def _transunet_arguments(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    embeddings = "transformer.embeddings."
+    arguments = _image_size(weights, f"{embeddings}position_embeddings", 16)
+    head, root = weights.get("segmentation_head.0.weight"), weights.get(f"{embeddings}hybrid_model.root.conv.weight")
+    patches = weights.get(f"{embeddings}patch_embeddings.weight")
+    if head is not None and head.ndim == 4 and head.numel():
+        arguments["num_classes"] = head.shape[0]
+    if root is not None and root.ndim == 4 and root.numel():
+        arguments["in_channels"] = root.shape[1]
+    elif patches is not None and patches.ndim == 4 and patches.shape[2:] == (16, 16):
+        arguments |= {"encoder": "vit-b16", "in_channels": patches.shape[1]}
+    return arguments
+
+
+_RESNET = "transformer.embeddings.hybrid_model."
+_VIT_LAYER = "transformer.encoder.layer.{0}."
+_TRANSUNET = OfficialNames(
+    rules=(
+        (r"resnet\.root\.", f"{_RESNET}root.conv."),
+        (r"resnet\.root_norm\.", f"{_RESNET}root.gn."),
+        (r"resnet\.stages\.(\d)\.(\d)\.convolutions\.(\d)\.", f"{_RESNET}body.block{{+0}}.unit{{+1}}.conv{{+2}}."),
+        (r"resnet\.stages\.(\d)\.(\d)\.norms\.(\d)\.", f"{_RESNET}body.block{{+0}}.unit{{+1}}.gn{{+2}}."),
+        (r"resnet\.stages\.(\d)\.(\d)\.shortcut\.", f"{_RESNET}body.block{{+0}}.unit{{+1}}.downsample."),
+        (r"resnet\.stages\.(\d)\.(\d)\.shortcut_norm\.", f"{_RESNET}body.block{{+0}}.unit{{+1}}.gn_proj."),
+        (r"embedding\.position", "transformer.embeddings.position_embeddings"),
+        (r"embedding\.projection\.", "transformer.embeddings.patch_embeddings."),
+        (r"layers\.(\d+)\.attention_norm\.", f"{_VIT_LAYER}attention_norm."),
+        (
+            r"layers\.(\d+)\.attention\.query_key_value\.",
+            tuple(f"{_VIT_LAYER}attn.{part}." for part in ("query", "key", "value")),
+        ),
+        (r"layers\.(\d+)\.attention\.projection\.", f"{_VIT_LAYER}attn.out."),
+        (r"layers\.(\d+)\.mlp_norm\.", f"{_VIT_LAYER}ffn_norm."),
+        (r"layers\.(\d+)\.mlp\.expand\.", f"{_VIT_LAYER}ffn.fc1."),
+        (r"layers\.(\d+)\.mlp\.reduce\.", f"{_VIT_LAYER}ffn.fc2."),
+        (r"norm\.", "transformer.encoder.encoder_norm."),
+        (r"entrance\.convolution\.", "decoder.conv_more.0."),
+        (r"entrance\.norm\.", "decoder.conv_more.1."),
+        (r"decoders\.(\d)\.(\d)\.convolution\.", "decoder.blocks.{0}.conv{+1}.0."),
+        (r"decoders\.(\d)\.(\d)\.norm\.", "decoder.blocks.{0}.conv{+1}.1."),
+        (r"head\.", "segmentation_head.0."),
+    ),
+    dead=_NOTHING,
+    arguments=_transunet_arguments,
+)
+
 OFFICIAL_NAMES: dict[str, OfficialNames] = {
     "c2fvl": _C2FVL,
     "lvit": _LVIT,
     "unet": _UNET,
     "uctransnet": _UCTRANSNET,
+    "transunet": _TRANSUNET,
 }
 """By the name of the network."""

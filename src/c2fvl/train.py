@@ -28,11 +28,12 @@ from c2fvl.batches import EpochBatches, FilmDataset, collate, loader, num_batche
 from c2fvl.checkpoint import ResumeState, load_state, restore_weights, save_model, save_state
 from c2fvl.config import Config, to_toml
 from c2fvl.datasets import Case, scan
+from c2fvl.initial_weights import start_from
 from c2fvl.losses import build_loss
 from c2fvl.metrics import summarise
 from c2fvl.models import build_model
 from c2fvl.observer import Observer
-from c2fvl.optimizers import build_optimizer, learning_rate
+from c2fvl.optimizers import build_optimizer, frozen_parameters, learning_rate
 from c2fvl.random_state import generator_states, restore_generators, seed_everything
 from c2fvl.runs import describe_environment, lock_run, resolve_run
 from c2fvl.scoring import autocast, infer, predict_cases, score_case
@@ -137,6 +138,9 @@ class _Trainer:
         torch.backends.cudnn.deterministic = settings.deterministic
         seed_everything(settings.seed)
         network = build_model(config.model.name, config.model.arguments).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if not resumed:
+            start_from(network, config.model.name, config.init)
+        self.frozen = frozen_parameters(network, config.optimizer)
         seed_everything(settings.seed * 1000 + self.rank)  # dropout differs between processes
         self.loss = build_loss(config.loss)
         self.progress = Progress()
@@ -272,11 +276,15 @@ class _Trainer:
         return True
 
     def _set_rate(self, epoch: int, position: int) -> None:
-        rate = learning_rate(self.config.optimizer, epoch, position / self.batches_per_epoch, self.config.train.epochs)
+        step = epoch * self.batches_per_epoch + position
+        rate = learning_rate(self.config.optimizer, step, self.batches_per_epoch, self.config.train.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
     def _step(self) -> None:
+        if self.progress.epoch < self.config.optimizer.frozen_epochs:
+            for parameter in self.frozen:
+                parameter.grad = None  # what has no gradient is neither stepped nor decayed
         clip = self.config.optimizer.clip_norm
         if clip:
             self.scaler.unscale_(self.optimizer)

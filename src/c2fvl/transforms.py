@@ -64,6 +64,11 @@ def draw_consistent(generator: np.random.Generator) -> Augmentation:
     )
 
 
+def draw_mirror(generator: np.random.Generator) -> Augmentation:
+    """Draw a mirror with its report and nothing else, as the published loader of MedT does."""
+    return Augmentation(mirror=bool(generator.random() < 0.5))
+
+
 def draw_none(generator: np.random.Generator) -> Augmentation:
     """Draw nothing."""
     return Augmentation()
@@ -71,6 +76,7 @@ def draw_none(generator: np.random.Generator) -> Augmentation:
 
 AUGMENTATIONS: dict[str, Callable[[np.random.Generator], Augmentation]] = {
     "consistent": draw_consistent,
+    "mirror": draw_mirror,
     "paper": draw_published,
     "none": draw_none,
 }
@@ -92,7 +98,9 @@ def resize(sample: Sample, size: int, *, rule: str) -> Sample:
     """Return the sample at size × size pixels.
 
     rule "exact": the film by area average where it shrinks, else bilinearly; the mask by nearest neighbour.
-    rule "published": both bilinearly on 8 bits, then every mask pixel above 0 counts, so that masks grow.
+    rule "published": both bilinearly on 8 bits, then every mask pixel above 0 counts, so that masks grow; a mask of
+    several classes by nearest neighbour.
+    rule "none": nothing is resized, and `ValueError` is raised for a film of another size.
     """
     mask = sample.mask
     if mask is not None:
@@ -104,6 +112,11 @@ def resize_image(image: np.ndarray, size: int, *, rule: str) -> np.ndarray:
     """Return the film (H, W, 3) at size × size by the rule of `resize`."""
     if image.shape[:2] == (size, size):
         return image
+    if rule == "none":
+        raise ValueError(
+            f"the film is {image.shape[0]}×{image.shape[1]} (height × width) and data.resize=none takes {size}×{size} "
+            "only; cut or resize the film, or set data.resize=exact"
+        )
     if rule == "published":
         eight_bit = np.rint(image * 255).astype(np.uint8)
         return cv2.resize(eight_bit, (size, size), interpolation=cv2.INTER_LINEAR).astype(np.float32) / np.float32(255)
@@ -115,7 +128,7 @@ def resize_mask(mask: np.ndarray, size: int, *, rule: str) -> np.ndarray:
     """Return the mask (H, W) at size × size by the rule of `resize`."""
     if mask.shape == (size, size):
         return mask
-    if rule == "published":
+    if rule == "published" and mask.max() <= 1:
         grown = cv2.resize(mask * np.uint8(255), (size, size), interpolation=cv2.INTER_LINEAR)
         return (grown > 0).astype(np.uint8)
     return cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)

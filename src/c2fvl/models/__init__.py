@@ -11,6 +11,7 @@ from c2fvl.config import nearest_names
 from c2fvl.models.c2fvl import C2FVL
 from c2fvl.models.lvit import LViT
 from c2fvl.models.output import Output, SegmentationModel
+from c2fvl.models.transunet import TransUNet
 from c2fvl.models.uctransnet import UCTransNet
 from c2fvl.models.unet import UNet
 
@@ -31,6 +32,7 @@ MODELS: dict[str, ModelEntry] = {
     "lvit": ModelEntry(build=LViT, text="sentence"),
     "unet": ModelEntry(build=UNet, text="none"),
     "uctransnet": ModelEntry(build=UCTransNet, text="none"),
+    "transunet": ModelEntry(build=TransUNet, text="none"),
 }
 
 

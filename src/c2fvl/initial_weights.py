@@ -1,0 +1,64 @@
+"""What a network starts from in place of random weights: a U-Net trained here, or Google's vision transformer."""
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from c2fvl.checkpoint import load_model
+from c2fvl.config import InitConfig
+from c2fvl.vit_weights import start_from_vit
+
+logger = logging.getLogger(__name__)
+
+HEADS = {"c2fvl": "heads.0.", "lvit": "head.", "uctransnet": "head."}
+"""Networks built around the U-Net, and the name of their head."""
+
+
+def start_from(network: nn.Module, name: str, config: InitConfig) -> None:
+    """Give `network` the weights that the settings name; without any, it keeps its own.
+
+    Raises `ValueError` and `FileNotFoundError` for weights that do not fit, and then changes nothing.
+    """
+    if config.unet and config.vit_npz:
+        raise ValueError("init.unet and init.vit_npz are both set; a network can start from one of them")
+    if config.unet:
+        count = start_from_unet(network, name, config.unet)
+        logger.info("%d weights are those of the U-Net %s", count, config.unet)
+    if config.vit_npz:
+        if name != "transunet":
+            raise ValueError(f"init.vit_npz holds weights of transunet, and the network is {name}")
+        count = start_from_vit(network, config.vit_npz)
+        logger.info("%d weights are those of %s", count, config.vit_npz)
+
+
+def start_from_unet(network: nn.Module, name: str, folder: str | Path) -> int:
+    """Copy encoder, decoder and head of a U-Net's model folder into a network built around it; return how many weights.
+
+    The U-Net joins [enlarged map, skip], the others [skip, enlarged map], so the halves of the first convolution of
+    each step are exchanged; the authors' own transfer leaves them as they are. Raises `ValueError` where the folder
+    holds another network or one of another width, and then changes nothing.
+    """
+    if name not in HEADS:
+        raise ValueError(f"init.unet is for {', '.join(HEADS)}, which are built around the U-Net; {name} is not")
+    model = load_model(folder)
+    if model.config.model.name != "unet":
+        raise ValueError(f"init.unet={folder} holds the network {model.config.model.name!r}; expected is a unet")
+    copied, wrong = {}, []
+    expected = network.state_dict()
+    for key, value in model.network.state_dict().items():
+        if ".enlarge." in key:  # the learned enlarging has no counterpart
+            continue
+        ours = key.replace("head.", HEADS[name], 1) if key.startswith("head.") else key
+        if expected[ours].shape != value.shape:
+            wrong.append(f"{ours} {tuple(value.shape)} instead of {tuple(expected[ours].shape)}")
+        is_join = key.startswith("decoders.") and key.endswith("convolutions.0.convolution.weight")
+        copied[ours] = torch.cat(tuple(reversed(value.chunk(2, dim=1))), dim=1) if is_join else value
+    if wrong:
+        raise ValueError(
+            f"the U-Net in init.unet={folder} does not fit: {len(wrong)} weights differ in shape ({wrong[0]}); train "
+            "it with the same base_width, in_channels and num_classes"
+        )
+    network.load_state_dict(expected | copied)
+    return len(copied)
