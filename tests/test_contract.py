@@ -35,6 +35,8 @@ class Tiny:
         return self.sizes[0]
 
 
+TINY_MEDT = {"image_size": SIZE, "base_width": 4, "groups": 4}
+ONLY_32 = (((64, 64), "32×32"), ((32, 48), "32×32"))
 TINY_TRANSUNET = {
     "image_size": SIZE, "resnet_width": 8, "width": 16, "hidden": 32, "num_heads": 2, "num_layers": 2,
     "decoder_width": 32,
@@ -49,6 +51,13 @@ TINY = {
         text=(6, 1),
     ),
     "unet": Tiny("unet", {"base_width": 8}),
+    "medt": Tiny("medt", TINY_MEDT, sizes=((32, 32),), wrong=ONLY_32),
+    "medt with odd sides": Tiny(
+        "medt", TINY_MEDT | {"image_size": 112}, sizes=((112, 112),), wrong=(((32, 32), "112×112"),)
+    ),
+    "logo": Tiny("logo", TINY_MEDT, sizes=((32, 32),), wrong=ONLY_32),
+    "gatedaxialunet": Tiny("gatedaxialunet", TINY_MEDT, sizes=((32, 32),), wrong=ONLY_32),
+    "axialunet": Tiny("axialunet", TINY_MEDT, sizes=((32, 32),), wrong=ONLY_32),
     "transunet": Tiny("transunet", TINY_TRANSUNET),
     "transunet without resnet": Tiny("transunet", TINY_TRANSUNET | {"encoder": "vit-b16"}),
     "uctransnet": Tiny("uctransnet", {"base_width": 8, "image_size": SIZE, "num_layers": 2}),

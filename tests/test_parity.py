@@ -144,8 +144,11 @@ def test_other_names_are_refused():
 
 @pytest.mark.parametrize(
     ("name", "side", "bound"),
-    [("lvit", 224, 1e-5), ("unet", 224, 1e-5), ("uctransnet", 224, 1e-5), ("transunet", 224, 1e-4)],
-)
+    [
+        ("lvit", 224, 1e-5), ("unet", 224, 1e-5), ("uctransnet", 224, 1e-5), ("transunet", 224, 1e-4),
+        ("axialunet", 128, 1e-5), ("gatedaxialunet", 128, 1e-5), ("logo", 128, 1e-5), ("medt", 128, 1e-5),
+    ],
+)  # fmt: skip
 def test_published_output(name, side, bound):
     recorded = recording(name)
     network = from_reference(name, official_state_dict(name))

@@ -45,6 +45,22 @@ CATALOGUE = {
         paper="Chen et al., arXiv", year=2021, reads="reads no text",
         parameters=105_277_081, source="transunet.py:TransUNet",
     ),
+    "medt": CatalogueEntry(
+        paper="Valanarasu et al., MICCAI", year=2021, reads="reads no text",
+        parameters=1_524_570, source="medt.py:MedT",
+    ),
+    "logo": CatalogueEntry(
+        paper="Valanarasu et al., MICCAI", year=2021, reads="reads no text",
+        parameters=1_529_498, source="medt.py:LoGo",
+    ),
+    "gatedaxialunet": CatalogueEntry(
+        paper="Valanarasu et al., MICCAI", year=2021, reads="reads no text",
+        parameters=1_326_914, source="medt.py:GatedAxialUNet",
+    ),
+    "axialunet": CatalogueEntry(
+        paper="Valanarasu et al., MICCAI", year=2021, reads="reads no text",
+        parameters=1_326_850, source="medt.py:AxialUNet",
+    ),
 }  # fmt: skip
 
 

@@ -239,11 +239,83 @@ _TRANSUNET = OfficialNames(
     arguments=_transunet_arguments,
 )
 
+
+_AXIAL_ATTENTION = {
+    "query_key_value.": "qkv_transform.",
+    "query_key_value_norm.": "bn_qkv.",
+    "similarity_norm.": "bn_similarity.",
+    "output_norm.": "bn_output.",
+    "relative": "relative",
+    "gate_query": "f_qr",
+    "gate_key": "f_kr",
+    "gate_position": "f_sve",
+    "gate_value": "f_sv",
+}
+_AXIAL_BLOCK = {
+    "reduce.": "conv_down.",
+    "reduce_norm.": "bn1.",
+    "expand.": "conv_up.",
+    "expand_norm.": "bn2.",
+    "shortcut.": "downsample.0.",
+    "shortcut_norm.": "downsample.1.",
+    **{f"columns.{ours}": f"hight_block.{theirs}" for ours, theirs in _AXIAL_ATTENTION.items()},
+    **{f"rows.{ours}": f"width_block.{theirs}" for ours, theirs in _AXIAL_ATTENTION.items()},
+}
+
+
+def _axial_branch(branch: str, suffix: str = "") -> Rules:
+    """Return the rules of one branch of the MedT family; `suffix` is what the local branch's names end with."""
+    start = re.escape(branch)
+    return (
+        (rf"{start}\.stem\.(\d)\.convolution\.", f"conv{{+0}}{suffix}."),
+        (rf"{start}\.stem\.(\d)\.norm\.", f"bn{{+0}}{suffix}."),
+        *(
+            (rf"{start}\.stages\.(\d)\.(\d)\.{re.escape(ours)}", f"layer{{+0}}{suffix}.{{1}}.{theirs}")
+            for ours, theirs in _AXIAL_BLOCK.items()
+        ),
+        (rf"{start}\.bottom\.", f"decoder1{suffix}."),
+        *((rf"{start}\.decoders\.{step}\.", f"decoder{5 - step}{suffix}.") for step in range(4)),
+    )
+
+
+def _axial_arguments(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    stem, head = weights.get("conv1.weight"), weights.get("adjust.weight")
+    relative = weights.get("layer1.0.hight_block.relative")
+    if stem is not None and stem.ndim == 4 and stem.numel():
+        arguments["in_channels"] = stem.shape[1]
+    if head is not None and head.ndim == 4 and head.numel():
+        arguments["num_classes"] = head.shape[0]
+    if relative is not None and relative.ndim == 2 and relative.shape[1] % 32 == 31:
+        arguments["image_size"] = relative.shape[1] + 1  # 2K − 1 distances, K half the image
+    return arguments
+
+
+_AXIAL_ONE = OfficialNames(
+    rules=(*_axial_branch("branch"), (r"head\.", "adjust.")),
+    dead=re.compile(r".*\.flatten_index$"),
+    arguments=_axial_arguments,
+)
+_AXIAL_TWO = OfficialNames(
+    rules=(
+        *_axial_branch("global_branch"),
+        *_axial_branch("local_branch", "_p"),
+        (r"fusion\.", "decoderf."),
+        (r"head\.", "adjust."),
+    ),
+    dead=re.compile(r".*\.flatten_index$|adjust_p\.|layer[1-4]_p\.\d\.conv1\."),
+    arguments=_axial_arguments,
+)
+
 OFFICIAL_NAMES: dict[str, OfficialNames] = {
     "c2fvl": _C2FVL,
     "lvit": _LVIT,
     "unet": _UNET,
     "uctransnet": _UCTRANSNET,
     "transunet": _TRANSUNET,
+    "axialunet": _AXIAL_ONE,
+    "gatedaxialunet": _AXIAL_ONE,
+    "logo": _AXIAL_TWO,
+    "medt": _AXIAL_TWO,
 }
 """By the name of the network."""

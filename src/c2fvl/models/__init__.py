@@ -10,6 +10,7 @@ from torch import nn
 from c2fvl.config import nearest_names
 from c2fvl.models.c2fvl import C2FVL
 from c2fvl.models.lvit import LViT
+from c2fvl.models.medt import AxialUNet, GatedAxialUNet, LoGo, MedT
 from c2fvl.models.output import Output, SegmentationModel
 from c2fvl.models.transunet import TransUNet
 from c2fvl.models.uctransnet import UCTransNet
@@ -33,6 +34,10 @@ MODELS: dict[str, ModelEntry] = {
     "unet": ModelEntry(build=UNet, text="none"),
     "uctransnet": ModelEntry(build=UCTransNet, text="none"),
     "transunet": ModelEntry(build=TransUNet, text="none"),
+    "medt": ModelEntry(build=MedT, text="none"),
+    "logo": ModelEntry(build=LoGo, text="none"),
+    "gatedaxialunet": ModelEntry(build=GatedAxialUNet, text="none"),
+    "axialunet": ModelEntry(build=AxialUNet, text="none"),
 }
 
 

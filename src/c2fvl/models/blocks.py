@@ -5,14 +5,18 @@ from torch.nn import functional
 
 
 class ConvNormReLU(nn.Module):
-    """Convolution, batch norm, ReLU: (B, in, H, W) → (B, out, H, W).
+    """Convolution, batch norm, ReLU: (B, in, H, W) → (B, out, H / stride, W / stride).
 
     The bias in front of a batch norm has no effect; it is there where the published checkpoints carry it.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int = 3, bias: bool = True) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, kernel_size: int = 3, stride: int = 1, bias: bool = True
+    ) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
+        self.convolution = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=bias
+        )
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, features: Tensor) -> Tensor:
