@@ -43,7 +43,7 @@ TINY = (
 def tiny_config(phantom_root):
     from c2fvl.config import load_config
 
-    return load_config("debug", [*TINY, f'data.root="{phantom_root}"'])
+    return load_config("debug", [*TINY, f'data.root="{phantom_root}"', "data.text=attributes"])
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,7 @@ class Tiny:
 
 
 TINY_MEDT = {"image_size": SIZE, "base_width": 4, "groups": 4}
+ONLY_80 = (((64, 64), "80×80"), ((80, 32), "80×80"))
 ONLY_32 = (((64, 64), "32×32"), ((32, 48), "32×32"))
 TINY_TRANSUNET = {
     "image_size": SIZE, "resnet_width": 8, "width": 16, "hidden": 32, "num_heads": 2, "num_layers": 2,
@@ -51,11 +52,11 @@ TINY = {
         text=(6, 1),
     ),
     "unet": Tiny("unet", {"base_width": 8}),
-    "medt": Tiny("medt", TINY_MEDT, sizes=((32, 32),), wrong=ONLY_32),
+    "medt": Tiny("medt", TINY_MEDT | {"image_size": 80}, sizes=((80, 80),), wrong=ONLY_80),
     "medt with odd sides": Tiny(
         "medt", TINY_MEDT | {"image_size": 112}, sizes=((112, 112),), wrong=(((32, 32), "112×112"),)
     ),
-    "logo": Tiny("logo", TINY_MEDT, sizes=((32, 32),), wrong=ONLY_32),
+    "logo": Tiny("logo", TINY_MEDT | {"image_size": 80}, sizes=((80, 80),), wrong=ONLY_80),
     "gatedaxialunet": Tiny("gatedaxialunet", TINY_MEDT, sizes=((32, 32),), wrong=ONLY_32),
     "axialunet": Tiny("axialunet", TINY_MEDT, sizes=((32, 32),), wrong=ONLY_32),
     "transunet": Tiny("transunet", TINY_TRANSUNET),

@@ -81,5 +81,5 @@ def test_side_maps_are_held_against_the_mask(example):
 
 
 def test_wrong_shapes_are_refused():
-    with pytest.raises(ValueError, match="one class"):
-        build_loss(LossConfig(alignment=0.0))(Output(torch.zeros(1, 2, 4, 4)), torch.zeros(1, 4, 4))
+    with pytest.raises(ValueError, match=r"logits have the shape \(1, 2, 4, 5\)"):
+        build_loss(LossConfig(alignment=0.0))(Output(torch.zeros(1, 2, 4, 5)), torch.zeros(1, 4, 4))

@@ -7,7 +7,7 @@ from c2fvl.config import OptimizerConfig
 from c2fvl.models import build_model
 from c2fvl.optimizers import frozen_parameters
 
-TINY = {"image_size": 32, "base_width": 4, "groups": 4}
+TINY = {"image_size": 80, "base_width": 4, "groups": 4}
 
 
 def medt(name="medt", **arguments):
@@ -34,13 +34,13 @@ def patch_by_patch(network, image):
 
 @pytest.mark.parametrize("name", ["medt", "logo"])
 def test_in_eval_all_patches_at_once_give_what_each_gives_alone(name):
-    network, image = medt(name).eval(), torch.rand(2, 3, 32, 32)
+    network, image = medt(name).eval(), torch.rand(2, 3, 80, 80)
     with torch.no_grad():
         assert torch.allclose(network._local(image), patch_by_patch(network, image), atol=1e-6)
 
 
 def test_in_training_each_place_has_its_own_statistics_as_published():
-    ours, theirs, image = medt().train(), medt().train(), torch.rand(2, 3, 32, 32)
+    ours, theirs, image = medt().train(), medt().train(), torch.rand(2, 3, 80, 80)
     found, expected = ours._local(image), patch_by_patch(theirs, image)
     assert torch.allclose(found, expected, atol=1e-6)
     for own, other in zip(local_norms(ours), local_norms(theirs), strict=True):
@@ -52,7 +52,7 @@ def test_in_training_each_place_has_its_own_statistics_as_published():
 
 
 def test_all_places_can_share_their_statistics():
-    network, image = medt(patch_statistics="batch").train(), torch.rand(2, 3, 32, 32)
+    network, image = medt(patch_statistics="batch").train(), torch.rand(2, 3, 80, 80)
     apart = medt().train()(image).logits
     together = network(image).logits
     assert all(norm.num_batches_tracked == 1 for norm in local_norms(network))
@@ -61,7 +61,7 @@ def test_all_places_can_share_their_statistics():
 
 @pytest.mark.parametrize(("name", "count"), [("medt", 24), ("gatedaxialunet", 64)])
 def test_the_published_gates_are_found_by_name(name, count):
-    network = medt(name)
+    network = build_model(name)
     gates = frozen_parameters(network, OptimizerConfig(frozen="gate_", frozen_epochs=11))
     assert len(gates) == count
     assert all(gate.ndim == 0 for gate in gates)
@@ -77,9 +77,11 @@ def test_224_works():
 
 
 def test_impossible_arguments_are_refused():
-    with pytest.raises(ValueError, match=r"multiple of 16, such as 32"):
+    with pytest.raises(ValueError, match=r"multiple of 16 from 80 on, such as 80"):
         medt(image_size=36)
-    with pytest.raises(ValueError, match=r"multiple of 32, such as 64"):
+    with pytest.raises(ValueError, match="from 80 on"):
+        medt(image_size=32)
+    with pytest.raises(ValueError, match=r"multiple of 32 from 32 on, such as 64"):
         medt("axialunet", image_size=50)
     with pytest.raises(ValueError, match="multiple of groups"):
         medt(base_width=6)

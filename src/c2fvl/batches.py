@@ -8,6 +8,7 @@ import math
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from c2fvl import transforms
 from c2fvl.config import DataConfig
 from c2fvl.datasets import Case
-from c2fvl.images import read_image, read_mask
-from c2fvl.text_encoders import TEXT_ENCODERS
+from c2fvl.images import read_image, read_mask_as
+from c2fvl.text_encoders import build_text_encoder
 
 _ORDER, _FILM = 0, 1  # separate streams of random numbers
 
@@ -31,7 +32,7 @@ class Item:
     image: np.ndarray
     """(3, S, S) float32 in [0, 1]."""
     mask: np.ndarray | None
-    """(S, S) uint8."""
+    """(S, S) uint8, the class of each pixel."""
     text: np.ndarray | None
     """(T, F) float32, NaN where the film has no report; None for a network without text."""
     original_mask: np.ndarray | None
@@ -55,29 +56,49 @@ class Batch:
 class FilmDataset(Dataset[Item]):
     """Films by (epoch, index), read, resized, augmented and encoded.
 
-    Raises `ValueError` that names the films without a mask, or without attributes where the settings forbid it.
+    Raises `ValueError` that names the films without a mask, or without a report where the settings forbid it.
     """
 
     def __init__(
-        self, cases: Sequence[Case], config: DataConfig, *, augment: bool = False, seed: int = 0, masks: bool = True
+        self,
+        cases: Sequence[Case],
+        config: DataConfig,
+        *,
+        num_classes: int = 1,
+        augment: bool = False,
+        seed: int = 0,
+        masks: bool = True,
     ) -> None:
-        self.cases, self.config, self.seed = list(cases), config, seed
+        self.cases, self.config, self.seed, self.num_classes = list(cases), config, seed, num_classes
+        check_classes(config, num_classes)
         self.draw = transforms.AUGMENTATIONS[config.augmentation if augment else "none"]
         self.text_dropout = config.text_dropout if augment else 0.0
-        self.encoder = None if config.text == "none" else TEXT_ENCODERS[config.text]
+        self.encoder = build_text_encoder(config)
         unlabelled = [case.id for case in self.cases if case.mask is None]
         if masks and unlabelled:
             raise ValueError(
                 f"{len(unlabelled)} of {len(self.cases)} films have no mask: {_few(unlabelled)}; add their masks, or "
                 "leave these films out"
             )
-        if self.encoder is not None and config.missing_text == "error":
-            untold = [case.id for case in self.cases if not case.has_attributes]
+        if self.encoder is None:
+            return
+        if config.missing_text == "error":
+            untold = [case.id for case in self.cases if not self.encoder.reads(case.report)]
             if untold:
+                kind = "report with attributes" if config.text == "attributes" else "report"
                 raise ValueError(
-                    f"{len(untold)} of {len(self.cases)} films have no report with attributes: {_few(untold)}; give "
-                    "them one in the caption table, or set data.missing_text=allow, or data.text=none to use none"
+                    f"{len(untold)} of {len(self.cases)} films have no {kind}: {_few(untold)}; give them one in the "
+                    "caption table, or set data.missing_text=allow, or data.text=none to use none"
                 )
+        reports = [case.report for case in self.cases]
+        self.encoder.prepare(reports)
+        if augment and config.augmentation in transforms.MIRRORS_REPORTS:
+            self.encoder.prepare(report.mirrored() for report in reports if report is not None)
+
+    @property
+    def num_readable(self) -> int:
+        """Return how many films have a report that the network can read."""
+        return 0 if self.encoder is None else sum(self.encoder.reads(case.report) for case in self.cases)
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -86,14 +107,19 @@ class FilmDataset(Dataset[Item]):
         epoch, index = key
         case = self.cases[index]
         image = read_image(case.image)
-        original = None if case.mask is None else read_mask(case.mask)
+        original = None if case.mask is None else self._read_mask(case.mask)
         if original is not None and original.shape != image.shape[:2]:
             raise ValueError(
                 f"{case.image} is {image.shape[0]}×{image.shape[1]} and its mask {case.mask} "
                 f"{original.shape[0]}×{original.shape[1]} (height × width); they must be of one size"
             )
         sample = transforms.Sample(image, original, case.report)
-        sample = transforms.resize(sample, self.config.image_size, rule=self.config.resize)
+        try:
+            sample = transforms.resize(
+                sample, self.config.image_size, rule=self.config.resize, labels=self.config.mask == "labels"
+            )
+        except ValueError as error:
+            raise ValueError(f"{case.image}: {error}") from error
         generator = np.random.default_rng([self.seed, _FILM, epoch, index])
         sample = transforms.apply(self.draw(generator), sample)
         if generator.random() < self.text_dropout:
@@ -105,6 +131,37 @@ class FilmDataset(Dataset[Item]):
             text=None if self.encoder is None else self.encoder.encode(sample.report),
             original_mask=original,
         )
+
+    def _read_mask(self, path: Path) -> np.ndarray:
+        mask = read_mask_as(path, self.config.mask)
+        known = max(self.num_classes, 2)  # one logit tells lesion from background, which are two
+        if self.config.mask == "labels" and mask.max() >= known:
+            raise ValueError(
+                f"{path}: the mask holds the class {mask.max()}, but the network knows {known} (0 … {known - 1}); set "
+                f"model.arguments.num_classes={mask.max() + 1}, or correct the mask"
+            )
+        return mask
+
+
+def check_classes(config: DataConfig, num_classes: int) -> None:
+    """Raise `ValueError` where the settings of data do not fit a network of so many classes."""
+    if num_classes > 2 and config.mask != "labels":
+        raise ValueError(
+            f"the network has {num_classes} classes, but data.mask={config.mask} knows lesion and background only; set "
+            "data.mask=labels, or model.arguments.num_classes=1"
+        )
+    expected = max(num_classes, 2) - 1
+    if config.class_names and len(config.class_names) != expected:
+        raise ValueError(
+            f"data.class_names has {len(config.class_names)} names; expected are {expected}, without the background"
+        )
+
+
+def class_names(config: DataConfig, classes: int) -> list[str]:
+    """Return the names of all classes but the background, as the settings have them or by number."""
+    if config.class_names:
+        return list(config.class_names)
+    return ["lesion"] if classes <= 2 else [f"class {number}" for number in range(1, classes)]
 
 
 def network_image(image: np.ndarray, config: DataConfig) -> np.ndarray:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from c2fvl.cases import Case, Problem, Scan
 from c2fvl.datasets import find_splits, inspect
 from c2fvl.describe import describe_mask
-from c2fvl.images import read_mask, read_pixels
+from c2fvl.images import read_mask_as, read_pixels
 from c2fvl.report import ZONES, Report
 
 Modality = Literal["film", "ct"]
@@ -110,13 +110,15 @@ def check(
     splits: Sequence[str] | None = None,
     table: str | Path | None = None,
     modality: Modality | None = None,
+    mask: str = "lesion",
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
     """Check the data set `root`: all splits found or those named, with the caption table `table` as in `scan`.
 
     `modality` ("film" or "ct") says how captions name the zones of a mask; by default MosMedData+ is told by its
-    file names and everything else counts as film. `progress` is called with (cases done, cases in all).
+    file names and everything else counts as film. `mask` says what masks hold, as the setting data.mask; captions are
+    compared with all classes together. `progress` is called with (cases done, cases in all).
 
     Raises `FileNotFoundError` where `root` holds no data set; everything else is among the problems.
     """
@@ -135,7 +137,7 @@ def check(
     cases = [(scan.split, case) for scan in scans for case in scan.cases]
     looks: list[_Look] = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for look in pool.map(lambda entry: _look(entry[1], modality), cases):
+        for look in pool.map(lambda entry: _look(entry[1], modality, mask), cases):
             looks.append(look)
             if progress is not None:
                 progress(len(looks), len(cases))
@@ -150,7 +152,7 @@ def check(
     return CheckReport(str(root), summaries, unique, time.monotonic() - start)
 
 
-def _look(case: Case, modality: Modality | None) -> _Look:
+def _look(case: Case, modality: Modality | None, kind: str) -> _Look:
     problems: list[Problem] = []
     pixels = mask = None
     try:
@@ -158,7 +160,7 @@ def _look(case: Case, modality: Modality | None) -> _Look:
     except (ValueError, OSError) as error:
         problems.append(Problem.from_error("image", case.image, error))
     try:
-        mask = read_mask(case.mask) if case.mask is not None else None
+        mask = (read_mask_as(case.mask, kind) > 0).astype(np.uint8) if case.mask is not None else None
     except (ValueError, OSError) as error:
         problems.append(Problem.from_error("mask", case.mask or "", error))
     if pixels is not None and mask is not None and pixels.shape[:2] != mask.shape:

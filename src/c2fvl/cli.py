@@ -102,6 +102,12 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("check", _check, "Look a data set over; exit with 1 where something is wrong.")
     sub.add_argument("root", help="folder that holds Train_Folder, Val_Folder, …, or a csv table")
     sub.add_argument("--table", help="caption table to use in place of <Split>_text.xlsx")
+    sub.add_argument(
+        "--mask",
+        default="lesion",
+        choices=("lesion", "above_half", "labels"),
+        help="what masks hold, as the setting data.mask (default: %(default)s)",
+    )
     sub.add_argument("--workers", type=_count(1), default=2, help="threads that read (default: %(default)s)")
     sub.add_argument("--json", action="store_true", help="print the findings as JSON")
 
@@ -219,6 +225,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         for row in found.summary["scores"]
     ]
     first = found.summary["scores"][0]
+    rows += [
+        [f"  {name}, own grid", *(f"{100 * row[column]:.2f}" for column in columns)]
+        for name, row in zip(found.summary["class_names"], first.get("classes", ()), strict=False)
+    ]
     print(table(["%", "Dice per image", "IoU per image", "Dice pooled", "IoU pooled"], rows))
     print(
         f"{first['num_cases']} films, {first['num_empty_masks']} with an empty mask, {first['num_false_alarms']} false "
@@ -259,7 +269,7 @@ def _check(options: argparse.Namespace) -> int:
     from c2fvl.progress import counting
 
     with counting("Checking", quiet=options.json) as progress:
-        report = check(options.root, table=options.table, workers=options.workers, progress=progress)
+        report = check(options.root, table=options.table, mask=options.mask, workers=options.workers, progress=progress)
     print(json.dumps(report.as_dict(), indent=2) if options.json else "\n".join(report.lines()))
     return 1 if report.errors else 0
 

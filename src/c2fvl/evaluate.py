@@ -16,14 +16,14 @@ import numpy as np
 
 import c2fvl
 from c2fvl import storage
-from c2fvl.batches import FilmDataset
+from c2fvl.batches import FilmDataset, class_names
 from c2fvl.cases import Case
 from c2fvl.checkpoint import TrainedModel
-from c2fvl.config import DataConfig
 from c2fvl.datasets import scan
 from c2fvl.images import read_image
-from c2fvl.metrics import dice, iou, overlap, summarise
-from c2fvl.scoring import THRESHOLD, CaseScore, predict_cases, score_case, to_original
+from c2fvl.metrics import dice, iou, summarise_classes
+from c2fvl.models import num_classes
+from c2fvl.scoring import THRESHOLD, CaseScore, predict_cases, score_case, to_labels, to_original
 from c2fvl.spreadsheets import write_cells
 from c2fvl.visualize import case_picture, curves, encode_png
 
@@ -76,11 +76,11 @@ def evaluate(
     settings = dataclasses.replace(config.data, missing_text="allow")
     if config.data.text != "none" and text != "none":
         settings = dataclasses.replace(settings, missing_text=config.data.missing_text)
-    films = FilmDataset(cases, settings)
+    films = FilmDataset(cases, settings, num_classes=num_classes(config.model.name, config.model.arguments))
     folder = Path(out) if out is not None else _default_folder(model, split, text)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; name a folder for the scores")
-    num_reports = sum(case.has_attributes for case in cases)
+    num_reports = films.num_readable
     if text != "none" and config.data.text != "none" and num_reports < len(cases):
         logger.warning("%d of %d films have no report that the network can read", len(cases) - num_reports, len(cases))
 
@@ -103,8 +103,12 @@ def evaluate(
             "seed": seed if text == "shuffled" else None,
         },
         "threshold": THRESHOLD,
+        "class_names": class_names(config.data, num_classes(config.model.name, config.model.arguments)),
         "scores": [
-            {"grid": grid, "rule": rule, **summarise([score.overlaps[grid] for score in scores], rule=rule)}
+            {
+                "grid": grid, "rule": rule,
+                **summarise_classes([[own[grid] for own in score.classes] for score in scores], rule=rule),
+            }
             for grid, rule in ROWS
         ],
         "loss_curves": "log.jsonl" if _history(model) else None,
@@ -113,13 +117,13 @@ def evaluate(
     }  # fmt: skip
     write_cells(folder / "cases.csv", _case_table(cases, scores))
     chosen = _choose(
-        [dice(score.overlaps["original"]) for score in scores],
-        [score.overlaps["original"].target == 0 for score in scores],
+        [_mean_dice(score) for score in scores],
+        [all(own["original"].target == 0 for own in score.classes) for score in scores],
     )
     pictures = [
         {
             "title": title,
-            "films": _draw(model, [cases[i] for i in indices], settings, folder / "pictures", title.lower()),
+            "films": _draw(model, [cases[i] for i in indices], films, folder / "pictures", title.lower()),
         }
         for title, indices in chosen.items()
     ]
@@ -159,20 +163,32 @@ def change_text(cases: Sequence[Case], text: str, *, seed: int = 0) -> list[Case
 
 
 def _case_table(cases: Sequence[Case], scores: Sequence[CaseScore]) -> list[list[object]]:
+    """Return a row for each case; of several classes the mean of their scores, and then each of them."""
     header: list[object] = ["id", "group", "report"]
     for grid, rule in ROWS:
         header += [f"{grid}_{rule}_dice", f"{grid}_{rule}_iou"]
-    header += ["original_intersection", "original_prediction", "original_target"]
+    count = len(scores[0].classes)
+    endings = [""] if count == 1 else [f"_class_{number}" for number in range(1, count + 1)]
+    for ending in endings:
+        header += [f"original_ours_dice{ending}", f"original_ours_iou{ending}"] if ending else []
+        header += [f"original_{name}{ending}" for name in ("intersection", "prediction", "target")]
     rows = [header]
     for case, score in zip(cases, scores, strict=True):
         report = "" if case.report is None else "".join(c if c.isprintable() else " " for c in str(case.report))
         row: list[object] = [case.id, case.group or "", report]
         for grid, rule in ROWS:
-            counts = score.overlaps[grid]
-            row += [dice(counts, rule=rule), iou(counts, rule=rule)]
-        counts = score.overlaps["original"]
-        rows.append([*row, counts.intersection, counts.prediction, counts.target])
+            for measure in (dice, iou):
+                row.append(float(np.mean([measure(own[grid], rule=rule) for own in score.classes])))
+        for own in score.classes:
+            counts = own["original"]
+            row += [dice(counts), iou(counts)] if count > 1 else []
+            row += [counts.intersection, counts.prediction, counts.target]
+        rows.append(row)
     return rows
+
+
+def _mean_dice(score: CaseScore) -> float:
+    return float(np.mean([dice(own["original"]) for own in score.classes]))
 
 
 def _choose(values: Sequence[float], empty: Sequence[bool]) -> dict[str, list[int]]:
@@ -186,19 +202,21 @@ def _choose(values: Sequence[float], empty: Sequence[bool]) -> dict[str, list[in
     return {"Best": best, "Median": between[middle : middle + count], "Worst": worst}
 
 
-def _draw(
-    model: TrainedModel, cases: list[Case], settings: DataConfig, folder: Path, name: str
-) -> list[dict[str, Any]]:
+def _draw(model: TrainedModel, cases: list[Case], like: FilmDataset, folder: Path, name: str) -> list[dict[str, Any]]:
     """Predict and draw a few cases on the films' own grid; the network is run again for them."""
     device = next(model.network.parameters()).device
     entries = []
-    films = FilmDataset(cases, settings)
+    films = FilmDataset(cases, like.config, num_classes=like.num_classes)
+    names = class_names(like.config, like.num_classes)
     for number, prediction in enumerate(predict_cases(model.network, films, device=device), start=1):
         case, target = cases[prediction.index], prediction.original_mask
         assert target is not None
-        found = (to_original(prediction.probability, target.shape) >= THRESHOLD).astype(np.uint8)
-        score = dice(overlap(found, target))
-        data = encode_png(case_picture(read_image(case.image), found, target=target, report=case.report, dice=score))
+        found = to_labels(to_original(prediction.probability, target.shape))
+        score = _mean_dice(score_case(prediction, grids=("original",)))
+        picture = case_picture(
+            read_image(case.image), found, target=target, report=case.report, dice=score, classes=names
+        )
+        data = encode_png(picture)
         storage.write_bytes(folder / f"{name}-{number}.png", data)
         entries.append(
             {

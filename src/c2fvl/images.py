@@ -82,6 +82,22 @@ def read_mask(path: Path | str, *, max_pixels: int = MAX_PIXELS, binarise: bool 
     return lesion.astype(np.uint8)
 
 
+def read_labels(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Read a mask of several classes as (H, W) uint8: its grey values are the classes, 0 is background.
+
+    Raises `ValueError` for values above 255 and for floating-point numbers, and else as `read_image`.
+    """
+    labels = _read_labels(path, max_pixels=max_pixels)
+    if labels.dtype == np.float32 or labels.max() > 255:
+        raise ValueError(f"{path}: a mask of classes holds whole numbers from 0 to 255; save it as 8-bit grey PNG")
+    return labels.astype(np.uint8)
+
+
+def read_mask_as(path: Path | str, kind: str) -> NDArray[np.uint8]:
+    """Read a mask as the setting data.mask says: "lesion", "above_half" or "labels"."""
+    return read_labels(path) if kind == "labels" else read_mask(path, binarise=kind == "above_half")
+
+
 def read_pixels(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
     """Read the pixels as stored: (H, W) for grey or (H, W, 3) RGB; uint8, uint16 or, from TIFF, float32 in [0, 1].
 
@@ -119,6 +135,13 @@ def write_mask(path: Path | str, mask: NDArray[Any]) -> None:
     if mask.ndim != 2 or not np.isin(mask, (0, 1)).all():
         raise ValueError(f"{path}: a mask is an array (H, W) of 0 and 1, got shape {mask.shape}, dtype {mask.dtype}")
     _write_png(path, mask.astype(np.uint8) * 255)
+
+
+def write_labels(path: Path | str, labels: NDArray[Any]) -> None:
+    """Write a (H, W) uint8 mask of several classes as 8-bit grey PNG whose values are the classes."""
+    if labels.ndim != 2 or labels.dtype != np.uint8:
+        raise ValueError(f"{path}: labels are a uint8 array (H, W), got shape {labels.shape}, dtype {labels.dtype}")
+    _write_png(path, labels)
 
 
 def write_image(path: Path | str, image: NDArray[np.uint8]) -> None:
@@ -207,14 +230,14 @@ def _check_floating(pixels: NDArray[Any]) -> None:
 
 
 def _read_labels(path: Path | str, *, max_pixels: int) -> NDArray[Any]:
-    """Read one value per pixel (H, W), whatever it means; what reads masks of several labels will begin here."""
+    """Read one value per pixel (H, W), whatever it means."""
     pixels = read_pixels(path, max_pixels=max_pixels)
     if pixels.ndim == 2:
         return pixels
     if (pixels[:, :, :1] != pixels[:, :, 1:]).any():
         raise ValueError(
             f"{path}: the mask is a colour picture whose channels differ, expected grey; save it as grey PNG with 0 "
-            f"and 255"
+            f"and 255, or with the numbers of its classes"
         )
     return np.ascontiguousarray(pixels[:, :, 0])
 

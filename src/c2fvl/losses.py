@@ -1,7 +1,9 @@
 """Losses on logits.
 
-The loss of C2FVL, LViT and UCTransNet is half a Dice loss and half a balanced cross-entropy (SPEC of the published
-code); C2FVL adds the alignment of its side maps. All of it is computed in float32, whatever the network ran in.
+The loss of C2FVL, LViT and UCTransNet, whose one logit tells lesion from background, is half a Dice loss and half a
+balanced cross-entropy; C2FVL adds the alignment of its side maps. Of a network with a logit for each class the two are
+those of TransUNet (Chen et al., 2021): a Dice loss over batch and classes, and the plain cross-entropy, which alone is
+the loss of MedT. All of it is computed in float32, whatever the network ran in.
 """
 
 from collections.abc import Callable
@@ -14,10 +16,11 @@ from c2fvl.config import LossConfig
 from c2fvl.models.output import Output
 
 DICE_SMOOTHING = 4e-5
+CLASS_DICE_SMOOTHING = 1e-5
 COUNT_SMOOTHING = 1e-12
 
 Loss = Callable[[Output, Tensor], dict[str, Tensor]]
-"""(Output, mask (B, H, W) in {0, 1}) → terms, of which "loss" is the sum that is minimised."""
+"""(Output, mask (B, H, W) of classes) → terms, of which "loss" is the sum that is minimised."""
 
 
 def build_loss(config: LossConfig) -> Loss:
@@ -29,12 +32,9 @@ def build_loss(config: LossConfig) -> Loss:
         )
 
     def loss(output: Output, mask: Tensor) -> dict[str, Tensor]:
-        logits, target = _binary(output.logits, mask)
-        terms = {
-            "dice_loss": dice_loss(logits, target),
-            "cross_entropy": balanced_cross_entropy(logits, target),
-        }
-        total = config.dice * terms["dice_loss"] + config.cross_entropy * terms["cross_entropy"]
+        dice, cross_entropy = _overlap_and_entropy(output.logits, mask)
+        terms = {"dice_loss": dice, "cross_entropy": cross_entropy}
+        total = config.dice * dice + config.cross_entropy * cross_entropy
         if config.alignment:
             terms["alignment"] = alignment_loss(output.aux)
             total = total + config.alignment * terms["alignment"]
@@ -70,6 +70,18 @@ def balanced_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     )
 
 
+def class_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Return 1 − Dice of the softmax with squares in the denominator, meaned over all classes, background included.
+
+    logits (B, C, H, W), target (B, H, W) whole numbers. Each class is counted over the whole batch (TransUNet).
+    """
+    probability = logits.float().softmax(dim=1)
+    truth = functional.one_hot(target, logits.shape[1]).movedim(-1, 1).float()
+    intersection = (probability * truth).sum((0, 2, 3))
+    size = probability.square().sum((0, 2, 3)) + truth.sum((0, 2, 3))
+    return (1 - (2 * intersection + CLASS_DICE_SMOOTHING) / (size + CLASS_DICE_SMOOTHING)).mean()
+
+
 def alignment_loss(side_maps: tuple[Tensor, ...]) -> Tensor:
     """Return half the sum of 1 − cosine between the finest side map and each coarser one, meaned over the batch."""
     if len(side_maps) < 2:
@@ -86,17 +98,18 @@ def _side_map_loss(side_maps: tuple[Tensor, ...], mask: Tensor) -> Tensor:
     """Return the mean over the side maps of their own Dice and cross-entropy against the mask (deep supervision)."""
     if not side_maps:
         raise ValueError("the network returned no side maps; set loss.side_maps=0 for this network")
-    losses = []
-    for side_map in side_maps:
-        logits, target = _binary(side_map, mask)
-        losses.append(0.5 * dice_loss(logits, target) + 0.5 * balanced_cross_entropy(logits, target))
-    return torch.stack(losses).mean()
+    losses = [_overlap_and_entropy(side_map, mask) for side_map in side_maps]
+    return torch.stack([0.5 * dice + 0.5 * cross_entropy for dice, cross_entropy in losses]).mean()
 
 
-def _binary(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    if logits.shape[1] != 1 or logits.shape[-2:] != mask.shape[-2:]:
+def _overlap_and_entropy(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the Dice loss and the cross-entropy of a network with one logit, or with one for each class."""
+    if logits.shape[-2:] != mask.shape[-2:]:
         raise ValueError(
-            f"the logits have the shape {tuple(logits.shape)} and the mask {tuple(mask.shape)}; "
-            "this loss takes one class, (B, 1, H, W) and (B, H, W)"
+            f"the logits have the shape {tuple(logits.shape)} and the mask {tuple(mask.shape)}; expected are "
+            "(B, C, H, W) and (B, H, W)"
         )
-    return logits[:, 0], mask
+    if logits.shape[1] == 1:
+        return dice_loss(logits[:, 0], mask), balanced_cross_entropy(logits[:, 0], mask)
+    classes = mask.long()
+    return class_dice_loss(logits, classes), functional.cross_entropy(logits.float(), classes)

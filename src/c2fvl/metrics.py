@@ -12,6 +12,7 @@ Dice = 2I/(P + M + 1e-5), IoU = I/U and 0 where U = 0.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -96,6 +97,27 @@ def summarise(cases: Sequence[Overlap], *, rule: str = "ours") -> dict[str, floa
         "num_false_alarms": sum(case.is_false_alarm for case in cases),
         "num_misses": sum(case.is_miss for case in cases),
     }
+
+
+def summarise_classes(cases: Sequence[Sequence[Overlap]], *, rule: str = "ours") -> dict[str, Any]:
+    """Return the summary of cases that each hold one overlap per class, background excluded.
+
+    For one class it is that of `summarise`. For several, scores are the means over the classes and counts their sums
+    (a film whose classes are both missed counts twice); "classes" holds the summary of each.
+    """
+    if not cases:
+        raise ValueError("there are no cases to score")
+    each = [summarise(of_class, rule=rule) for of_class in zip(*cases, strict=True)]
+    if len(each) == 1:
+        return each[0]
+    found: dict[str, Any] = {"num_cases": len(cases)}
+    for name in each[0]:
+        values = [summary[name] for summary in each]
+        if name.startswith(("dice", "iou")):
+            found[name] = float(np.mean(values))
+        elif name != "num_cases":
+            found[name] = sum(values)
+    return {**found, "classes": each}
 
 
 def pool(cases: Iterable[Overlap]) -> Overlap:

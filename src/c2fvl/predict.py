@@ -11,14 +11,15 @@ import numpy as np
 import torch
 
 from c2fvl import storage
-from c2fvl.batches import Batch, network_image
+from c2fvl.batches import Batch, class_names, network_image
 from c2fvl.checkpoint import TrainedModel, check_device, load_model
 from c2fvl.csv_tables import read_csv
 from c2fvl.describe import zone_areas
-from c2fvl.images import read_image, write_image, write_mask, write_probability
+from c2fvl.images import read_image, write_image, write_labels, write_mask, write_probability
+from c2fvl.models import num_classes
 from c2fvl.report import MAX_AREAS, Report, parse_report
-from c2fvl.scoring import THRESHOLD, infer, probabilities, to_original
-from c2fvl.text_encoders import TEXT_ENCODERS
+from c2fvl.scoring import THRESHOLD, infer, probabilities, to_labels, to_original
+from c2fvl.text_encoders import build_text_encoder
 from c2fvl.transforms import resize_image
 from c2fvl.visualize import case_picture
 
@@ -33,16 +34,16 @@ class Prediction:
     """What the network makes of one film."""
 
     mask: np.ndarray
-    """(H, W) uint8 in {0, 1}, in the film's own size."""
+    """(H, W) uint8 in {0, 1}, or the class of each pixel, in the film's own size."""
     probability: np.ndarray
-    """(H, W) float32 in [0, 1]."""
+    """Of the lesion (H, W), or of three classes and more (C, H, W), float32 in [0, 1]."""
     report: Report | None
     """The report as understood, in the viewer's frame; None where none was given or the network reads none."""
 
     @property
     def areas(self) -> dict[str, int]:
-        """Return the predicted pixels in each zone of the picture, viewer's frame."""
-        return zone_areas(self.mask)
+        """Return the predicted pixels, of any class, in each zone of the picture, viewer's frame."""
+        return zone_areas((self.mask > 0).astype(np.uint8))
 
 
 class Predictor:
@@ -58,8 +59,14 @@ class Predictor:
         self.model = model if isinstance(model, TrainedModel) else load_model(model, device=device)
         self.device, self.threshold = check_device(device), threshold
         self._said: set[str] = set()
-        data = self.model.config.data
-        self.encoder = None if data.text == "none" else TEXT_ENCODERS[data.text]
+        config = self.model.config
+        self.classes = class_names(config.data, num_classes(config.model.name, config.model.arguments))
+        if len(self.classes) > 1 and threshold != THRESHOLD:
+            raise ValueError(
+                f"the threshold is {threshold}, but this network tells {len(self.classes)} classes apart, each pixel "
+                "going to the most probable; leave the threshold out"
+            )
+        self.encoder = build_text_encoder(config.data)
 
     def __call__(
         self, image: str | Path | np.ndarray, report: str | Report | None = None, *, laterality: str = "viewer"
@@ -77,12 +84,12 @@ class Predictor:
         batch = Batch([""], torch.from_numpy(network_image(resized, config))[None], None, text, [None])
         output = infer(self.model.network, batch, device=self.device, precision="fp32")
         probability = to_original(probabilities(output)[0].cpu().numpy(), film.shape[:2])
-        return Prediction((probability >= self.threshold).astype(np.uint8), probability, understood)
+        return Prediction(to_labels(probability, self.threshold), probability, understood)
 
     def understand(self, report: str | Report | None, *, laterality: str = "viewer") -> Report | None:
         """Return the report in the viewer's frame as this network reads it; None for none or a blank one.
 
-        Raises `ValueError` for a sentence of which nothing can be read.
+        Raises `ValueError` for a sentence of which a network of attributes can read nothing.
         """
         if laterality not in FRAMES:
             raise ValueError(f"the laterality is {laterality!r}; expected is one of {', '.join(FRAMES)}")
@@ -97,16 +104,17 @@ class Predictor:
         if self.encoder is None:
             self._say_once("this network reads no report; the one given changes nothing")
             return None
-        if not report.has_attributes:
+        if not self.encoder.reads(report):
             raise ValueError(
                 f"the report {report.text!r} names no side and no zone that could be read; expected is a sentence such "
                 "as 'Bilateral pulmonary infection, two infected areas, upper left lung and lower right lung.'"
             )
-        if report.number is not None and report.number > MAX_AREAS:
+        by_attributes = self.model.config.data.text == "attributes"
+        if by_attributes and report.number is not None and report.number > MAX_AREAS:
             raise ValueError(f"the report counts {report.number} infected areas; expected are {MAX_AREAS} at most")
         for contradiction in report.contradictions():
             self._say_once(f"the report {report.text!r} contradicts itself: {contradiction}")
-        if report.unread:
+        if by_attributes and report.unread:
             self._say_once(f"of the report {report.text!r} this was not understood: {'; '.join(report.unread)}")
         return report.in_frame("viewer")
 
@@ -116,9 +124,16 @@ class Predictor:
             logger.warning("%s", message)
 
 
-def _written(stem: str) -> tuple[str, ...]:
+def _written(stem: str, num_foreground: int = 1) -> tuple[str, ...]:
     """Return the names of all files that a film of this stem may leave in the folder; the record is the last."""
-    return f"{stem}.png", f"{stem}_probability.png", f"{stem}_overlay.png", f"{stem}.json"
+    return f"{stem}.png", *_probabilities(stem, num_foreground), f"{stem}_overlay.png", f"{stem}.json"
+
+
+def _probabilities(stem: str, num_foreground: int) -> list[str]:
+    """Return the file of the lesion's probability, or those of several classes."""
+    if num_foreground == 1:
+        return [f"{stem}_probability.png"]
+    return [f"{stem}_probability_{number}.png" for number in range(1, num_foreground + 1)]
 
 
 @dataclass(frozen=True)
@@ -171,8 +186,9 @@ def predict_to_folder(
     """Predict film after film into `out` and yield the record of each, which is also written as `<stem>.json`.
 
     Raises `ValueError`, before anything is written, where a result would replace one of the films. Writes
-    `<stem>.png` (0 and 255, in the film's size), on request `<stem>_probability.png` (16 bit, value / 65535)
-    and `<stem>_overlay.png`; what an earlier call left of that film is removed first. A film that cannot be read ends
+    `<stem>.png` (0 and 255, or the numbers of several classes, in the film's size), on request
+    `<stem>_probability.png` (16 bit, value / 65535; of several classes `<stem>_probability_1.png` and so on) and
+    `<stem>_overlay.png`; what an earlier call left of that film is removed first. A film that cannot be read ends
     with a record that holds an "error" and nothing written; the films after it are still predicted.
     """
     out, requests = Path(out), list(requests)
@@ -180,7 +196,7 @@ def predict_to_folder(
         raise ValueError(f"{out} is a file; name a folder for the masks")
     films = {request.image.resolve() for request in requests}
     for request in requests:
-        for name in _written(request.image.stem):
+        for name in _written(request.image.stem, len(predictor.classes)):
             if (out / name).resolve() in films:
                 raise ValueError(f"{out / name} is a film to be predicted and would be replaced; name another folder")
     return _predict_each(predictor, requests, out, laterality, probability=probability, overlay=overlay)
@@ -192,7 +208,7 @@ def _predict_each(
     for request in requests:
         stem = request.image.stem
         if (out / f"{stem}.json").is_file():  # the record goes first and comes last: where it is, all belongs together
-            for name in reversed(_written(stem)):
+            for name in reversed(_written(stem, len(predictor.classes))):
                 (out / name).unlink(missing_ok=True)
         try:
             film = read_image(request.image)
@@ -201,11 +217,14 @@ def _predict_each(
             yield {"image": str(request.image), "error": str(error).removeprefix(f"{request.image}: ")}
             continue
         record = _record(predictor, request, prediction, laterality)
-        write_mask(out / f"{stem}.png", prediction.mask)
+        several = len(predictor.classes) > 1
+        (write_labels if several else write_mask)(out / f"{stem}.png", prediction.mask)
         if probability:
-            write_probability(out / f"{stem}_probability.png", prediction.probability)
+            maps = prediction.probability[1:] if several else [prediction.probability]
+            for name, of_class in zip(_probabilities(stem, len(predictor.classes)), maps, strict=True):
+                write_probability(out / name, of_class)
         if overlay:
-            picture = case_picture(film, prediction.mask, report=prediction.report)
+            picture = case_picture(film, prediction.mask, report=prediction.report, classes=predictor.classes)
             write_image(out / f"{stem}_overlay.png", picture)
         storage.write_json(out / f"{stem}.json", record)
         yield record
@@ -232,8 +251,12 @@ def _record(predictor: Predictor, request: Request, prediction: Prediction, late
         "mask": f"{request.image.stem}.png",
         "height": height,
         "width": width,
-        "area": int(prediction.mask.sum()),
-        "area_fraction": float(prediction.mask.mean()),
+        "area": int(np.count_nonzero(prediction.mask)),
+        "area_fraction": float(np.mean(prediction.mask > 0)),
+        "area_per_class": {
+            name: int(np.count_nonzero(prediction.mask == number))
+            for number, name in enumerate(predictor.classes, start=1)
+        },
         "area_per_zone": prediction.areas,
         "area_unit": "pixel",
         "zones_frame": "viewer",

@@ -31,10 +31,16 @@ class CaseScore:
     """What one case scored."""
 
     id: str
-    overlaps: dict[str, Overlap]
-    """By grid."""
+    classes: tuple[dict[str, Overlap], ...]
+    """For each class but the background, by grid."""
     loss: float | None
     """Of this film alone, so that it does not depend on its neighbours in the batch."""
+
+    @property
+    def overlaps(self) -> dict[str, Overlap]:
+        """Return those of the lesion, by grid, where it is the only class."""
+        (lesion,) = self.classes
+        return lesion
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class CasePrediction:
     index: int
     """Its place in the data set."""
     probability: np.ndarray
-    """(S, S) float32, on the network's grid."""
+    """Of the lesion (S, S), or of three classes and more (C, S, S), float32, on the network's grid."""
     original_mask: np.ndarray | None
     """(H, W) uint8."""
     loss: float | None
@@ -93,17 +99,19 @@ def score_case(
     mask = prediction.original_mask
     if mask is None:
         raise ValueError(f"{prediction.id} has no mask to be scored against")
-    size = prediction.probability.shape[0]
-    overlaps = {}
+    probability = prediction.probability
+    size, is_lesion = probability.shape[-1], probability.ndim == 2
+    classes: tuple[dict[str, Overlap], ...] = tuple({} for _ in range(1 if is_lesion else len(probability) - 1))
     for grid in grids:
-        if grid == "network":
-            found, target = prediction.probability >= threshold, resize_mask(mask, size, rule="exact")
-        elif grid == "published":
-            found, target = prediction.probability > threshold, resize_mask(mask, size, rule="published")
-        else:
-            found, target = to_original(prediction.probability, mask.shape) >= threshold, mask
-        overlaps[grid] = overlap(found, target)
-    return CaseScore(prediction.id, overlaps, prediction.loss)
+        if grid == "original":
+            found, target = to_labels(to_original(probability, mask.shape), threshold), mask
+        elif grid == "published" and is_lesion:
+            found, target = probability > threshold, resize_mask(mask, size, rule="published")
+        else:  # several classes are always resized by nearest neighbour
+            found, target = to_labels(probability, threshold), resize_mask(mask, size, rule="exact")
+        for number, overlaps in enumerate(classes, start=1):
+            overlaps[grid] = overlap(found, target) if is_lesion else overlap(found == number, target == number)
+    return CaseScore(prediction.id, classes, prediction.loss)
 
 
 def infer(network: nn.Module, batch: Batch, *, device: torch.device | str, precision: str) -> Output:
@@ -114,16 +122,30 @@ def infer(network: nn.Module, batch: Batch, *, device: torch.device | str, preci
 
 
 def probabilities(output: Output) -> Tensor:
-    """Return the probability of the lesion (B, H, W), float32, of a network with one class."""
-    if output.logits.shape[1] != 1:
-        raise ValueError(f"the network returns {output.logits.shape[1]} classes; one is expected here")
-    return output.logits[:, 0].float().sigmoid()
+    """Return the probability of the lesion (B, H, W), or of three classes and more (B, C, H, W), float32.
+
+    A network with one logit and one with two, of background and lesion, both tell the lesion alone.
+    """
+    logits = output.logits.float()
+    if logits.shape[1] == 1:
+        return logits[:, 0].sigmoid()
+    shares = logits.softmax(dim=1)
+    return shares[:, 1] if logits.shape[1] == 2 else shares
+
+
+def to_labels(probability: np.ndarray, threshold: float = THRESHOLD) -> np.ndarray:
+    """Return the class of each pixel (H, W) uint8: lesion from the threshold on, or the most probable of several."""
+    if probability.ndim == 2:
+        return (probability >= threshold).astype(np.uint8)
+    return probability.argmax(axis=0).astype(np.uint8)
 
 
 def to_original(probability: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the probability map bilinearly resized to (height, width) of the film."""
-    if probability.shape == tuple(shape):
+    """Return the probability map, (S, S) or (C, S, S), bilinearly resized to (height, width) of the film."""
+    if probability.shape[-2:] == tuple(shape):
         return probability
+    if probability.ndim == 3:
+        return np.stack([to_original(of_class, shape) for of_class in probability])
     return cv2.resize(probability, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
 
 

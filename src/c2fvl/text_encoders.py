@@ -2,34 +2,204 @@
 
 A film without a report becomes rows of NaN: a value that cannot be mistaken for a report, that every network with
 text understands as "not known", and that is never used as a number.
+
+- attributes: the eight numbers of C2FVL;
+- words: numbers of words by a vocabulary taken from the captions; the network learns what they mean;
+- sentence: the features that a language model gives to the tokens of the sentence (`language_model.py`).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
 
+from c2fvl.config import Config, DataConfig
+from c2fvl.language_model import SentenceEncoder
+from c2fvl.models import MODELS, find_model
 from c2fvl.report import Report
 
+MOST_WORDS = 4096
+"""A vocabulary holds no more; rarer words are unknown ones."""
+NO_WORD, UNKNOWN_WORD, FIRST_WORD = 0, 1, 2
+LEARNED_FEATURES = 256
+"""Features of a word that is learned with the network, unless model.arguments.text_features says otherwise."""
 
-@dataclass(frozen=True)
-class TextEncoder:
+_READABLE = {"attributes": ("attributes", "none"), "sentence": ("words", "sentence", "none"), "none": ("none",)}
+
+
+class TextEncoder(Protocol):
     """One way from a report to numbers."""
 
-    shape: tuple[int, int]
-    """(T, F): tokens and features."""
-    encode: Callable[[Report | None], np.ndarray]
-    """Report → (T, F) float32; None → NaN."""
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return (T, F): tokens and numbers of each."""
+
+    def reads(self, report: Report | None) -> bool:
+        """Tell whether the report says anything that this encoder can read."""
+
+    def prepare(self, reports: Iterable[Report | None]) -> None:
+        """Do at once, and before any process is forked, what is dear in `encode`."""
+
+    def encode(self, report: Report | None) -> np.ndarray:
+        """Return (T, F) float32 in the viewer's frame; NaN for a report that cannot be read."""
 
 
-def encode_attributes(report: Report | None) -> np.ndarray:
-    """Return the eight attributes of C2FVL as (1, 8) float32, viewer's frame; NaN where there are none.
+class AttributeEncoder:
+    """The eight attributes of C2FVL, (1, 8); a report kept as free text has none."""
 
-    A report kept as free text has no attributes and is "not known" too. A report in the patient's frame is converted.
+    shape = (1, 8)
+
+    def reads(self, report: Report | None) -> bool:
+        """Tell whether side, number or zones are known."""
+        return report is not None and report.has_attributes
+
+    def prepare(self, reports: Iterable[Report | None]) -> None:
+        """Do nothing: attributes cost nothing."""
+
+    def encode(self, report: Report | None) -> np.ndarray:
+        """Return the attributes."""
+        if report is None or not self.reads(report):
+            return np.full(self.shape, np.nan, np.float32)
+        return np.asarray([report.in_frame("viewer").attributes()], np.float32)
+
+
+class WordEncoder:
+    """Numbers of the first `tokens` words and marks, (tokens, 1): 0 for none, 1 for an unknown one, then the words."""
+
+    def __init__(self, vocabulary: tuple[str, ...], tokens: int) -> None:
+        self.numbers = {word: FIRST_WORD + place for place, word in enumerate(vocabulary)}
+        self.shape = (tokens, 1)
+
+    def reads(self, report: Report | None) -> bool:
+        """Tell whether there is a sentence."""
+        return bool(sentence_of(report))
+
+    def prepare(self, reports: Iterable[Report | None]) -> None:
+        """Do nothing: words cost nothing."""
+
+    def encode(self, report: Report | None) -> np.ndarray:
+        """Return the numbers."""
+        if not self.reads(report):
+            return np.full(self.shape, np.nan, np.float32)
+        encoded = np.full(self.shape, NO_WORD, np.float32)
+        for place, word in enumerate(words_of(sentence_of(report))[: self.shape[0]]):
+            encoded[place] = self.numbers.get(word, UNKNOWN_WORD)
+        return encoded
+
+
+class LanguageModelEncoder:
+    """Features of the first tokens by a language model, (tokens, features); rows behind the sentence's end are 0."""
+
+    def __init__(self, config: DataConfig) -> None:
+        self.model = SentenceEncoder.from_settings(config)
+        self.shape = (config.text_tokens, self.model.num_features)
+
+    def reads(self, report: Report | None) -> bool:
+        """Tell whether there is a sentence."""
+        return bool(sentence_of(report))
+
+    def prepare(self, reports: Iterable[Report | None]) -> None:
+        """Have all features at hand."""
+        self.model.prepare({sentence for report in reports if (sentence := sentence_of(report))})
+
+    def encode(self, report: Report | None) -> np.ndarray:
+        """Return the features."""
+        if not self.reads(report):
+            return np.full(self.shape, np.nan, np.float32)
+        encoded = np.zeros(self.shape, np.float32)
+        features = self.model.features(sentence_of(report))
+        encoded[: len(features)] = features
+        return encoded
+
+
+def sentence_of(report: Report | None) -> str:
+    """Return a report as one sentence in the viewer's frame, as it was found where it was; "" where nothing is said."""
+    if report is None:
+        return ""
+    report = report.in_frame("viewer")
+    return report.text.strip() or str(report).strip()
+
+
+def words_of(sentence: str) -> list[str]:
+    """Return the words and the marks of a sentence in lower case."""
+    return re.findall(r"\w+|[^\w\s]", sentence.lower())
+
+
+def build_text_encoder(config: DataConfig) -> TextEncoder | None:
+    """Return the encoder that settled settings name, or None for none.
+
+    Raises `ValueError` for a language model that is not there or is not the one that the settings' checksum names.
     """
-    if report is None or not report.has_attributes:
-        return np.full((1, 8), np.nan, np.float32)
-    return np.asarray([report.in_frame("viewer").attributes()], np.float32)
+    if config.text == "none":
+        return None
+    if config.text == "attributes":
+        return AttributeEncoder()
+    if config.text == "words":
+        return WordEncoder(config.vocabulary, config.text_tokens)
+    if config.text == "sentence":
+        return LanguageModelEncoder(config)
+    raise ValueError("data.text is auto, which only a training settles; set attributes, words, sentence or none")
 
 
-TEXT_ENCODERS: dict[str, TextEncoder] = {"attributes": TextEncoder(shape=(1, 8), encode=encode_attributes)}
+def text_kind(config: Config) -> str:
+    """Return data.text with "auto" resolved. Raises `ValueError` for a text that the network cannot read."""
+    reads, text = find_model(config.model.name).text, config.data.text
+    if text == "auto":
+        return {"sentence": "sentence" if config.data.text_model else "words"}.get(reads, reads)
+    if text not in _READABLE[reads]:
+        raise ValueError(
+            f"data.text is {text}, which the network {config.model.name} cannot read; set data.text=auto, or one of "
+            f"{', '.join(_READABLE[reads])}"
+        )
+    return text
+
+
+def settle_text(config: Config, reports: Iterable[Report | None]) -> Config:
+    """Return the settings with all that depends on the reports of the training part: kind, vocabulary, arguments.
+
+    What a run then writes is complete: its model needs neither the captions nor, but for a language model, anything
+    else. Settled settings stay as they are. Raises `ValueError` for settings that contradict each other.
+    """
+    kind, data = text_kind(config), config.data
+    wanted: dict[str, int] = {}
+    free = dict(config.model.arguments)
+    if kind == "words":
+        data = dataclasses.replace(data, vocabulary=data.vocabulary or _vocabulary(reports))
+        free.setdefault("text_features", LEARNED_FEATURES)
+        wanted = {"text_tokens": data.text_tokens, "vocabulary_size": len(data.vocabulary)}
+    elif kind == "sentence":
+        model = SentenceEncoder.from_settings(data)
+        data = dataclasses.replace(data, text_fingerprint=model.fingerprint)
+        wanted = {"text_tokens": data.text_tokens, "text_features": model.num_features, "vocabulary_size": 0}
+    elif MODELS[config.model.name].text == "sentence":
+        wanted = {"text_tokens": 0}
+    for name, value in wanted.items():
+        if free.setdefault(name, value) != value:
+            raise ValueError(
+                f"model.arguments.{name} is {free[name]}, but data.text={kind} makes {value}; leave it out, or change "
+                "data.text_tokens"
+            )
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(data, text=kind),
+        model=dataclasses.replace(config.model, arguments=free),
+    )
+
+
+def _vocabulary(reports: Iterable[Report | None]) -> tuple[str, ...]:
+    """Return the words of all reports and of their mirrored forms, the most frequent first."""
+    counts: Counter[str] = Counter()
+    for report in reports:
+        if report is not None:
+            counts.update(words_of(sentence_of(report)))
+            counts.update(words_of(sentence_of(report.mirrored())))
+    if not counts:
+        raise ValueError(
+            "no film to train on has a report, so there are no words to learn; add a caption table, or set "
+            "data.text=none"
+        )
+    ordered = sorted(counts, key=lambda word: (-counts[word], word))
+    return tuple(ordered[:MOST_WORDS])

@@ -30,14 +30,15 @@ from c2fvl.config import Config, to_toml
 from c2fvl.datasets import Case, scan
 from c2fvl.initial_weights import start_from
 from c2fvl.losses import build_loss
-from c2fvl.metrics import summarise
-from c2fvl.models import build_model
+from c2fvl.metrics import summarise_classes
+from c2fvl.models import build_model, num_classes
 from c2fvl.observer import Observer
 from c2fvl.optimizers import build_optimizer, frozen_parameters, learning_rate
 from c2fvl.random_state import generator_states, restore_generators, seed_everything
 from c2fvl.runs import describe_environment, lock_run, resolve_run
 from c2fvl.scoring import autocast, infer, predict_cases, score_case
 from c2fvl.signals import StopSignals
+from c2fvl.text_encoders import settle_text
 
 logger = logging.getLogger(__name__)
 
@@ -98,18 +99,20 @@ class _Trainer:
     """One call of `train`."""
 
     def __init__(self, config: Config, run: Path, *, resumed: bool, observer: Observer) -> None:
-        self.config, self.run, self.resumed, self.observer = config, run, resumed, observer
         settings = config.train
         if not config.data.root:
             raise ValueError("data.root is not set; give the folder of the films, as data.root=FOLDER")
         train_cases = scan(config.data.root, config.data.train_split, table=config.data.table or None)
         val_cases = scan(config.data.root, config.data.val_split, table=config.data.table or None)
         _check_disjoint(train_cases, val_cases)
-        self.train_films = FilmDataset(train_cases, config.data, augment=True, seed=settings.seed)
-        self.val_films = FilmDataset(val_cases, config.data)
+        config = settle_text(config, [case.report for case in train_cases])
+        self.config, self.run, self.resumed, self.observer = config, run, resumed, observer
+        classes = num_classes(config.model.name, config.model.arguments)
+        self.train_films = FilmDataset(train_cases, config.data, num_classes=classes, augment=True, seed=settings.seed)
+        self.val_films = FilmDataset(val_cases, config.data, num_classes=classes)
         self.fingerprint = _fingerprint(train_cases, val_cases)
-        if config.data.text != "none" and not any(case.has_attributes for case in train_cases):
-            logger.warning("no film to train on has a report with attributes: the network cannot learn to read one")
+        if config.data.text != "none" and not self.train_films.num_readable:
+            logger.warning("no film to train on has a report that the network could read: it cannot learn to")
 
         with warnings.catch_warnings():  # what is not installed is an error below
             warnings.filterwarnings("ignore", message=".*no supported trackers")
@@ -339,7 +342,11 @@ class _Trainer:
         self._agree_on_averages()
         grid = "published" if self.config.data.resize == "published" else "network"
         mine = [
-            (prediction.index, prediction.loss, score_case(prediction, grids=(grid,)).overlaps[grid])
+            (
+                prediction.index,
+                prediction.loss,
+                tuple(of_class[grid] for of_class in score_case(prediction, grids=(grid,)).classes),
+            )
             for prediction in predict_cases(
                 self._network_to_score(), self.val_films, device=self.device, batch_size=settings.batch_size,
                 workers=self.config.data.workers, precision=settings.precision, loss=self.loss,
@@ -354,7 +361,10 @@ class _Trainer:
                 f"the validation loss of {len(broken)} films is not finite, the first is {broken[0]}; the state before "
                 "this epoch is kept. Lower optimizer.learning_rate, or set optimizer.clip_norm=1"
             )
-        return {"loss": math.fsum(losses) / len(losses), **summarise([counts for _, _, counts in everything])}
+        found = summarise_classes([counts for _, _, counts in everything])
+        for number, of_class in enumerate(found.pop("classes", ()), start=1):
+            found |= {f"{name}_class_{number}": of_class[name] for name in ("dice_per_image", "iou_per_image")}
+        return {"loss": math.fsum(losses) / len(losses), **found}
 
     def _agree_on_averages(self) -> None:
         """Give every process the running statistics and the averaged weights of the first, which are what is saved.

@@ -82,6 +82,10 @@ AUGMENTATIONS: dict[str, Callable[[np.random.Generator], Augmentation]] = {
 }
 
 
+MIRRORS_REPORTS = ("consistent", "mirror")
+"""Augmentations that mirror reports with their films."""
+
+
 def apply(augmentation: Augmentation, sample: Sample) -> Sample:
     """Return the sample as `augmentation` leaves it; its own arrays are not written to."""
     image = _move(augmentation, sample.image, smooth=augmentation.smooth)
@@ -94,17 +98,17 @@ def apply(augmentation: Augmentation, sample: Sample) -> Sample:
     return replace(sample, image=image, mask=mask, report=report)
 
 
-def resize(sample: Sample, size: int, *, rule: str) -> Sample:
+def resize(sample: Sample, size: int, *, rule: str, labels: bool = False) -> Sample:
     """Return the sample at size × size pixels.
 
     rule "exact": the film by area average where it shrinks, else bilinearly; the mask by nearest neighbour.
-    rule "published": both bilinearly on 8 bits, then every mask pixel above 0 counts, so that masks grow; a mask of
-    several classes by nearest neighbour.
-    rule "none": nothing is resized, and `ValueError` is raised for a film of another size.
+    rule "published": both bilinearly on 8 bits, then every mask pixel above 0 counts, so that masks grow.
+    rule "none": nothing is resized, and `ValueError` is raised for a film of another size. Masks of several classes
+    (`labels`) are always resized by nearest neighbour: there is no class between two others.
     """
     mask = sample.mask
     if mask is not None:
-        mask = resize_mask(mask, size, rule=rule)
+        mask = resize_mask(mask, size, rule="exact" if labels else rule)
     return replace(sample, image=resize_image(sample.image, size, rule=rule), mask=mask)
 
 
@@ -128,7 +132,7 @@ def resize_mask(mask: np.ndarray, size: int, *, rule: str) -> np.ndarray:
     """Return the mask (H, W) at size × size by the rule of `resize`."""
     if mask.shape == (size, size):
         return mask
-    if rule == "published" and mask.max() <= 1:
+    if rule == "published":
         grown = cv2.resize(mask * np.uint8(255), (size, size), interpolation=cv2.INTER_LINEAR)
         return (grown > 0).astype(np.uint8)
     return cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)

@@ -25,16 +25,22 @@ PREDICTION_LINE = (240, 228, 66)
 TRUTH_LINE = (255, 255, 255)
 """White: contour of the truth."""
 
+CLASS_COLOURS = ((0, 158, 115), (230, 159, 0), (86, 180, 233), (204, 121, 167), (213, 94, 0), (0, 114, 178))
+"""Of the classes 1, 2, … of a network that knows several; they begin again where they end."""
+
 _SHORTEST_SIDE, _LONGEST_SIDE = 320, 768
 _OPACITY = 0.4
 _CURVE_COLOURS = {"blue": "#0072B2", "vermillion": "#D55E00", "green": "#009E73"}
 
 
-def overlay(image: np.ndarray, prediction: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
+def overlay(
+    image: np.ndarray, prediction: np.ndarray, target: np.ndarray | None = None, *, num_classes: int = 1
+) -> np.ndarray:
     """Return the film with areas and contours, (h, w, 3) uint8, enlarged to 320 pixels, reduced to 768 at most.
 
     image (H, W, 3) float32 in [0, 1]; prediction and target (H, W) in {0, 1}. With a target, areas are coloured as
-    found, false alarm and missed; without one, the prediction is green in a yellow contour.
+    found, false alarm and missed; without one, the prediction is green in a yellow contour. With several classes
+    besides the background each predicted one has its colour, and the target's are outlined in white.
     Raises `ValueError` where the shapes differ.
     """
     for name, mask in (("prediction", prediction), ("target", target)):
@@ -42,17 +48,41 @@ def overlay(image: np.ndarray, prediction: np.ndarray, target: np.ndarray | None
             raise ValueError(f"the {name} has the shape {mask.shape} and the film {image.shape[:2]}")
     size = _display_size(image)
     canvas = _displayed(image, size)
+    if num_classes > 1:
+        return _coloured(canvas, prediction, target, num_classes, size)
     found = _resized_mask(prediction, size)
     true = None if target is None else _resized_mask(target, size)
     areas = [(found, FOUND)]
     if true is not None:
         areas = [(found & true, FOUND), (found & ~true, FALSE_ALARM), (true & ~found, MISSED)]
     for area, colour in areas:
-        canvas[area] = np.rint((1 - _OPACITY) * canvas[area] + _OPACITY * np.asarray(colour)).astype(np.uint8)
+        _tint(canvas, area, colour)
     if true is not None:
         _outline(canvas, true, TRUTH_LINE)
     _outline(canvas, found, PREDICTION_LINE)
     return canvas
+
+
+def _coloured(
+    canvas: np.ndarray, prediction: np.ndarray, target: np.ndarray | None, num_classes: int, size: tuple[int, int]
+) -> np.ndarray:
+    for number in range(1, num_classes + 1):
+        area = _resized_mask(prediction == number, size)
+        _tint(canvas, area, class_colour(number))
+        _outline(canvas, area, class_colour(number))
+    if target is not None:
+        for number in range(1, num_classes + 1):
+            _outline(canvas, _resized_mask(np.equal(target, number), size), TRUTH_LINE)
+    return canvas
+
+
+def class_colour(number: int) -> tuple[int, int, int]:
+    """Return the colour of class `number`, from 1 on."""
+    return CLASS_COLOURS[(number - 1) % len(CLASS_COLOURS)]
+
+
+def _tint(canvas: np.ndarray, area: np.ndarray, colour: tuple[int, int, int]) -> None:
+    canvas[area] = np.rint((1 - _OPACITY) * canvas[area] + _OPACITY * np.asarray(colour)).astype(np.uint8)
 
 
 def case_picture(
@@ -62,9 +92,13 @@ def case_picture(
     target: np.ndarray | None = None,
     report: Report | None = None,
     dice: float | None = None,
+    classes: Sequence[str] = ("lesion",),
 ) -> np.ndarray:
-    """Return film and overlay side by side with the report beneath and the Dice in the corner, (h, w, 3) uint8."""
-    drawn = overlay(image, prediction, target)
+    """Return film and overlay side by side with the report beneath and the Dice in the corner, (h, w, 3) uint8.
+
+    `classes` names those besides the background.
+    """
+    drawn = overlay(image, prediction, target, num_classes=len(classes))
     height, width = drawn.shape[:2]
     plain = _displayed(image, (width, height))
     font_size = max(13, width // 26)
@@ -73,8 +107,10 @@ def case_picture(
     lines = textwrap.wrap(said, width=max(20, int(2 * width / (0.52 * font_size))))[:4]
     legend = [("found", FOUND), ("false alarm", FALSE_ALARM), ("missed", MISSED)] if target is not None else []
     legend = [*legend, ("contour of the prediction", PREDICTION_LINE)]
+    if len(classes) > 1:
+        legend = [(name, class_colour(number)) for number, name in enumerate(classes, start=1)]
     if target is not None:
-        legend.append(("of the truth", TRUTH_LINE))
+        legend.append(("of the truth" if len(classes) == 1 else "contours of the truth", TRUTH_LINE))
     line_height = int(font_size * 1.45)
     picture = Image.new("RGB", (2 * width + 4, height + line_height * (len(lines) + 1) + 12), (24, 24, 24))
     picture.paste(Image.fromarray(plain), (0, 0))

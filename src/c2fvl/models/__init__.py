@@ -16,7 +16,7 @@ from c2fvl.models.transunet import TransUNet
 from c2fvl.models.uctransnet import UCTransNet
 from c2fvl.models.unet import UNet
 
-__all__ = ["MODELS", "ModelEntry", "Output", "SegmentationModel", "build_model"]
+__all__ = ["MODELS", "ModelEntry", "Output", "SegmentationModel", "build_model", "find_model", "num_classes"]
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,26 @@ MODELS: dict[str, ModelEntry] = {
 }
 
 
+def find_model(name: str) -> ModelEntry:
+    """Return a network's entry; `ValueError` names the nearest where there is none."""
+    if name not in MODELS:
+        raise ValueError(f"there is no network {name!r}{nearest_names(name, MODELS)}")
+    return MODELS[name]
+
+
+def num_classes(name: str, arguments: Mapping[str, Any]) -> int:
+    """Return how many logits a network gives for each pixel: 1, or one for each class, background included."""
+    return int(
+        arguments.get("num_classes", inspect.signature(find_model(name).build).parameters["num_classes"].default)
+    )
+
+
 def build_model(name: str, arguments: Mapping[str, Any] | None = None, /, **keywords: Any) -> nn.Module:
     """Return a new network by name with its keyword-only arguments.
 
     Raises `ValueError` for a name or an argument that is not known, with the nearest that is.
     """
-    entry = MODELS.get(name)
-    if entry is None:
-        raise ValueError(f"there is no network {name!r}{nearest_names(name, MODELS)}")
+    entry = find_model(name)
     arguments = {**(arguments or {}), **keywords}
     known = list(inspect.signature(entry.build).parameters)
     for argument in arguments:

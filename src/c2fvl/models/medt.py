@@ -27,6 +27,8 @@ PATCHES_PER_SIDE = 4
 PATCH_STATISTICS = ("position", "batch")
 SINGLE_STEP = 32
 PATCH_STEP = 4
+SMALLEST_PAIR = 80
+"""Below, the deepest map of a patch would be a single pixel, and nothing is left to be halved."""
 
 
 class AxialUNet(nn.Module):
@@ -42,7 +44,7 @@ class AxialUNet(nn.Module):
         self, *, in_channels: int = 3, num_classes: int = 2, image_size: int = 128, base_width: int = 8, groups: int = 8
     ) -> None:
         super().__init__()
-        _check_built(image_size, SINGLE_STEP, base_width, groups)
+        _check_built(image_size, SINGLE_STEP, SINGLE_STEP, base_width, groups)
         self.image_size = image_size
         self.branch = AxialBranch(
             in_channels=in_channels,
@@ -83,7 +85,7 @@ class GatedAxialUNet(AxialUNet):
 class MedT(nn.Module):
     """The network with a shallow branch on the whole image and a deep one on its sixteen patches.
 
-    image (B, in_channels, S, S) in [0, 1] with S = image_size, which must be a multiple of 16; it reads no text.
+    image (B, in_channels, S, S) in [0, 1] with S = image_size, a multiple of 16 from 80 on; it reads no text.
     Returns logits (B, num_classes, S, S). Raises `ValueError` for an image of another size.
 
     `patch_statistics` says how the patches go through the local branch in training: "position", as published, one
@@ -104,7 +106,7 @@ class MedT(nn.Module):
         patch_statistics: str = "position",
     ) -> None:
         super().__init__()
-        _check_built(image_size, PATCHES_PER_SIDE * PATCH_STEP, base_width, groups)
+        _check_built(image_size, PATCHES_PER_SIDE * PATCH_STEP, SMALLEST_PAIR, base_width, groups)
         if patch_statistics not in PATCH_STATISTICS:
             raise ValueError(f"patch_statistics is {patch_statistics!r}; known are {', '.join(PATCH_STATISTICS)}")
         self.image_size, self.patch_statistics = image_size, patch_statistics
@@ -173,10 +175,12 @@ class LoGo(MedT):
         )
 
 
-def _check_built(image_size: int, step: int, base_width: int, groups: int) -> None:
-    if image_size <= 0 or image_size % step:
-        nearest = max(step, round(image_size / step) * step)
-        raise ValueError(f"image_size is {image_size}; it must be a multiple of {step}, such as {nearest}")
+def _check_built(image_size: int, step: int, least: int, base_width: int, groups: int) -> None:
+    if image_size < least or image_size % step:
+        nearest = max(least, round(image_size / step) * step)
+        raise ValueError(
+            f"image_size is {image_size}; it must be a multiple of {step} from {least} on, such as {nearest}"
+        )
     if base_width <= 0 or groups <= 0 or base_width % groups:
         raise ValueError(f"base_width is {base_width}; it must be a multiple of groups ({groups})")
 
