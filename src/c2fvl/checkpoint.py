@@ -9,7 +9,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,11 @@ class TrainedModel:
     config: Config = field(repr=False)
     metrics: dict[str, Any] = field(repr=False)
     path: Path
+
+    def with_text_model(self, folder: str) -> "TrainedModel":
+        """Return the model with its language model at another place; its content must be the same."""
+        data = replace(self.config.data, text_model=folder, text_revision="", text_fetch=False)
+        return replace(self, config=replace(self.config, data=data))
 
 
 def save_model(folder: Path | str, network: nn.Module, config: Config, metrics: Mapping[str, Any]) -> None:

@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         help="report each film is given (default: %(default)s)",
     )
     sub.add_argument("--seed", type=int, default=0, help="seed of --text shuffled (default: %(default)s)")
+    _add_text_model(sub)
     sub.add_argument("--out", metavar="DIR", help="folder to write to (default: beside the model)")
     _add_device(sub)
     sub.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=("viewer", "patient"),
         help='whose left the report\'s "left" is (default: %(default)s)',
     )
+    _add_text_model(sub)
     sub.add_argument("--csv", metavar="TABLE", help="table with the columns image and report; paths relative to it")
     sub.add_argument("--out", required=True, metavar="DIR", help="folder for masks and records")
     sub.add_argument("--probability", action="store_true", help="also write the probability as a 16-bit PNG")
@@ -165,6 +167,20 @@ def _count(least: int) -> Callable[[str], int]:
     return number
 
 
+def _add_text_model(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--text-model", metavar="DIR", help="where the language model of a network that reads sentences lies now"
+    )
+
+
+def _loaded(options: argparse.Namespace) -> Any:
+    """Return the model that the options name, its language model where they say it is."""
+    from c2fvl.checkpoint import load_model
+
+    model = load_model(options.model, device=options.device)
+    return model if options.text_model is None else model.with_text_model(options.text_model)
+
+
 def _add_device(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (default: %(default)s)")
     sub.add_argument("--batch", type=_count(1), default=8, help="films at once (default: %(default)s)")
@@ -206,13 +222,12 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from c2fvl.checkpoint import load_model
     from c2fvl.evaluate import ROW_LABELS, evaluate
     from c2fvl.progress import counting, table
 
     with counting("Scoring", quiet=options.json) as progress:
         found = evaluate(
-            load_model(options.model, device=options.device), options.root, split=options.split, table=options.table,
+            _loaded(options), options.root, split=options.split, table=options.table,
             text=options.text, seed=options.seed, out=options.out, device=options.device, batch_size=options.batch,
             workers=options.workers, progress=progress,
         )  # fmt: skip
@@ -242,7 +257,7 @@ def _predict(options: argparse.Namespace) -> int:
     from c2fvl.predict import Predictor, collect, predict_to_folder
 
     requests = collect(options.films, table=options.csv, report=options.report)
-    predictor = Predictor(options.model, device=options.device, threshold=options.threshold)
+    predictor = Predictor(_loaded(options), device=options.device, threshold=options.threshold)
     if options.report is not None:
         predictor.understand(options.report, laterality=options.laterality)  # so that a bad report ends it at once
     failed = 0

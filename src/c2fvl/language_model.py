@@ -200,6 +200,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
         import transformers
     except ImportError as error:
         raise ValueError(_NOT_INSTALLED) from error
+    transformers.utils.logging.disable_progress_bar()
     safe = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **safe)
