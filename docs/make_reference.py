@@ -102,9 +102,10 @@ def settings_page() -> str:
         for name, default, meaning in described:
             if name.startswith(f"{section}."):
                 lines.append(f"| `{name}` | `{_cell(default)}` | {_text(meaning)} |")
-    lines += ["", "## Arguments of the networks", ""]
+    lines += ["", "## Arguments of the networks"]
     for name, entry in CATALOGUE.items():
-        lines += [f"`{name}` ({entry.paper}, {entry.year}):", "", "| argument | kind | default |", "|---|---|---|"]
+        lines += ["", f"`{name}` ({entry.paper}, {entry.year}):", ""]
+        lines += ["| argument | kind | default |", "|---|---|---|"]
         for line in arguments_of(name):
             if line.startswith("  "):
                 argument, _, default = line.strip().partition(" = ")

@@ -84,7 +84,7 @@ def test_overrides_are_typed():
         ("train.precision=fp8", "one of fp32, bf16, fp16"),
         ("optimizer.learning_rate=nan", "finite"),
         ("optimizer.learning_rate=-1", "at least 0"),
-        ("model.arguments.base_width=[1]", "plain values"),
+        ("model.arguments.base_width=[{a=1}]", "plain values"),
         ("data.root.sub=1", "holds no further"),
     ],
 )

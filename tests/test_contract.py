@@ -39,8 +39,8 @@ TINY_MEDT = {"image_size": SIZE, "base_width": 4, "groups": 4}
 ONLY_80 = (((64, 64), "80×80"), ((80, 32), "80×80"))
 ONLY_32 = (((64, 64), "32×32"), ((32, 48), "32×32"))
 TINY_TRANSUNET = {
-    "image_size": SIZE, "resnet_width": 8, "width": 16, "hidden": 32, "num_heads": 2, "num_layers": 2,
-    "decoder_width": 32,
+    "image_size": SIZE, "stem_width": 4, "units": (1, 2, 1), "width": 16, "num_layers": 2, "num_heads": 2,
+    "hidden": 32, "neck_width": 16, "decoder_widths": (8, 8, 8, 4),
 }  # fmt: skip
 TINY = {
     "c2fvl": Tiny("c2fvl", {"base_width": 8, "image_size": SIZE}, text=(1, 8)),
@@ -60,7 +60,7 @@ TINY = {
     "gatedaxialunet": Tiny("gatedaxialunet", TINY_MEDT, sizes=((32, 32),), wrong=ONLY_32),
     "axialunet": Tiny("axialunet", TINY_MEDT, sizes=((32, 32),), wrong=ONLY_32),
     "transunet": Tiny("transunet", TINY_TRANSUNET),
-    "transunet without resnet": Tiny("transunet", TINY_TRANSUNET | {"encoder": "vit-b16"}),
+    "transunet without residual network": Tiny("transunet", TINY_TRANSUNET | {"encoder": "vit-b16"}),
     "uctransnet": Tiny("uctransnet", {"base_width": 8, "image_size": SIZE, "num_layers": 2}),
 }
 CASES = [pytest.param(tiny, id=key) for key, tiny in TINY.items()]
@@ -202,6 +202,30 @@ def test_export_and_onnx_equal_pytorch(tiny):
     names = [entry.name for entry in session.get_inputs()]
     found = session.run(None, dict(zip(names, (values.numpy() for values in inputs), strict=True)))[0]
     assert np.abs(found - expected.logits.numpy()).max() < 1e-4
+
+
+@pytest.mark.parametrize("key", ["transunet", "transunet without residual network"])
+def test_transunet_repeats_a_single_channel(key):
+    built = network(TINY[key])
+    grey = torch.rand(2, 1, SIZE, SIZE)
+    with torch.no_grad():
+        assert torch.equal(built(grey).logits, built(grey.repeat(1, 3, 1, 1)).logits)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"encoder": "r50"}, "known are r50-vit-b16, vit-b16"),
+        ({"width": 20, "num_heads": 3}, "multiple of num_heads"),
+        ({"units": [3, 4]}, "units is .3, 4.; expected are 3 numbers"),
+        ({"decoder_widths": (8, 8, 8, 0)}, "decoder_widths is .8, 8, 8, 0.; expected are 4 numbers"),
+        ({"stem_width": 48}, "stem_width is 48"),
+        ({"image_size": 200}, "such as 192×192"),
+    ],
+)
+def test_transunet_names_what_does_not_go_together(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build_model("transunet", TINY_TRANSUNET | arguments)
 
 
 def test_unknown_names_are_met_with_the_nearest():

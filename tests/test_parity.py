@@ -10,6 +10,7 @@ from reference_weights import official_state_dict, recorded_image, recorded_mask
 from c2fvl.config import LossConfig
 from c2fvl.losses import build_loss
 from c2fvl.metrics import overlap
+from c2fvl.models import build_model
 from c2fvl.reference import from_reference, official_keys
 
 
@@ -158,3 +159,40 @@ def test_published_output(name, side, bound):
     ours = logits.sigmoid() if logits.shape[1] == 1 else logits
     expected = torch.from_numpy(recorded["out0"])
     assert (ours[..., ::4, ::4] - expected).abs().max() <= bound * max(1.0, expected.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: _without(w, "segmentation_head.0.bias"), r"1 of its .* missing \(segmentation_head\.0\.bias\)"),
+        (
+            lambda w: _without(w, "transformer.encoder.layer.3.attn.key.weight"),
+            r"missing \(transformer\.encoder\.layer\.3\.attn\.key\.weight\)",
+        ),
+        (
+            lambda w: w | {"transformer.encoder.layer.3.attn.key.weight": torch.zeros(768, 767)},
+            r"layer\.3\.attn\.key\.weight.*wrong shape",
+        ),
+        (lambda w: w | {"transformer.embeddings.position_embeddings": torch.zeros(1, 195, 768)}, "wrong shape"),
+        (lambda w: official_state_dict("c2fvl"), "this is not a checkpoint of the published transunet"),
+        (lambda w: {}, "missing"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_transunet_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        from_reference("transunet", change(official_state_dict("transunet")))
+
+
+def test_transunet_without_residual_network_is_recognised_by_its_weights():
+    network = build_model("transunet", encoder="vit-b16", image_size=32, in_channels=1, num_classes=3)
+    weights = {}
+    for key, names in official_keys("transunet", network).items():
+        value = network.state_dict()[key]
+        weights |= zip(names, value.chunk(len(names)) if len(names) > 1 else [value], strict=True)
+    positions = torch.arange(4 * 768.0).reshape(1, 4, 768)
+    weights["transformer.embeddings.position_embeddings"] = positions
+    assert not any("hybrid_model" in key for key in weights)
+    found = from_reference("transunet", weights)
+    expected = network.state_dict() | {"embedding.position": positions.reshape(2, 2, 768).permute(2, 0, 1)[None]}
+    for key, value in expected.items():
+        assert torch.equal(found.state_dict()[key], value), key

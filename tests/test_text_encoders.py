@@ -1,4 +1,4 @@
-"""Sentences and words as networks read them; the real language model of these tests is MiniLM, where it is installed."""
+"""Sentences and words as networks read them; the real language model here is MiniLM, where it is installed."""
 
 import dataclasses
 import importlib.metadata
@@ -59,13 +59,13 @@ def reports(*sentences):
     return [parse_report(sentence) for sentence in sentences]
 
 
-def direct(minilm, sentence):
+def direct(minilm, sentence, **options):
     """Return tokens and features straight from transformers."""
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
     network = transformers.AutoModel.from_pretrained(minilm, use_safetensors=True).eval()
-    encoded = tokenizer(sentence, return_tensors="pt")
+    encoded = tokenizer(sentence, return_tensors="pt", **options)
     with torch.no_grad():
         states = network(**encoded).last_hidden_state[0].numpy()
     return tokenizer.convert_ids_to_tokens(encoded["input_ids"][0].tolist()), states
@@ -95,17 +95,15 @@ def test_what_is_too_long_is_cut_off_and_the_published_rule_fills_up(settings, m
     exchanged = SENTENCE.replace("upper right", "lower right")
     first, second = (cut.encode(report) for report in reports(SENTENCE, exchanged))
     assert np.abs(first - second).max() < np.abs(first).max()  # only through the attention of the language model
-    assert len(language_words(SENTENCE)) > 10
-    assert (whole.encode(parse_report(SENTENCE)) != 0).any(1).sum() == len(language_words(SENTENCE))
+    assert len(words_of(SENTENCE)) > 10
+    assert (whole.encode(parse_report(SENTENCE)) != 0).any(1).sum() == len(words_of(SENTENCE))
     published = build_text_encoder(dataclasses.replace(settings, text_rule="published", text_tokens=10))
-    tokens, states = direct(minilm, "Dense nuclei EOF XXX EOF XXX EOF XXX EOF XXX EOF XXX EOF XXX EOF XXX")
-    encoded = published.encode(Report(text="Dense nuclei\nsecond line"))
-    assert np.allclose(encoded[1], states[tokens.index("nuclei")] if "nuclei" in tokens else encoded[1], atol=1e-4)
+    filled = "Dense spots" + " EOF XXX" * 7
+    tokens, states = direct(minilm, filled, truncation=True, max_length=25)
+    assert len(tokens) == 25
+    encoded = published.encode(Report(text="Dense spots\nsecond line"))
+    assert np.allclose(encoded[:2], states[[tokens.index("dense"), tokens.index("spots")]], atol=1e-5)
     assert (encoded != 0).any(1).all()
-
-
-def language_words(sentence):
-    return words_of(sentence)
 
 
 def test_the_cache_spares_the_language_model(settings, monkeypatch, caplog):

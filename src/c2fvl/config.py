@@ -351,10 +351,10 @@ def _checked(value: Any, kind: Any, metadata: Mapping[str, Any], where: str) -> 
             raise ValueError(f"{where} is {value!r}; expected is a list of names")
         return tuple(value)
     if typing.get_origin(kind) is dict:
-        if not isinstance(value, dict) or not all(
-            isinstance(item, str | int | float | bool) for item in value.values()
-        ):
-            raise ValueError(f"{where} is {value!r}; expected is a table of names and plain values")
+        plain = value.values() if isinstance(value, dict) else [None]
+        parts = [part for item in plain for part in (item if isinstance(item, list | tuple) else [item])]
+        if not all(isinstance(part, str | int | float | bool) for part in parts):
+            raise ValueError(f"{where} is {value!r}; expected is a table of names and plain values, or lists of them")
         return dict(value)
     if type(value) is not kind:
         raise ValueError(f"{where} is {value!r}; expected is {_KINDS[kind]}")

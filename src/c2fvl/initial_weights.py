@@ -27,8 +27,6 @@ def start_from(network: nn.Module, name: str, config: InitConfig) -> None:
         count = start_from_unet(network, name, config.unet)
         logger.info("%d weights are those of the U-Net %s", count, config.unet)
     if config.vit_npz:
-        if name != "transunet":
-            raise ValueError(f"init.vit_npz holds weights of transunet, and the network is {name}")
         count = start_from_vit(network, config.vit_npz)
         logger.info("%d weights are those of %s", count, config.vit_npz)
 

@@ -193,52 +193,55 @@ _UCTRANSNET = OfficialNames(
 )
 
 
+_EMBEDDINGS, _LAYER = "transformer.embeddings.", "transformer.encoder.layer.{0}."
+_UNIT = _EMBEDDINGS + "hybrid_model.body.block{+0}.unit{+1}."
+
+
 def _transunet_arguments(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    embeddings = "transformer.embeddings."
-    arguments = _image_size(weights, f"{embeddings}position_embeddings", 16)
-    head, root = weights.get("segmentation_head.0.weight"), weights.get(f"{embeddings}hybrid_model.root.conv.weight")
-    patches = weights.get(f"{embeddings}patch_embeddings.weight")
+    """Read encoder, channels, classes and image size off the first layers, the head and the positions."""
+    arguments = _image_size(weights, f"{_EMBEDDINGS}position_embeddings", 16)
+    first = weights.get(f"{_EMBEDDINGS}hybrid_model.root.conv.weight")
+    patches = weights.get(f"{_EMBEDDINGS}patch_embeddings.weight")
+    hybrid = any(key.startswith(f"{_EMBEDDINGS}hybrid_model.") for key in weights)
+    if not hybrid and patches is not None and patches.shape[2:] == (16, 16):
+        arguments["encoder"], first = "vit-b16", patches
+    head = weights.get("segmentation_head.0.weight")
+    if first is not None and first.ndim == 4 and first.numel():
+        arguments["in_channels"] = first.shape[1]
     if head is not None and head.ndim == 4 and head.numel():
         arguments["num_classes"] = head.shape[0]
-    if root is not None and root.ndim == 4 and root.numel():
-        arguments["in_channels"] = root.shape[1]
-    elif patches is not None and patches.ndim == 4 and patches.shape[2:] == (16, 16):
-        arguments |= {"encoder": "vit-b16", "in_channels": patches.shape[1]}
     return arguments
 
 
-_RESNET = "transformer.embeddings.hybrid_model."
-_VIT_LAYER = "transformer.encoder.layer.{0}."
 _TRANSUNET = OfficialNames(
     rules=(
-        (r"resnet\.root\.", f"{_RESNET}root.conv."),
-        (r"resnet\.root_norm\.", f"{_RESNET}root.gn."),
-        (r"resnet\.stages\.(\d)\.(\d)\.convolutions\.(\d)\.", f"{_RESNET}body.block{{+0}}.unit{{+1}}.conv{{+2}}."),
-        (r"resnet\.stages\.(\d)\.(\d)\.norms\.(\d)\.", f"{_RESNET}body.block{{+0}}.unit{{+1}}.gn{{+2}}."),
-        (r"resnet\.stages\.(\d)\.(\d)\.shortcut\.", f"{_RESNET}body.block{{+0}}.unit{{+1}}.downsample."),
-        (r"resnet\.stages\.(\d)\.(\d)\.shortcut_norm\.", f"{_RESNET}body.block{{+0}}.unit{{+1}}.gn_proj."),
-        (r"embedding\.position", "transformer.embeddings.position_embeddings"),
-        (r"embedding\.projection\.", "transformer.embeddings.patch_embeddings."),
-        (r"layers\.(\d+)\.attention_norm\.", f"{_VIT_LAYER}attention_norm."),
+        (r"residual\.stem\.", _EMBEDDINGS + "hybrid_model.root.conv."),
+        (r"residual\.stem_norm\.", _EMBEDDINGS + "hybrid_model.root.gn."),
+        (r"residual\.stages\.(\d)\.(\d+)\.convolutions\.(\d)\.", _UNIT + "conv{+2}."),
+        (r"residual\.stages\.(\d)\.(\d+)\.norms\.(\d)\.", _UNIT + "gn{+2}."),
+        (r"residual\.stages\.(\d)\.(\d+)\.shortcut\.", _UNIT + "downsample."),
+        (r"residual\.stages\.(\d)\.(\d+)\.shortcut_norm\.", _UNIT + "gn_proj."),
+        (r"embedding\.projection\.", _EMBEDDINGS + "patch_embeddings."),
+        (r"embedding\.position", _EMBEDDINGS + "position_embeddings"),
+        (r"blocks\.(\d+)\.attention_norm\.", _LAYER + "attention_norm."),
         (
-            r"layers\.(\d+)\.attention\.query_key_value\.",
-            tuple(f"{_VIT_LAYER}attn.{part}." for part in ("query", "key", "value")),
+            r"blocks\.(\d+)\.attention\.query_key_value\.",
+            (_LAYER + "attn.query.", _LAYER + "attn.key.", _LAYER + "attn.value."),
         ),
-        (r"layers\.(\d+)\.attention\.projection\.", f"{_VIT_LAYER}attn.out."),
-        (r"layers\.(\d+)\.mlp_norm\.", f"{_VIT_LAYER}ffn_norm."),
-        (r"layers\.(\d+)\.mlp\.expand\.", f"{_VIT_LAYER}ffn.fc1."),
-        (r"layers\.(\d+)\.mlp\.reduce\.", f"{_VIT_LAYER}ffn.fc2."),
+        (r"blocks\.(\d+)\.attention\.projection\.", _LAYER + "attn.out."),
+        (r"blocks\.(\d+)\.mlp_norm\.", _LAYER + "ffn_norm."),
+        (r"blocks\.(\d+)\.mlp\.expand\.", _LAYER + "ffn.fc1."),
+        (r"blocks\.(\d+)\.mlp\.reduce\.", _LAYER + "ffn.fc2."),
         (r"norm\.", "transformer.encoder.encoder_norm."),
-        (r"entrance\.convolution\.", "decoder.conv_more.0."),
-        (r"entrance\.norm\.", "decoder.conv_more.1."),
-        (r"decoders\.(\d)\.(\d)\.convolution\.", "decoder.blocks.{0}.conv{+1}.0."),
-        (r"decoders\.(\d)\.(\d)\.norm\.", "decoder.blocks.{0}.conv{+1}.1."),
+        (r"neck\.convolution\.", "decoder.conv_more.0."),
+        (r"neck\.norm\.", "decoder.conv_more.1."),
+        (r"decoders\.(\d)\.convolutions\.(\d)\.convolution\.", "decoder.blocks.{0}.conv{+1}.0."),
+        (r"decoders\.(\d)\.convolutions\.(\d)\.norm\.", "decoder.blocks.{0}.conv{+1}.1."),
         (r"head\.", "segmentation_head.0."),
     ),
     dead=_NOTHING,
     arguments=_transunet_arguments,
 )
-
 
 _AXIAL_ATTENTION = {
     "query_key_value.": "qkv_transform.",

@@ -1,12 +1,17 @@
-"""Google's ImageNet-21k weights of a vision transformer, `R50+ViT-B_16.npz` or `ViT-B_16.npz` → TransUNet.
+"""Google's ImageNet-21k weights, `R50+ViT-B_16.npz` and `ViT-B_16.npz`, as the start of a TransUNet.
 
-Everything in the file that the network needs is checked before the network is changed; nothing in it can execute.
+Nothing in such a file can run, and no array is read before its header says that it is what the network expects.
 """
 
+import logging
 import math
+import re
+import struct
 import zipfile
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,151 +19,214 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from c2fvl.models.transunet import TransUNet
+from c2fvl.official_names import OfficialNames
 
-Values = Mapping[str, np.ndarray]
+logger = logging.getLogger(__name__)
+
+SOURCE = "https://storage.googleapis.com/vit_models/imagenet21k/"
+MAX_POSITIONS = 2**14 + 1
+RANDOM_START = ("neck.", "decoders.", "head.")
+"""What has no counterpart in the files and keeps its random start."""
+
+_LAYER = "Transformer/encoderblock_{0}/"
+_ATTENTION = _LAYER + "MultiHeadDotProductAttention_1/"
+
+_NAMES = OfficialNames(
+    rules=(
+        (r"residual\.stem\.(weight)", "conv_root/{0}"),
+        (r"residual\.stem_norm\.(weight|bias)", "gn_root/{0}"),
+        (r"residual\.stages\.(\d)\.(\d+)\.convolutions\.(\d)\.(weight)", "block{+0}/unit{+1}/conv{+2}/{3}"),
+        (r"residual\.stages\.(\d)\.(\d+)\.norms\.(\d)\.(weight|bias)", "block{+0}/unit{+1}/gn{+2}/{3}"),
+        (r"residual\.stages\.(\d)\.(\d+)\.shortcut\.(weight)", "block{+0}/unit{+1}/conv_proj/{2}"),
+        (r"residual\.stages\.(\d)\.(\d+)\.shortcut_norm\.(weight|bias)", "block{+0}/unit{+1}/gn_proj/{2}"),
+        (r"embedding\.projection\.(weight|bias)", "embedding/{0}"),
+        (r"embedding\.position", "Transformer/posembed_input/pos_embedding"),
+        (r"blocks\.(\d+)\.attention_norm\.(weight|bias)", _LAYER + "LayerNorm_0/{1}"),
+        (
+            r"blocks\.(\d+)\.attention\.query_key_value\.(weight|bias)",
+            (_ATTENTION + "query/{1}", _ATTENTION + "key/{1}", _ATTENTION + "value/{1}"),
+        ),
+        (r"blocks\.(\d+)\.attention\.projection\.(weight|bias)", _ATTENTION + "out/{1}"),
+        (r"blocks\.(\d+)\.mlp_norm\.(weight|bias)", _LAYER + "LayerNorm_2/{1}"),
+        (r"blocks\.(\d+)\.mlp\.expand\.(weight|bias)", _LAYER + "MlpBlock_3/Dense_0/{1}"),
+        (r"blocks\.(\d+)\.mlp\.reduce\.(weight|bias)", _LAYER + "MlpBlock_3/Dense_1/{1}"),
+        (r"norm\.(weight|bias)", "Transformer/encoder_norm/{0}"),
+    ),
+    dead=re.compile(r"(head|pre_logits)/|cls$"),
+    arguments=lambda _: {},
+)
+"""Our key → the array's name, whose last part `weight` stands for `kernel` or, of a norm, `scale`."""
 
 
 def start_from_vit(network: nn.Module, path: str | Path) -> int:
-    """Copy the encoder's weights into a TransUNet and return how many arrays were used.
+    """Copy Google's weights into the encoder and the transformer of a TransUNet; return how many arrays were used.
 
-    Decoder and head keep what they have; the classifier in the file is passed over. Kernels are transposed from
-    (height, width, in, out), and positions brought to the network's grid. Raises `FileNotFoundError`, or `ValueError`
-    that lists what is missing or does not fit; then the network is as it was.
+    The neck, the decoder and the head keep their random start; arrays of the classifier are passed over. Positions
+    of another grid are resized bilinearly, corner to corner, as published. All or nothing: after an error the network
+    is as it was. Raises `FileNotFoundError`, or `ValueError` for another network and for a file that is damaged, lacks
+    arrays or holds some of a wrong shape or with numbers that are not finite.
     """
-    if not isinstance(network, TransUNet):
-        raise ValueError(f"Google's weights are for transunet; this network is a {type(network).__name__}")
     path = Path(path)
-    wanted = _wanted(network)
-    needed = sorted({name for names, _ in wanted.values() for name in names})
-    arrays = _read(path, needed)
-    expected = network.state_dict()
-    found, wrong = {}, []
-    for key, (names, convert) in wanted.items():
-        try:
-            values = convert([torch.from_numpy(arrays[name].astype(np.float32)) for name in names], expected[key])
-        except (RuntimeError, ValueError, IndexError) as error:
-            wrong.append(f"{', '.join(names)}: {str(error).splitlines()[0]}")
-            continue
-        if values.shape != expected[key].shape:
-            wrong.append(f"{', '.join(names)}: {tuple(values.shape)} instead of {tuple(expected[key].shape)}")
-        elif not torch.isfinite(values).all():
-            wrong.append(f"{', '.join(names)}: not finite")
-        found[key] = values
-    if wrong:
+    if not isinstance(network, TransUNet):
+        raise ValueError(f"{path.name} starts a transunet only; the network is {type(network).__name__}")
+    if network.in_channels != 3:
         raise ValueError(
-            f"{path} does not fit this transunet: {len(wrong)} of {len(wanted)} weights cannot be used: "
-            + "; ".join(wrong[:8])
+            f"in_channels is {network.in_channels} and the weights of {path.name} are for 3; build the network with "
+            "in_channels=3, and a film of one channel is repeated"
         )
-    network.load_state_dict(expected | found)
-    return len(needed)
-
-
-def _read(path: Path, needed: list[str]) -> dict[str, np.ndarray]:
-    """Return the needed arrays of the file; one with Python objects in it is refused."""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}; expected is Google's R50+ViT-B_16.npz or ViT-B_16.npz")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array, not several by name")
-            missing = [name for name in needed if name not in file.files]
-            if missing:
-                raise ValueError(
-                    f"{len(missing)} of the {len(needed)} arrays that this network needs are missing: "
-                    f"{', '.join(missing[:8])}; R50+ViT-B_16.npz is for encoder=r50-vit-b16, ViT-B_16.npz for vit-b16"
-                )
-            arrays = {name: file[name] for name in needed}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError) as error:
-        raise ValueError(f"{path} cannot be used as Google's weights: {error}") from error
-    strange = [name for name, values in arrays.items() if values.dtype.kind != "f"]
-    if strange:
-        raise ValueError(f"{path}: {strange[0]} holds {arrays[strange[0]].dtype}; expected are floating-point numbers")
-    return arrays
-
-
-Convert = Callable[[list[Tensor], Tensor], Tensor]
-
-
-def _wanted(network: TransUNet) -> dict[str, tuple[list[str], Convert]]:
-    """Return for each of our keys the names of the arrays it is made of, and how."""
-    wanted: dict[str, tuple[list[str], Convert]] = {}
-
-    def put(ours: str, theirs: str, kernel: Convert, *, bias: bool = True) -> None:
-        wanted[f"{ours}.weight"] = ([f"{theirs}/kernel"], kernel)
-        if bias:
-            wanted[f"{ours}.bias"] = ([f"{theirs}/bias"], _flat)
-
-    def put_norm(ours: str, theirs: str) -> None:
-        wanted[f"{ours}.weight"] = ([f"{theirs}/scale"], _flat)
-        wanted[f"{ours}.bias"] = ([f"{theirs}/bias"], _flat)
-
-    if network.resnet is not None:
-        put("resnet.root", "conv_root", _kernel, bias=False)
-        put_norm("resnet.root_norm", "gn_root")
-        for number, stage in enumerate(network.resnet.stages):
-            assert isinstance(stage, nn.Sequential)
-            for place, unit in enumerate(stage):
-                ours, theirs = f"resnet.stages.{number}.{place}", f"block{number + 1}/unit{place + 1}"
-                for layer in range(3):
-                    put(f"{ours}.convolutions.{layer}", f"{theirs}/conv{layer + 1}", _kernel, bias=False)
-                    put_norm(f"{ours}.norms.{layer}", f"{theirs}/gn{layer + 1}")
-                if unit.shortcut is not None:
-                    put(f"{ours}.shortcut", f"{theirs}/conv_proj", _kernel, bias=False)
-                    put_norm(f"{ours}.shortcut_norm", f"{theirs}/gn_proj")
-    put("embedding.projection", "embedding", _kernel)
-    wanted["embedding.position"] = (["Transformer/posembed_input/pos_embedding"], _position)
-    for number in range(len(network.layers)):
-        ours, theirs = f"layers.{number}", f"Transformer/encoderblock_{number}"
-        attention = f"{theirs}/MultiHeadDotProductAttention_1"
-        parts = ("query", "key", "value")
-        wanted[f"{ours}.attention.query_key_value.weight"] = (
-            [f"{attention}/{part}/kernel" for part in parts],
-            _to_heads,
+    parameters = {key: parameter for key, parameter in network.named_parameters() if not key.startswith(RANDOM_START)}
+    places = {key: _names_of(key, parameter) for key, parameter in parameters.items()}
+    wanted = {
+        name: _shape_in_file(key, _share(parameters[key], len(names)), network.num_heads)
+        for key, names in places.items()
+        for name in names
+    }
+    found = _read(path, wanted)
+    wrong = [f"{name}: {fault}" for name, fault in found.faults.items()]
+    if found.missing or wrong:
+        file = "ViT-B_16.npz" if network.residual is None else "R50+ViT-B_16.npz"
+        raise ValueError(
+            f"{path} does not fit the network: {len(found.missing)} of {len(wanted)} arrays are missing "
+            f"({_listed(found.missing)}), {len(wrong)} cannot be used ({_listed(wrong)}); expected is {file} from "
+            f"{SOURCE}, and a network of its widths"
         )
-        wanted[f"{ours}.attention.query_key_value.bias"] = ([f"{attention}/{part}/bias" for part in parts], _flat)
-        put(f"{ours}.attention.projection", f"{attention}/out", _from_heads)
-        put(f"{ours}.mlp.expand", f"{theirs}/MlpBlock_3/Dense_0", _dense)
-        put(f"{ours}.mlp.reduce", f"{theirs}/MlpBlock_3/Dense_1", _dense)
-        put_norm(f"{ours}.attention_norm", f"{theirs}/LayerNorm_0")
-        put_norm(f"{ours}.mlp_norm", f"{theirs}/LayerNorm_2")
-    put_norm("norm", "Transformer/encoder_norm")
-    return wanted
+    start = {key: _joined(parameters[key], [found.arrays[name] for name in names]) for key, names in places.items()}
+    with torch.no_grad():
+        for key, values in start.items():
+            parameters[key].copy_(values)
+    if found.surplus:
+        logger.warning(
+            "%s: %d arrays have no place in the network: %s", path, len(found.surplus), _listed(found.surplus)
+        )
+    return len(wanted)
 
 
-def _flat(values: list[Tensor], like: Tensor) -> Tensor:
-    return torch.cat([part.flatten() for part in values])
+def _names_of(key: str, parameter: Tensor) -> tuple[str, ...]:
+    """Return the names of the arrays that, joined along the first axis, make one of our parameters."""
+    ending = "/kernel" if parameter.ndim > 1 else "/scale"
+    return tuple(re.sub("/weight$", ending, name) for name in _NAMES.translate(key))
 
 
-def _kernel(values: list[Tensor], like: Tensor) -> Tensor:
-    return values[0].permute(3, 2, 0, 1)
+def _share(parameter: Tensor, parts: int) -> tuple[int, ...]:
+    return (parameter.shape[0] // parts, *parameter.shape[1:])
 
 
-def _dense(values: list[Tensor], like: Tensor) -> Tensor:
-    return values[0].permute(1, 0)
+def _shape_in_file(key: str, shape: tuple[int, ...], num_heads: int) -> tuple[int, ...]:
+    """Return the shape that an array of ours has in the file: inputs before outputs, heads apart.
 
-
-def _to_heads(values: list[Tensor], like: Tensor) -> Tensor:
-    """(C, heads, C / heads) each → (3 C, C)."""
-    return torch.cat([part.flatten(1).permute(1, 0) for part in values])
-
-
-def _from_heads(values: list[Tensor], like: Tensor) -> Tensor:
-    """(heads, C / heads, C) → (C, C)."""
-    return values[0].flatten(0, 1).permute(1, 0)
-
-
-def _position(values: list[Tensor], like: Tensor) -> Tensor:
-    """Return the positions (1, T, C), of which the first may be the classifier's, as a map (1, C, h, w).
-
-    Another grid is reached by linear interpolation between the corners, which stay where they are.
+    That of the positions is the one they need not to be resized.
     """
-    stored, (height, width) = values[0], like.shape[-2:]
-    if stored.shape[1] != height * width:
-        stored = stored[:, 1:]
-    side = math.isqrt(stored.shape[1])
-    if not side or side * side != stored.shape[1]:
-        raise ValueError(f"{stored.shape[1]} positions are no square grid")
-    grid = stored.transpose(1, 2).unflatten(2, (side, side))
-    if (side, side) == (height, width):
-        return grid
-    return functional.interpolate(grid, size=(height, width), mode="bilinear", align_corners=True)
+    heads = (num_heads, shape[0] // num_heads)
+    if key == "embedding.position":
+        return (1, shape[2] * shape[3], shape[1])
+    if ".query_key_value." in key:
+        return (*shape[1:], *heads)
+    if key.endswith(".attention.projection.weight"):
+        return (*heads, shape[0])
+    if len(shape) == 4:
+        return (*shape[2:], shape[1], shape[0])
+    return shape[::-1]
+
+
+def _joined(parameter: Tensor, arrays: list[np.ndarray]) -> Tensor:
+    """Return the arrays in the layout of our parameter."""
+    if parameter.ndim == 4 and arrays[0].ndim == 3:
+        return _position_map(torch.from_numpy(arrays[0]), parameter.shape[-1])
+    shape = _share(parameter, len(arrays))
+    if parameter.ndim == 4:
+        parts = [array.transpose(3, 2, 0, 1) for array in arrays]
+    else:
+        parts = [array.reshape(shape[::-1]).transpose() for array in arrays]
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def _position_map(tokens: Tensor, side: int) -> Tensor:
+    """Return positions (1, T, C), with a class token or without, as a map (1, C, side, side)."""
+    if tokens.shape[1] != side * side:
+        tokens = tokens[:, 1:]
+    grid = math.isqrt(tokens.shape[1])
+    position = tokens.transpose(1, 2).unflatten(2, (grid, grid))
+    if grid == side:
+        return position
+    resized = functional.interpolate(position.double(), size=(side, side), mode="bilinear", align_corners=True)
+    return resized.to(tokens.dtype)
+
+
+class _Found(NamedTuple):
+    """What a file holds of what is wanted."""
+
+    arrays: dict[str, np.ndarray]
+    missing: list[str]
+    faults: dict[str, str]
+    """By the array's name."""
+    surplus: list[str]
+    """Neither wanted nor part of the classifier."""
+
+
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, struct.error, ArithmeticError, EOFError, LookupError, MemoryError, OSError,
+    RuntimeError, SyntaxError, TypeError, ValueError,
+)  # fmt: skip
+"""What a damaged archive and a damaged header raise."""
+
+
+def _read(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> _Found:
+    """Read the wanted arrays; raise for a file that is none or damaged."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}; Google's weights are at {SOURCE}")
+    with open(path, "rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return _read_archive(archive, wanted)
+        except _DAMAGE as error:
+            raise ValueError(f"{path} is damaged or no .npz file: {error}; fetch it again from {SOURCE}") from error
+
+
+def _read_archive(archive: zipfile.ZipFile, wanted: Mapping[str, tuple[int, ...]]) -> _Found:
+    stored = [member.removesuffix(".npy") for member in archive.namelist()]
+    if len(set(stored)) != len(stored):
+        raise ValueError("two arrays share one name")
+    arrays: dict[str, np.ndarray] = {}
+    faults: dict[str, str] = {}
+    for name in sorted(wanted.keys() & set(stored)):
+        read = _read_array(archive, name, wanted[name])
+        if isinstance(read, str):
+            faults[name] = read
+        else:
+            arrays[name] = read
+    surplus = [name for name in stored if name not in wanted and not _NAMES.dead.match(name)]
+    return _Found(arrays, sorted(wanted.keys() - set(stored)), faults, surplus)
+
+
+def _read_array(archive: zipfile.ZipFile, name: str, expected: tuple[int, ...]) -> np.ndarray | str:
+    """Return an array of finite 32-bit numbers, or why it cannot be used; its header is read before its numbers."""
+    with archive.open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        if version != (1, 0):  # a later one may ask for a header of any size, which no plain array needs
+            return f"written in the version {version} of the format instead of (1, 0)"
+        shape, columns_first, kind = np.lib.format.read_array_header_1_0(member)
+        if kind != np.dtype("<f4"):
+            return f"numbers of the kind {kind} instead of float32"
+        if not _fits(name, shape, expected):
+            return f"the shape {shape} instead of {expected}"
+        size = 4 * math.prod(shape)
+        data = member.read(size + 1)  # one more, so that the end is reached and the checksum compared
+    if len(data) != size:
+        raise ValueError(f"{name} has not the {size} bytes that its header says")
+    values = np.frombuffer(data, np.float32).reshape(shape, order="F" if columns_first else "C")
+    return values.copy() if np.isfinite(values).all() else "numbers that are not finite"
+
+
+def _fits(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Tell whether an array can be used: vectors may have axes of one, positions another grid and a class token."""
+    if name == "Transformer/posembed_input/pos_embedding" and shape != expected:
+        side = math.isqrt(max(shape[1] - 1, 0)) if len(shape) == 3 else 0
+        return side > 0 and shape == (1, side * side + 1, expected[2]) and shape[1] <= MAX_POSITIONS
+    if len(expected) == 1:
+        return math.prod(shape) == max((1, *shape)) == expected[0]
+    return shape == expected
+
+
+def _listed(items: list[str], most: int = 12) -> str:
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return (", ".join(items[:most]) or "none") + more

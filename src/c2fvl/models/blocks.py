@@ -24,9 +24,11 @@ class ConvNormReLU(nn.Module):
         return functional.relu(self.norm(self.convolution(features)))
 
 
-def conv_stack(in_channels: int, out_channels: int) -> nn.Sequential:
+def conv_stack(in_channels: int, out_channels: int, *, bias: bool = True) -> nn.Sequential:
     """Return the two convolution units that every stage of the U-Net family has."""
-    return nn.Sequential(ConvNormReLU(in_channels, out_channels), ConvNormReLU(out_channels, out_channels))
+    return nn.Sequential(
+        ConvNormReLU(in_channels, out_channels, bias=bias), ConvNormReLU(out_channels, out_channels, bias=bias)
+    )
 
 
 class UNetEncoder(nn.Module):
