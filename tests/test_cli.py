@@ -60,7 +60,8 @@ def test_light_modules_import_no_torch(module):
 
 LAYERS = [
     {"cli", "__main__"},
-    {"train", "evaluate", "export", "reference"},
+    {"compare", "train", "export", "reference"},
+    {"evaluate", "profiling"},
     {"predict", "initial_weights"},
     {"vit_weights", "scoring", "runs", "official", "official_names"},
     {"batches", "checkpoint", "losses", "visualize"},

@@ -26,39 +26,39 @@ class CatalogueEntry:
 
 CATALOGUE = {
     "c2fvl": CatalogueEntry(
-        paper="Shan et al., ICASSP", year=2023, reads="reads eight attributes of a report, or none",
+        paper="Shan et al., ICASSP", year=2023, reads="eight attributes, or none",
         parameters=24_196_088, source="c2fvl.py:C2FVL",
     ),
     "lvit": CatalogueEntry(
-        paper="Li et al., IEEE TMI", year=2023, reads="reads a sentence, or none",
+        paper="Li et al., IEEE TMI", year=2023, reads="a sentence, or none",
         parameters=29_908_033, source="lvit.py:LViT",
     ),
     "unet": CatalogueEntry(
-        paper="Ronneberger et al., MICCAI", year=2015, reads="reads no text",
+        paper="Ronneberger et al., MICCAI", year=2015, reads="none",
         parameters=14_751_873, source="unet.py:UNet",
     ),
     "uctransnet": CatalogueEntry(
-        paper="Wang et al., AAAI", year=2022, reads="reads no text",
+        paper="Wang et al., AAAI", year=2022, reads="none",
         parameters=66_430_657, source="uctransnet.py:UCTransNet",
     ),
     "transunet": CatalogueEntry(
-        paper="Chen et al., arXiv", year=2021, reads="reads no text",
+        paper="Chen et al., arXiv", year=2021, reads="none",
         parameters=105_277_081, source="transunet.py:TransUNet",
     ),
     "medt": CatalogueEntry(
-        paper="Valanarasu et al., MICCAI", year=2021, reads="reads no text",
+        paper="Valanarasu et al., MICCAI", year=2021, reads="none",
         parameters=1_524_570, source="medt.py:MedT",
     ),
     "logo": CatalogueEntry(
-        paper="Valanarasu et al., MICCAI", year=2021, reads="reads no text",
+        paper="Valanarasu et al., MICCAI", year=2021, reads="none",
         parameters=1_529_498, source="medt.py:LoGo",
     ),
     "gatedaxialunet": CatalogueEntry(
-        paper="Valanarasu et al., MICCAI", year=2021, reads="reads no text",
+        paper="Valanarasu et al., MICCAI", year=2021, reads="none",
         parameters=1_326_914, source="medt.py:GatedAxialUNet",
     ),
     "axialunet": CatalogueEntry(
-        paper="Valanarasu et al., MICCAI", year=2021, reads="reads no text",
+        paper="Valanarasu et al., MICCAI", year=2021, reads="none",
         parameters=1_326_850, source="medt.py:AxialUNet",
     ),
 }  # fmt: skip

@@ -62,14 +62,9 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Train
     together.
     """
     folder = find_model(path)
-    config = parse_config(_read(folder / SETTINGS).decode("utf-8", "replace"), where=str(folder / SETTINGS))
+    config, metrics = parse_settings(folder), read_metrics(folder)
     data = _read(folder / WEIGHTS)
-    metrics: dict[str, Any] = {}
-    if (folder / METRICS).exists():
-        try:
-            metrics = json.loads(_read(folder / METRICS))
-        except ValueError as error:
-            raise ValueError(f"{folder / METRICS} is damaged: {error}; delete it to load the weights alone") from error
+    if metrics:
         expected = metrics.get("weights_sha256")
         if expected != storage.checksum(data):
             raise ValueError(
@@ -79,6 +74,21 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Train
     network = build_model(config.model.name, config.model.arguments)
     restore_weights(network, _tensors(data, folder / WEIGHTS), where=str(folder / WEIGHTS))
     return TrainedModel(network.to(check_device(device)).eval(), config, metrics, folder)
+
+
+def parse_settings(folder: Path) -> Config:
+    """Return the settings of a model folder; `ValueError` where they are damaged."""
+    return parse_config(_read(folder / SETTINGS).decode("utf-8", "replace"), where=str(folder / SETTINGS))
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Return what a model folder tells of its weights, if anything; `ValueError` where that is damaged."""
+    if not (folder / METRICS).exists():
+        return {}
+    try:
+        return dict(json.loads(_read(folder / METRICS)))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{folder / METRICS} is damaged: {error}; delete it to load the weights alone") from error
 
 
 def check_device(device: torch.device | str) -> torch.device:

@@ -146,8 +146,32 @@ def _parser() -> argparse.ArgumentParser:
         help="preset whose data settings it was trained with (default: %(default)s)",
     )
 
-    sub = command("models", _models, "List the networks.")
+    sub = command("compare", _compare, "Put several models into one table: scores, size, operations, speed, memory.")
+    sub.add_argument("models", nargs="+", metavar="RUN", help="run folders or model folders")
+    sub.add_argument("--root", help="data to score them on; without it the table holds no scores")
+    sub.add_argument("--split", default="val", help="part to score (default: %(default)s)")
+    sub.add_argument("--table", help="caption table to use in place of <Split>_text.xlsx")
+    sub.add_argument(
+        "--text",
+        default="right",
+        choices=("right", "shuffled", "none"),
+        help="report each film is given (default: %(default)s)",
+    )
+    sub.add_argument("--seed", type=int, default=0, help="seed of --text shuffled (default: %(default)s)")
+    sub.add_argument("--fresh", action="store_true", help="score again what was scored before")
+    sub.add_argument("--no-speed", action="store_true", help="leave out speed and memory")
+    sub.add_argument("--out", metavar="DIR", help="folder for the table as csv, Markdown, LaTeX and JSON")
+    _add_device(sub)
+    sub.add_argument("--json", action="store_true", help="print the table as JSON")
+
+    sub = command("models", _models, "List the networks, or show one.")
     sub.add_argument("name", nargs="?", help="show the arguments of this network")
+    sub.add_argument(
+        "overrides", nargs="*", metavar="ARGUMENT=VALUE", help="its arguments for --summary, such as base_width=16"
+    )
+    sub.add_argument("--summary", action="store_true", help="parameters and operations of each of its stages")
+    sub.add_argument("--size", type=_count(16), default=None, help="side of the image (default: 224)")
+    sub.add_argument("--json", action="store_true", help="print the summary as JSON")
 
     sub = command("presets", _presets, "List the presets, or print one.")
     sub.add_argument("name", nargs="?", help="print this preset with every setting")
@@ -328,13 +352,61 @@ def _convert(options: argparse.Namespace) -> int:
 def _models(options: argparse.Namespace) -> int:
     from c2fvl.catalogue import CATALOGUE, arguments_of
 
+    if options.summary or options.overrides:
+        return _summarise_network(options)
     if options.name is not None:
         for line in arguments_of(options.name):
             print(line)
         return 0
-    width = max(len(name) for name in CATALOGUE)
-    for name, entry in CATALOGUE.items():
-        print(f"{name:{width}}  {entry.paper}, {entry.year}; {entry.reads}; {entry.parameters / 1e6:.1f} M parameters")
+    from c2fvl.progress import table
+
+    rows = [
+        [name, entry.paper, str(entry.year), entry.reads, f"{entry.parameters / 1e6:.1f} M"]
+        for name, entry in CATALOGUE.items()
+    ]
+    print(table(["name", "paper", "year", "text that it reads", "parameters"], rows, numbers=1))
+    return 0
+
+
+def _summarise_network(options: argparse.Namespace) -> int:
+    from c2fvl.profiling import as_rows, build_empty, stages
+    from c2fvl.progress import table
+    from c2fvl.text_encoders import example_settings
+
+    if options.name is None:
+        raise ValueError("name a network to summarise, such as `c2fvl models c2fvl --summary`")
+    config = example_settings(options.name, options.overrides, options.size)
+    found = stages(*build_empty(config))
+    if options.json:
+        print(json.dumps({"image_size": config.data.image_size, "stages": as_rows(found)}))
+        return 0
+    rows = [
+        [stage.name or "whole network", stage.kind, stage.output, f"{stage.parameters:,}", f"{stage.flops / 1e9:.3f}"]
+        for stage in found
+    ]
+    print(table(["stage", "kind", "output", "parameters", "GFLOP"], rows, numbers=3))
+    side = config.data.image_size
+    print(f"One film of {side} × {side}; 2 operations for each multiplication with its addition.")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from c2fvl.compare import compare, header, rows, to_json, write
+    from c2fvl.progress import table
+
+    found = compare(
+        options.models, options.root, split=options.split, table=options.table, text=options.text, seed=options.seed,
+        device=options.device, batch_size=options.batch, workers=options.workers, speed=not options.no_speed,
+        fresh=options.fresh, progress=lambda message: print(f"{PROGRAM}: {message}", file=sys.stderr),
+    )  # fmt: skip
+    files = write(found, options.out) if options.out else []
+    if options.json:
+        print(json.dumps(to_json(found)))
+        return 0
+    print(table(header(found), rows(found), numbers=len(found.columns), width=200))
+    print(found.caption)
+    for file in files:
+        print(file)
     return 0
 
 

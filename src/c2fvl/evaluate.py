@@ -77,7 +77,7 @@ def evaluate(
     if config.data.text != "none" and text != "none":
         settings = dataclasses.replace(settings, missing_text=config.data.missing_text)
     films = FilmDataset(cases, settings, num_classes=num_classes(config.model.name, config.model.arguments))
-    folder = Path(out) if out is not None else _default_folder(model, split, text)
+    folder = Path(out) if out is not None else default_folder(model.path, split, text)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; name a folder for the scores")
     num_reports = films.num_readable
@@ -256,6 +256,7 @@ def _history(model: TrainedModel) -> list[dict[str, Any]]:
         return []
 
 
-def _default_folder(model: TrainedModel, split: str, text: str) -> Path:
-    parent = model.path.parent if model.path.name == "best" else model.path
+def default_folder(model: Path, split: str, text: str) -> Path:
+    """Return where the scores of a model folder go: beside the run's best, or into the folder itself."""
+    parent = model.parent if model.name == "best" else model
     return parent / f"evaluation-{split}" / text

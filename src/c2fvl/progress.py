@@ -12,6 +12,7 @@ import rich.box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from c2fvl.config import Config
 from c2fvl.observer import Observer
@@ -103,14 +104,15 @@ def counting(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int]
         yield moved
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Return a plain table for the terminal, the first column left and the others right."""
+def table(header: list[str], rows: list[list[str]], *, numbers: int | None = None, width: int = 120) -> str:
+    """Return a plain table for the terminal, the last `numbers` columns (all but the first) to the right."""
     grid = Table(box=rich.box.SIMPLE_HEAD)
+    first = 1 if numbers is None else len(header) - numbers
     for place, name in enumerate(header):
-        grid.add_column(name, justify="left" if place == 0 else "right", no_wrap=True)
+        grid.add_column(name, justify="left" if place < first else "right", no_wrap=True)
     for row in rows:
-        grid.add_row(*row)
-    console = Console(file=sys.stdout, width=120)
+        grid.add_row(*(Text(cell) for cell in row))
+    console = Console(file=sys.stdout, width=width)
     with console.capture() as captured:
         console.print(grid)
     return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines())

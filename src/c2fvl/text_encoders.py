@@ -9,6 +9,7 @@ text understands as "not known", and that is never used as a number.
 """
 
 import dataclasses
+import inspect
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from c2fvl.config import Config, DataConfig
+from c2fvl.config import Config, DataConfig, override
 from c2fvl.language_model import SentenceEncoder
 from c2fvl.models import MODELS, find_model
 from c2fvl.report import Report
@@ -187,6 +188,40 @@ def settle_text(config: Config, reports: Iterable[Report | None]) -> Config:
         data=dataclasses.replace(data, text=kind),
         model=dataclasses.replace(config.model, arguments=free),
     )
+
+
+def example_settings(name: str, arguments: Iterable[str] = (), image_size: int | None = None) -> Config:
+    """Return settings of a network by name with `argument=value` changes and a text of the size that it reads.
+
+    For a look at the network alone: they can be trained only after a vocabulary is settled. Raises `ValueError` for
+    names and arguments that are not known.
+    """
+    entry = find_model(name)
+    config = override(Config(), [f"model.name={name}", *(f"model.arguments.{item}" for item in arguments)])
+    free = dict(config.model.arguments)
+    sizes = inspect.signature(entry.build).parameters
+    if image_size is not None and "image_size" in sizes:
+        free.setdefault("image_size", image_size)
+    default = sizes["image_size"].default if "image_size" in sizes else config.data.image_size
+    data = dataclasses.replace(config.data, image_size=image_size or free.get("image_size", default))
+    if entry.text == "sentence":
+        words = free.get("vocabulary_size", 0)
+        tokens = free.get("text_tokens", sizes["text_tokens"].default)
+        free.setdefault("text_features", sizes["text_features"].default)
+        data = dataclasses.replace(data, text="words" if words else "sentence", text_tokens=tokens)
+    else:
+        data = dataclasses.replace(data, text=entry.text)
+    return dataclasses.replace(config, data=data, model=dataclasses.replace(config.model, arguments=free))
+
+
+def text_shape(config: Config) -> tuple[int, int] | None:
+    """Return (T, F) of the text that a settled configuration gives to its network, without opening a language model."""
+    if config.data.text == "none":
+        return None
+    if config.data.text == "attributes":
+        return AttributeEncoder.shape
+    features = 1 if config.data.text == "words" else int(config.model.arguments.get("text_features", 0))
+    return (config.data.text_tokens, features)
 
 
 def _vocabulary(reports: Iterable[Report | None]) -> tuple[str, ...]:

@@ -1,0 +1,184 @@
+"""What a network costs: parameters and floating-point operations of each stage, speed and memory of the whole.
+
+Operations are counted on the meta device, so that nothing is computed, by the counter that comes with torch: 2 for each
+multiplication with its addition in convolutions and matrix products, attention included. Norms, activations and
+resizing, which such counts leave out by custom, are left out.
+"""
+
+import dataclasses
+import resource
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from c2fvl.checkpoint import check_device, find_model, parse_settings
+from c2fvl.config import Config
+from c2fvl.models import build_model
+from c2fvl.text_encoders import text_shape
+
+WARM_UP, REPEATS = 2, 5
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a network."""
+
+    name: str
+    kind: str
+    output: str
+    """Shape of what it returned last, as 64×14×14; "" where that is no tensor."""
+    parameters: int
+    flops: int
+
+
+def count_flops(network: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, int]:
+    """Return the operations of a forward pass by the name of the module, "" for the whole network.
+
+    The network and its inputs should lie on the meta device: attention on others may hide from the counter.
+    """
+    network.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(*inputs)
+    root = type(network).__name__
+    counts = {name: sum(operations.values()) for name, operations in counter.get_flop_counts().items()}
+    named = {name.removeprefix(f"{root}."): count for name, count in counts.items() if name.startswith(f"{root}.")}
+    return {**named, "": counter.get_total_flops()}
+
+
+def stages(network: nn.Module, inputs: tuple[Tensor, ...]) -> list[Stage]:
+    """Return the parts of a network in the order of their names in it: its children, and those of lists of modules.
+
+    What a network computes outside of its parts is the difference to the whole, "" , which comes last.
+    """
+    parts: dict[str, nn.Module] = {}
+    for name, child in network.named_children():
+        inner = child.named_children() if isinstance(child, nn.ModuleList) else ()
+        parts |= {f"{name}.{place}": module for place, module in inner} or {name: child}
+    shapes: dict[str, str] = {}
+
+    def watch(name: str) -> Any:
+        def note(module: nn.Module, arguments: Any, result: Any) -> None:
+            shapes[name] = "×".join(map(str, result.shape[1:])) if isinstance(result, Tensor) else ""
+
+        return note
+
+    hooks = [module.register_forward_hook(watch(name)) for name, module in parts.items()]
+    counts = count_flops(network, inputs)
+    for hook in hooks:
+        hook.remove()
+    found = [
+        Stage(name, type(module).__name__, shapes.get(name, ""), _parameters(module), counts.get(name, 0))
+        for name, module in parts.items()
+    ]
+    return [*found, Stage("", type(network).__name__, "", _parameters(network), counts[""])]
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def build_empty(config: Config) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """Return the network of the settings and one film with its report, all without numbers, on the meta device."""
+    with torch.device("meta"):
+        network = build_model(config.model.name, config.model.arguments)
+        return network, _inputs(config, 1)
+
+
+def _inputs(config: Config, batch: int) -> tuple[Tensor, ...]:
+    side = config.data.image_size
+    image = torch.zeros(batch, int(config.model.arguments.get("in_channels", 3)), side, side)
+    shape = text_shape(config)
+    return (image,) if shape is None else (image, torch.zeros(batch, *shape))
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast one network is on one machine; never to be compared between machines."""
+
+    films_per_second: float
+    """Median of several batches through the network alone, in eval mode, float32."""
+    peak_memory: float
+    """Most memory above what was there before the network was built, in MiB: resident, or of the GPU."""
+    device: str
+    threads: int
+    batch_size: int
+
+
+def measure_speed(model: Path | str, *, device: str = "cpu", batch_size: int = 8) -> Speed:
+    """Measure a model folder's network in a process of its own, for the highest mark of memory never falls.
+
+    Raises `ValueError` where it cannot be measured.
+    """
+    folder, threads = find_model(model), torch.get_num_threads()
+    check_device(device)
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_measure, args=(sender, folder, device, batch_size, threads), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        found = receiver.recv()
+    except EOFError:
+        found = "its process ended without a word, perhaps for want of memory; try a smaller --batch"
+    process.join()
+    if isinstance(found, str):
+        raise ValueError(f"the speed of {folder} cannot be measured: {found}")
+    return found
+
+
+def _measure(sender: Any, folder: Path, device: str, batch_size: int, threads: int) -> None:
+    try:
+        torch.set_num_threads(threads)
+        sender.send(_speed(folder, torch.device(device), batch_size))
+    except (ValueError, OSError, RuntimeError) as error:
+        sender.send(str(error))
+    finally:
+        sender.close()
+
+
+def _speed(folder: Path, device: torch.device, batch_size: int) -> Speed:
+    config = parse_settings(folder)
+    with torch.inference_mode():  # a first small product, so that what torch itself needs is there before
+        torch.nn.functional.conv2d(torch.ones(1, 8, 8, 8, device=device), torch.ones(8, 8, 3, 3, device=device))
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device) if on_gpu else _resident_peak()
+    network = build_model(config.model.name, config.model.arguments).to(device).eval()
+    inputs = tuple(values.to(device) for values in _inputs(config, batch_size))
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(WARM_UP + REPEATS):
+            began = time.perf_counter()
+            network(*inputs)
+            if on_gpu:
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - began)
+    peak = torch.cuda.max_memory_allocated(device) if on_gpu else _resident_peak()
+    return Speed(
+        films_per_second=batch_size / statistics.median(seconds[WARM_UP:]),
+        peak_memory=(peak - before) / MEBIBYTE,
+        device=torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        threads=torch.get_num_threads(),
+        batch_size=batch_size,
+    )
+
+
+def _resident_peak() -> int:
+    """Return the most memory this process ever had, in bytes; macOS tells bytes where others tell kibibytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def as_rows(found: list[Stage]) -> list[dict[str, Any]]:
+    """Return the stages ready for JSON."""
+    return [dataclasses.asdict(stage) for stage in found]
