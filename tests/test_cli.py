@@ -192,7 +192,7 @@ def test_captions_are_made_from_masks(phantom_root, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["models", "--unknown"], ["models", "c2fvl", "a.b=1"], ["train", "debug", "--x=1"]]
+    "arguments", [["models", "--unknown"], ["presets", "debug", "a.b=1"], ["train", "debug", "--x=1"]]
 )
 def test_arguments_that_are_not_known_are_refused(arguments, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -217,6 +217,26 @@ def test_converting_an_official_file(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize("name", ["lvit", "unet", "uctransnet", "transunet", "medt", "axialunet", "logo"])
+def test_the_authors_files_of_every_network_become_model_folders(name, tmp_path, capsys):
+    from c2fvl.cli import main
+
+    file = tmp_path / "official.pth"
+    torch.save(official_state_dict(name), file)
+    assert main(["convert", str(file), str(tmp_path / "model"), "--model", name]) == 0
+    assert "parameters" in capsys.readouterr().out
+    model = load_model(tmp_path / "model")
+    expected = from_reference(name, official_state_dict(name)).state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in model.network.state_dict().items())
+    data = model.config.data
+    assert data.image_size == (128 if name in ("medt", "axialunet", "logo") else 224)
+    assert (data.text, data.text_tokens) == ("sentence", 10) if name == "lvit" else data.text == "none"
+    other = "unet" if name != "unet" else "uctransnet"
+    assert main(["convert", str(file), str(tmp_path / "other"), "--model", other]) == 2
+    assert f"no checkpoint of the published {other}" in capsys.readouterr().err.replace("not a", "no")
+    assert not (tmp_path / "other").exists()
+
+
 def with_table(content):
     def change(members):
         members[table(members)] = content

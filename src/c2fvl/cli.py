@@ -20,10 +20,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     settings = [item for item in rest if "=" in item and not item.startswith("-")]
-    if len(settings) < len(rest) or not (rest == [] or hasattr(options, "overrides")):
+    takes_settings = hasattr(options, "overrides") or (getattr(options, "name", None) and hasattr(options, "arguments"))
+    if len(settings) < len(rest) or not (rest == [] or takes_settings):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if settings:  # argparse takes no positional arguments behind an option; section.key=value may stand anywhere
-        options.overrides += settings
+    if settings:  # argparse takes no positional arguments behind an option; key=value may stand anywhere
+        (options.overrides if hasattr(options, "overrides") else options.arguments).extend(settings)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         return options.run(options)
@@ -137,13 +138,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--size", type=int, default=224, help="side in pixels (default: %(default)s)")
 
     sub = command("convert", _convert, "Turn an official checkpoint into a model folder.")
-    sub.add_argument("file", help="the authors' .pth.tar")
+    sub.add_argument("file", help="the authors' .pth.tar or .pth")
     sub.add_argument("out", help="model folder to write")
     sub.add_argument("--model", required=True, help="whose checkpoint it is, such as c2fvl")
     sub.add_argument(
-        "--preset",
-        default="c2fvl_qata_paper",
-        help="preset whose data settings it was trained with (default: %(default)s)",
+        "--preset", help="preset whose data settings it was trained with (default: that of the model on QaTa-COV19)"
     )
 
     sub = command("compare", _compare, "Put several models into one table: scores, size, operations, speed, memory.")
@@ -167,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("models", _models, "List the networks, or show one.")
     sub.add_argument("name", nargs="?", help="show the arguments of this network")
     sub.add_argument(
-        "overrides", nargs="*", metavar="ARGUMENT=VALUE", help="its arguments for --summary, such as base_width=16"
+        "arguments", nargs="*", metavar="argument=value", help="its arguments for --summary, such as base_width=16"
     )
     sub.add_argument("--summary", action="store_true", help="parameters and operations of each of its stages")
     sub.add_argument("--size", type=_count(16), default=None, help="side of the image (default: 224)")
@@ -339,10 +338,14 @@ def _phantom(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from c2fvl.config import load_config
+    from c2fvl.config import load_config, nearest_names
+    from c2fvl.official_names import OFFICIAL_NAMES
     from c2fvl.reference import convert
 
-    network = convert(options.file, options.out, name=options.model, config=load_config(options.preset))
+    if options.model not in OFFICIAL_NAMES:
+        raise ValueError(f"there is no network {options.model!r}{nearest_names(options.model, OFFICIAL_NAMES)}")
+    config = load_config(options.preset or f"{options.model}_qata_paper")
+    network = convert(options.file, options.out, name=options.model, config=config)
     print(
         f"{options.out}: {sum(parameter.numel() for parameter in network.parameters()):,} parameters of {options.model}"
     )
@@ -352,19 +355,21 @@ def _convert(options: argparse.Namespace) -> int:
 def _models(options: argparse.Namespace) -> int:
     from c2fvl.catalogue import CATALOGUE, arguments_of
 
-    if options.summary or options.overrides:
+    if options.summary or options.arguments:
         return _summarise_network(options)
     if options.name is not None:
         for line in arguments_of(options.name):
             print(line)
         return 0
-    from c2fvl.progress import table
-
-    rows = [
-        [name, entry.paper, str(entry.year), entry.reads, f"{entry.parameters / 1e6:.1f} M"]
+    rows = [("name", "paper", "year", "text that it reads", "parameters")]
+    rows += [
+        (name, entry.paper, str(entry.year), entry.reads, f"{entry.parameters / 1e6:.1f} M")
         for name, entry in CATALOGUE.items()
     ]
-    print(table(["name", "paper", "year", "text that it reads", "parameters"], rows, numbers=1))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for *cells, last in rows:
+        left = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=False))
+        print(f"{left}  {last.rjust(widths[-1])}")
     return 0
 
 
@@ -375,7 +380,7 @@ def _summarise_network(options: argparse.Namespace) -> int:
 
     if options.name is None:
         raise ValueError("name a network to summarise, such as `c2fvl models c2fvl --summary`")
-    config = example_settings(options.name, options.overrides, options.size)
+    config = example_settings(options.name, options.arguments, options.size)
     found = stages(*build_empty(config))
     if options.json:
         print(json.dumps({"image_size": config.data.image_size, "stages": as_rows(found)}))

@@ -19,6 +19,7 @@ from c2fvl.models import MODELS, build_model
 from c2fvl.official import read_official
 from c2fvl.official_names import OFFICIAL_NAMES
 from c2fvl.storage import checksum
+from c2fvl.text_encoders import text_kind
 
 logger = logging.getLogger(__name__)
 
@@ -86,12 +87,15 @@ def convert(file: Path | str, out: Path | str, *, name: str, config: Config) -> 
     weights = read_official(file)
     network = from_reference(name, weights)
     arguments = OFFICIAL_NAMES[name].arguments(_clean(weights))
-    image_size = arguments.get("image_size", config.data.image_size)
-    config = dataclasses.replace(
-        config,
-        data=dataclasses.replace(config.data, image_size=image_size),
-        model=ModelConfig(name=name, arguments=arguments),
+    config = dataclasses.replace(config, model=ModelConfig(name=name, arguments=arguments))
+    data = dataclasses.replace(
+        config.data,
+        text=text_kind(config),
+        image_size=arguments.get("image_size", config.data.image_size),
+        text_tokens=arguments.get("text_tokens", config.data.text_tokens),
+        mask="labels" if arguments.get("num_classes", 1) > 2 else config.data.mask,
     )
+    config = dataclasses.replace(config, data=data)
     save_model(out, network, config, {"source": Path(file).name, "source_sha256": checksum(Path(file).read_bytes())})
     return network
 
