@@ -152,7 +152,7 @@ def _speed(folder: Path, device: torch.device, batch_size: int) -> Speed:
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device) if on_gpu else _resident_peak()
+    before = torch.cuda.memory_allocated(device) if on_gpu else _resident()
     network = build_model(config.model.name, config.model.arguments).to(device).eval()
     inputs = tuple(values.to(device) for values in _inputs(config, batch_size))
     seconds = []
@@ -177,6 +177,15 @@ def _resident_peak() -> int:
     """Return the most memory this process ever had, in bytes; macOS tells bytes where others tell kibibytes."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def _resident() -> int:
+    """Return the memory this process has now, in bytes; where the system does not tell, the most it ever had."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return _resident_peak()
+    return pages * resource.getpagesize()
 
 
 def as_rows(found: list[Stage]) -> list[dict[str, Any]]:
