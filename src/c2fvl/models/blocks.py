@@ -31,6 +31,56 @@ def conv_stack(in_channels: int, out_channels: int, *, bias: bool = True) -> nn.
     )
 
 
+class JoinedConvolutions(nn.ModuleList):
+    """Two convolution units over [skip, coarser map enlarged by nearest neighbour], neither of which is built.
+
+    A convolution over joined maps is the sum of one over each, and a 3 × 3 convolution over a map that is enlarged
+    twice equals a transposed convolution of the coarse map by a 4 × 4 kernel of stride 2: 4 products for each pixel and
+    channel in place of 9.
+    """
+
+    def __init__(self, skip_channels: int, coarse_channels: int, out_channels: int) -> None:
+        super().__init__(
+            [ConvNormReLU(skip_channels + coarse_channels, out_channels), ConvNormReLU(out_channels, out_channels)]
+        )
+        self.channels = [skip_channels, coarse_channels]
+
+    @property
+    def units(self) -> tuple[ConvNormReLU, ConvNormReLU]:
+        """Return the two units."""
+        first, second = self
+        assert isinstance(first, ConvNormReLU) and isinstance(second, ConvNormReLU)
+        return first, second
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        """Return the map (B, out, 2h, 2w) of coarse (B, coarse, h, w) and skip (B, skip, 2h, 2w)."""
+        first, second = self.units
+        from_skip, from_coarse = first.convolution.weight.split(self.channels, dim=1)
+        joined = functional.conv2d(skip, from_skip, first.convolution.bias, padding=1)
+        joined = joined + functional.conv_transpose2d(coarse, enlarging_kernel(from_coarse), stride=2, padding=1)
+        return second(functional.relu(first.norm(joined)))
+
+
+def enlarging_kernel(kernel: Tensor) -> Tensor:
+    """Return the transposed convolution that enlarges twice by nearest neighbour and then convolves by `kernel`.
+
+    (out, in, 3, 3) → (in, out, 4, 4), for a stride of 2 and a padding of 1: of each coarse pixel's four copies, the sum
+    of what they add to every pixel around them.
+    """
+    turned = functional.pad(kernel.flip((2, 3)).transpose(0, 1), (1, 1, 1, 1))
+    rows = turned[:, :, 1:] + turned[:, :, :-1]
+    return rows[:, :, :, 1:] + rows[:, :, :, :-1]
+
+
+def average_and_maximum(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the mean and the largest over the channels of two activated 1 × 1 convolutions, (B, 1, H, W) each.
+
+    The first half of `weight` (2·C', C, 1, 1) makes the map that is averaged, the second that of the maximum.
+    """
+    for_average, for_maximum = functional.relu(functional.conv2d(features, weight, bias)).chunk(2, dim=1)
+    return for_average.mean(dim=1, keepdim=True), for_maximum.amax(dim=1, keepdim=True)
+
+
 class UNetEncoder(nn.Module):
     """The encoder that U-Net, LViT, UCTransNet and C2FVL have in common (Ronneberger et al., MICCAI 2015, with norms).
 

@@ -14,9 +14,8 @@ The correction of the attribute gate is an option (`gate="bounded"`); the defaul
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from c2fvl.models.blocks import ConvNormReLU, UNetEncoder, conv_stack, upsample_nearest
+from c2fvl.models.blocks import ConvNormReLU, JoinedConvolutions, UNetEncoder, average_and_maximum, upsample_nearest
 from c2fvl.models.output import Output, check_size, check_text
 from c2fvl.models.transformer import TransformerBranch
 
@@ -58,6 +57,8 @@ class C2FVL(nn.Module):
             raise ValueError(f"gate is {gate!r}; known are {', '.join(GATES)}")
         check_size(image_size, image_size, SIZE_STEP)
         self.num_classes = num_classes
+        self.makes_side_maps = True
+        """Only a loss reads them; the inference form leaves them out."""
         self.encoder = UNetEncoder(in_channels=in_channels, base_width=base_width)
         widths = self.encoder.widths[:NUM_SCALES]
         self.branches = nn.ModuleList(
@@ -99,8 +100,13 @@ class C2FVL(nn.Module):
         for scale in reversed(range(NUM_SCALES)):
             decoded, gated = self.decoders[scale](decoded, skips[scale])
             aligned.insert(0, gated)
-        aux = tuple(upsample_nearest(self.heads[scale](aligned[scale]), 1 << scale) for scale in range(NUM_SCALES))
-        return Output(self.heads[0](decoded), aux)
+        logits = self.heads[0](decoded)
+        if not self.makes_side_maps:
+            return Output(logits)
+        return Output(
+            logits,
+            tuple(upsample_nearest(self.heads[scale](aligned[scale]), 1 << scale) for scale in range(NUM_SCALES)),
+        )
 
     def _attributes(self, image: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the attributes (B, 8) with ones where there is no report, and which films have one (B, 1)."""
@@ -161,9 +167,18 @@ class PixelAlignment(nn.Module):
 
     def forward(self, skip: Tensor) -> Tensor:
         """Return the weighed skip (B, C, H, W)."""
-        average = functional.relu(self.average_linear(self.average_convolution(skip))).mean(dim=1, keepdim=True)
-        maximum = functional.relu(self.maximum_linear(self.maximum_convolution(skip))).amax(dim=1, keepdim=True)
+        average, maximum = average_and_maximum(skip, *self.merged())
         return self.bottleneck(average + maximum) * skip
+
+    def merged(self) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of the one convolution (C → 2C) that each branch's two, applied in turn, amount to."""
+        pairs = (
+            (self.average_convolution, self.average_linear),
+            (self.maximum_convolution, self.maximum_linear),
+        )
+        weight = torch.cat([last.weight.flatten(1) @ first.weight.flatten(1) for first, last in pairs])
+        bias = torch.cat([last.bias for _, last in pairs if last.bias is not None])
+        return weight[:, :, None, None], bias
 
 
 class Decoder(nn.Module):
@@ -172,9 +187,9 @@ class Decoder(nn.Module):
     def __init__(self, width: int, *, out_channels: int) -> None:
         super().__init__()
         self.alignment = PixelAlignment(width)
-        self.convolutions = conv_stack(2 * width, out_channels)
+        self.convolutions = JoinedConvolutions(width, width, out_channels)
 
     def forward(self, coarse: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
         """Return the decoded map (B, out_channels, H, W) and the weighed skip (B, width, H, W)."""
         aligned = self.alignment(skip)
-        return self.convolutions(torch.cat([aligned, upsample_nearest(coarse, 2)], dim=1)), aligned
+        return self.convolutions(coarse, aligned), aligned

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2fvl.models.blocks import ConvNormReLU, UNetEncoder, conv_stack, upsample_nearest
+from c2fvl.models.blocks import ConvNormReLU, JoinedConvolutions, UNetEncoder, average_and_maximum, upsample_nearest
 from c2fvl.models.output import Output, check_size, check_text
 from c2fvl.models.transformer import TokenReduction, TransformerBlock, TransformerBranch, as_map, as_tokens
 
@@ -181,9 +181,12 @@ class PixelAttention(nn.Module):
 
     def forward(self, skip: Tensor) -> Tensor:
         """Return the weighed skip (B, C, H, W)."""
-        average = functional.relu(self.average_convolution(skip)).mean(dim=1, keepdim=True)
-        maximum = functional.relu(self.maximum_convolution(skip)).amax(dim=1, keepdim=True)
+        average, maximum = average_and_maximum(skip, self.merged())
         return self.bottleneck(torch.cat([average, maximum, average + maximum], dim=1)) * skip
+
+    def merged(self) -> Tensor:
+        """Return the weight of the one convolution (C → 2C) that both branches amount to."""
+        return torch.cat([self.average_convolution.weight, self.maximum_convolution.weight])
 
 
 class Decoder(nn.Module):
@@ -192,8 +195,8 @@ class Decoder(nn.Module):
     def __init__(self, width: int, *, out_channels: int) -> None:
         super().__init__()
         self.attention = PixelAttention(width)
-        self.convolutions = conv_stack(2 * width, out_channels)
+        self.convolutions = JoinedConvolutions(width, width, out_channels)
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """Return the decoded map (B, out_channels, H, W)."""
-        return self.convolutions(torch.cat([self.attention(skip), upsample_nearest(coarse, 2)], dim=1))
+        return self.convolutions(coarse, self.attention(skip))

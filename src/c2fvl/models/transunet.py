@@ -127,8 +127,12 @@ class StandardisedConvolution(nn.Conv2d):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the convolved features; the stored weight stays as it is."""
+        return self._conv_forward(features, self.standardised(), None)
+
+    def standardised(self) -> Tensor:
+        """Return the weight that is convolved with."""
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
-        return self._conv_forward(features, (self.weight - mean) / (variance + 1e-5).sqrt(), None)
+        return (self.weight - mean) / (variance + 1e-5).sqrt()
 
 
 class ResidualUnit(nn.Module):

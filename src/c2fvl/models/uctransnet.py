@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2fvl.models.blocks import ConvNormReLU, UNetEncoder, conv_stack, upsample_nearest
+from c2fvl.models.blocks import ConvNormReLU, JoinedConvolutions, UNetEncoder, upsample_nearest
 from c2fvl.models.output import Output, check_size
 from c2fvl.models.transformer import PatchEmbedding, TokenMLP, as_map, as_tokens
 
@@ -154,8 +154,8 @@ class Decoder(nn.Module):
     def __init__(self, width: int, *, out_channels: int) -> None:
         super().__init__()
         self.gate = ChannelGate(width)
-        self.convolutions = conv_stack(2 * width, out_channels)
+        self.convolutions = JoinedConvolutions(width, width, out_channels)
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """Return the decoded map (B, out_channels, H, W)."""
-        return self.convolutions(torch.cat([self.gate(skip, coarse), upsample_nearest(coarse, 2)], dim=1))
+        return self.convolutions(coarse, self.gate(skip, coarse))

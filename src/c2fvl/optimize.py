@@ -1,0 +1,202 @@
+"""The inference form of a trained network: the same output, up to rounding, for less work.
+
+What is done, all of it exact in real numbers:
+- batch norms are folded into the convolutions before them, on maps and on tokens;
+- the 1 × 1 convolutions of the gates over skips, the kernels that enlarge and convolve at once, and weights that are
+  standardised anew in each pass are computed once;
+- side maps, which only a loss reads, are left out;
+- maps lie channels-last; on a processor, convolutions keep their weights in the order that oneDNN computes in and
+  activate in the same pass.
+
+`benchmarks/` measures it; `docs/performance.md` holds the figures.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
+
+from c2fvl.models import c2fvl, lvit
+from c2fvl.models.blocks import ConvNormReLU, JoinedConvolutions, enlarging_kernel
+from c2fvl.models.transunet import StandardisedConvolution
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
+
+
+def optimize(network: nn.Module, *, pack: bool = False) -> nn.Module:
+    """Return the inference form of `network`, in eval mode; the network itself is left as it is.
+
+    With `pack` convolutions are made ready for this processor: such a form computes in float32 on the CPU and can be
+    neither exported, moved nor saved. Where oneDNN is missing `pack` does nothing.
+    """
+    form = copy.deepcopy(network).eval().requires_grad_(False)
+    with torch.no_grad():
+        if isinstance(form, c2fvl.C2FVL):
+            form.makes_side_maps = False
+        _rewrite(form)
+        form = form.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if pack and can_pack(form):
+            _pack(form)
+    return form
+
+
+def can_pack(network: nn.Module) -> bool:
+    """Tell whether the convolutions of a network can be made ready for this processor."""
+    first = next(network.parameters(), None)
+    on_cpu = first is None or (first.device.type == "cpu" and first.dtype == torch.float32)
+    return on_cpu and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+
+
+class Convolution(nn.Module):
+    """A convolution of maps with its norm folded in, whose activation and summand cost no pass of their own."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, stride: int, padding: int, activate: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.stride, self.padding, self.activate = stride, padding, activate
+
+    def forward(self, features: Tensor, added: Tensor | None = None) -> Tensor:
+        """Return the convolved features, with `added` on top before they are activated."""
+        convolved = functional.conv2d(features, self.weight, self.bias, self.stride, self.padding)
+        if added is not None:
+            convolved = convolved + added
+        return functional.relu(convolved) if self.activate else convolved
+
+
+class PackedConvolution(nn.Module):
+    """The same with its weight in oneDNN's own order."""
+
+    def __init__(self, plain: Convolution) -> None:
+        super().__init__()
+        self.stride, self.padding = [plain.stride] * 2, [plain.padding] * 2
+        self.attribute = "relu" if plain.activate else "none"
+        self.bias = plain.bias
+        self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
+            plain.weight.detach().to_mkldnn(), self.padding, self.stride, [1, 1], 1
+        )
+
+    def forward(self, features: Tensor, added: Tensor | None = None) -> Tensor:
+        """Return the convolved features, with `added` on top before they are activated."""
+        if added is None:
+            return torch.ops.mkldnn._convolution_pointwise(
+                features, self.weight, self.bias, self.padding, self.stride, [1, 1], 1, self.attribute, [], ""
+            )
+        activation = self.attribute if self.attribute == "relu" else None
+        return torch.ops.mkldnn._convolution_pointwise.binary(
+            features,
+            added,
+            self.weight,
+            self.bias,
+            self.padding,
+            self.stride,
+            [1, 1],
+            1,
+            "add",
+            1.0,
+            activation,
+            [],
+            "",
+        )
+
+
+class FoldedJoin(nn.Module):
+    """The inference form of `JoinedConvolutions`."""
+
+    def __init__(self, joined: JoinedConvolutions) -> None:
+        super().__init__()
+        first, second = (_folded(unit) for unit in joined.units)
+        from_skip, from_coarse = first.weight.split(joined.channels, dim=1)
+        self.from_skip = Convolution(from_skip, first.bias, stride=1, padding=1, activate=True)
+        self.from_coarse = nn.Parameter(enlarging_kernel(from_coarse), requires_grad=False)
+        self.second = second
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        """Return the decoded map."""
+        enlarged = functional.conv_transpose2d(coarse, self.from_coarse, stride=2, padding=1)
+        return self.second(self.from_skip(skip, enlarged))
+
+
+class FoldedWeigher(nn.Module):
+    """The inference form of C2FVL's pixel alignment and LViT's pixel attention."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, bottleneck: nn.Module, *, keeps_both: bool) -> None:
+        super().__init__()
+        self.convolution = Convolution(weight, bias, stride=1, padding=0, activate=True)
+        self.bottleneck, self.keeps_both = bottleneck, keeps_both
+
+    def forward(self, skip: Tensor) -> Tensor:
+        """Return the weighed skip."""
+        for_average, for_maximum = self.convolution(skip).chunk(2, dim=1)
+        average, maximum = for_average.mean(dim=1, keepdim=True), for_maximum.amax(dim=1, keepdim=True)
+        both = average + maximum
+        return self.bottleneck(torch.cat([average, maximum, both], dim=1) if self.keeps_both else both) * skip
+
+
+def _folded(unit: ConvNormReLU) -> Convolution:
+    fused = fuse_conv_bn_eval(unit.convolution, unit.norm)
+    return _convolution(fused, fused.weight, activate=True)
+
+
+def _standardised(convolution: StandardisedConvolution) -> Convolution:
+    return _convolution(convolution, convolution.standardised(), activate=False)
+
+
+def _convolution(like: nn.Conv2d, weight: Tensor, *, activate: bool) -> Convolution:
+    assert isinstance(like.padding, tuple)
+    return Convolution(weight, like.bias, stride=like.stride[0], padding=like.padding[0], activate=activate)
+
+
+def _alignment(alignment: c2fvl.PixelAlignment) -> FoldedWeigher:
+    return FoldedWeigher(*alignment.merged(), alignment.bottleneck, keeps_both=False)
+
+
+def _attention(attention: lvit.PixelAttention) -> FoldedWeigher:
+    return FoldedWeigher(attention.merged(), None, attention.bottleneck, keeps_both=True)
+
+
+_FORMS: dict[type, Callable[..., nn.Module]] = {
+    ConvNormReLU: _folded,
+    JoinedConvolutions: FoldedJoin,
+    StandardisedConvolution: _standardised,
+    c2fvl.PixelAlignment: _alignment,
+    lvit.PixelAttention: _attention,
+}
+
+
+def _rewrite(module: nn.Module) -> None:
+    """Replace the parts of a module that have an inference form, and fold each `x_norm` beside a convolution `x`."""
+    for name, child in list(module.named_children()):
+        form = _FORMS.get(type(child))
+        if form is not None:
+            setattr(module, name, form(child))
+            continue
+        norm_name = "norm" if name == "convolution" else f"{name}_norm"
+        norm = getattr(module, norm_name, None)
+        if type(child) in _CONVOLUTIONS and isinstance(norm, _NORMS):
+            setattr(module, name, _fused(child, norm))
+            setattr(module, norm_name, nn.Identity())
+            continue
+        _rewrite(child)
+
+
+def _fused(convolution: nn.Module, norm: nn.Module) -> nn.Module:
+    fused = copy.deepcopy(convolution)
+    assert isinstance(fused, _CONVOLUTIONS) and isinstance(norm, _NORMS)
+    assert norm.running_mean is not None and norm.running_var is not None
+    fused.weight, fused.bias = fuse_conv_bn_weights(
+        fused.weight, fused.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    return fused
+
+
+def _pack(module: nn.Module) -> None:
+    for name, child in list(module.named_children()):
+        if isinstance(child, Convolution):
+            setattr(module, name, PackedConvolution(child))
+        else:
+            _pack(child)
