@@ -14,7 +14,7 @@ from c2fvl.check import check
 from c2fvl.cli import main
 from c2fvl.config import LossConfig, load_config
 from c2fvl.datasets import scan
-from c2fvl.images import read_labels, read_mask_as, write_labels
+from c2fvl.images import read_labels, read_mask_as, write_labels, write_mask
 from c2fvl.losses import build_loss, class_dice_loss
 from c2fvl.metrics import Overlap, summarise, summarise_classes
 from c2fvl.models import MODELS, Output
@@ -41,7 +41,7 @@ def settings(root, *more):
     return load_config(
         "debug",
         [*TINY, f'data.root="{root}"', "data.mask=labels", "model.arguments.num_classes=3", "train.epochs=2",
-         "loss.alignment=0.5", 'data.class_names=["left", "right"]', *more],
+         "loss.alignment=0.5", 'data.class_names=["left", "right"]', 'data.mirrored_classes=["left", "right"]', *more],
     )  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def test_each_class_is_scored_and_nothing_is_left_out():
     assert found["classes"][0]["dice_per_image"] == pytest.approx((2 / 3 + 1) / 2)
     assert found["classes"][1]["dice_per_image"] == pytest.approx((2 / 3 + 0) / 2)
     assert found["dice_per_image"] == pytest.approx((2 / 3 + 1 + 2 / 3) / 4)
-    assert (found["num_cases"], found["num_empty_masks"], found["num_false_alarms"]) == (2, 2, 1)
+    assert (found["num_cases"], found["num_empty_masks"], found["num_false_alarms"]) == (2, 1, 1)
     assert summarise_classes([[Overlap(1, 2, 1)]]) == summarise([Overlap(1, 2, 1)])
 
 
@@ -113,9 +113,41 @@ def test_classes_are_resized_to_no_class_between(two_sides):
     assert {int(value) for index in range(len(films)) for value in np.unique(films[0, index].mask)} == {0, 1, 2}
 
 
+def test_classes_change_places_where_a_film_is_mirrored(two_sides):
+    cases = scan(two_sides, "train")
+    config = dataclasses.replace(
+        settings(two_sides).data, text="attributes", augmentation="mirror", class_names=("left lung", "right lung"),
+        mirrored_classes=("left lung", "right lung"),
+    )  # fmt: skip
+    films = FilmDataset(cases, config, num_classes=3, augment=True)
+    plain = FilmDataset(cases, dataclasses.replace(config, augmentation="none"), num_classes=3)
+    mirrored = 0
+    for index in range(len(films)):
+        found, expected = films[0, index], plain[0, index]
+        if np.array_equal(found.image, expected.image):
+            assert np.array_equal(found.mask, expected.mask)
+        else:
+            assert np.array_equal(found.mask, np.array([0, 2, 1], np.uint8)[expected.mask[:, ::-1]])
+            mirrored += 1
+    assert 0 < mirrored < len(films)
+    with pytest.raises(ValueError, match=r"mirrored_classes=\[.left lung., .right lung.\]"):
+        FilmDataset(cases, dataclasses.replace(config, mirrored_classes=()), num_classes=3, augment=True)
+    with pytest.raises(ValueError, match=r"expected are pairs of names from left lung, right lung"):
+        FilmDataset(cases, dataclasses.replace(config, mirrored_classes=("left lung", "heart")), num_classes=3)
+
+
+def test_masks_of_255_are_told_from_classes(two_sides, tmp_path):
+    cases = [dataclasses.replace(case, mask=tmp_path / "mask.png") for case in scan(two_sides, "train")[:1]]
+    labels = read_labels(scan(two_sides, "train")[0].mask)
+    write_mask(tmp_path / "mask.png", labels > 0)
+    config = dataclasses.replace(settings(two_sides).data, text="attributes")
+    with pytest.raises(ValueError, match=r"num_classes=256.*data\.mask=lesion"):
+        FilmDataset(cases, config, num_classes=3)[0, 0]
+
+
 def test_a_class_that_the_network_does_not_know_names_the_file(two_sides):
     cases = scan(two_sides, "train")
-    config = dataclasses.replace(settings(two_sides).data, text="attributes", class_names=())
+    config = dataclasses.replace(settings(two_sides).data, text="attributes", class_names=(), mirrored_classes=())
     films = FilmDataset(cases, config, num_classes=1)
     with pytest.raises(ValueError, match=r"labelcol.*holds the class 2.*num_classes=3"):
         for index in range(len(films)):
@@ -123,7 +155,7 @@ def test_a_class_that_the_network_does_not_know_names_the_file(two_sides):
     with pytest.raises(ValueError, match=r"data\.mask=labels"):
         FilmDataset(cases, dataclasses.replace(config, mask="lesion"), num_classes=3)
     with pytest.raises(ValueError, match="expected are 2"):
-        FilmDataset(cases, dataclasses.replace(config, class_names=("a",)), num_classes=3)
+        FilmDataset(cases, dataclasses.replace(config, class_names=("a",), mirrored_classes=()), num_classes=3)
 
 
 def test_a_network_of_classes_trains_resumes_and_logs_each(run, two_sides, tmp_path):

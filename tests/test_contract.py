@@ -256,6 +256,8 @@ def test_unknown_names_are_met_with_the_nearest():
         build_model("c2fvl", base_widht=8)
     with pytest.raises(ValueError, match="multiple of num_heads"):
         build_model("c2fvl", base_width=20)
+    with pytest.raises(ValueError, match="num_classes is 0"):
+        build_model("unet", num_classes=0)
     with pytest.raises(ValueError, match="published, bounded"):
         build_model("c2fvl", gate="other")
     with pytest.raises(ValueError, match="such as 192×192"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
 from c2fvl import language_model
 from c2fvl.checkpoint import load_model
@@ -112,7 +113,7 @@ def test_the_cache_spares_the_language_model(settings, monkeypatch, caplog):
     first.prepare([*found, None, found[0]])
     expected = [first.encode(report) for report in found]
 
-    def never(folder):
+    def never(folder, fingerprint):
         raise AssertionError("the language model was loaded although all features are on disk")
 
     monkeypatch.setattr(language_model, "_load", never)
@@ -145,6 +146,36 @@ def test_a_changed_model_never_reads_an_old_cache(settings, minilm, tmp_path):
     trained = dataclasses.replace(settings, text_model=str(copy), text_fingerprint=original.fingerprint)
     with pytest.raises(ValueError, match=r"is not the one that the network was trained with.*--text-model"):
         build_text_encoder(trained)
+
+
+def copied(model, place):
+    shutil.copytree(model, place)
+    for path in place.iterdir():
+        path.chmod(0o644)
+    return place
+
+
+def test_a_model_changed_in_its_place_is_read_again(settings, minilm, tmp_path):
+    settings = dataclasses.replace(settings, text_model=str(copied(minilm, tmp_path / "model")))
+    before = SentenceEncoder.from_settings(settings).features(SENTENCE)
+    path = tmp_path / "model" / "model.safetensors"
+    weights = {name: 1.3 * value for name, value in load_file(path).items()}
+    save_file(weights, path, metadata={"format": "pt"})
+    changed = SentenceEncoder.from_settings(settings).features(SENTENCE)
+    elsewhere = dataclasses.replace(
+        settings, text_model=str(copied(tmp_path / "model", tmp_path / "copy")), text_cache=str(tmp_path / "cache")
+    )
+    assert np.abs(changed - before).max() > 0.01
+    assert np.allclose(changed, SentenceEncoder.from_settings(elsewhere).features(SENTENCE), atol=1e-6)
+
+
+def test_weights_of_another_model_are_refused(settings, minilm, tmp_path):
+    path = copied(minilm, tmp_path / "model") / "model.safetensors"
+    weights = {name: value for name, value in load_file(path).items() if "layer.3." not in name}
+    save_file(weights, path, metadata={"format": "pt"})
+    encoder = SentenceEncoder.from_settings(dataclasses.replace(settings, text_model=str(path.parent)))
+    with pytest.raises(ValueError, match=r"not those that its config\.json describes: \d+ are missing"):
+        encoder.features("A sentence that no cache holds.")
 
 
 def test_lvit_learns_to_read_minilm(settings, minilm, phantom_root, tmp_path, capsys):
@@ -273,5 +304,7 @@ def test_a_language_model_that_is_not_whole_says_what_it_lacks(tmp_path, monkeyp
     pytest.importorskip("transformers")
     with pytest.raises(ValueError, match="cannot be loaded as a language model"):
         opened(folder).features("a")
-    with pytest.raises(ValueError, match=r"is not on this machine.*data\.text_fetch=true.*data\.text=words"):
+    with pytest.raises(
+        ValueError, match=r"nor in the hub's cache on this machine.*data\.text_fetch=true.*data\.text=words"
+    ):
         opened("someone/no-such-model")

@@ -71,8 +71,11 @@ class FilmDataset(Dataset[Item]):
     ) -> None:
         self.cases, self.config, self.seed, self.num_classes = list(cases), config, seed, num_classes
         check_classes(config, num_classes)
+        if augment:
+            _check_mirroring(config)
         self.draw = transforms.AUGMENTATIONS[config.augmentation if augment else "none"]
         self.text_dropout = config.text_dropout if augment else 0.0
+        self.exchange = _exchange(config, num_classes)
         self.encoder = build_text_encoder(config)
         unlabelled = [case.id for case in self.cases if case.mask is None]
         if masks and unlabelled:
@@ -121,7 +124,10 @@ class FilmDataset(Dataset[Item]):
         except ValueError as error:
             raise ValueError(f"{case.image}: {error}") from error
         generator = np.random.default_rng([self.seed, _FILM, epoch, index])
-        sample = transforms.apply(self.draw(generator), sample)
+        augmentation = self.draw(generator)
+        sample = transforms.apply(augmentation, sample)
+        if self.exchange is not None and augmentation.mirror and sample.mask is not None:
+            sample = replace(sample, mask=self.exchange[sample.mask])
         if generator.random() < self.text_dropout:
             sample = replace(sample, report=None)
         return Item(
@@ -135,10 +141,12 @@ class FilmDataset(Dataset[Item]):
     def _read_mask(self, path: Path) -> np.ndarray:
         mask = read_mask_as(path, self.config.mask)
         known = max(self.num_classes, 2)  # one logit tells lesion from background, which are two
-        if self.config.mask == "labels" and mask.max() >= known:
+        highest = int(mask.max())
+        if self.config.mask == "labels" and highest >= known:
+            lesion_only = "; a mask of one lesion with 0 and 255 is read by data.mask=lesion" if highest == 255 else ""
             raise ValueError(
-                f"{path}: the mask holds the class {mask.max()}, but the network knows {known} (0 … {known - 1}); set "
-                f"model.arguments.num_classes={mask.max() + 1}, or correct the mask"
+                f"{path}: the mask holds the class {highest}, but the network knows {known} (0 … {known - 1}); set "
+                f"model.arguments.num_classes={highest + 1}, or correct the mask{lesion_only}"
             )
         return mask
 
@@ -155,6 +163,35 @@ def check_classes(config: DataConfig, num_classes: int) -> None:
         raise ValueError(
             f"data.class_names has {len(config.class_names)} names; expected are {expected}, without the background"
         )
+
+
+def _check_mirroring(config: DataConfig) -> None:
+    """Raise `ValueError` where training would mirror classes that tell left from right."""
+    words = {word for name in config.class_names for word in name.lower().split()}
+    if {"left", "right"} <= words and config.augmentation != "none" and not config.mirrored_classes:
+        raise ValueError(
+            f"data.augmentation={config.augmentation} mirrors films, and the classes {', '.join(config.class_names)} "
+            "tell left from right; name the pairs that a mirror exchanges, such as data.mirrored_classes="
+            '["left lung", "right lung"], or set data.augmentation=none'
+        )
+
+
+def _exchange(config: DataConfig, num_classes: int) -> np.ndarray | None:
+    """Return the class that each class becomes where a film is mirrored, or None where none changes."""
+    if not config.mirrored_classes:
+        return None
+    names = class_names(config, num_classes)
+    unknown = [name for name in config.mirrored_classes if name not in names]
+    if unknown or len(config.mirrored_classes) % 2 or len(set(config.mirrored_classes)) < len(config.mirrored_classes):
+        raise ValueError(
+            f"data.mirrored_classes is {list(config.mirrored_classes)}; expected are pairs of names from "
+            f"{', '.join(names)}, each once"
+        )
+    table = np.arange(256, dtype=np.uint8)
+    for left, right in zip(config.mirrored_classes[::2], config.mirrored_classes[1::2], strict=True):
+        places = names.index(left) + 1, names.index(right) + 1
+        table[places[0]], table[places[1]] = places[1], places[0]
+    return table
 
 
 def class_names(config: DataConfig, classes: int) -> list[str]:

@@ -157,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         help="report each film is given (default: %(default)s)",
     )
     sub.add_argument("--seed", type=int, default=0, help="seed of --text shuffled (default: %(default)s)")
+    _add_text_model(sub)
     sub.add_argument("--fresh", action="store_true", help="score again what was scored before")
     sub.add_argument("--no-speed", action="store_true", help="leave out speed and memory")
     sub.add_argument("--out", metavar="DIR", help="folder for the table as csv, Markdown, LaTeX and JSON")
@@ -169,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
         "arguments", nargs="*", metavar="argument=value", help="its arguments for --summary, such as base_width=16"
     )
     sub.add_argument("--summary", action="store_true", help="parameters and operations of each of its stages")
-    sub.add_argument("--size", type=_count(16), default=None, help="side of the image (default: 224)")
+    sub.add_argument("--size", type=_count(16), default=None, help="side of the image for --summary (default: 224)")
     sub.add_argument("--json", action="store_true", help="print the summary as JSON")
 
     sub = command("presets", _presets, "List the presets, or print one.")
@@ -294,9 +295,9 @@ def _predict(options: argparse.Namespace) -> int:
         elif "error" in record:
             print(f"{record['image']}: {record['error']}", file=sys.stderr)
         else:
-            print(
-                f"{Path(options.out) / record['mask']}: {100 * record['area_fraction']:.2f} % of the picture is lesion"
-            )
+            pixels = record["height"] * record["width"]
+            areas = (f"{100 * area / pixels:.2f} % {name}" for name, area in record["area_per_class"].items())
+            print(f"{Path(options.out) / record['mask']}: {', '.join(areas)} of the picture")
     if failed:
         print(f"{PROGRAM}: {failed} of {len(requests)} films could not be predicted", file=sys.stderr)
     return 1 if failed else 0
@@ -355,7 +356,7 @@ def _convert(options: argparse.Namespace) -> int:
 def _models(options: argparse.Namespace) -> int:
     from c2fvl.catalogue import CATALOGUE, arguments_of
 
-    if options.summary or options.arguments:
+    if options.summary or options.arguments or options.size:
         return _summarise_network(options)
     if options.name is not None:
         for line in arguments_of(options.name):
@@ -401,8 +402,9 @@ def _compare(options: argparse.Namespace) -> int:
 
     found = compare(
         options.models, options.root, split=options.split, table=options.table, text=options.text, seed=options.seed,
-        device=options.device, batch_size=options.batch, workers=options.workers, speed=not options.no_speed,
-        fresh=options.fresh, progress=lambda message: print(f"{PROGRAM}: {message}", file=sys.stderr),
+        text_model=options.text_model, device=options.device, batch_size=options.batch, workers=options.workers,
+        speed=not options.no_speed, fresh=options.fresh,
+        progress=lambda message: print(f"{PROGRAM}: {message}", file=sys.stderr),
     )  # fmt: skip
     files = write(found, options.out) if options.out else []
     if options.json:

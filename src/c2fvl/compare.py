@@ -16,7 +16,8 @@ from c2fvl import storage
 from c2fvl.checkpoint import find_model, load_model, parse_settings, read_metrics
 from c2fvl.config import Config
 from c2fvl.csv_tables import read_csv
-from c2fvl.evaluate import default_folder, describe_text, evaluate
+from c2fvl.datasets import fingerprint, scan
+from c2fvl.evaluate import OWN_TABLE, change_text, default_folder, describe_text, evaluate
 from c2fvl.profiling import Speed, Stage, build_empty, measure_speed, stages
 from c2fvl.spreadsheets import write_cells
 
@@ -76,6 +77,7 @@ def compare(
     table: str | None = None,
     text: str = "right",
     seed: int = 0,
+    text_model: str | None = None,
     device: str = "cpu",
     batch_size: int = 8,
     workers: int = 0,
@@ -101,12 +103,19 @@ def compare(
     for row, folder in enumerate(folders if root is not None else []):
         assert root is not None
         place = default_folder(folder, split, text)
-        wanted = {"root": str(root), "table": table, "seed": seed if text == "shuffled" else None}
+        cases = change_text(scan(root, split, table=table or settings[row].data.table or None), text, seed=seed)
+        wanted = {
+            "root": str(root), "table": table, "seed": seed if text == "shuffled" else None,
+            "fingerprint": fingerprint(cases),
+        }  # fmt: skip
         found = None if fresh else _earlier(place, folder, wanted)
         if found is None:
             say(f"scoring {labels[row]}")
+            model = load_model(folder, device=device)
+            if text_model is not None and model.config.data.text == "sentence":
+                model = model.with_text_model(text_model)
             found = evaluate(
-                load_model(folder, device=device), root, split=split, table=table, text=text, seed=seed, out=place,
+                model, root, split=split, table=table, text=text, seed=seed, out=place,
                 device=device, batch_size=batch_size, workers=workers,
             ).summary  # fmt: skip
         summaries[row], evaluations[row] = found, place
@@ -159,7 +168,8 @@ def _earlier(place: Path, folder: Path, wanted: dict[str, Any]) -> dict[str, Any
         data, weights = summary["data"], summary["model"]["weights_sha256"]
         fits = (
             Path(data["root"]).resolve() == Path(wanted["root"]).resolve()
-            and data["caption_table"] == (wanted["table"] or data["caption_table"])
+            and data["caption_table"] == (wanted["table"] or parse_settings(folder).data.table or OWN_TABLE)
+            and data["fingerprint"] == wanted["fingerprint"]
             and summary["text"]["seed"] == wanted["seed"]
             and weights is not None
             and weights == read_metrics(folder).get("weights_sha256")

@@ -54,6 +54,9 @@ class DataConfig:
         choices=("lesion", "above_half", "labels"),
     )
     class_names: tuple[str, ...] = _setting((), "names of the classes 1, 2, … for tables and pictures")
+    mirrored_classes: tuple[str, ...] = _setting(
+        (), "pairs of class names that change places where a film is mirrored: left, right, left, right, …"
+    )
     text: str = _setting(
         "auto",
         "auto: what the network reads (attributes, words or none; sentence if data.text_model is set); attributes: the "

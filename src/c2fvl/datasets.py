@@ -8,11 +8,12 @@ import logging
 from collections import Counter
 from pathlib import Path
 
+from c2fvl import storage
 from c2fvl.cases import SPLITS, Case, Problem, Scan
 from c2fvl.csv_layout import inspect_csv, splits_of_csv
 from c2fvl.folder_layout import inspect_folders, splits_of_folders
 
-__all__ = ["SPLITS", "Case", "Problem", "Scan", "find_splits", "inspect", "scan"]
+__all__ = ["SPLITS", "Case", "Problem", "Scan", "find_splits", "fingerprint", "inspect", "scan"]
 
 MAX_SHOWN = 10
 
@@ -58,6 +59,12 @@ def inspect(root: Path | str, split: str = "train", *, table: str | Path | None 
     if table is not None:
         raise ValueError(f"{root}: a csv holds its captions in its column text; leave out the table {table}")
     return inspect_csv(root, split)
+
+
+def fingerprint(*parts: list[Case]) -> str:
+    """Return a checksum of the films by name and size and of their reports, wherever the data lie."""
+    lines = [f"{case.id} {case.image.stat().st_size} {case.report}" for part in parts for case in part]
+    return storage.checksum("\n".join(lines).encode())
 
 
 def find_splits(root: Path | str) -> tuple[str, ...]:

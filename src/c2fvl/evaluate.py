@@ -19,7 +19,7 @@ from c2fvl import storage
 from c2fvl.batches import FilmDataset, class_names
 from c2fvl.cases import Case
 from c2fvl.checkpoint import TrainedModel
-from c2fvl.datasets import scan
+from c2fvl.datasets import fingerprint, scan
 from c2fvl.images import read_image
 from c2fvl.metrics import dice, iou, summarise_classes
 from c2fvl.models import num_classes
@@ -38,6 +38,7 @@ ROW_LABELS = {
     ("published", "published"): "network's grid, as the published test script scores",
 }
 NUM_PICTURES = 4
+OWN_TABLE = "the split's own"
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ def evaluate(
     summary = {
         "model": {"name": config.model.name, "preset": config.preset, "path": str(model.path), **_trained(model)},
         "data": {
-            "root": str(root), "split": split, "caption_table": table or config.data.table or "the split's own",
+            "root": str(root), "split": split, "caption_table": table or config.data.table or OWN_TABLE,
+            "fingerprint": fingerprint(cases),
             "num_cases": len(cases), "num_groups": len({case.group for case in cases if case.group}) or None,
             "num_without_report": len(cases) - num_reports,
         },

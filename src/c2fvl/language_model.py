@@ -74,7 +74,7 @@ class SentenceEncoder:
         if not new:
             return
         found: dict[str, np.ndarray] = {}
-        tokenizer, network = _load(self.folder)
+        tokenizer, network = _load(self.folder, self.fingerprint)
         for start in range(0, len(new), BATCH):
             batch = new[start : start + BATCH]
             for sentence, features in zip(batch, self._compute(batch, tokenizer, network), strict=True):
@@ -176,14 +176,15 @@ def _from_hub(name: str, revision: str, *, fetch: bool) -> Path:
             )
         )
     except (OSError, ValueError, HfHubHTTPError) as error:
-        remedy = (
-            "check the name and the connection"
-            if fetch
-            else "set data.text_fetch=true to have it fetched, data.text_model to a folder that holds it, or "
-            "data.text=words, which needs none"
-        )
+        if fetch:
+            raise ValueError(
+                f"the language model {name!r} cannot be fetched ({str(error).splitlines()[0]}); check the name and the "
+                "connection"
+            ) from error
         raise ValueError(
-            f"the language model {name!r} is not on this machine ({str(error).splitlines()[0]}); {remedy}"
+            f"the language model {name!r} is neither a folder here nor in the hub's cache on this machine; to train, "
+            "set data.text_model to a folder that holds it, data.text_fetch=true to have it fetched, or "
+            "data.text=words, which needs none; a trained network finds it with --text-model FOLDER"
         ) from error
 
 
@@ -194,8 +195,8 @@ _NOT_INSTALLED = (
 
 
 @functools.lru_cache(maxsize=2)
-def _load(folder: Path) -> tuple[Any, Any]:
-    """Return the tokenizer and the frozen network."""
+def _load(folder: Path, fingerprint: str) -> tuple[Any, Any]:
+    """Return the tokenizer and the frozen network; the checksum is there so that a changed folder is read again."""
     try:
         import transformers
     except ImportError as error:
@@ -204,9 +205,18 @@ def _load(folder: Path) -> tuple[Any, Any]:
     safe = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **safe)
-        network = transformers.AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **safe)
+        network, loading = transformers.AutoModel.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **safe
+        )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ValueError(f"{folder} cannot be loaded as a language model: {error}") from error
+    absent = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))  # which nothing reads
+    wrong = sorted(str(entry[0]) for entry in loading["mismatched_keys"])
+    if absent or wrong:
+        raise ValueError(
+            f"the weights in {folder} are not those that its config.json describes: {len(absent)} are missing, "
+            f"{len(wrong)} of another shape ({(absent + wrong)[0]}, …); get the model again"
+        )
     if not tokenizer.is_fast:
         raise ValueError(f"{folder} has no tokenizer that tells which pieces make a word; expected is tokenizer.json")
     return tokenizer, network.eval()

@@ -102,22 +102,24 @@ def summarise(cases: Sequence[Overlap], *, rule: str = "ours") -> dict[str, floa
 def summarise_classes(cases: Sequence[Sequence[Overlap]], *, rule: str = "ours") -> dict[str, Any]:
     """Return the summary of cases that each hold one overlap per class, background excluded.
 
-    For one class it is that of `summarise`. For several, scores are the means over the classes and counts their sums
-    (a film whose classes are both missed counts twice); "classes" holds the summary of each.
+    For one class it is that of `summarise`. For several, scores are the means over the classes; films count as empty
+    where none of the classes is there, as a false alarm or a miss where any of them is; "classes" holds the summary of
+    each.
     """
     if not cases:
         raise ValueError("there are no cases to score")
     each = [summarise(of_class, rule=rule) for of_class in zip(*cases, strict=True)]
     if len(each) == 1:
         return each[0]
-    found: dict[str, Any] = {"num_cases": len(cases)}
-    for name in each[0]:
-        values = [summary[name] for summary in each]
-        if name.startswith(("dice", "iou")):
-            found[name] = float(np.mean(values))
-        elif name != "num_cases":
-            found[name] = sum(values)
-    return {**found, "classes": each}
+    scores = [name for name in each[0] if name.startswith(("dice", "iou"))]
+    return {
+        "num_cases": len(cases),
+        **{name: float(np.mean([summary[name] for summary in each])) for name in scores},
+        "num_empty_masks": sum(all(own.target == 0 for own in case) for case in cases),
+        "num_false_alarms": sum(any(own.is_false_alarm for own in case) for case in cases),
+        "num_misses": sum(any(own.is_miss for own in case) for case in cases),
+        "classes": each,
+    }
 
 
 def pool(cases: Iterable[Overlap]) -> Overlap:

@@ -22,7 +22,7 @@ from torch import Tensor
 MAX_PICKLE_BYTES = 64 * 2**20
 RESAVE = (
     "open it once where it was made, with the PyTorch that wrote it, and save the weights again: "
-    "torch.save({'state_dict': torch.load(FILE, map_location='cpu')['state_dict']}, NEW_FILE)"
+    "held = torch.load(FILE, map_location='cpu'); torch.save(held.get('state_dict', held), NEW_FILE)"
 )
 
 

@@ -174,7 +174,16 @@ def _speed(folder: Path, device: torch.device, batch_size: int) -> Speed:
 
 
 def _resident_peak() -> int:
-    """Return the most memory this process ever had, in bytes; macOS tells bytes where others tell kibibytes."""
+    """Return the most memory this program ever had, in bytes.
+
+    Linux tells it of the program; what `getrusage` tells there began with the memory of the process that started it,
+    and so is asked elsewhere only, where macOS tells bytes and others kibibytes.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        pass
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 

@@ -13,6 +13,7 @@ import inspect
 import re
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -173,15 +174,16 @@ def settle_text(config: Config, reports: Iterable[Report | None]) -> Config:
         wanted = {"text_tokens": data.text_tokens, "vocabulary_size": len(data.vocabulary)}
     elif kind == "sentence":
         model = SentenceEncoder.from_settings(data)
-        data = dataclasses.replace(data, text_fingerprint=model.fingerprint)
+        place = str(model.folder.resolve()) if Path(data.text_model).expanduser().is_dir() else data.text_model
+        data = dataclasses.replace(data, text_fingerprint=model.fingerprint, text_model=place)
         wanted = {"text_tokens": data.text_tokens, "text_features": model.num_features, "vocabulary_size": 0}
     elif MODELS[config.model.name].text == "sentence":
         wanted = {"text_tokens": 0}
     for name, value in wanted.items():
         if free.setdefault(name, value) != value:
             raise ValueError(
-                f"model.arguments.{name} is {free[name]}, but data.text={kind} makes {value}; leave it out, or change "
-                "data.text_tokens"
+                f"model.arguments.{name} is {free[name]}, but data.text={kind} makes {value}; leave it out"
+                + (", or change data.text_tokens" if name == "text_tokens" else "")
             )
     return dataclasses.replace(
         config,

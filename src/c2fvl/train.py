@@ -27,7 +27,7 @@ from c2fvl import storage
 from c2fvl.batches import EpochBatches, FilmDataset, collate, loader, num_batches
 from c2fvl.checkpoint import ResumeState, load_state, restore_weights, save_model, save_state
 from c2fvl.config import Config, to_toml
-from c2fvl.datasets import Case, scan
+from c2fvl.datasets import Case, fingerprint, scan
 from c2fvl.initial_weights import start_from
 from c2fvl.losses import build_loss
 from c2fvl.metrics import summarise_classes
@@ -110,7 +110,7 @@ class _Trainer:
         classes = num_classes(config.model.name, config.model.arguments)
         self.train_films = FilmDataset(train_cases, config.data, num_classes=classes, augment=True, seed=settings.seed)
         self.val_films = FilmDataset(val_cases, config.data, num_classes=classes)
-        self.fingerprint = _fingerprint(train_cases, val_cases)
+        self.fingerprint = fingerprint(train_cases, val_cases)
         if config.data.text != "none" and not self.train_films.num_readable:
             logger.warning("no film to train on has a report that the network could read: it cannot learn to")
 
@@ -463,12 +463,6 @@ def _check_disjoint(train_cases: list[Case], val_cases: list[Case]) -> None:
     groups = {case.group for case in train_cases if case.group} & {case.group for case in val_cases if case.group}
     if groups and not shared:
         logger.warning("%d patients or studies are in both parts, for example %s", len(groups), min(groups))
-
-
-def _fingerprint(*parts: list[Case]) -> str:
-    """Return a checksum of the films by name and size and of their reports, wherever the data lie."""
-    lines = [f"{case.id} {case.image.stat().st_size} {case.report}" for part in parts for case in part]
-    return storage.checksum("\n".join(lines).encode())
 
 
 def _mean_over_processes(sums: dict[str, float], count: int) -> dict[str, float]:

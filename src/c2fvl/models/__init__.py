@@ -66,6 +66,11 @@ def build_model(name: str, arguments: Mapping[str, Any] | None = None, /, **keyw
     for argument in arguments:
         if argument not in known:
             raise ValueError(f"{name} has no argument {argument!r}{nearest_names(argument, known)}")
+    classes = arguments.get("num_classes", 1)
+    if isinstance(classes, int) and classes < 1:
+        raise ValueError(
+            f"{name}: num_classes is {classes}; expected is 1 for a lesion, or the classes with background"
+        )
     try:
         return entry.build(**arguments)
     except (TypeError, ZeroDivisionError, RuntimeError, OverflowError) as error:
