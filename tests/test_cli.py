@@ -65,7 +65,7 @@ LAYERS = [
     {"predict", "initial_weights"},
     {"vit_weights", "scoring", "runs", "official", "official_names"},
     {"batches", "checkpoint", "losses", "visualize"},
-    {"text_encoders"},
+    {"text_encoders", "optimize"},
     {"models", "metrics", "optimizers", "language_model"},
     {"check", "captions", "phantom", "transforms"},
     {"datasets"},

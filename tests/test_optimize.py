@@ -29,7 +29,7 @@ def test_same_output(tiny, pack):
     if tiny.text is not None:
         text[1] = torch.nan
     before = {key: value.clone() for key, value in built.state_dict().items()}
-    form = optimize(built, pack=pack)
+    form = optimize(built, example=films if pack else None)
     with torch.no_grad():
         expected = built(films, text).logits
         found = form(films, text)
@@ -43,6 +43,16 @@ def test_same_output(tiny, pack):
         assert torch.equal(value, before[key]), key
 
 
+@pytest.mark.parametrize("name", ["c2fvl", "lvit", "unet", "uctransnet", "transunet"])
+def test_a_packed_form_takes_other_sizes(name):
+    tiny = TINY[name]
+    built = seasoned(tiny)
+    form = optimize(built, example=images(tiny, 1))
+    film = torch.rand(2, 3, 64, 48, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        assert (form(film).logits - built(film).logits).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("name", ["c2fvl", "lvit", "unet", "uctransnet"])
 def test_no_map_passes_a_norm_of_its_own(name):
     form = optimize(seasoned(TINY[name]))
@@ -52,7 +62,8 @@ def test_no_map_passes_a_norm_of_its_own(name):
 @pytest.mark.parametrize("pack", [False, True], ids=["plain", "packed"])
 def test_published_output(pack):
     recorded = recording("c2fvl")
-    form = optimize(from_reference("c2fvl", official_state_dict("c2fvl")), pack=pack)
+    network = from_reference("c2fvl", official_state_dict("c2fvl"))
+    form = optimize(network, example=recorded_image()[:1] if pack else None)
     with torch.no_grad():
         probability = form(recorded_image(), torch.from_numpy(recorded["text"]).float()).logits.sigmoid()
     assert (probability[..., ::4, ::4] - torch.from_numpy(recorded["out0"])).abs().max() <= 1e-5

@@ -23,7 +23,7 @@ from c2fvl.datasets import fingerprint, scan
 from c2fvl.images import read_image
 from c2fvl.metrics import dice, iou, summarise_classes
 from c2fvl.models import num_classes
-from c2fvl.scoring import THRESHOLD, CaseScore, predict_cases, score_case, to_labels, to_original
+from c2fvl.scoring import THRESHOLD, CaseScore, inference_form, predict_cases, score_case, to_labels, to_original
 from c2fvl.spreadsheets import write_cells
 from c2fvl.visualize import case_picture, curves, encode_png
 
@@ -87,7 +87,8 @@ def evaluate(
 
     run = {"device": device, "batch_size": batch_size, "workers": workers}
     scores: list[CaseScore] = []
-    for prediction in predict_cases(model.network, films, **run):  # type: ignore[arg-type]
+    network = inference_form(model, batch_size=batch_size)
+    for prediction in predict_cases(network, films, **run):  # type: ignore[arg-type]
         scores.append(score_case(prediction))
         if progress is not None:
             progress(len(scores), len(films))

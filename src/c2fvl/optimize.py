@@ -27,11 +27,12 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
 
-def optimize(network: nn.Module, *, pack: bool = False) -> nn.Module:
+def optimize(network: nn.Module, *, example: Tensor | None = None) -> nn.Module:
     """Return the inference form of `network`, in eval mode; the network itself is left as it is.
 
-    With `pack` convolutions are made ready for this processor: such a form computes in float32 on the CPU and can be
-    neither exported, moved nor saved. Where oneDNN is missing `pack` does nothing.
+    With an `example` (B, C, H, W) convolutions are made ready for this processor and for images of that shape; others
+    work too, more slowly. Such a form computes in float32 on the CPU and can be neither exported, moved nor saved.
+    Where oneDNN is missing or the network lies elsewhere the example changes nothing.
     """
     form = copy.deepcopy(network).eval().requires_grad_(False)
     with torch.no_grad():
@@ -39,8 +40,8 @@ def optimize(network: nn.Module, *, pack: bool = False) -> nn.Module:
             form.makes_side_maps = False
         _rewrite(form)
         form = form.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if pack and can_pack(form):
-            _pack(form)
+        if example is not None and can_pack(form):
+            _pack(form, _input_shapes(form, example))
     return form
 
 
@@ -71,13 +72,13 @@ class Convolution(nn.Module):
 class PackedConvolution(nn.Module):
     """The same with its weight in oneDNN's own order."""
 
-    def __init__(self, plain: Convolution) -> None:
+    def __init__(self, plain: Convolution, input_shape: torch.Size) -> None:
         super().__init__()
         self.stride, self.padding = [plain.stride] * 2, [plain.padding] * 2
         self.attribute = "relu" if plain.activate else "none"
         self.bias = plain.bias
-        self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
-            plain.weight.detach().to_mkldnn(), self.padding, self.stride, [1, 1], 1
+        self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
+            plain.weight.detach().to_mkldnn(), self.padding, self.stride, [1, 1], 1, list(input_shape)
         )
 
     def forward(self, features: Tensor, added: Tensor | None = None) -> Tensor:
@@ -194,9 +195,23 @@ def _fused(convolution: nn.Module, norm: nn.Module) -> nn.Module:
     return fused
 
 
-def _pack(module: nn.Module) -> None:
+def _input_shapes(form: nn.Module, example: Tensor) -> dict[nn.Module, torch.Size]:
+    """Return what each convolution is given where the network is given the example."""
+    shapes: dict[nn.Module, torch.Size] = {}
+    hooks = [
+        module.register_forward_pre_hook(lambda module, inputs: shapes.update({module: inputs[0].shape}))
+        for module in form.modules()
+        if isinstance(module, Convolution)
+    ]
+    form(example.contiguous(memory_format=torch.channels_last))
+    for hook in hooks:
+        hook.remove()
+    return shapes
+
+
+def _pack(module: nn.Module, shapes: dict[nn.Module, torch.Size]) -> None:
     for name, child in list(module.named_children()):
-        if isinstance(child, Convolution):
-            setattr(module, name, PackedConvolution(child))
+        if child in shapes and isinstance(child, Convolution):
+            setattr(module, name, PackedConvolution(child, shapes[child]))
         else:
-            _pack(child)
+            _pack(child, shapes)

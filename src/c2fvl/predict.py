@@ -18,7 +18,7 @@ from c2fvl.describe import zone_areas
 from c2fvl.images import read_image, write_image, write_labels, write_mask, write_probability
 from c2fvl.models import num_classes
 from c2fvl.report import MAX_AREAS, Report, parse_report
-from c2fvl.scoring import THRESHOLD, infer, probabilities, to_labels, to_original
+from c2fvl.scoring import THRESHOLD, infer, inference_form, probabilities, to_labels, to_original
 from c2fvl.text_encoders import build_text_encoder
 from c2fvl.transforms import resize_image
 from c2fvl.visualize import case_picture
@@ -67,6 +67,7 @@ class Predictor:
                 "going to the most probable; leave the threshold out"
             )
         self.encoder = build_text_encoder(config.data)
+        self.network = inference_form(self.model)
 
     def __call__(
         self, image: str | Path | np.ndarray, report: str | Report | None = None, *, laterality: str = "viewer"
@@ -82,7 +83,7 @@ class Predictor:
         resized = resize_image(film, config.image_size, rule=config.resize)
         text = None if self.encoder is None else torch.from_numpy(self.encoder.encode(understood))[None]
         batch = Batch([""], torch.from_numpy(network_image(resized, config))[None], None, text, [None])
-        output = infer(self.model.network, batch, device=self.device, precision="fp32")
+        output = infer(self.network, batch, device=self.device, precision="fp32")
         probability = to_original(probabilities(output)[0].cpu().numpy(), film.shape[:2])
         return Prediction(to_labels(probability, self.threshold), probability, understood)
 

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from c2fvl.batches import Batch, EpochBatches, FilmDataset, loader
+from c2fvl.checkpoint import TrainedModel
 from c2fvl.losses import Loss
 from c2fvl.metrics import Overlap, overlap
 from c2fvl.models import Output
+from c2fvl.optimize import optimize
 from c2fvl.transforms import resize_mask
 
 GRIDS = ("network", "published", "original")
@@ -114,11 +116,18 @@ def score_case(
     return CaseScore(prediction.id, classes, prediction.loss)
 
 
+def inference_form(model: TrainedModel, *, batch_size: int = 1) -> nn.Module:
+    """Return the inference form of a model's network, made ready for films of its size in such batches."""
+    side, channels = model.config.data.image_size, int(model.config.model.arguments.get("in_channels", 3))
+    device = next(model.network.parameters()).device
+    return optimize(model.network, example=torch.zeros(batch_size, channels, side, side, device=device))
+
+
 def infer(network: nn.Module, batch: Batch, *, device: torch.device | str, precision: str) -> Output:
     """Return the network's output for a batch without gradients."""
     text = None if batch.text is None else batch.text.to(device)
     with torch.inference_mode(), autocast(device, precision):
-        return network(batch.image.to(device), text)
+        return network(batch.image.to(device, memory_format=torch.channels_last), text)
 
 
 def probabilities(output: Output) -> Tensor:
