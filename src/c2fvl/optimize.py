@@ -24,6 +24,9 @@ from c2fvl.models.blocks import ConvNormReLU, JoinedConvolutions, enlarging_kern
 from c2fvl.models.transunet import StandardisedConvolution
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_PACKING = (
+    "_convolution_pointwise", "_convolution_transpose_pointwise", "_reorder_convolution_transpose_weight",
+)  # fmt: skip
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
 
@@ -49,7 +52,7 @@ def can_pack(network: nn.Module) -> bool:
     """Tell whether the convolutions of a network can be made ready for this processor."""
     first = next(network.parameters(), None)
     on_cpu = first is None or (first.device.type == "cpu" and first.dtype == torch.float32)
-    return on_cpu and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    return on_cpu and torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in _PACKING)
 
 
 class Convolution(nn.Module):
@@ -105,6 +108,34 @@ class PackedConvolution(nn.Module):
         )
 
 
+class Enlarging(nn.Module):
+    """The transposed convolution by a 4 × 4 kernel that enlarges and convolves at once."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
+
+    def forward(self, coarse: Tensor) -> Tensor:
+        """Return the convolved map at twice the size."""
+        return functional.conv_transpose2d(coarse, self.weight, stride=2, padding=1)
+
+
+class PackedEnlarging(nn.Module):
+    """The same with its weight in oneDNN's own order."""
+
+    def __init__(self, plain: Enlarging, input_shape: torch.Size) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_convolution_transpose_weight(
+            plain.weight.detach(), [1, 1], [0, 0], [2, 2], [1, 1], 1, list(input_shape)
+        )
+
+    def forward(self, coarse: Tensor) -> Tensor:
+        """Return the convolved map at twice the size."""
+        return torch.ops.mkldnn._convolution_transpose_pointwise(
+            coarse, self.weight, None, [1, 1], [0, 0], [2, 2], [1, 1], 1, "none", [], ""
+        )
+
+
 class FoldedJoin(nn.Module):
     """The inference form of `JoinedConvolutions`."""
 
@@ -113,13 +144,12 @@ class FoldedJoin(nn.Module):
         first, second = (_folded(unit) for unit in joined.units)
         from_skip, from_coarse = first.weight.split(joined.channels, dim=1)
         self.from_skip = Convolution(from_skip, first.bias, stride=1, padding=1, activate=True)
-        self.from_coarse = nn.Parameter(enlarging_kernel(from_coarse), requires_grad=False)
+        self.from_coarse = Enlarging(enlarging_kernel(from_coarse))
         self.second = second
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """Return the decoded map."""
-        enlarged = functional.conv_transpose2d(coarse, self.from_coarse, stride=2, padding=1)
-        return self.second(self.from_skip(skip, enlarged))
+        return self.second(self.from_skip(skip, self.from_coarse(coarse)))
 
 
 class FoldedWeigher(nn.Module):
@@ -201,7 +231,7 @@ def _input_shapes(form: nn.Module, example: Tensor) -> dict[nn.Module, torch.Siz
     hooks = [
         module.register_forward_pre_hook(lambda module, inputs: shapes.update({module: inputs[0].shape}))
         for module in form.modules()
-        if isinstance(module, Convolution)
+        if isinstance(module, Convolution | Enlarging)
     ]
     form(example.contiguous(memory_format=torch.channels_last))
     for hook in hooks:
@@ -213,5 +243,7 @@ def _pack(module: nn.Module, shapes: dict[nn.Module, torch.Size]) -> None:
     for name, child in list(module.named_children()):
         if child in shapes and isinstance(child, Convolution):
             setattr(module, name, PackedConvolution(child, shapes[child]))
+        elif child in shapes and isinstance(child, Enlarging):
+            setattr(module, name, PackedEnlarging(child, shapes[child]))
         else:
             _pack(child, shapes)
