@@ -4,7 +4,8 @@
 
 Everything is timed in one process and in turn, so that only ratios mean something: the published form
 (`published_c2fvl.py`), our network as it is trained, its inference form, and that form made ready for the processor.
-The XX
+The peak is the best median of three large convolutions and a large matrix product in the same precision; the share of
+it counts the operations that each form really does. Outputs are compared before anything is timed.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from torch import nn
 
 from c2fvl import storage
 from c2fvl.models import Output, build_model
+from c2fvl.models.blocks import ConvNormReLU
 from c2fvl.optimize import optimize
 from c2fvl.profiling import count_flops
 from c2fvl.runs import describe_environment
@@ -62,8 +64,6 @@ class _Alone(nn.Sequential):
     """One convolution unit, as the networks have them."""
 
     def __init__(self, width: int) -> None:
-        from c2fvl.models.blocks import ConvNormReLU
-
         super().__init__(ConvNormReLU(width, width))
 
 

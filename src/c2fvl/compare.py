@@ -103,9 +103,10 @@ def compare(
     for row, folder in enumerate(folders if root is not None else []):
         assert root is not None
         place = default_folder(folder, split, text)
-        cases = change_text(scan(root, split, table=table or settings[row].data.table or None), text, seed=seed)
+        captions = table or settings[row].data.table
+        cases = change_text(scan(root, split, table=captions or None), text, seed=seed)
         wanted = {
-            "root": str(root), "table": table, "seed": seed if text == "shuffled" else None,
+            "root": str(root), "table": captions or OWN_TABLE, "seed": seed if text == "shuffled" else None,
             "fingerprint": fingerprint(cases),
         }  # fmt: skip
         found = None if fresh else _earlier(place, folder, wanted)
@@ -168,7 +169,7 @@ def _earlier(place: Path, folder: Path, wanted: dict[str, Any]) -> dict[str, Any
         data, weights = summary["data"], summary["model"]["weights_sha256"]
         fits = (
             Path(data["root"]).resolve() == Path(wanted["root"]).resolve()
-            and data["caption_table"] == (wanted["table"] or parse_settings(folder).data.table or OWN_TABLE)
+            and data["caption_table"] == wanted["table"]
             and data["fingerprint"] == wanted["fingerprint"]
             and summary["text"]["seed"] == wanted["seed"]
             and weights is not None
