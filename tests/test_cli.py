@@ -71,7 +71,7 @@ LAYERS = [
     {"datasets"},
     {"folder_layout", "csv_layout"},
     {"progress", "cases", "describe", "phantom_anatomy", "random_state", "signals", "catalogue"},
-    {"observer", "images", "report", "csv_tables"},
+    {"observer", "images", "report", "csv_tables", "memory"},
     {"config", "sentences", "spreadsheets", "image_headers"},
     {"storage"},
 ]

@@ -6,9 +6,7 @@ resizing, which such counts leave out by custom, are left out.
 """
 
 import dataclasses
-import resource
 import statistics
-import sys
 import time
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -21,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from c2fvl.checkpoint import check_device, find_model, parse_settings
 from c2fvl.config import Config
+from c2fvl.memory import resident, resident_peak
 from c2fvl.models import build_model
 from c2fvl.text_encoders import text_shape
 
@@ -152,7 +151,7 @@ def _speed(folder: Path, device: torch.device, batch_size: int) -> Speed:
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device) if on_gpu else _resident()
+    before = torch.cuda.memory_allocated(device) if on_gpu else resident()
     network = build_model(config.model.name, config.model.arguments).to(device).eval()
     inputs = tuple(values.to(device) for values in _inputs(config, batch_size))
     seconds = []
@@ -163,7 +162,7 @@ def _speed(folder: Path, device: torch.device, batch_size: int) -> Speed:
             if on_gpu:
                 torch.cuda.synchronize(device)
             seconds.append(time.perf_counter() - began)
-    peak = torch.cuda.max_memory_allocated(device) if on_gpu else _resident_peak()
+    peak = torch.cuda.max_memory_allocated(device) if on_gpu else resident_peak()
     return Speed(
         films_per_second=batch_size / statistics.median(seconds[WARM_UP:]),
         peak_memory=(peak - before) / MEBIBYTE,
@@ -171,30 +170,6 @@ def _speed(folder: Path, device: torch.device, batch_size: int) -> Speed:
         threads=torch.get_num_threads(),
         batch_size=batch_size,
     )
-
-
-def _resident_peak() -> int:
-    """Return the most memory this program ever had, in bytes.
-
-    Linux tells it of the program; what `getrusage` tells there began with the memory of the process that started it,
-    and so is asked elsewhere only, where macOS tells bytes and others kibibytes.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    except (OSError, ValueError, IndexError, StopIteration):
-        pass
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
-
-
-def _resident() -> int:
-    """Return the memory this process has now, in bytes; where the system does not tell, the most it ever had."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return _resident_peak()
-    return pages * resource.getpagesize()
 
 
 def as_rows(found: list[Stage]) -> list[dict[str, Any]]:

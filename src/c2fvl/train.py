@@ -30,6 +30,7 @@ from c2fvl.config import Config, to_toml
 from c2fvl.datasets import Case, fingerprint, scan
 from c2fvl.initial_weights import start_from
 from c2fvl.losses import build_loss
+from c2fvl.memory import keep_freed_memory
 from c2fvl.metrics import summarise_classes
 from c2fvl.models import build_model, num_classes
 from c2fvl.observer import Observer
@@ -133,6 +134,8 @@ class _Trainer:
                 f"{started} processes were started but Accelerate sees {self.world}, so each would train alone; start "
                 "them by torchrun, or on GPUs by accelerate launch --multi_gpu"
             )
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if settings.threads:
             torch.set_num_threads(settings.threads)
         if settings.deterministic:

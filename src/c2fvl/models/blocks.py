@@ -1,7 +1,10 @@
 """Parts that several networks share: the convolution unit, the encoder and the head of the U-Net family."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from c2fvl.models.gradients import convolve
 
 
 class ConvNormReLU(nn.Module):
@@ -21,7 +24,12 @@ class ConvNormReLU(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the activated features."""
-        return functional.relu(self.norm(self.convolution(features)))
+        convolution = self.convolution
+        if convolution.stride == (1, 1):
+            convolved = convolve(features, convolution.weight, convolution.bias)
+        else:
+            convolved = convolution(features)
+        return functional.relu(self.norm(convolved), inplace=True)
 
 
 def conv_stack(in_channels: int, out_channels: int, *, bias: bool = True) -> nn.Sequential:
@@ -56,9 +64,9 @@ class JoinedConvolutions(nn.ModuleList):
         """Return the map (B, out, 2h, 2w) of coarse (B, coarse, h, w) and skip (B, skip, 2h, 2w)."""
         first, second = self.units
         from_skip, from_coarse = first.convolution.weight.split(self.channels, dim=1)
-        joined = functional.conv2d(skip, from_skip, first.convolution.bias, padding=1)
-        joined = joined + functional.conv_transpose2d(coarse, enlarging_kernel(from_coarse), stride=2, padding=1)
-        return second(functional.relu(first.norm(joined)))
+        joined = convolve(skip, from_skip, first.convolution.bias)
+        joined += functional.conv_transpose2d(coarse, enlarging_kernel(from_coarse), stride=2, padding=1)
+        return second(functional.relu(first.norm(joined), inplace=True))
 
 
 def enlarging_kernel(kernel: Tensor) -> Tensor:
@@ -70,15 +78,6 @@ def enlarging_kernel(kernel: Tensor) -> Tensor:
     turned = functional.pad(kernel.flip((2, 3)).transpose(0, 1), (1, 1, 1, 1))
     rows = turned[:, :, 1:] + turned[:, :, :-1]
     return rows[:, :, :, 1:] + rows[:, :, :, :-1]
-
-
-def average_and_maximum(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return the mean and the largest over the channels of two activated 1 × 1 convolutions, (B, 1, H, W) each.
-
-    The first half of `weight` (2·C', C, 1, 1) makes the map that is averaged, the second that of the maximum.
-    """
-    for_average, for_maximum = functional.relu(functional.conv2d(features, weight, bias)).chunk(2, dim=1)
-    return for_average.mean(dim=1, keepdim=True), for_maximum.amax(dim=1, keepdim=True)
 
 
 class UNetEncoder(nn.Module):
@@ -101,6 +100,24 @@ class UNetEncoder(nn.Module):
         for stage in self.stages:
             features.append(stage(functional.max_pool2d(features[-1], 2)))
         return features
+
+
+def add_enlarged(features: Tensor, coarse: Tensor, factor: int, gate: Tensor | None = None) -> Tensor:
+    """Return (features + coarse enlarged by nearest neighbour) · gate, (B, C, f·h, f·w).
+
+    features (B, C, f·h, f·w), coarse (B, C, h, w), gate (B, C) or None for one. The enlarged map is not built, but for
+    a compiler or an exporter, which see to that themselves.
+    """
+    factors = None if gate is None else gate[:, :, None, None]
+    if torch.compiler.is_compiling():
+        added = features + upsample_nearest(coarse, factor)
+        return added if factors is None else added * factors
+    blocks = features.unflatten(3, (-1, factor)).unflatten(2, (-1, factor))  # (B, C, h, f, w, f)
+    if factors is None:
+        added = blocks + coarse[:, :, :, None, :, None]
+    else:
+        added = torch.addcmul((coarse * factors)[:, :, :, None, :, None], blocks, factors[..., None, None])
+    return added.flatten(4).flatten(2, 3)
 
 
 def upsample_nearest(features: Tensor, factor: int) -> Tensor:

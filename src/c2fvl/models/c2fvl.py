@@ -14,8 +14,10 @@ The correction of the attribute gate is an option (`gate="bounded"`); the defaul
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from c2fvl.models.blocks import ConvNormReLU, JoinedConvolutions, UNetEncoder, average_and_maximum, upsample_nearest
+from c2fvl.models.blocks import ConvNormReLU, JoinedConvolutions, UNetEncoder, add_enlarged, upsample_nearest
+from c2fvl.models.gradients import average_and_maximum
 from c2fvl.models.output import Output, check_size, check_text
 from c2fvl.models.transformer import TransformerBranch
 
@@ -91,9 +93,9 @@ class C2FVL(nn.Module):
         skips = []
         for scale in range(NUM_SCALES):
             tokens = self.branches[scale](features[scale], tokens)
-            restored = upsample_nearest(self.reconstructions[scale](tokens), SIZE_STEP >> scale)
+            restored = self.reconstructions[scale](tokens)
             gate = self.gates[scale](attributes, known)
-            skips.append((restored + features[scale]) * gate[:, :, None, None])
+            skips.append(add_enlarged(features[scale], restored, SIZE_STEP >> scale, gate))
 
         decoded = features[NUM_SCALES]
         aligned: list[Tensor] = []
@@ -167,7 +169,7 @@ class PixelAlignment(nn.Module):
 
     def forward(self, skip: Tensor) -> Tensor:
         """Return the weighed skip (B, C, H, W)."""
-        average, maximum = average_and_maximum(skip, *self.merged())
+        average, maximum = average_and_maximum(functional.conv2d(skip, *self.merged()))
         return self.bottleneck(average + maximum) * skip
 
     def merged(self) -> tuple[Tensor, Tensor]:

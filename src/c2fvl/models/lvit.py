@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2fvl.models.blocks import ConvNormReLU, JoinedConvolutions, UNetEncoder, average_and_maximum, upsample_nearest
+from c2fvl.models.blocks import ConvNormReLU, JoinedConvolutions, UNetEncoder, add_enlarged
+from c2fvl.models.gradients import average_and_maximum
 from c2fvl.models.output import Output, check_size, check_text
 from c2fvl.models.transformer import TokenReduction, TransformerBlock, TransformerBranch, as_map, as_tokens
 
@@ -108,7 +109,7 @@ class LViT(nn.Module):
             own = self.return_blocks[scale](as_tokens(maps[scale])).transpose(1, 2)  # (B, C, T)
             tokens = own if tokens is None else own + self.return_reductions[scale](tokens)
             restored = self.reconstructions[scale](as_map(tokens.transpose(1, 2), grid))
-            skips.insert(0, upsample_nearest(restored, SIZE_STEP >> scale) + features[scale])
+            skips.insert(0, add_enlarged(features[scale], restored, SIZE_STEP >> scale))
         for scale in reversed(range(NUM_SCALES)):
             decoded = self.decoders[scale](decoded, skips[scale])
         return Output(self.head(decoded))
@@ -181,7 +182,7 @@ class PixelAttention(nn.Module):
 
     def forward(self, skip: Tensor) -> Tensor:
         """Return the weighed skip (B, C, H, W)."""
-        average, maximum = average_and_maximum(skip, self.merged())
+        average, maximum = average_and_maximum(functional.conv2d(skip, self.merged()))
         return self.bottleneck(torch.cat([average, maximum, average + maximum], dim=1)) * skip
 
     def merged(self) -> Tensor:

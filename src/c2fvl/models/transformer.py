@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from c2fvl.models.gradients import convolve_patches
+
 
 class PatchEmbedding(nn.Module):
     """Patches of a map → tokens with positions: (B, in, H, W) → (B, C, H / patch, W / patch).
@@ -19,7 +21,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the embedded patches."""
-        embedded = self.projection(features)
+        embedded = convolve_patches(features, self.projection.weight, self.projection.bias)
         position: Tensor = self.position
         if position.shape[-2:] != embedded.shape[-2:]:
             position = functional.interpolate(position, size=embedded.shape[-2:], mode="bilinear", align_corners=False)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2fvl.models.blocks import ConvNormReLU, JoinedConvolutions, UNetEncoder, upsample_nearest
+from c2fvl.models.blocks import ConvNormReLU, JoinedConvolutions, UNetEncoder, add_enlarged
 from c2fvl.models.output import Output, check_size
 from c2fvl.models.transformer import PatchEmbedding, TokenMLP, as_map, as_tokens
 
@@ -74,7 +74,7 @@ class UCTransNet(nn.Module):
         decoded = features[NUM_SCALES]
         for scale in reversed(range(NUM_SCALES)):
             restored = self.reconstructions[scale](as_map(self.norms[scale](tokens[scale]), grid))
-            skip = upsample_nearest(restored, SIZE_STEP >> scale) + features[scale]
+            skip = add_enlarged(features[scale], restored, SIZE_STEP >> scale)
             decoded = self.decoders[scale](decoded, skip)
         return Output(self.head(decoded))
 
