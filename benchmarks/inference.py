@@ -73,6 +73,12 @@ def probability(network: nn.Module, image: torch.Tensor, text: torch.Tensor) -> 
     return found.logits.sigmoid() if isinstance(found, Output) else found[0]
 
 
+def commit() -> str:
+    """Return the commit that is measured."""
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip()
+
+
 def main() -> None:
     """Measure and print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -135,10 +141,9 @@ def main() -> None:
         )
     print("\nPeak: " + ", ".join(f"{name} {rate / best:.2f}" for name, rate in rates.items()) + " of the best")
     if options.json:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
         found = {
             "rows": rows, "peak_gflops": rates, "batch": options.batch, "width": options.width,
-            "commit": commit.stdout.strip(), "environment": describe_environment(torch.device("cpu")),
+            "commit": commit(), "environment": describe_environment(torch.device("cpu")),
         }  # fmt: skip
         storage.write_text(options.json, json.dumps(found, indent=2) + "\n")
 

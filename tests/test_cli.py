@@ -49,7 +49,10 @@ def test_importing_the_package_is_light():
     assert python(code).returncode == 0
 
 
-LIGHT = ("cli", "config", "report", "images", "datasets", "check", "catalogue", "describe", "phantom")
+LIGHT = (
+    "cli", "config", "report", "images", "datasets", "check", "catalogue", "describe", "phantom", "predict", "labels",
+    "text_encoders", "language_model", "film_cache", "onnx_model",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("module", LIGHT)
@@ -63,15 +66,15 @@ LAYERS = [
     {"compare", "train", "export", "reference"},
     {"evaluate", "profiling"},
     {"predict", "initial_weights"},
-    {"vit_weights", "scoring", "runs", "official", "official_names"},
+    {"vit_weights", "scoring", "onnx_model", "runs", "official", "official_names"},
     {"batches", "checkpoint", "losses", "visualize"},
     {"text_encoders", "optimize"},
     {"models", "metrics", "optimizers", "language_model"},
     {"check", "captions", "phantom", "transforms"},
     {"datasets"},
-    {"folder_layout", "csv_layout"},
+    {"folder_layout", "csv_layout", "film_cache"},
     {"progress", "cases", "describe", "phantom_anatomy", "random_state", "signals", "catalogue"},
-    {"observer", "images", "report", "csv_tables", "memory"},
+    {"observer", "images", "report", "csv_tables", "memory", "labels", "overlap"},
     {"config", "sentences", "spreadsheets", "image_headers"},
     {"storage"},
 ]

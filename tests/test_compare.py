@@ -16,9 +16,8 @@ from c2fvl.cli import main
 from c2fvl.compare import Comparison, Entry, compare, to_latex, to_markdown, write
 from c2fvl.config import Config, ModelConfig, override
 from c2fvl.evaluate import evaluate
-from c2fvl.profiling import build_empty, count_flops, stages
+from c2fvl.profiling import build_empty, count_flops, example_settings, stages
 from c2fvl.spreadsheets import write_cells
-from c2fvl.text_encoders import example_settings
 from c2fvl.train import train
 
 

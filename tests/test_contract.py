@@ -1,5 +1,6 @@
 """The questions that every network must answer alike, at a tiny size."""
 
+import inspect
 import io
 import warnings
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ def network(tiny, *, trained=True, **arguments):
 def test_every_network_is_asked():
     assert {tiny.name for tiny in TINY.values()} == set(MODELS)
     for tiny in TINY.values():
-        assert (tiny.text is None) == (MODELS[tiny.name].text == "none")
+        assert (tiny.text is None) == (CATALOGUE[tiny.name].text == "none")
 
 
 @every_network
@@ -277,4 +278,7 @@ def test_the_catalogue_tells_the_truth(name):
     assert sum(parameter.numel() for parameter in built.parameters()) == CATALOGUE[name].parameters
     text = "\n".join(arguments_of(name))
     assert "in_channels: int = 3" in text
+    defaults = inspect.signature(MODELS[name]).parameters
+    assert defaults["num_classes"].default == CATALOGUE[name].classes
+    assert (CATALOGUE[name].text == "sentence") == ("vocabulary_size" in defaults)
     assert set(CATALOGUE) == set(MODELS)

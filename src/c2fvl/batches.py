@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from c2fvl import transforms
+from c2fvl.catalogue import class_names
 from c2fvl.config import DataConfig
 from c2fvl.datasets import Case
 from c2fvl.images import read_image, read_mask_as
@@ -132,7 +133,7 @@ class FilmDataset(Dataset[Item]):
             sample = replace(sample, report=None)
         return Item(
             id=case.id,
-            image=network_image(sample.image, self.config),
+            image=transforms.network_image(sample.image, self.config),
             mask=sample.mask,
             text=None if self.encoder is None else self.encoder.encode(sample.report),
             original_mask=original,
@@ -192,20 +193,6 @@ def _exchange(config: DataConfig, num_classes: int) -> np.ndarray | None:
         places = names.index(left) + 1, names.index(right) + 1
         table[places[0]], table[places[1]] = places[1], places[0]
     return table
-
-
-def class_names(config: DataConfig, classes: int) -> list[str]:
-    """Return the names of all classes but the background, as the settings have them or by number."""
-    if config.class_names:
-        return list(config.class_names)
-    return ["lesion"] if classes <= 2 else [f"class {number}" for number in range(1, classes)]
-
-
-def network_image(image: np.ndarray, config: DataConfig) -> np.ndarray:
-    """Return (H, W, 3) RGB as the (3, H, W) contiguous array of the network's channel order."""
-    if config.channel_order == "bgr":
-        image = image[:, :, ::-1]
-    return np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)
 
 
 def collate(items: Sequence[Item]) -> Batch:

@@ -7,7 +7,7 @@ import ast
 from dataclasses import dataclass
 from pathlib import Path
 
-from c2fvl.config import nearest_names
+from c2fvl.config import DataConfig, ModelConfig, nearest_names
 
 
 @dataclass(frozen=True)
@@ -16,52 +16,78 @@ class CatalogueEntry:
 
     paper: str
     year: int
-    reads: str
-    """Which text it takes."""
+    text: str
+    """What its second input is made of: "attributes", "sentence", or "none" if it has none."""
+    classes: int
+    """Logits for each pixel with the paper's arguments: 1, or one for each class, background included."""
     parameters: int
     """With the paper's arguments."""
     source: str
     """Its file and class, as `c2fvl.py:C2FVL`."""
 
+    @property
+    def reads(self) -> str:
+        """Return in words which text it takes."""
+        return {"attributes": "eight attributes, or none", "sentence": "a sentence, or none", "none": "none"}[self.text]
+
 
 CATALOGUE = {
     "c2fvl": CatalogueEntry(
-        paper="Shan et al., ICASSP", year=2023, reads="eight attributes, or none",
+        paper="Shan et al., ICASSP", year=2023, text="attributes", classes=1,
         parameters=24_196_088, source="c2fvl.py:C2FVL",
     ),
     "lvit": CatalogueEntry(
-        paper="Li et al., IEEE TMI", year=2023, reads="a sentence, or none",
+        paper="Li et al., IEEE TMI", year=2023, text="sentence", classes=1,
         parameters=29_908_033, source="lvit.py:LViT",
     ),
     "unet": CatalogueEntry(
-        paper="Ronneberger et al., MICCAI", year=2015, reads="none",
+        paper="Ronneberger et al., MICCAI", year=2015, text="none", classes=1,
         parameters=14_751_873, source="unet.py:UNet",
     ),
     "uctransnet": CatalogueEntry(
-        paper="Wang et al., AAAI", year=2022, reads="none",
+        paper="Wang et al., AAAI", year=2022, text="none", classes=1,
         parameters=66_430_657, source="uctransnet.py:UCTransNet",
     ),
     "transunet": CatalogueEntry(
-        paper="Chen et al., arXiv", year=2021, reads="none",
+        paper="Chen et al., arXiv", year=2021, text="none", classes=9,
         parameters=105_277_081, source="transunet.py:TransUNet",
     ),
     "medt": CatalogueEntry(
-        paper="Valanarasu et al., MICCAI", year=2021, reads="none",
+        paper="Valanarasu et al., MICCAI", year=2021, text="none", classes=2,
         parameters=1_524_570, source="medt.py:MedT",
     ),
     "logo": CatalogueEntry(
-        paper="Valanarasu et al., MICCAI", year=2021, reads="none",
+        paper="Valanarasu et al., MICCAI", year=2021, text="none", classes=2,
         parameters=1_529_498, source="medt.py:LoGo",
     ),
     "gatedaxialunet": CatalogueEntry(
-        paper="Valanarasu et al., MICCAI", year=2021, reads="none",
+        paper="Valanarasu et al., MICCAI", year=2021, text="none", classes=2,
         parameters=1_326_914, source="medt.py:GatedAxialUNet",
     ),
     "axialunet": CatalogueEntry(
-        paper="Valanarasu et al., MICCAI", year=2021, reads="none",
+        paper="Valanarasu et al., MICCAI", year=2021, text="none", classes=2,
         parameters=1_326_850, source="medt.py:AxialUNet",
     ),
 }  # fmt: skip
+
+
+def find_entry(name: str) -> CatalogueEntry:
+    """Return a network's entry; `ValueError` names the nearest where there is none."""
+    if name not in CATALOGUE:
+        raise ValueError(f"there is no network {name!r}{nearest_names(name, CATALOGUE)}")
+    return CATALOGUE[name]
+
+
+def num_classes(config: ModelConfig) -> int:
+    """Return how many logits a network gives for each pixel: 1, or one for each class, background included."""
+    return int(config.arguments.get("num_classes", find_entry(config.name).classes))
+
+
+def class_names(config: DataConfig, classes: int) -> list[str]:
+    """Return the names of all classes but the background, as the settings have them or by number."""
+    if config.class_names:
+        return list(config.class_names)
+    return ["lesion"] if classes <= 2 else [f"class {number}" for number in range(1, classes)]
 
 
 def arguments_of(name: str) -> list[str]:
@@ -69,9 +95,8 @@ def arguments_of(name: str) -> list[str]:
 
     Raises `ValueError` for a name that is not known, with the nearest that is.
     """
-    if name not in CATALOGUE:
-        raise ValueError(f"there is no network {name!r}{nearest_names(name, CATALOGUE)}")
-    file, _, class_name = CATALOGUE[name].source.partition(":")
+    entry = find_entry(name)
+    file, _, class_name = entry.source.partition(":")
     tree = ast.parse((Path(__file__).parent / "models" / file).read_text(encoding="utf-8"))
     network = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
     constructor = next(node for node in network.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
@@ -81,4 +106,4 @@ def arguments_of(name: str) -> list[str]:
         for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
         if default is not None
     ]
-    return [f"{name} ({CATALOGUE[name].paper}, {CATALOGUE[name].year})", ast.get_docstring(network) or "", "", *lines]
+    return [f"{name} ({entry.paper}, {entry.year})", ast.get_docstring(network) or "", "", *lines]

@@ -375,9 +375,8 @@ def _models(options: argparse.Namespace) -> int:
 
 
 def _summarise_network(options: argparse.Namespace) -> int:
-    from c2fvl.profiling import as_rows, build_empty, stages
+    from c2fvl.profiling import as_rows, build_empty, example_settings, stages
     from c2fvl.progress import table
-    from c2fvl.text_encoders import example_settings
 
     if options.name is None:
         raise ValueError("name a network to summarise, such as `c2fvl models c2fvl --summary`")

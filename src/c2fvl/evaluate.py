@@ -16,14 +16,15 @@ import numpy as np
 
 import c2fvl
 from c2fvl import storage
-from c2fvl.batches import FilmDataset, class_names
+from c2fvl.batches import FilmDataset
 from c2fvl.cases import Case
+from c2fvl.catalogue import class_names, num_classes
 from c2fvl.checkpoint import TrainedModel
 from c2fvl.datasets import fingerprint, scan
 from c2fvl.images import read_image
+from c2fvl.labels import THRESHOLD, to_labels, to_original
 from c2fvl.metrics import dice, iou, summarise_classes
-from c2fvl.models import num_classes
-from c2fvl.scoring import THRESHOLD, CaseScore, inference_form, predict_cases, score_case, to_labels, to_original
+from c2fvl.scoring import CaseScore, inference_form, predict_cases, score_case
 from c2fvl.spreadsheets import write_cells
 from c2fvl.visualize import case_picture, curves, encode_png
 
@@ -77,7 +78,7 @@ def evaluate(
     settings = dataclasses.replace(config.data, missing_text="allow")
     if config.data.text != "none" and text != "none":
         settings = dataclasses.replace(settings, missing_text=config.data.missing_text)
-    films = FilmDataset(cases, settings, num_classes=num_classes(config.model.name, config.model.arguments))
+    films = FilmDataset(cases, settings, num_classes=num_classes(config.model))
     folder = Path(out) if out is not None else default_folder(model.path, split, text)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; name a folder for the scores")
@@ -106,7 +107,7 @@ def evaluate(
             "seed": seed if text == "shuffled" else None,
         },
         "threshold": THRESHOLD,
-        "class_names": class_names(config.data, num_classes(config.model.name, config.model.arguments)),
+        "class_names": class_names(config.data, num_classes(config.model)),
         "scores": [
             {
                 "grid": grid, "rule": rule,

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as to_safetensors
@@ -95,6 +94,8 @@ class SentenceEncoder:
         return self._known[_key(sentence)]
 
     def _compute(self, sentences: list[str], tokenizer: Any, network: Any) -> list[np.ndarray]:
+        import torch
+
         published = self.rule == "published"
         texts = [_filled_up(sentence) if published else sentence for sentence in sentences]
         longest = PUBLISHED_PIECES if published else min(tokenizer.model_max_length, _positions(network))
@@ -197,6 +198,8 @@ _NOT_INSTALLED = (
 @functools.lru_cache(maxsize=2)
 def _load(folder: Path, fingerprint: str) -> tuple[Any, Any]:
     """Return the tokenizer and the frozen network; the checksum is there so that a changed folder is read again."""
+    import torch
+
     try:
         import transformers
     except ImportError as error:

@@ -5,28 +5,30 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 
 from c2fvl import storage
-from c2fvl.batches import Batch, class_names, network_image
-from c2fvl.checkpoint import TrainedModel, check_device, load_model
+from c2fvl.catalogue import class_names, num_classes
+from c2fvl.config import Config
 from c2fvl.csv_tables import read_csv
 from c2fvl.describe import zone_areas
 from c2fvl.images import read_image, write_image, write_labels, write_mask, write_probability
-from c2fvl.models import num_classes
+from c2fvl.labels import THRESHOLD, to_labels, to_original
 from c2fvl.report import MAX_AREAS, Report, parse_report
-from c2fvl.scoring import THRESHOLD, infer, inference_form, probabilities, to_labels, to_original
 from c2fvl.text_encoders import build_text_encoder
-from c2fvl.transforms import resize_image
+from c2fvl.transforms import network_image, resize_image
 from c2fvl.visualize import case_picture
+
+if TYPE_CHECKING:
+    from c2fvl.checkpoint import TrainedModel
 
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 FRAMES = ("viewer", "patient")
+ONNX = ".onnx"
 
 
 @dataclass(frozen=True)
@@ -46,28 +48,60 @@ class Prediction:
         return zone_areas((self.mask > 0).astype(np.uint8))
 
 
+@runtime_checkable
+class Engine(Protocol):
+    """What computes: a network of PyTorch or of ONNX Runtime, with the settings it was trained by."""
+
+    config: Config
+    path: Path
+    metrics: dict[str, Any]
+
+    def probabilities(self, images: np.ndarray, text: np.ndarray | None) -> np.ndarray:
+        """Return the probabilities, (B, S, S) of the lesion or (B, C, S, S), of images (B, 3, S, S) float32."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A film and its report as the network takes them."""
+
+    film: np.ndarray
+    """(H, W, 3) float32 in [0, 1]."""
+    image: np.ndarray
+    """(3, S, S)."""
+    text: np.ndarray | None
+    """(T, F)."""
+    report: Report | None
+
+
 class Predictor:
     """A trained network, ready for films of any size.
 
-    `model` is a model folder, a run folder or a loaded model. Call it with a film, as a path or as a grey or RGB array
-    (H, W) or (H, W, 3), float in [0, 1], uint8 or uint16, and a report as a sentence or a `Report`.
+    `model` is a model folder, a run folder, a loaded model or an exported file `.onnx`, which needs no torch. Call it
+    with a film, as a path or as a grey or RGB array (H, W) or (H, W, 3), float in [0, 1], uint8 or uint16, and a
+    report as a sentence or a `Report`.
     """
 
-    def __init__(self, model: str | Path | TrainedModel, *, device: str = "cpu", threshold: float = THRESHOLD) -> None:
+    def __init__(
+        self,
+        model: "str | Path | TrainedModel | Engine",
+        *,
+        device: str = "cpu",
+        threshold: float = THRESHOLD,
+        batch_size: int = 1,
+    ) -> None:
         if not 0 < threshold < 1:
             raise ValueError(f"the threshold is {threshold}; expected is a probability between 0 and 1")
-        self.model = model if isinstance(model, TrainedModel) else load_model(model, device=device)
-        self.device, self.threshold = check_device(device), threshold
+        self.engine = _engine(model, device, batch_size)
+        self.threshold = threshold
         self._said: set[str] = set()
-        config = self.model.config
-        self.classes = class_names(config.data, num_classes(config.model.name, config.model.arguments))
+        config = self.engine.config
+        self.classes = class_names(config.data, num_classes(config.model))
         if len(self.classes) > 1 and threshold != THRESHOLD:
             raise ValueError(
                 f"the threshold is {threshold}, but this network tells {len(self.classes)} classes apart, each pixel "
                 "going to the most probable; leave the threshold out"
             )
         self.encoder = build_text_encoder(config.data)
-        self.network = inference_form(self.model)
 
     def __call__(
         self, image: str | Path | np.ndarray, report: str | Report | None = None, *, laterality: str = "viewer"
@@ -77,15 +111,29 @@ class Predictor:
         `laterality` says whose left a report's "left" is: the viewer's (as in the captions of QaTa-COV19) or the
         patient's (as a radiologist writes). Raises `ValueError` for a film or a report that cannot be read.
         """
+        prepared = self.prepare(image, report, laterality=laterality)
+        return self.finish(prepared, self.run([prepared])[0])
+
+    def prepare(
+        self, image: str | Path | np.ndarray, report: str | Report | None = None, *, laterality: str = "viewer"
+    ) -> Prepared:
+        """Return film and report ready for `run`. Raises as a call does."""
         film = _as_film(image)
         understood = self.understand(report, laterality=laterality)
-        config = self.model.config.data
+        config = self.engine.config.data
         resized = resize_image(film, config.image_size, rule=config.resize)
-        text = None if self.encoder is None else torch.from_numpy(self.encoder.encode(understood))[None]
-        batch = Batch([""], torch.from_numpy(network_image(resized, config))[None], None, text, [None])
-        output = infer(self.network, batch, device=self.device, precision="fp32")
-        probability = to_original(probabilities(output)[0].cpu().numpy(), film.shape[:2])
-        return Prediction(to_labels(probability, self.threshold), probability, understood)
+        text = None if self.encoder is None else self.encoder.encode(understood)
+        return Prepared(film, network_image(resized, config), text, understood)
+
+    def run(self, prepared: Sequence[Prepared]) -> np.ndarray:
+        """Return the probabilities of several films at once, on the network's grid."""
+        texts = [one.text for one in prepared if one.text is not None]
+        return self.engine.probabilities(np.stack([one.image for one in prepared]), np.stack(texts) if texts else None)
+
+    def finish(self, prepared: Prepared, probability: np.ndarray) -> Prediction:
+        """Return the prediction in the film's own size."""
+        probability = to_original(probability, prepared.film.shape[:2])
+        return Prediction(to_labels(probability, self.threshold), probability, prepared.report)
 
     def understand(self, report: str | Report | None, *, laterality: str = "viewer") -> Report | None:
         """Return the report in the viewer's frame as this network reads it; None for none or a blank one.
@@ -110,7 +158,7 @@ class Predictor:
                 f"the report {report.text!r} names no side and no zone that could be read; expected is a sentence such "
                 "as 'Bilateral pulmonary infection, two infected areas, upper left lung and lower right lung.'"
             )
-        by_attributes = self.model.config.data.text == "attributes"
+        by_attributes = self.engine.config.data.text == "attributes"
         if by_attributes and report.number is not None and report.number > MAX_AREAS:
             raise ValueError(f"the report counts {report.number} infected areas; expected are {MAX_AREAS} at most")
         for contradiction in report.contradictions():
@@ -246,7 +294,7 @@ def _record(predictor: Predictor, request: Request, prediction: Prediction, late
             "contradictions": list(understood.contradictions()),
         }
     height, width = prediction.mask.shape
-    model = predictor.model
+    model = predictor.engine
     return {
         "image": str(request.image),
         "mask": f"{request.image.stem}.png",
@@ -270,6 +318,20 @@ def _record(predictor: Predictor, request: Request, prediction: Prediction, late
             "weights_sha256": model.metrics.get("weights_sha256"),
         },
     }
+
+
+def _engine(model: "str | Path | TrainedModel | Engine", device: str, batch_size: int) -> Engine:
+    if isinstance(model, str | Path) and Path(model).suffix == ONNX:
+        from c2fvl.onnx_model import OnnxModel
+
+        return OnnxModel(model, device=device)
+    if isinstance(model, Engine):
+        return model
+    from c2fvl.checkpoint import load_model
+    from c2fvl.scoring import NetworkEngine
+
+    trained = load_model(model, device=device) if isinstance(model, str | Path) else model
+    return NetworkEngine(trained, device=device, batch_size=batch_size)
 
 
 def _as_film(image: str | Path | np.ndarray) -> np.ndarray:

@@ -6,8 +6,10 @@ resizing, which such counts leave out by custom, are left out.
 """
 
 import dataclasses
+import inspect
 import statistics
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,10 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from c2fvl.catalogue import find_entry
 from c2fvl.checkpoint import check_device, find_model, parse_settings
-from c2fvl.config import Config
+from c2fvl.config import Config, override
 from c2fvl.memory import resident, resident_peak
-from c2fvl.models import build_model
+from c2fvl.models import MODELS, build_model
 from c2fvl.text_encoders import text_shape
 
 WARM_UP, REPEATS = 2, 5
@@ -83,6 +86,30 @@ def stages(network: nn.Module, inputs: tuple[Tensor, ...]) -> list[Stage]:
 
 def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def example_settings(name: str, arguments: Iterable[str] = (), image_size: int | None = None) -> Config:
+    """Return settings of a network by name with `argument=value` changes and a text of the size that it reads.
+
+    For a look at the network alone: they can be trained only after a vocabulary is settled. Raises `ValueError` for
+    names and arguments that are not known.
+    """
+    entry = find_entry(name)
+    config = override(Config(), [f"model.name={name}", *(f"model.arguments.{item}" for item in arguments)])
+    free = dict(config.model.arguments)
+    sizes = inspect.signature(MODELS[name]).parameters
+    if image_size is not None and "image_size" in sizes:
+        free.setdefault("image_size", image_size)
+    default = sizes["image_size"].default if "image_size" in sizes else config.data.image_size
+    data = dataclasses.replace(config.data, image_size=image_size or free.get("image_size", default))
+    if entry.text == "sentence":
+        words = free.get("vocabulary_size", 0)
+        tokens = free.get("text_tokens", sizes["text_tokens"].default)
+        free.setdefault("text_features", sizes["text_features"].default)
+        data = dataclasses.replace(data, text="words" if words else "sentence", text_tokens=tokens)
+    else:
+        data = dataclasses.replace(data, text=entry.text)
+    return dataclasses.replace(config, data=data, model=dataclasses.replace(config.model, arguments=free))
 
 
 def build_empty(config: Config) -> tuple[nn.Module, tuple[Tensor, ...]]:

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from c2fvl.batches import Batch, EpochBatches, FilmDataset, loader
-from c2fvl.checkpoint import TrainedModel
+from c2fvl.checkpoint import TrainedModel, check_device
+from c2fvl.labels import THRESHOLD, to_labels, to_original
 from c2fvl.losses import Loss
 from c2fvl.metrics import Overlap, overlap
 from c2fvl.models import Output
@@ -24,7 +24,6 @@ from c2fvl.optimize import optimize
 from c2fvl.transforms import resize_mask
 
 GRIDS = ("network", "published", "original")
-THRESHOLD = 0.5
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -123,6 +122,21 @@ def inference_form(model: TrainedModel, *, batch_size: int = 1) -> nn.Module:
     return optimize(model.network, example=torch.zeros(batch_size, channels, side, side, device=device))
 
 
+class NetworkEngine:
+    """A trained network that gives probabilities for arrays, in its inference form."""
+
+    def __init__(self, model: TrainedModel, *, device: torch.device | str = "cpu", batch_size: int = 1) -> None:
+        self.config, self.path, self.metrics = model.config, model.path, model.metrics
+        self.device = check_device(device)
+        self.network = inference_form(model, batch_size=batch_size)
+
+    def probabilities(self, images: np.ndarray, text: np.ndarray | None) -> np.ndarray:
+        """Return the probabilities of images (B, 3, S, S) and their text (B, T, F), as `probabilities` does."""
+        rows = None if text is None else torch.from_numpy(text)
+        batch = Batch([""] * len(images), torch.from_numpy(images), None, rows, [None] * len(images))
+        return probabilities(infer(self.network, batch, device=self.device, precision="fp32")).cpu().numpy()
+
+
 def infer(network: nn.Module, batch: Batch, *, device: torch.device | str, precision: str) -> Output:
     """Return the network's output for a batch without gradients."""
     text = None if batch.text is None else batch.text.to(device)
@@ -140,22 +154,6 @@ def probabilities(output: Output) -> Tensor:
         return logits[:, 0].sigmoid()
     shares = logits.softmax(dim=1)
     return shares[:, 1] if logits.shape[1] == 2 else shares
-
-
-def to_labels(probability: np.ndarray, threshold: float = THRESHOLD) -> np.ndarray:
-    """Return the class of each pixel (H, W) uint8: lesion from the threshold on, or the most probable of several."""
-    if probability.ndim == 2:
-        return (probability >= threshold).astype(np.uint8)
-    return probability.argmax(axis=0).astype(np.uint8)
-
-
-def to_original(probability: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the probability map, (S, S) or (C, S, S), bilinearly resized to (height, width) of the film."""
-    if probability.shape[-2:] == tuple(shape):
-        return probability
-    if probability.ndim == 3:
-        return np.stack([to_original(of_class, shape) for of_class in probability])
-    return cv2.resize(probability, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
 
 
 def autocast(device: torch.device | str, precision: str) -> AbstractContextManager[object]:

@@ -19,22 +19,27 @@ MANIFEST = "manifest.json"
 _TEMPORARY = ".c2fvl-partial-"
 
 
-def write_bytes(path: Path | str, data: bytes) -> None:
+def write_bytes(path: Path | str, data: bytes, *, durable: bool = True) -> None:
     """Write `data` to `path`, replacing what is there, whole or not at all.
 
-    The folder is made where it is missing. `OSError` is passed on with the old file untouched.
+    The folder is made where it is missing. `OSError` is passed on with the old file untouched. What can be made again
+    need not be `durable`: it is then not waited for until the disk has it, and may be damaged by a power cut.
     """
     path = Path(path)
     make_folder(path.parent)
     temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}"[:250])
     try:
-        _write_and_sync(temporary, data)
+        if durable:
+            _write_and_sync(temporary, data)
+        else:
+            temporary.write_bytes(data)
         _replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    _sync_folder(path.parent)
+    if durable:
+        _sync_folder(path.parent)
 
 
 def write_text(path: Path | str, text: str) -> None:

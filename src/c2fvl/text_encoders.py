@@ -9,7 +9,6 @@ text understands as "not known", and that is never used as a number.
 """
 
 import dataclasses
-import inspect
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -18,9 +17,9 @@ from typing import Protocol
 
 import numpy as np
 
-from c2fvl.config import Config, DataConfig, override
+from c2fvl.catalogue import find_entry
+from c2fvl.config import Config, DataConfig
 from c2fvl.language_model import SentenceEncoder
-from c2fvl.models import MODELS, find_model
 from c2fvl.report import Report
 
 MOST_WORDS = 4096
@@ -148,7 +147,7 @@ def build_text_encoder(config: DataConfig) -> TextEncoder | None:
 
 def text_kind(config: Config) -> str:
     """Return data.text with "auto" resolved. Raises `ValueError` for a text that the network cannot read."""
-    reads, text = find_model(config.model.name).text, config.data.text
+    reads, text = find_entry(config.model.name).text, config.data.text
     if text == "auto":
         return {"sentence": "sentence" if config.data.text_model else "words"}.get(reads, reads)
     if text not in _READABLE[reads]:
@@ -177,7 +176,7 @@ def settle_text(config: Config, reports: Iterable[Report | None]) -> Config:
         place = str(model.folder.resolve()) if Path(data.text_model).expanduser().is_dir() else data.text_model
         data = dataclasses.replace(data, text_fingerprint=model.fingerprint, text_model=place)
         wanted = {"text_tokens": data.text_tokens, "text_features": model.num_features, "vocabulary_size": 0}
-    elif MODELS[config.model.name].text == "sentence":
+    elif find_entry(config.model.name).text == "sentence":
         wanted = {"text_tokens": 0}
     for name, value in wanted.items():
         if free.setdefault(name, value) != value:
@@ -190,30 +189,6 @@ def settle_text(config: Config, reports: Iterable[Report | None]) -> Config:
         data=dataclasses.replace(data, text=kind),
         model=dataclasses.replace(config.model, arguments=free),
     )
-
-
-def example_settings(name: str, arguments: Iterable[str] = (), image_size: int | None = None) -> Config:
-    """Return settings of a network by name with `argument=value` changes and a text of the size that it reads.
-
-    For a look at the network alone: they can be trained only after a vocabulary is settled. Raises `ValueError` for
-    names and arguments that are not known.
-    """
-    entry = find_model(name)
-    config = override(Config(), [f"model.name={name}", *(f"model.arguments.{item}" for item in arguments)])
-    free = dict(config.model.arguments)
-    sizes = inspect.signature(entry.build).parameters
-    if image_size is not None and "image_size" in sizes:
-        free.setdefault("image_size", image_size)
-    default = sizes["image_size"].default if "image_size" in sizes else config.data.image_size
-    data = dataclasses.replace(config.data, image_size=image_size or free.get("image_size", default))
-    if entry.text == "sentence":
-        words = free.get("vocabulary_size", 0)
-        tokens = free.get("text_tokens", sizes["text_tokens"].default)
-        free.setdefault("text_features", sizes["text_features"].default)
-        data = dataclasses.replace(data, text="words" if words else "sentence", text_tokens=tokens)
-    else:
-        data = dataclasses.replace(data, text=entry.text)
-    return dataclasses.replace(config, data=data, model=dataclasses.replace(config.model, arguments=free))
 
 
 def text_shape(config: Config) -> tuple[int, int] | None:

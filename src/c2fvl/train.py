@@ -25,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from c2fvl import storage
 from c2fvl.batches import EpochBatches, FilmDataset, collate, loader, num_batches
+from c2fvl.catalogue import num_classes
 from c2fvl.checkpoint import ResumeState, load_state, restore_weights, save_model, save_state
 from c2fvl.config import Config, to_toml
 from c2fvl.datasets import Case, fingerprint, scan
@@ -32,7 +33,7 @@ from c2fvl.initial_weights import start_from
 from c2fvl.losses import build_loss
 from c2fvl.memory import keep_freed_memory
 from c2fvl.metrics import summarise_classes
-from c2fvl.models import build_model, num_classes
+from c2fvl.models import build_model
 from c2fvl.observer import Observer
 from c2fvl.optimizers import build_optimizer, frozen_parameters, learning_rate
 from c2fvl.random_state import generator_states, restore_generators, seed_everything
@@ -108,7 +109,7 @@ class _Trainer:
         _check_disjoint(train_cases, val_cases)
         config = settle_text(config, [case.report for case in train_cases])
         self.config, self.run, self.resumed, self.observer = config, run, resumed, observer
-        classes = num_classes(config.model.name, config.model.arguments)
+        classes = num_classes(config.model)
         self.train_films = FilmDataset(train_cases, config.data, num_classes=classes, augment=True, seed=settings.seed)
         self.val_films = FilmDataset(val_cases, config.data, num_classes=classes)
         self.fingerprint = fingerprint(train_cases, val_cases)

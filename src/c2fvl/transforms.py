@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from c2fvl.config import DataConfig
 from c2fvl.report import Report
 
 
@@ -136,6 +137,13 @@ def resize_mask(mask: np.ndarray, size: int, *, rule: str) -> np.ndarray:
         grown = cv2.resize(mask * np.uint8(255), (size, size), interpolation=cv2.INTER_LINEAR)
         return (grown > 0).astype(np.uint8)
     return cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def network_image(image: np.ndarray, config: DataConfig) -> np.ndarray:
+    """Return (H, W, 3) RGB as the (3, H, W) contiguous array of the network's channel order."""
+    if config.channel_order == "bgr":
+        image = image[:, :, ::-1]
+    return np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)
 
 
 def _move(augmentation: Augmentation, array: np.ndarray, *, smooth: bool) -> np.ndarray:

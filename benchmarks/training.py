@@ -1,0 +1,113 @@
+"""How much faster than the published form C2FVL learns: one optimiser step on a processor.
+
+    python benchmarks/training.py [--width 64] [--batch 4] [--threads 2] [--repeats 5] [--json FILE]
+
+Each form steps in a process of its own, in turn with the others, so that what else the machine does befalls all alike:
+the published form (`published_c2fvl.py`) as PyTorch runs it by default, the same with freed memory kept, and our
+network as `c2fvl train` runs it. Losses of the first step are compared before anything is timed.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from inference import commit
+from published_c2fvl import PublishedC2FVL
+from torch.nn import functional
+
+from c2fvl import storage
+from c2fvl.memory import keep_freed_memory, resident, resident_peak
+from c2fvl.models import Output, build_model
+from c2fvl.runs import describe_environment
+
+FORMS = ("published form", "published form, memory kept", "our network as it trains")
+SIDE_SHARE = 0.1
+
+
+def work(pipe: Connection, form: str, options: argparse.Namespace) -> None:
+    """Step once for each word from the other side and answer with the loss and the seconds; end at None."""
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    if form != FORMS[0]:
+        keep_freed_memory()
+    before = resident()
+    network = build_model("c2fvl", base_width=options.width, dropout=0.0).train()
+    image = torch.rand(options.batch, 3, 224, 224)
+    mask = (torch.rand(options.batch, 224, 224) > 0.7).float()
+    text = torch.tensor([1, 2, 1, 0, 1, 0, 1, 1.0]).repeat(options.batch, 1, 1)
+    if form == FORMS[2]:
+        network = network.to(memory_format=torch.channels_last)
+        image = image.contiguous(memory_format=torch.channels_last)
+    else:
+        network = PublishedC2FVL.of(network)
+        for module in network.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    while pipe.recv() is not None:
+        began = time.perf_counter()
+        optimizer.zero_grad()
+        found = network(image, text)
+        ours = isinstance(found, Output)
+        probability, sides = (found.logits.sigmoid(), found.aux) if ours else (found[0], found[1:])
+        loss = functional.binary_cross_entropy(probability[:, 0], mask)
+        for side in sides:
+            loss = loss + SIDE_SHARE * functional.binary_cross_entropy_with_logits(side[:, 0], mask)
+        loss.backward()
+        optimizer.step()
+        pipe.send({"seconds": time.perf_counter() - began, "loss": loss.item(), "memory": resident_peak() - before})
+
+
+def main() -> None:
+    """Measure and print a table in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    context = get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    for form in FORMS:
+        pipes[form], theirs = context.Pipe()
+        context.Process(target=work, args=(theirs, form, options), daemon=True).start()
+        theirs.close()
+    answers: dict[str, list[dict[str, Any]]] = {form: [] for form in FORMS}
+    for _ in range(1 + options.repeats):
+        for form, pipe in pipes.items():
+            pipe.send("step")
+            answers[form].append(pipe.recv())
+    first = [answers[form][0]["loss"] for form in FORMS]
+    if max(first) - min(first) > 1e-5:
+        raise SystemExit(f"the forms do not compute the same: their first losses are {first}")
+    rows = [
+        {
+            "form": form,
+            "seconds": statistics.median(answer["seconds"] for answer in answers[form][1:]),
+            "memory": answers[form][-1]["memory"],
+        }
+        for form in FORMS
+    ]
+    print("| form | times faster | peak memory, share of the published |")
+    print("|---|---:|---:|")
+    for row in rows:
+        print(
+            f"| {row['form']} | {rows[0]['seconds'] / row['seconds']:.2f} | {row['memory'] / rows[0]['memory']:.2f} |"
+        )
+    if options.json:
+        found = {
+            "rows": rows, "batch": options.batch, "width": options.width, "threads": options.threads,
+            "commit": commit(), "environment": describe_environment(torch.device("cpu")),
+        }  # fmt: skip
+        storage.write_text(options.json, json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

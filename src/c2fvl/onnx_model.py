@@ -1,0 +1,72 @@
+"""Exported networks on ONNX Runtime, without torch.
+
+The file carries in its metadata all that a model folder carries beside the weights; `docs/export.md` lists the keys.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from c2fvl.config import Config, parse_config
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+SETTINGS_KEY, METRICS_KEY = "c2fvl.settings", "c2fvl.metrics"
+IMAGE, TEXT, PROBABILITY = "image", "text", "probability"
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_NOT_INSTALLED = "exported networks need ONNX Runtime, which is not installed: pip install 'c2fvl[onnx]'"
+
+
+class OnnxModel:
+    """An exported network that gives probabilities for arrays.
+
+    Raises `FileNotFoundError`, or `ValueError` for a file that is damaged or was not exported by this program, or a
+    device for which this ONNX Runtime has nothing.
+    """
+
+    def __init__(self, path: Path | str, *, device: str = "cpu") -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path}: there is no such file; `c2fvl export MODEL {self.path}` makes one")
+        self._session = _open(self.path, device)
+        found = self._session.get_modelmeta().custom_metadata_map
+        if SETTINGS_KEY not in found:
+            raise ValueError(f"{self.path} was not exported by c2fvl: its metadata have no {SETTINGS_KEY}")
+        self.config: Config = parse_config(found[SETTINGS_KEY], where=f"{self.path} ({SETTINGS_KEY})")
+        try:
+            self.metrics: dict[str, Any] = dict(json.loads(found.get(METRICS_KEY, "{}")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{self.path}: the metadata {METRICS_KEY} are damaged: {error}") from error
+        self._reads_text = TEXT in {entry.name for entry in self._session.get_inputs()}
+
+    def probabilities(self, images: np.ndarray, text: np.ndarray | None) -> np.ndarray:
+        """Return the probabilities, (B, S, S) or (B, C, S, S) float32, of images (B, 3, S, S) and text (B, T, F)."""
+        given = {IMAGE: np.ascontiguousarray(images, np.float32)}
+        if self._reads_text:
+            assert text is not None
+            given[TEXT] = np.ascontiguousarray(text, np.float32)
+        (found,) = self._session.run([PROBABILITY], given)
+        return np.asarray(found, np.float32)
+
+
+def _open(path: Path, device: str) -> "onnxruntime.InferenceSession":
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ValueError(_NOT_INSTALLED) from error
+    kind = str(device).partition(":")[0]
+    provider = _PROVIDERS.get(kind)
+    if provider not in onnxruntime.get_available_providers():
+        raise ValueError(
+            f"the device {str(device)!r} cannot be used with an exported network here; ONNX Runtime has "
+            f"{', '.join(onnxruntime.get_available_providers())}; cpu always can"
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=[provider])
+    except Exception as error:  # its own exceptions have no public common class
+        raise ValueError(f"{path} cannot be read by ONNX Runtime: {str(error).splitlines()[0]}") from error

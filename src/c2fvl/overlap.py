@@ -1,0 +1,31 @@
+"""Work of one kind done in threads while the caller does another: reading beside computing, scoring beside reading."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int = 1, most: int = 2
+) -> Iterator[Result]:
+    """Yield function(item) for each item, in order, computed by `workers` threads up to `most` items ahead.
+
+    No more than `most` + 1 results are held, however slow the caller is. An exception of the function is raised where
+    its result would have been yielded. What is not yet begun when the caller stops is never done.
+    """
+    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="ahead") as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > most:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
