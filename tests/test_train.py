@@ -419,8 +419,9 @@ def test_a_loss_that_is_not_finite_names_the_films_and_keeps_the_state(tiny_conf
 
     def poisoned(self, key):
         item = real(self, key)
-        item.image[0, 0, 0] = np.nan
-        return item
+        image = item.image.copy()
+        image.flat[0] = np.nan
+        return dataclasses.replace(item, image=image)
 
     monkeypatch.setattr(FilmDataset, "__getitem__", poisoned)
     with pytest.raises(ValueError, match=r"the loss is nan in epoch 2, batch 1, with the films sub-"):

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from c2fvl import transforms
+from c2fvl import storage, transforms
 from c2fvl.catalogue import class_names
 from c2fvl.config import DataConfig
 from c2fvl.datasets import Case
-from c2fvl.images import read_image, read_mask_as
+from c2fvl.film_cache import FilmCache, StoredFilm, as_grey
+from c2fvl.images import decode_image, decode_mask_as, read_file
 from c2fvl.text_encoders import build_text_encoder
 
 _ORDER, _FILM = 0, 1  # separate streams of random numbers
@@ -31,7 +32,7 @@ class Item:
 
     id: str
     image: np.ndarray
-    """(3, S, S) float32 in [0, 1]."""
+    """(S, S, 3) in the network's channel order, or grey (S, S); float32 in [0, 1]."""
     mask: np.ndarray | None
     """(S, S) uint8, the class of each pixel."""
     text: np.ndarray | None
@@ -78,6 +79,7 @@ class FilmDataset(Dataset[Item]):
         self.text_dropout = config.text_dropout if augment else 0.0
         self.exchange = _exchange(config, num_classes)
         self.encoder = build_text_encoder(config)
+        self.cache = _cache(config)
         unlabelled = [case.id for case in self.cases if case.mask is None]
         if masks and unlabelled:
             raise ValueError(
@@ -110,20 +112,8 @@ class FilmDataset(Dataset[Item]):
     def __getitem__(self, key: tuple[int, int]) -> Item:
         epoch, index = key
         case = self.cases[index]
-        image = read_image(case.image)
-        original = None if case.mask is None else self._read_mask(case.mask)
-        if original is not None and original.shape != image.shape[:2]:
-            raise ValueError(
-                f"{case.image} is {image.shape[0]}×{image.shape[1]} and its mask {case.mask} "
-                f"{original.shape[0]}×{original.shape[1]} (height × width); they must be of one size"
-            )
-        sample = transforms.Sample(image, original, case.report)
-        try:
-            sample = transforms.resize(
-                sample, self.config.image_size, rule=self.config.resize, labels=self.config.mask == "labels"
-            )
-        except ValueError as error:
-            raise ValueError(f"{case.image}: {error}") from error
+        stored = self._stored(case)
+        sample = transforms.Sample(stored.image, stored.mask, case.report)
         generator = np.random.default_rng([self.seed, _FILM, epoch, index])
         augmentation = self.draw(generator)
         sample = transforms.apply(augmentation, sample)
@@ -133,14 +123,47 @@ class FilmDataset(Dataset[Item]):
             sample = replace(sample, report=None)
         return Item(
             id=case.id,
-            image=transforms.network_image(sample.image, self.config),
+            image=transforms.in_channel_order(sample.image, self.config),
             mask=sample.mask,
             text=None if self.encoder is None else self.encoder.encode(sample.report),
-            original_mask=original,
+            original_mask=stored.original_mask,
         )
 
-    def _read_mask(self, path: Path) -> np.ndarray:
-        mask = read_mask_as(path, self.config.mask)
+    def _stored(self, case: Case) -> StoredFilm:
+        """Return film and mask at the network's size, from the cache if they are there."""
+        image = read_file(case.image)
+        mask = None if case.mask is None else read_file(case.mask)
+        if self.cache is None:
+            return self._unpack(case, image, mask)
+        key = self.cache.key(image, mask)
+        stored = self.cache.load(key)
+        if stored is None:
+            stored = self._unpack(case, image, mask)
+            self.cache.store(key, stored)
+        elif case.mask is not None and stored.original_mask is not None:
+            self._check_labels(stored.original_mask, case.mask)
+        return stored
+
+    def _unpack(self, case: Case, image_file: bytes, mask_file: bytes | None) -> StoredFilm:
+        image, original = decode_image(image_file, case.image), None
+        if mask_file is not None and case.mask is not None:
+            original = decode_mask_as(mask_file, case.mask, self.config.mask)
+            self._check_labels(original, case.mask)
+            if original.shape != image.shape[:2]:
+                raise ValueError(
+                    f"{case.image} is {image.shape[0]}×{image.shape[1]} and its mask {case.mask} "
+                    f"{original.shape[0]}×{original.shape[1]} (height × width); they must be of one size"
+                )
+        try:
+            sample = transforms.resize(
+                transforms.Sample(image, original, None), self.config.image_size, rule=self.config.resize,
+                labels=self.config.mask == "labels",
+            )  # fmt: skip
+        except ValueError as error:
+            raise ValueError(f"{case.image}: {error}") from error
+        return StoredFilm(as_grey(sample.image), sample.mask, original)
+
+    def _check_labels(self, mask: np.ndarray, path: Path) -> None:
         known = max(self.num_classes, 2)  # one logit tells lesion from background, which are two
         highest = int(mask.max())
         if self.config.mask == "labels" and highest >= known:
@@ -149,7 +172,13 @@ class FilmDataset(Dataset[Item]):
                 f"{path}: the mask holds the class {highest}, but the network knows {known} (0 … {known - 1}); set "
                 f"model.arguments.num_classes={highest + 1}, or correct the mask{lesion_only}"
             )
-        return mask
+
+
+def _cache(config: DataConfig) -> FilmCache | None:
+    if config.film_cache == "none":
+        return None
+    settings = f"{config.image_size} {config.resize} {config.mask}"
+    return FilmCache(storage.cache_folder(config.film_cache, "films"), settings)
 
 
 def check_classes(config: DataConfig, num_classes: int) -> None:
@@ -201,11 +230,20 @@ def collate(items: Sequence[Item]) -> Batch:
     texts = [item.text for item in items if item.text is not None]
     return Batch(
         ids=[item.id for item in items],
-        image=torch.from_numpy(np.stack([item.image for item in items])),
+        image=torch.from_numpy(_images([item.image for item in items])),
         mask=torch.from_numpy(np.stack(masks)).float() if len(masks) == len(items) else None,
         text=torch.from_numpy(np.stack(texts)) if texts else None,
         original_masks=[item.original_mask for item in items],
     )
+
+
+def _images(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the images as (B, 3, S, S), laid out channels-last as the networks compute; grey is repeated."""
+    side = images[0].shape[0]
+    together = np.empty((len(images), side, side, 3), np.float32)
+    for row, image in zip(together, images, strict=True):
+        row[:] = image if image.ndim == 3 else image[:, :, None]
+    return together.transpose(0, 3, 1, 2)
 
 
 class EpochBatches:

@@ -79,6 +79,9 @@ class DataConfig:
         choices=("exact", "published"),
     )
     text_cache: str = _setting("", "folder for features of sentences; empty is c2fvl/text in the user's cache folder")
+    film_cache: str = _setting(
+        "", "folder for unpacked and resized films; empty is c2fvl/films in the user's cache folder; none keeps none"
+    )
     text_fingerprint: str = _setting("", "checksum of the language model; set when a training begins")
     vocabulary: tuple[str, ...] = _setting((), "words of text=words; set from the captions when a training begins")
     workers: int = _setting(0, "processes that read films beside the training; 0 reads in the training itself", least=0)

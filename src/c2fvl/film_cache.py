@@ -49,12 +49,6 @@ def as_grey(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def default_folder() -> Path:
-    """Return the folder that the system has for caches of this user."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "c2fvl" / "films"
-
-
 class FilmCache:
     """Entries for one way of reading films, in `folder`.
 
@@ -102,7 +96,7 @@ class FilmCache:
         self.can_write = False
         logger.warning(
             "the cache of films cannot be written (%s), so films are unpacked anew each time; name another folder by "
-            "data.cache=FOLDER, or set data.cache=none",
+            "data.film_cache=FOLDER, or set data.film_cache=none",
             error,
         )
 

@@ -36,7 +36,12 @@ def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.
     Raises `FileNotFoundError`, or `ValueError` for a file that is no picture, damaged, cut short, over `max_pixels`,
     of several pages, or of a form that is not read.
     """
-    pixels = read_pixels(path, max_pixels=max_pixels)
+    return decode_image(read_file(path, max_pixels=max_pixels), path, max_pixels=max_pixels)
+
+
+def decode_image(data: bytes, path: Path | str, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
+    """Return the picture that a file's content holds, as `read_image` does; `path` is named in errors."""
+    pixels = _decode_pixels(data, path, max_pixels)
     if pixels.dtype == np.float32:
         scaled = pixels
     else:
@@ -65,7 +70,11 @@ def read_mask(path: Path | str, *, max_pixels: int = MAX_PIXELS, binarise: bool 
 
     Raises `ValueError` that names the values found in a mask that is not binary, and else as `read_image`.
     """
-    labels = _read_labels(path, max_pixels=max_pixels)
+    return _decode_mask(read_file(path, max_pixels=max_pixels), path, max_pixels, binarise=binarise)
+
+
+def _decode_mask(data: bytes, path: Path | str, max_pixels: int, *, binarise: bool) -> NDArray[np.uint8]:
+    labels = _decode_labels(data, path, max_pixels)
     if binarise:
         half = 0.5 if labels.dtype == np.float32 else _DECODED_BITS[labels.dtype] / 2
         return (labels > half).astype(np.uint8)
@@ -87,7 +96,11 @@ def read_labels(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> NDArray[np
 
     Raises `ValueError` for values above 255 and for floating-point numbers, and else as `read_image`.
     """
-    labels = _read_labels(path, max_pixels=max_pixels)
+    return _decode_classes(read_file(path, max_pixels=max_pixels), path, max_pixels)
+
+
+def _decode_classes(data: bytes, path: Path | str, max_pixels: int) -> NDArray[np.uint8]:
+    labels = _decode_labels(data, path, max_pixels)
     if labels.dtype == np.float32 or labels.max() > 255:
         raise ValueError(f"{path}: a mask of classes holds whole numbers from 0 to 255; save it as 8-bit grey PNG")
     return labels.astype(np.uint8)
@@ -95,7 +108,14 @@ def read_labels(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> NDArray[np
 
 def read_mask_as(path: Path | str, kind: str) -> NDArray[np.uint8]:
     """Read a mask as the setting data.mask says: "lesion", "above_half" or "labels"."""
-    return read_labels(path) if kind == "labels" else read_mask(path, binarise=kind == "above_half")
+    return decode_mask_as(read_file(path), path, kind)
+
+
+def decode_mask_as(data: bytes, path: Path | str, kind: str) -> NDArray[np.uint8]:
+    """Return the mask that a file's content holds, as `read_mask_as` does; `path` is named in errors."""
+    if kind == "labels":
+        return _decode_classes(data, path, MAX_PIXELS)
+    return _decode_mask(data, path, MAX_PIXELS, binarise=kind == "above_half")
 
 
 def read_pixels(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
@@ -103,8 +123,10 @@ def read_pixels(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> NDArray[An
 
     Raises as `read_image`.
     """
-    path = Path(path)
-    data = _read_bytes(path, max_pixels)
+    return _decode_pixels(read_file(path, max_pixels=max_pixels), path, max_pixels)
+
+
+def _decode_pixels(data: bytes, path: Path | str, max_pixels: int) -> NDArray[Any]:
     try:
         header = _checked_header(data, max_pixels)
         return _decode(data, header)
@@ -118,7 +140,7 @@ def image_size(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[int, 
     Raises as `read_image`.
     """
     path = Path(path)
-    data = _read_bytes(path, max_pixels)
+    data = read_file(path, max_pixels=max_pixels)
     try:
         header = _checked_header(data, max_pixels)
     except ValueError as error:
@@ -167,7 +189,9 @@ def write_probability(path: Path | str, probability: NDArray[np.floating[Any]]) 
     _write_png(path, np.rint(probability.astype(np.float64) * 65535).astype(np.uint16))
 
 
-def _read_bytes(path: Path, max_pixels: int) -> bytes:
+def read_file(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> bytes:
+    """Return the content of a picture's file. Raises as `read_image` for what is not there or too large."""
+    path = Path(path)
     try:
         size = path.stat().st_size
         if size > max_pixels * _MAX_BYTES_PER_PIXEL + _SPARE_BYTES:
@@ -229,9 +253,9 @@ def _check_floating(pixels: NDArray[Any]) -> None:
         raise ValueError(f"the floating-point TIFF holds values from {low:g} to {high:g}; scale them to 0 … 1")
 
 
-def _read_labels(path: Path | str, *, max_pixels: int) -> NDArray[Any]:
-    """Read one value per pixel (H, W), whatever it means."""
-    pixels = read_pixels(path, max_pixels=max_pixels)
+def _decode_labels(data: bytes, path: Path | str, max_pixels: int) -> NDArray[Any]:
+    """Return one value per pixel (H, W), whatever it means."""
+    pixels = _decode_pixels(data, path, max_pixels)
     if pixels.ndim == 2:
         return pixels
     if (pixels[:, :, :1] != pixels[:, :, 1:]).any():

@@ -9,7 +9,6 @@ the settings that matter, so that a changed model never finds the features of an
 import functools
 import json
 import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,12 @@ class SentenceEncoder:
                 "family, or to a name of the Hugging Face hub with data.text_fetch=true; data.text=words needs none"
             )
         folder = _find(config.text_model, config.text_revision, fetch=config.text_fetch)
-        encoder = cls(folder, tokens=config.text_tokens, rule=config.text_rule, cache=_cache_folder(config.text_cache))
+        encoder = cls(
+            folder,
+            tokens=config.text_tokens,
+            rule=config.text_rule,
+            cache=storage.cache_folder(config.text_cache, "text"),
+        )
         if config.text_fingerprint not in ("", encoder.fingerprint):
             raise ValueError(
                 f"the language model in {folder} is not the one that the network was trained with: its checksum is "
@@ -138,12 +142,6 @@ def _filled_up(sentence: str) -> str:
 
 def _positions(network: Any) -> int:
     return int(getattr(network.config, "max_position_embeddings", 512))
-
-
-def _cache_folder(given: str) -> Path:
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "c2fvl" / "text"
 
 
 def _find(name: str, revision: str, *, fetch: bool) -> Path:

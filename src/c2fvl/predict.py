@@ -18,7 +18,7 @@ from c2fvl.images import read_image, write_image, write_labels, write_mask, writ
 from c2fvl.labels import THRESHOLD, to_labels, to_original
 from c2fvl.report import MAX_AREAS, Report, parse_report
 from c2fvl.text_encoders import build_text_encoder
-from c2fvl.transforms import network_image, resize_image
+from c2fvl.transforms import in_channel_order, resize_image
 from c2fvl.visualize import case_picture
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ class Predictor:
         config = self.engine.config.data
         resized = resize_image(film, config.image_size, rule=config.resize)
         text = None if self.encoder is None else self.encoder.encode(understood)
-        return Prepared(film, network_image(resized, config), text, understood)
+        image = in_channel_order(resized, config).transpose(2, 0, 1)
+        return Prepared(film, np.ascontiguousarray(image, np.float32), text, understood)
 
     def run(self, prepared: Sequence[Prepared]) -> np.ndarray:
         """Return the probabilities of several films at once, on the network's grid."""

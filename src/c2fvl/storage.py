@@ -42,6 +42,13 @@ def write_bytes(path: Path | str, data: bytes, *, durable: bool = True) -> None:
         _sync_folder(path.parent)
 
 
+def cache_folder(given: str, kind: str) -> Path:
+    """Return the folder that settings name, or else c2fvl/<kind> in the folder that the system has for caches."""
+    if given:
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "c2fvl" / kind
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write `text` as UTF-8, as `write_bytes` does."""
     write_bytes(path, text.encode("utf-8"))

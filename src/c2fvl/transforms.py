@@ -139,11 +139,9 @@ def resize_mask(mask: np.ndarray, size: int, *, rule: str) -> np.ndarray:
     return cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def network_image(image: np.ndarray, config: DataConfig) -> np.ndarray:
-    """Return (H, W, 3) RGB as the (3, H, W) contiguous array of the network's channel order."""
-    if config.channel_order == "bgr":
-        image = image[:, :, ::-1]
-    return np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)
+def in_channel_order(image: np.ndarray, config: DataConfig) -> np.ndarray:
+    """Return (H, W, 3) RGB in the network's channel order; grey (H, W) is left as it is."""
+    return image[:, :, ::-1] if image.ndim == 3 and config.channel_order == "bgr" else image
 
 
 def _move(augmentation: Augmentation, array: np.ndarray, *, smooth: bool) -> np.ndarray:
