@@ -82,8 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="print the summary as JSON")
 
     sub = command("predict", _predict, "Draw the mask of films, each in its own size.")
-    sub.add_argument("films", nargs="*", metavar="FILE", help="films, folders or globs")
-    sub.add_argument("--model", required=True, help="model folder or run folder")
+    sub.add_argument("films", nargs="*", metavar="FILE", help="films, folders or globs; a first FILE.onnx is the model")
+    sub.add_argument("--model", help="model folder, run folder or exported network, .onnx")
     sub.add_argument("--report", help="a report on every film given, as a sentence")
     sub.add_argument(
         "--laterality",
@@ -144,6 +144,24 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--preset", help="preset whose data settings it was trained with (default: that of the model on QaTa-COV19)"
     )
+
+    sub = command("export", _export, "Write a network as one ONNX file, which predicts without torch.")
+    sub.add_argument("model", help="model folder or run folder")
+    sub.add_argument("out", help="file to write, .onnx")
+    sub.add_argument("--opset", type=_count(1), help="ONNX operator set (default: the exporter's own)")
+    sub.add_argument(
+        "--dtype",
+        default="fp32",
+        choices=("fp32", "fp16", "int8"),
+        help="numbers to compute in; films and probabilities stay fp32 (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--calibration",
+        metavar="ROOT",
+        help="data set for int8: films of its training part give the scales, its validation part is scored",
+    )
+    sub.add_argument("--table", help="caption table to use in place of <Split>_text.xlsx")
+    sub.add_argument("--json", action="store_true", help="print what was measured as JSON")
 
     sub = command("compare", _compare, "Put several models into one table: scores, size, operations, speed, memory.")
     sub.add_argument("models", nargs="+", metavar="RUN", help="run folders or model folders")
@@ -278,10 +296,18 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from c2fvl.predict import Predictor, collect, predict_to_folder
+    from c2fvl.predict import ONNX, Predictor, collect, predict_to_folder
 
+    if options.model is None:
+        if not options.films or Path(options.films[0]).suffix != ONNX:
+            raise ValueError("name the network: --model MODEL, or an exported network, FILE.onnx, before the films")
+        options.model = options.films.pop(0)
     requests = collect(options.films, table=options.csv, report=options.report)
-    predictor = Predictor(_loaded(options), device=options.device, threshold=options.threshold)
+    exported = Path(options.model).suffix == ONNX
+    if exported and options.text_model is not None:
+        raise ValueError("--text-model goes with a model folder; export the model anew for another language model")
+    model = options.model if exported else _loaded(options)
+    predictor = Predictor(model, device=options.device, threshold=options.threshold)
     if options.report is not None:
         predictor.understand(options.report, laterality=options.laterality)  # so that a bad report ends it at once
     failed = 0
@@ -350,6 +376,31 @@ def _convert(options: argparse.Namespace) -> int:
     print(
         f"{options.out}: {sum(parameter.numel() for parameter in network.parameters()):,} parameters of {options.model}"
     )
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    import dataclasses
+
+    from c2fvl.checkpoint import load_model
+    from c2fvl.export import export
+
+    found = export(
+        load_model(options.model), options.out, dtype=options.dtype, opset=options.opset,
+        calibration=options.calibration, table=options.table,
+        progress=lambda message: print(f"{PROGRAM}: {message}", file=sys.stderr),
+    )  # fmt: skip
+    if options.json:
+        print(json.dumps(dataclasses.asdict(found) | {"path": str(found.path)}))
+        return 0
+    print(f"{found.path}: {found.dtype}, opset {found.opset}, {found.path.stat().st_size / 2**20:.1f} MiB")
+    print(f"Largest difference to PyTorch in probability: {found.difference:.1e}")
+    if found.dice_before is not None and found.dice_after is not None:
+        before, after = 100 * found.dice_before, 100 * found.dice_after
+        print(
+            f"Dice per image on {found.num_scored} films: {before:.2f} before, {after:.2f} after; {before - after:.2f} "
+            "lost"
+        )
     return 0
 
 
