@@ -29,7 +29,7 @@ from c2fvl.random_state import seed_everything
 from c2fvl.scoring import predict_cases, score_case
 from c2fvl.train import _Trainer, train
 
-TIMES = {"train_seconds", "val_seconds", "films_per_second"}
+TIMES = {"train_seconds", "val_seconds", "films_per_second", "waiting_share"}
 
 
 def log_of(run):

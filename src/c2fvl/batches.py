@@ -6,7 +6,7 @@ processes, and a run that stops within an epoch goes on where it was.
 
 import math
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,9 +21,11 @@ from c2fvl.config import DataConfig
 from c2fvl.datasets import Case
 from c2fvl.film_cache import FilmCache, StoredFilm, as_grey
 from c2fvl.images import decode_image, decode_mask_as, read_file
+from c2fvl.overlap import ahead
 from c2fvl.text_encoders import build_text_encoder
 
 _ORDER, _FILM = 0, 1  # separate streams of random numbers
+_AHEAD = 2  # batches read while one is computed
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,19 @@ class Batch:
     text: Tensor | None
     """(B, T, F) float32."""
     original_masks: list[np.ndarray | None]
+
+    def pin_memory(self) -> "Batch":
+        """Return the batch in memory from which a GPU fetches it while it computes."""
+        mask, text = (None if values is None else values.pin_memory() for values in (self.mask, self.text))
+        return replace(self, image=self.image.pin_memory(), mask=mask, text=text)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the batch on a device, images channels-last; from pinned memory without waiting for it."""
+        mask, text = (
+            None if values is None else values.to(device, non_blocking=True) for values in (self.mask, self.text)
+        )
+        image = self.image.to(device, memory_format=torch.channels_last, non_blocking=True)
+        return replace(self, image=image, mask=mask, text=text)
 
 
 class FilmDataset(Dataset[Item]):
@@ -280,17 +295,28 @@ class EpochBatches:
         return iter(self.batches)
 
 
-def loader(dataset: FilmDataset, batches: EpochBatches, *, workers: int, pin_memory: bool = False) -> DataLoader[Batch]:
-    """Return a loader of the given batches."""
-    return DataLoader(
-        dataset,  # type: ignore[arg-type]
-        batch_sampler=batches,
+def read(
+    dataset: FilmDataset, batches: Iterable[list[tuple[int, int]]], *, workers: int, pin_memory: bool = False
+) -> Iterator[Batch]:
+    """Yield the given batches, read while the caller computes: by a thread, or by `workers` processes."""
+    if workers == 0:
+        yield from ahead(lambda keys: _read_batch(dataset, keys, pin_memory=pin_memory), batches, most=_AHEAD)
+        return
+    keys = list(batches)
+    yield from DataLoader(
+        dataset,
+        batch_sampler=keys,
         collate_fn=collate,
-        num_workers=min(workers, max(len(batches), 0)),
+        num_workers=min(workers, len(keys)),
         pin_memory=pin_memory,
         worker_init_fn=_leave_signals_to_the_loop,
         generator=torch.Generator(),  # else each new loader would draw from the generator of the dropouts
     )
+
+
+def _read_batch(dataset: FilmDataset, keys: list[tuple[int, int]], *, pin_memory: bool) -> Batch:
+    batch = collate([dataset[key] for key in keys])
+    return batch.pin_memory() if pin_memory else batch
 
 
 def _leave_signals_to_the_loop(worker: int) -> None:

@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0, help="seed of --text shuffled (default: %(default)s)")
     _add_text_model(sub)
     sub.add_argument("--out", metavar="DIR", help="folder to write to (default: beside the model)")
-    _add_device(sub)
+    _add_device(sub, batch="auto")
     sub.add_argument("--json", action="store_true", help="print the summary as JSON")
 
     sub = command("predict", _predict, "Draw the mask of films, each in its own size.")
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--threshold", type=float, default=0.5, help="probability from which a pixel is lesion (default: %(default)s)"
     )
-    sub.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (default: %(default)s)")
+    _add_device(sub, batch="auto", workers=1, reading="threads that read films, and as many that write masks")
     sub.add_argument("--json", action="store_true", help="print one JSON line per film")
 
     sub = command("check", _check, "Look a data set over; exit with 1 where something is wrong.")
@@ -179,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--fresh", action="store_true", help="score again what was scored before")
     sub.add_argument("--no-speed", action="store_true", help="leave out speed and memory")
     sub.add_argument("--out", metavar="DIR", help="folder for the table as csv, Markdown, LaTeX and JSON")
-    _add_device(sub)
+    _add_device(sub, batch="8")
     sub.add_argument("--json", action="store_true", help="print the table as JSON")
 
     sub = command("models", _models, "List the networks, or show one.")
@@ -223,10 +223,28 @@ def _loaded(options: argparse.Namespace) -> Any:
     return model if options.text_model is None else model.with_text_model(options.text_model)
 
 
-def _add_device(sub: argparse.ArgumentParser) -> None:
+def _batch(text: str) -> int | None:
+    return None if text == "auto" else _count(1)(text)
+
+
+def _add_device(
+    sub: argparse.ArgumentParser,
+    *,
+    batch: str,
+    workers: int = 0,
+    reading: str = "processes that read films; 0: a thread",
+) -> None:
     sub.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (default: %(default)s)")
-    sub.add_argument("--batch", type=_count(1), default=8, help="films at once (default: %(default)s)")
-    sub.add_argument("--workers", type=_count(0), default=0, help="processes that read films (default: %(default)s)")
+    sub.add_argument(
+        "--batch",
+        type=_batch,
+        default=batch,
+        metavar="NUMBER",
+        help="films at once; auto: what suits the device (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--workers", type=_count(min(workers, 1)), default=workers, help=f"{reading} (default: %(default)s)"
+    )
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -307,13 +325,13 @@ def _predict(options: argparse.Namespace) -> int:
     if exported and options.text_model is not None:
         raise ValueError("--text-model goes with a model folder; export the model anew for another language model")
     model = options.model if exported else _loaded(options)
-    predictor = Predictor(model, device=options.device, threshold=options.threshold)
+    predictor = Predictor(model, device=options.device, threshold=options.threshold, batch_size=options.batch)
     if options.report is not None:
         predictor.understand(options.report, laterality=options.laterality)  # so that a bad report ends it at once
     failed = 0
     for record in predict_to_folder(
         predictor, requests, options.out, laterality=options.laterality,
-        probability=options.probability, overlay=options.overlay,
+        probability=options.probability, overlay=options.overlay, workers=options.workers,
     ):  # fmt: skip
         failed += "error" in record
         if options.json:

@@ -24,7 +24,8 @@ from c2fvl.datasets import fingerprint, scan
 from c2fvl.images import read_image
 from c2fvl.labels import THRESHOLD, to_labels, to_original
 from c2fvl.metrics import dice, iou, summarise_classes
-from c2fvl.scoring import CaseScore, inference_form, predict_cases, score_case
+from c2fvl.overlap import ahead
+from c2fvl.scoring import CaseScore, automatic_batch, inference_form, predict_cases, score_case
 from c2fvl.spreadsheets import write_cells
 from c2fvl.visualize import case_picture, curves, encode_png
 
@@ -61,14 +62,15 @@ def evaluate(
     seed: int = 0,
     out: Path | str | None = None,
     device: str = "cpu",
-    batch_size: int = 8,
+    batch_size: int | None = None,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score `model` on one split and write `cases.csv`, `summary.json`, `report.html` and `pictures/` to `out`.
 
     `text` says which report each film gets: its own (which in QaTa-COV19 and MosMedData+ was made from the mask and
-    so is an oracle), that of another film by `seed`, or none. Raises `ValueError` for data that does not fit.
+    so is an oracle), that of another film by `seed`, or none. The `batch_size` None is what suits the device. Raises
+    `ValueError` for data that does not fit.
     """
     if text not in TEXTS:
         raise ValueError(f"the text is {text!r}; expected is one of {', '.join(TEXTS)}")
@@ -86,11 +88,12 @@ def evaluate(
     if text != "none" and config.data.text != "none" and num_reports < len(cases):
         logger.warning("%d of %d films have no report that the network can read", len(cases) - num_reports, len(cases))
 
-    run = {"device": device, "batch_size": batch_size, "workers": workers}
+    batch_size = batch_size or automatic_batch(model)
     scores: list[CaseScore] = []
     network = inference_form(model, batch_size=batch_size)
-    for prediction in predict_cases(network, films, **run):  # type: ignore[arg-type]
-        scores.append(score_case(prediction))
+    found = predict_cases(network, films, device=device, batch_size=batch_size, workers=workers)
+    for score in ahead(score_case, found, most=2 * batch_size):
+        scores.append(score)
         if progress is not None:
             progress(len(scores), len(films))
 

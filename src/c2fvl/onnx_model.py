@@ -27,6 +27,8 @@ class OnnxModel:
     device for which this ONNX Runtime has nothing.
     """
 
+    batch_size = 1
+
     def __init__(self, path: Path | str, *, device: str = "cpu") -> None:
         self.path = Path(path)
         if not self.path.is_file():

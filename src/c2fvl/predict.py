@@ -2,8 +2,9 @@
 
 import glob
 import logging
+import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -16,6 +17,7 @@ from c2fvl.csv_tables import read_csv
 from c2fvl.describe import zone_areas
 from c2fvl.images import read_image, write_image, write_labels, write_mask, write_probability
 from c2fvl.labels import THRESHOLD, to_labels, to_original
+from c2fvl.overlap import ahead
 from c2fvl.report import MAX_AREAS, Report, parse_report
 from c2fvl.text_encoders import build_text_encoder
 from c2fvl.transforms import in_channel_order, resize_image
@@ -55,6 +57,8 @@ class Engine(Protocol):
     config: Config
     path: Path
     metrics: dict[str, Any]
+    batch_size: int
+    """Films at once that suit it."""
 
     def probabilities(self, images: np.ndarray, text: np.ndarray | None) -> np.ndarray:
         """Return the probabilities, (B, S, S) of the lesion or (B, C, S, S), of images (B, 3, S, S) float32."""
@@ -64,8 +68,8 @@ class Engine(Protocol):
 class Prepared:
     """A film and its report as the network takes them."""
 
-    film: np.ndarray
-    """(H, W, 3) float32 in [0, 1]."""
+    size: tuple[int, int]
+    """(H, W) of the film."""
     image: np.ndarray
     """(3, S, S)."""
     text: np.ndarray | None
@@ -87,13 +91,15 @@ class Predictor:
         *,
         device: str = "cpu",
         threshold: float = THRESHOLD,
-        batch_size: int = 1,
+        batch_size: int | None = 1,
     ) -> None:
         if not 0 < threshold < 1:
             raise ValueError(f"the threshold is {threshold}; expected is a probability between 0 and 1")
         self.engine = _engine(model, device, batch_size)
+        self.batch_size = self.engine.batch_size if batch_size is None else batch_size
         self.threshold = threshold
         self._said: set[str] = set()
+        self._speaking = threading.Lock()
         config = self.engine.config
         self.classes = class_names(config.data, num_classes(config.model))
         if len(self.classes) > 1 and threshold != THRESHOLD:
@@ -124,7 +130,8 @@ class Predictor:
         resized = resize_image(film, config.image_size, rule=config.resize)
         text = None if self.encoder is None else self.encoder.encode(understood)
         image = in_channel_order(resized, config).transpose(2, 0, 1)
-        return Prepared(film, np.ascontiguousarray(image, np.float32), text, understood)
+        size = int(film.shape[0]), int(film.shape[1])
+        return Prepared(size, np.ascontiguousarray(image, np.float32), text, understood)
 
     def run(self, prepared: Sequence[Prepared]) -> np.ndarray:
         """Return the probabilities of several films at once, on the network's grid."""
@@ -133,7 +140,7 @@ class Predictor:
 
     def finish(self, prepared: Prepared, probability: np.ndarray) -> Prediction:
         """Return the prediction in the film's own size."""
-        probability = to_original(probability, prepared.film.shape[:2])
+        probability = to_original(probability, prepared.size)
         return Prediction(to_labels(probability, self.threshold), probability, prepared.report)
 
     def understand(self, report: str | Report | None, *, laterality: str = "viewer") -> Report | None:
@@ -169,9 +176,10 @@ class Predictor:
         return report.in_frame("viewer")
 
     def _say_once(self, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
-            logger.warning("%s", message)
+        with self._speaking:
+            if message not in self._said:
+                self._said.add(message)
+                logger.warning("%s", message)
 
 
 def _written(stem: str, num_foreground: int = 1) -> tuple[str, ...]:
@@ -232,8 +240,12 @@ def predict_to_folder(
     laterality: str = "viewer",
     probability: bool = False,
     overlay: bool = False,
+    workers: int = 1,
 ) -> Iterator[dict[str, Any]]:
     """Predict film after film into `out` and yield the record of each, which is also written as `<stem>.json`.
+
+    While the network computes, `workers` threads read the next films and as many write the last results; only a few
+    films are held at a time, however many there are.
 
     Raises `ValueError`, before anything is written, where a result would replace one of the films. Writes
     `<stem>.png` (0 and 255, or the numbers of several classes, in the film's size), on request
@@ -249,35 +261,73 @@ def predict_to_folder(
         for name in _written(request.image.stem, len(predictor.classes)):
             if (out / name).resolve() in films:
                 raise ValueError(f"{out / name} is a film to be predicted and would be replaced; name another folder")
-    return _predict_each(predictor, requests, out, laterality, probability=probability, overlay=overlay)
 
-
-def _predict_each(
-    predictor: Predictor, requests: list[Request], out: Path, laterality: str, *, probability: bool, overlay: bool
-) -> Iterator[dict[str, Any]]:
-    for request in requests:
-        stem = request.image.stem
-        if (out / f"{stem}.json").is_file():  # the record goes first and comes last: where it is, all belongs together
-            for name in reversed(_written(stem, len(predictor.classes))):
-                (out / name).unlink(missing_ok=True)
+    def prepare(request: Request) -> _Film:
         try:
-            film = read_image(request.image)
-            prediction = predictor(film, request.report, laterality=laterality)
+            pixels = read_image(request.image)
+            prepared = predictor.prepare(pixels, request.report, laterality=laterality)
         except (OSError, ValueError) as error:
-            yield {"image": str(request.image), "error": str(error).removeprefix(f"{request.image}: ")}
-            continue
-        record = _record(predictor, request, prediction, laterality)
-        several = len(predictor.classes) > 1
-        (write_labels if several else write_mask)(out / f"{stem}.png", prediction.mask)
-        if probability:
-            maps = prediction.probability[1:] if several else [prediction.probability]
-            for name, of_class in zip(_probabilities(stem, len(predictor.classes)), maps, strict=True):
-                write_probability(out / name, of_class)
-        if overlay:
-            picture = case_picture(film, prediction.mask, report=prediction.report, classes=predictor.classes)
-            write_image(out / f"{stem}_overlay.png", picture)
-        storage.write_json(out / f"{stem}.json", record)
-        yield record
+            return _Film(request, error=str(error).removeprefix(f"{request.image}: "))
+        return _Film(request, prepared, pixels if overlay else None)
+
+    def write(film: _Film) -> dict[str, Any]:
+        return _write(predictor, film, out, laterality, probability=probability)
+
+    most = predictor.batch_size
+    read = ahead(prepare, requests, workers=workers, most=most)
+    return ahead(write, _computed(predictor, read), workers=workers, most=most)
+
+
+@dataclass(frozen=True)
+class _Film:
+    """A film on its way from its file to its mask."""
+
+    request: Request
+    prepared: Prepared | None = None
+    pixels: np.ndarray | None = None
+    """Where it is to be drawn."""
+    probability: np.ndarray | None = None
+    error: str = ""
+
+
+def _computed(predictor: Predictor, films: Iterable[_Film]) -> Iterator[_Film]:
+    """Yield the films with their probabilities, computed in batches, in order; those with an error as they are."""
+    waiting: list[_Film] = []
+
+    def compute() -> list[_Film]:
+        readable = [film.prepared for film in waiting if film.prepared is not None]
+        found = iter(predictor.run(readable) if readable else ())
+        return [replace(film, probability=None if film.error else next(found)) for film in waiting]
+
+    for film in films:
+        waiting.append(film)
+        if sum(not film.error for film in waiting) == predictor.batch_size:
+            yield from compute()
+            waiting.clear()
+    yield from compute()
+
+
+def _write(predictor: Predictor, film: _Film, out: Path, laterality: str, *, probability: bool) -> dict[str, Any]:
+    """Write what was found of a film and return its record."""
+    request, stem = film.request, film.request.image.stem
+    if (out / f"{stem}.json").is_file():  # the record goes first and comes last: where it is, all belongs together
+        for name in reversed(_written(stem, len(predictor.classes))):
+            (out / name).unlink(missing_ok=True)
+    if film.prepared is None or film.probability is None:
+        return {"image": str(request.image), "error": film.error}
+    prediction = predictor.finish(film.prepared, film.probability)
+    several = len(predictor.classes) > 1
+    (write_labels if several else write_mask)(out / f"{stem}.png", prediction.mask)
+    if probability:
+        maps = prediction.probability[1:] if several else [prediction.probability]
+        for name, of_class in zip(_probabilities(stem, len(predictor.classes)), maps, strict=True):
+            write_probability(out / name, of_class)
+    if film.pixels is not None:
+        picture = case_picture(film.pixels, prediction.mask, report=prediction.report, classes=predictor.classes)
+        write_image(out / f"{stem}_overlay.png", picture)
+    record = _record(predictor, request, prediction, laterality)
+    storage.write_json(out / f"{stem}.json", record)
+    return record
 
 
 def _record(predictor: Predictor, request: Request, prediction: Prediction, laterality: str) -> dict[str, Any]:
@@ -321,7 +371,7 @@ def _record(predictor: Predictor, request: Request, prediction: Prediction, late
     }
 
 
-def _engine(model: "str | Path | TrainedModel | Engine", device: str, batch_size: int) -> Engine:
+def _engine(model: "str | Path | TrainedModel | Engine", device: str, batch_size: int | None) -> Engine:
     if isinstance(model, str | Path) and Path(model).suffix == ONNX:
         from c2fvl.onnx_model import OnnxModel
 

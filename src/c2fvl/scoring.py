@@ -6,7 +6,7 @@ Three pairs of grid and rule are kept apart and always labelled:
 - `original`: the probability map brought to the film's own size against the mask as it is in the file.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from c2fvl.batches import Batch, EpochBatches, FilmDataset, loader
+from c2fvl.batches import Batch, EpochBatches, FilmDataset, read
 from c2fvl.checkpoint import TrainedModel, check_device
 from c2fvl.labels import THRESHOLD, to_labels, to_original
 from c2fvl.losses import Loss
 from c2fvl.metrics import Overlap, overlap
 from c2fvl.models import Output
 from c2fvl.optimize import optimize
+from c2fvl.text_encoders import text_shape
 from c2fvl.transforms import resize_mask
 
 GRIDS = ("network", "published", "original")
@@ -78,10 +79,11 @@ def predict_cases(
     batches = EpochBatches(len(dataset), batch_size, rank=rank, world=world)
     places = [index for batch in batches for _, index in batch]
     done = 0
-    for batch in loader(dataset, batches, workers=workers):
+    pin_memory = torch.device(device).type == "cuda"
+    for batch in (batch.to(device) for batch in read(dataset, batches, workers=workers, pin_memory=pin_memory)):
         output = infer(network, batch, device=device, precision=precision)
         probability = probabilities(output).cpu().numpy()
-        losses = None if loss is None or batch.mask is None else _losses(loss, output, batch.mask.to(device))
+        losses = None if loss is None or batch.mask is None else _losses(loss, output, batch.mask)
         for row, name in enumerate(batch.ids):
             yield CasePrediction(
                 id=name,
@@ -122,13 +124,51 @@ def inference_form(model: TrainedModel, *, batch_size: int = 1) -> nn.Module:
     return optimize(model.network, example=torch.zeros(batch_size, channels, side, side, device=device))
 
 
-class NetworkEngine:
-    """A trained network that gives probabilities for arrays, in its inference form."""
+def automatic_batch(model: TrainedModel, *, most: int = 32) -> int:
+    """Return how many films at once suit the device that the model lies on.
 
-    def __init__(self, model: TrainedModel, *, device: torch.device | str = "cpu", batch_size: int = 1) -> None:
+    On a processor one, for larger batches leave its caches and are no faster (`docs/performance.md`); on a GPU as many
+    as its memory takes, up to `most`.
+    """
+    device = next(model.network.parameters()).device
+    if device.type == "cpu":
+        return 1
+    side, channels = model.config.data.image_size, int(model.config.model.arguments.get("in_channels", 3))
+    shape = text_shape(model.config)
+
+    def attempt(size: int) -> None:
+        text = None if shape is None else torch.zeros(size, *shape)
+        batch = Batch([""] * size, torch.zeros(size, channels, side, side), None, text, [None] * size)
+        infer(model.network, batch, device=device, precision="fp32")
+
+    return largest_batch(attempt, most=most)
+
+
+def largest_batch(attempt: Callable[[int], object], *, most: int) -> int:
+    """Return the largest size, from `most` down by halves, that `attempt` does not run out of memory with."""
+    size = most
+    while size > 1:
+        try:
+            attempt(size)
+        except torch.OutOfMemoryError:
+            size //= 2
+            torch.cuda.empty_cache()
+        else:
+            return size
+    return 1
+
+
+class NetworkEngine:
+    """A trained network that gives probabilities for arrays, in its inference form.
+
+    `batch_size` is how many films it is made ready for at once, None for what suits the device.
+    """
+
+    def __init__(self, model: TrainedModel, *, device: torch.device | str = "cpu", batch_size: int | None = 1) -> None:
         self.config, self.path, self.metrics = model.config, model.path, model.metrics
         self.device = check_device(device)
-        self.network = inference_form(model, batch_size=batch_size)
+        self.batch_size = batch_size or automatic_batch(model)
+        self.network = inference_form(model, batch_size=self.batch_size)
 
     def probabilities(self, images: np.ndarray, text: np.ndarray | None) -> np.ndarray:
         """Return the probabilities of images (B, 3, S, S) and their text (B, T, F), as `probabilities` does."""
@@ -139,9 +179,9 @@ class NetworkEngine:
 
 def infer(network: nn.Module, batch: Batch, *, device: torch.device | str, precision: str) -> Output:
     """Return the network's output for a batch without gradients."""
-    text = None if batch.text is None else batch.text.to(device)
+    batch = batch.to(device)
     with torch.inference_mode(), autocast(device, precision):
-        return network(batch.image.to(device, memory_format=torch.channels_last), text)
+        return network(batch.image, batch.text)
 
 
 def probabilities(output: Output) -> Tensor:

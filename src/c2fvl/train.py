@@ -13,7 +13,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from c2fvl import storage
-from c2fvl.batches import EpochBatches, FilmDataset, collate, loader, num_batches
+from c2fvl.batches import Batch, EpochBatches, FilmDataset, collate, num_batches, read
 from c2fvl.catalogue import num_classes
 from c2fvl.checkpoint import ResumeState, load_state, restore_weights, save_model, save_state
 from c2fvl.config import Config, to_toml
@@ -32,13 +32,14 @@ from c2fvl.datasets import Case, fingerprint, scan
 from c2fvl.initial_weights import start_from
 from c2fvl.losses import build_loss
 from c2fvl.memory import keep_freed_memory
-from c2fvl.metrics import summarise_classes
+from c2fvl.metrics import Overlap, summarise_classes
 from c2fvl.models import build_model
 from c2fvl.observer import Observer
 from c2fvl.optimizers import build_optimizer, frozen_parameters, learning_rate
+from c2fvl.overlap import ahead
 from c2fvl.random_state import generator_states, restore_generators, seed_everything
 from c2fvl.runs import describe_environment, lock_run, resolve_run
-from c2fvl.scoring import autocast, infer, predict_cases, score_case
+from c2fvl.scoring import CasePrediction, autocast, infer, predict_cases, score_case
 from c2fvl.signals import StopSignals
 from c2fvl.text_encoders import settle_text
 
@@ -61,6 +62,8 @@ class Progress:
     best_epoch: int = 0
     seconds: float = 0.0
     """Time of the epoch under way, over all calls."""
+    waiting: float = 0.0
+    """Seconds of it in which the network waited for films."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,9 +242,7 @@ class _Trainer:
         )  # fmt: skip
         self.model.train()
         began, seconds_before, done_here = time.monotonic(), progress.seconds, 0
-        for batch in loader(
-            self.train_films, batches, workers=self.config.data.workers, pin_memory=self.device.type == "cuda"
-        ):
+        for batch in self._read(batches):
             position = progress.batches
             is_last = position + 1 == total
             in_window = position % settings.accumulation
@@ -252,19 +253,17 @@ class _Trainer:
             steps = is_last or in_window + 1 == settings.accumulation
             with contextlib.nullcontext() if steps else self.accelerator.no_sync(self.model):
                 assert batch.mask is not None
-                image = batch.image.to(self.device, memory_format=torch.channels_last)
-                text = None if batch.text is None else batch.text.to(self.device)
                 with autocast(self.device, settings.precision):
-                    output = self.model(image, text)
-                terms = self.loss(output, batch.mask.to(self.device))
-                values = {name: value.item() for name, value in terms.items()}
+                    output = self.model(batch.image, batch.text)
+                terms = self.loss(output, batch.mask)
+                self.scaler.scale(terms["loss"] / window).backward()
+                values = {name: value.item() for name, value in terms.items()}  # a GPU is waited for here, not before
                 if not math.isfinite(values["loss"]):
                     raise ValueError(
                         f"the loss is {values['loss']} in epoch {epoch + 1}, batch {position + 1}, with the films "
                         f"{', '.join(batch.ids)}; the state before this epoch is kept. Look at these films, lower "
                         "optimizer.learning_rate, or set optimizer.clip_norm=1"
                     )
-                self.scaler.scale(terms["loss"] / window).backward()
             if steps:
                 self._step()
             progress.batches += 1
@@ -281,6 +280,18 @@ class _Trainer:
                 if minutes and self._agree(time.monotonic() - self.saved_at > 60 * minutes):
                     self._save()
         return True
+
+    def _read(self, batches: EpochBatches) -> Iterator[Batch]:
+        """Yield the batches on the device, and note how long they were waited for."""
+        on_gpu = self.device.type == "cuda"
+        found = read(self.train_films, batches, workers=self.config.data.workers, pin_memory=on_gpu)
+        while True:
+            began = time.monotonic()
+            batch = next(found, None)
+            if batch is None:
+                return
+            self.progress.waiting += time.monotonic() - began
+            yield batch.to(self.device)
 
     def _set_rate(self, epoch: int, position: int) -> None:
         step = epoch * self.batches_per_epoch + position
@@ -317,6 +328,7 @@ class _Trainer:
             "train_seconds": round(progress.seconds, 3),
             "val_seconds": round(time.monotonic() - began, 3),
             "films_per_second": round(len(self.train_films) / max(progress.seconds, 1e-9), 3),
+            "waiting_share": round(progress.waiting / max(progress.seconds, 1e-9), 4),
         }
         dice = scores["dice_per_image"]
         is_best = number >= settings.best_from_epoch and (progress.best_dice is None or dice > progress.best_dice)
@@ -325,7 +337,8 @@ class _Trainer:
             if self.is_main:
                 metrics = {"epoch": number, **{f"val_{name}": value for name, value in scores.items()}}
                 save_model(self.run / "best", self._network_to_score(), self.config, metrics)
-        progress.epoch, progress.batches, progress.sums, progress.seconds = number, 0, {}, 0.0
+        progress.epoch, progress.batches, progress.sums = number, 0, {}
+        progress.seconds = progress.waiting = 0.0
         progress.history.append(line)
         self._save()
         if self.is_main:
@@ -345,18 +358,17 @@ class _Trainer:
         settings = self.config.train
         self._agree_on_averages()
         grid = "published" if self.config.data.resize == "published" else "network"
-        mine = [
-            (
-                prediction.index,
-                prediction.loss,
-                tuple(of_class[grid] for of_class in score_case(prediction, grids=(grid,)).classes),
-            )
-            for prediction in predict_cases(
-                self._network_to_score(), self.val_films, device=self.device, batch_size=settings.batch_size,
-                workers=self.config.data.workers, precision=settings.precision, loss=self.loss,
-                rank=self.rank, world=self.world,
-            )
-        ]  # fmt: skip
+
+        def score(prediction: CasePrediction) -> tuple[int, float | None, tuple[Overlap, ...]]:
+            classes = score_case(prediction, grids=(grid,)).classes
+            return prediction.index, prediction.loss, tuple(of_class[grid] for of_class in classes)
+
+        found = predict_cases(
+            self._network_to_score(), self.val_films, device=self.device, batch_size=settings.batch_size,
+            workers=self.config.data.workers, precision=settings.precision, loss=self.loss,
+            rank=self.rank, world=self.world,
+        )  # fmt: skip
+        mine = list(ahead(score, found, most=2 * settings.batch_size))
         everything = sorted(gather_object(mine) if self.world > 1 else mine, key=lambda entry: entry[0])
         losses = [loss for _, loss, _ in everything]
         broken = [self.val_films.cases[index].id for index, loss, _ in everything if not math.isfinite(loss)]
@@ -365,10 +377,10 @@ class _Trainer:
                 f"the validation loss of {len(broken)} films is not finite, the first is {broken[0]}; the state before "
                 "this epoch is kept. Lower optimizer.learning_rate, or set optimizer.clip_norm=1"
             )
-        found = summarise_classes([counts for _, _, counts in everything])
-        for number, of_class in enumerate(found.pop("classes", ()), start=1):
-            found |= {f"{name}_class_{number}": of_class[name] for name in ("dice_per_image", "iou_per_image")}
-        return {"loss": math.fsum(losses) / len(losses), **found}
+        scores = summarise_classes([counts for _, _, counts in everything])
+        for number, of_class in enumerate(scores.pop("classes", ()), start=1):
+            scores |= {f"{name}_class_{number}": of_class[name] for name in ("dice_per_image", "iou_per_image")}
+        return {"loss": math.fsum(losses) / len(losses), **scores}
 
     def _agree_on_averages(self) -> None:
         """Give every process the running statistics and the averaged weights of the first, which are what is saved.
