@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -7,7 +10,8 @@ import torch
 
 import c2fvl
 from c2fvl.images import read_image, read_mask, write_image
-from c2fvl.predict import Predictor, collect, predict_to_folder
+from c2fvl.predict import Predictor, Request, collect, predict_to_folder
+from c2fvl.scoring import largest_batch
 
 RIGHT = "Unilateral pulmonary infection, one infected area, upper right lung."
 LEFT = "Unilateral pulmonary infection, one infected area, upper left lung."
@@ -238,3 +242,70 @@ def test_reports_that_cannot_be_are_refused_or_said(predictor, films, tmp_path, 
         predictor(films[0], 5)
     with pytest.raises(ValueError, match="viewer's frame but laterality says patient"):
         predictor(films[0], c2fvl.parse_report(LEFT), laterality="patient")
+
+
+def test_batches_and_threads_change_nothing(tiny_run, films, phantom_root, tmp_path):
+    requests = collect([str(phantom_root / "Val_Folder/img")])
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    requests = [*requests[:2], Request(broken, None), *requests[2:]]
+    written = []
+    for number, (batch_size, workers) in enumerate([(1, 1), (3, 2), (None, 4)]):
+        predictor = Predictor(tiny_run, batch_size=batch_size)
+        out = tmp_path / str(number)
+        records = list(predict_to_folder(predictor, requests, out, workers=workers, probability=True))
+        assert [record["image"] for record in records] == [str(request.image) for request in requests]
+        assert [name for name, record in enumerate(records) if "error" in record] == [2]
+        written.append({file.name: file.read_bytes() for file in out.iterdir() if "probability" not in file.name})
+    assert written[0] == written[1] == written[2]
+
+
+FLAT = """
+import sys
+from c2fvl.memory import resident
+from c2fvl.predict import Predictor, Request, predict_to_folder
+from pathlib import Path
+run, folder, out = sys.argv[1:]
+requests = [Request(film, None) for film in sorted(Path(folder).iterdir())]
+marks = []
+for number, record in enumerate(predict_to_folder(Predictor(run, batch_size=4), requests, out, workers=2)):
+    assert "error" not in record, record
+    if number in (200, len(requests) - 1):
+        marks.append(resident())
+print(len(requests), marks[1] - marks[0])
+"""
+
+
+def test_memory_stays_flat_over_thousands_of_films(tiny_run, tmp_path):
+    folder = tmp_path / "films"
+    folder.mkdir()
+    shades = np.random.default_rng(0).integers(0, 256, (2000, 40, 40), np.uint8)
+    for number, film in enumerate(shades):
+        cv2.imwrite(str(folder / f"{number:04}.png"), film)
+    done = subprocess.run(
+        [sys.executable, "-c", FLAT, str(tiny_run), str(folder), str(tmp_path / "out")],
+        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    count, growth = map(int, done.stdout.split())
+    assert count == 2000 and len(list((tmp_path / "out").iterdir())) == 4000
+    assert growth < 50 * 2**20
+
+
+def test_batches_are_halved_until_they_fit():
+    tried = []
+
+    def attempt(size):
+        tried.append(size)
+        if size > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert largest_batch(attempt, most=32) == 4
+    assert tried == [32, 16, 8, 4]
+    assert largest_batch(lambda size: attempt(99), most=8) == 1
+
+    def fail(size):
+        raise ValueError("another error")
+
+    with pytest.raises(ValueError, match="another error"):
+        largest_batch(fail, most=8)
