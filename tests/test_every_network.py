@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from conftest import TIMES
 from conftest import TINY as TINY_RUN
 from test_contract import TINY
 
@@ -45,7 +46,7 @@ def _log(run):
     """Return what a run's log says of its epochs, but for the time they took."""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
-    return [{name: value for name, value in line.items() if "second" not in name} for line in lines]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
 
 
 def test_trains_resumes_scores_and_predicts(config, tmp_path, few_films):

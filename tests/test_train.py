@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TIMES, TINY
 from safetensors.torch import load_file
 from test_contract import TINY as TINY_NETWORKS
 from test_storage import every_power_loss
@@ -28,8 +28,6 @@ from c2fvl.phantom import write_phantom
 from c2fvl.random_state import seed_everything
 from c2fvl.scoring import predict_cases, score_case
 from c2fvl.train import _Trainer, train
-
-TIMES = {"train_seconds", "val_seconds", "films_per_second", "waiting_share"}
 
 
 def log_of(run):
