@@ -63,7 +63,7 @@ def test_light_modules_import_no_torch(module):
 
 LAYERS = [
     {"cli", "__main__"},
-    {"compare", "train", "export", "reference"},
+    {"compare", "train", "export", "reference", "bench"},
     {"evaluate", "profiling"},
     {"predict", "initial_weights"},
     {"vit_weights", "scoring", "onnx_model", "runs", "official", "official_names"},

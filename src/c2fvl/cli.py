@@ -182,6 +182,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_device(sub, batch="8")
     sub.add_argument("--json", action="store_true", help="print the table as JSON")
 
+    sub = command("bench", _bench, "Measure speed and memory of networks, beside what this machine can do.")
+    sub.add_argument(
+        "models", nargs="*", metavar="MODEL", help="names of networks, model folders, exported files (default: c2fvl)"
+    )
+    sub.add_argument(
+        "--only",
+        action="append",
+        choices=("inference", "training", "loading", "metrics"),
+        help="measure this only; may be given several times",
+    )
+    sub.add_argument("--root", help="data set to load films from (default: a phantom)")
+    sub.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (default: %(default)s)")
+    sub.add_argument(
+        "--dtype", default="fp32", choices=("fp32", "bf16", "fp16"), help="numbers to compute in (default: %(default)s)"
+    )
+    sub.add_argument("--batch", type=_count(1), default=1, help="films at once (default: %(default)s)")
+    sub.add_argument("--repeats", type=_count(1), default=10, help="batches that are timed (default: %(default)s)")
+    sub.add_argument("--out", metavar="DIR", help="folder for the figures as Markdown and JSON")
+    sub.add_argument("--json", action="store_true", help="print the figures as JSON")
+
     sub = command("models", _models, "List the networks, or show one.")
     sub.add_argument("name", nargs="?", help="show the arguments of this network")
     sub.add_argument(
@@ -419,6 +439,29 @@ def _export(options: argparse.Namespace) -> int:
             f"Dice per image on {found.num_scored} films: {before:.2f} before, {after:.2f} after; {before - after:.2f} "
             "lost"
         )
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    import dataclasses
+
+    from c2fvl import storage
+    from c2fvl.bench import PARTS, bench, to_markdown
+    from c2fvl.profiling import Conditions
+
+    out = None if options.out is None else Path(options.out)
+    if out is not None and out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; name a folder for the figures")
+    found = bench(
+        options.models, conditions=Conditions(options.device, options.dtype, options.batch, options.repeats),
+        root=options.root, parts=options.only or PARTS,
+        progress=lambda message: print(f"{PROGRAM}: measuring {message}", file=sys.stderr),
+    )  # fmt: skip
+    figures = dataclasses.asdict(found) | {"command": sys.argv}
+    if out is not None:
+        storage.write_text(out / "bench.md", to_markdown(found))
+        storage.write_json(out / "bench.json", figures)
+    print(json.dumps(figures) if options.json else to_markdown(found), end="\n" if options.json else "")
     return 0
 
 

@@ -18,10 +18,13 @@ from c2fvl.config import Config
 from c2fvl.csv_tables import read_csv
 from c2fvl.datasets import fingerprint, scan
 from c2fvl.evaluate import OWN_TABLE, change_text, default_folder, describe_text, evaluate
-from c2fvl.profiling import Speed, Stage, build_empty, measure_speed, stages
+from c2fvl.profiling import Conditions, Speed, Stage, build_empty, measure_speed, stages
 from c2fvl.spreadsheets import write_cells
 
 logger = logging.getLogger(__name__)
+
+SPEED_BATCH = 8
+"""Films at once where speed is measured and no number is given."""
 
 SCORES = {
     "dice_per_image": "Dice per image",
@@ -79,7 +82,7 @@ def compare(
     seed: int = 0,
     text_model: str | None = None,
     device: str = "cpu",
-    batch_size: int = 8,
+    batch_size: int | None = SPEED_BATCH,
     workers: int = 0,
     speed: bool = True,
     fresh: bool = False,
@@ -128,7 +131,7 @@ def compare(
         measured = None
         if speed:
             say(f"measuring {labels[row]}")
-            measured = measure_speed(folder, device=device, batch_size=batch_size)
+            measured = measure_speed(settings[row], Conditions(device, batch_size=batch_size or SPEED_BATCH))
             speeds.append(measured)
         entries.append(
             _entry(
@@ -227,8 +230,8 @@ def _caption(
     if speeds:
         speed = speeds[0]
         parts.append(
-            f"Speed and memory of the network alone on this machine ({speed.device}, {speed.threads} threads, batches "
-            f"of {speed.batch_size}, float32): for comparison within this table only."
+            f"Speed and memory of the inference form alone on this machine ({speed.device}, {speed.threads} threads, "
+            f"batches of {speed.batch_size}, float32): for comparison within this table only."
         )
     return " ".join(parts)
 

@@ -7,27 +7,30 @@ resizing, which such counts leave out by custom, are left out.
 
 import dataclasses
 import inspect
+import math
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from c2fvl.catalogue import find_entry
-from c2fvl.checkpoint import check_device, find_model, parse_settings
+from c2fvl.checkpoint import check_device
 from c2fvl.config import Config, override
 from c2fvl.memory import resident, resident_peak
 from c2fvl.models import MODELS, build_model
+from c2fvl.optimize import optimize
+from c2fvl.scoring import autocast
 from c2fvl.text_encoders import text_shape
 
 WARM_UP, REPEATS = 2, 5
 MEBIBYTE = 2**20
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -116,10 +119,11 @@ def build_empty(config: Config) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """Return the network of the settings and one film with its report, all without numbers, on the meta device."""
     with torch.device("meta"):
         network = build_model(config.model.name, config.model.arguments)
-        return network, _inputs(config, 1)
+        return network, example_inputs(config, 1)
 
 
-def _inputs(config: Config, batch: int) -> tuple[Tensor, ...]:
+def example_inputs(config: Config, batch: int) -> tuple[Tensor, ...]:
+    """Return so many films and, where they are read, reports of the settings' size; all zero."""
     side = config.data.image_size
     image = torch.zeros(batch, int(config.model.arguments.get("in_channels", 3)), side, side)
     shape = text_shape(config)
@@ -127,76 +131,122 @@ def _inputs(config: Config, batch: int) -> tuple[Tensor, ...]:
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """Under which speed is measured."""
+
+    device: str = "cpu"
+    precision: str = "fp32"
+    """fp32, bf16 or fp16."""
+    batch_size: int = 1
+    """Films at once."""
+    repeats: int = REPEATS
+    """Batches that are timed."""
+    threads: int = dataclasses.field(default_factory=torch.get_num_threads)
+    """Of the processor."""
+
+
+@dataclass(frozen=True)
 class Speed:
     """How fast one network is on one machine; never to be compared between machines."""
 
     films_per_second: float
-    """Median of several batches through the network alone, in eval mode, float32."""
+    """By the median."""
+    median_seconds: float
+    p95_seconds: float
+    """Of a batch."""
     peak_memory: float
     """Most memory above what was there before the network was built, in MiB: resident, or of the GPU."""
     device: str
     threads: int
     batch_size: int
 
+    @classmethod
+    def of(cls, start: Callable[[], Callable[[], Any]], conditions: Conditions) -> "Speed":
+        """Measure what `start` builds; to be called in a process of its own, for a peak of memory never falls."""
+        torch.set_num_threads(conditions.threads)
+        device, on_gpu = conditions.device, torch.device(conditions.device).type == "cuda"
+        with torch.inference_mode():  # a first small product, so that what torch itself needs is there before
+            nn.functional.conv2d(torch.ones(1, 8, 8, 8, device=device), torch.ones(8, 8, 3, 3, device=device))
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device) if on_gpu else resident()
+        seconds = timed(start(), conditions)
+        peak = torch.cuda.max_memory_allocated(device) if on_gpu else resident_peak()
+        median = statistics.median(seconds)
+        return cls(
+            films_per_second=conditions.batch_size / median,
+            median_seconds=median,
+            p95_seconds=sorted(seconds)[math.ceil(0.95 * len(seconds)) - 1],
+            peak_memory=(peak - before) / MEBIBYTE,
+            device=torch.cuda.get_device_name(device) if on_gpu else "cpu",
+            threads=torch.get_num_threads(),
+            batch_size=conditions.batch_size,
+        )
 
-def measure_speed(model: Path | str, *, device: str = "cpu", batch_size: int = 8) -> Speed:
-    """Measure a model folder's network in a process of its own, for the highest mark of memory never falls.
 
-    Raises `ValueError` where it cannot be measured.
-    """
-    folder, threads = find_model(model), torch.get_num_threads()
-    check_device(device)
+def timed(run: Callable[[], Any], conditions: Conditions) -> list[float]:
+    """Return the seconds of each of the calls after some that are not counted."""
+    seconds = []
+    for _ in range(WARM_UP + conditions.repeats):
+        began = time.perf_counter()
+        run()
+        if torch.device(conditions.device).type == "cuda":
+            torch.cuda.synchronize(conditions.device)
+        seconds.append(time.perf_counter() - began)
+    return seconds[WARM_UP:]
+
+
+def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Return what a function of a module returns in a fresh process. Raises `ValueError` where it fails there."""
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(sender, folder, device, batch_size, threads), daemon=True)
+    process = context.Process(target=_answer, args=(sender, function, arguments), daemon=True)
     process.start()
     sender.close()
     try:
-        found = receiver.recv()
+        succeeded, found = receiver.recv()
     except EOFError:
-        found = "its process ended without a word, perhaps for want of memory; try a smaller --batch"
+        succeeded, found = False, "its process ended without a word, perhaps for want of memory; try a smaller --batch"
     process.join()
-    if isinstance(found, str):
-        raise ValueError(f"the speed of {folder} cannot be measured: {found}")
+    if not succeeded:
+        raise ValueError(f"it cannot be measured: {found}")
     return found
 
 
-def _measure(sender: Any, folder: Path, device: str, batch_size: int, threads: int) -> None:
+def _answer(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     try:
-        torch.set_num_threads(threads)
-        sender.send(_speed(folder, torch.device(device), batch_size))
+        sender.send((True, function(*arguments)))
     except (ValueError, OSError, RuntimeError) as error:
-        sender.send(str(error))
+        sender.send((False, str(error)))
     finally:
         sender.close()
 
 
-def _speed(folder: Path, device: torch.device, batch_size: int) -> Speed:
-    config = parse_settings(folder)
-    with torch.inference_mode():  # a first small product, so that what torch itself needs is there before
-        torch.nn.functional.conv2d(torch.ones(1, 8, 8, 8, device=device), torch.ones(8, 8, 3, 3, device=device))
-    on_gpu = device.type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device) if on_gpu else resident()
-    network = build_model(config.model.name, config.model.arguments).to(device).eval()
-    inputs = tuple(values.to(device) for values in _inputs(config, batch_size))
-    seconds = []
-    with torch.inference_mode():
-        for _ in range(WARM_UP + REPEATS):
-            began = time.perf_counter()
-            network(*inputs)
-            if on_gpu:
-                torch.cuda.synchronize(device)
-            seconds.append(time.perf_counter() - began)
-    peak = torch.cuda.max_memory_allocated(device) if on_gpu else resident_peak()
-    return Speed(
-        films_per_second=batch_size / statistics.median(seconds[WARM_UP:]),
-        peak_memory=(peak - before) / MEBIBYTE,
-        device=torch.cuda.get_device_name(device) if on_gpu else "cpu",
-        threads=torch.get_num_threads(),
-        batch_size=batch_size,
-    )
+def measure_speed(config: Config, conditions: Conditions) -> Speed:
+    """Measure the inference form of the network of some settings; weights change nothing and are drawn.
+
+    Raises `ValueError` where it cannot be measured.
+    """
+    check_device(conditions.device)
+    return in_own_process(_inference, config, conditions)
+
+
+def _inference(config: Config, conditions: Conditions) -> Speed:
+    device, precision = conditions.device, conditions.precision
+
+    def start() -> Callable[[], Any]:
+        network = build_model(config.model.name, config.model.arguments).to(device)
+        image, *text = (values.to(device) for values in example_inputs(config, conditions.batch_size))
+        image = image.contiguous(memory_format=torch.channels_last)
+        form = optimize(network, example=image if precision == "fp32" else None)
+
+        def run() -> None:
+            with torch.inference_mode(), autocast(device, precision):
+                form(image, *text)
+
+        return run
+
+    return Speed.of(start, conditions)
 
 
 def as_rows(found: list[Stage]) -> list[dict[str, Any]]:

@@ -196,6 +196,17 @@ def probabilities(output: Output) -> Tensor:
     return shares[:, 1] if logits.shape[1] == 2 else shares
 
 
+def check_precision(device: torch.device | str, precision: str) -> None:
+    """Raise `ValueError` for a precision that is not known or that the device does not compute in."""
+    if precision not in ("fp32", *_PRECISIONS):
+        raise ValueError(f"the precision is {precision!r}; expected is one of fp32, {', '.join(_PRECISIONS)}")
+    kind = torch.device(device).type
+    if kind == "cpu" and precision == "fp16":
+        raise ValueError("processors do not compute in fp16; use bf16 or fp32, or --device cuda")
+    if kind == "cuda" and precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(f"{torch.cuda.get_device_name(device)} does not compute in bf16; use fp16 or fp32")
+
+
 def autocast(device: torch.device | str, precision: str) -> AbstractContextManager[object]:
     """Return the context in which the network runs in `precision`."""
     if precision == "fp32":
