@@ -4,6 +4,8 @@ import dataclasses
 import logging
 import multiprocessing
 import os
+import shutil
+import time
 from pathlib import Path
 
 import cv2
@@ -112,6 +114,53 @@ def test_a_changed_film_or_mask_is_read_anew(tmp_path):
     assert films[0, 0].image.max() == np.float32(0.4)
     cv2.imwrite(str(mask), np.full((32, 32), 255, np.uint8))
     assert films[0, 0].mask.min() == 1
+
+
+def test_files_are_read_once_in_a_process_while_they_are_unchanged(phantom_root, tmp_path, monkeypatch):
+    monkeypatch.setattr("c2fvl.film_cache.SETTLED", 0.0)
+    root = tmp_path / "data"
+    shutil.copytree(phantom_root, root)
+    cases = scan(root, "val")[:2]
+    films, read = FilmDataset(cases, settings(tmp_path / "cache")), []
+    monkeypatch.setattr("c2fvl.film_cache.read_file", lambda path: read.append(path) or path.read_bytes())
+    first = [films[0, place] for place in range(2)]
+    assert read == [path for case in cases for path in (case.image, case.mask)]
+    assert all(same(films[1, place], first[place]) for place in range(2))
+    assert len(read) == 4
+    before = cases[0].image.stat()
+    time.sleep(0.02)
+    content = bytearray(cases[1].image.read_bytes())
+    cases[0].image.write_bytes(content)
+    os.utime(cases[0].image, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a copy that keeps the time does
+    assert np.array_equal(films[2, 0].image, first[1].image)
+    assert len(read) == 6
+    for entry in entries(tmp_path / "cache"):
+        entry.unlink()
+    assert same(films[3, 1], first[1])
+    assert entries(tmp_path / "cache")
+
+
+def test_files_that_have_just_changed_are_read_again(phantom_root, tmp_path, monkeypatch):
+    """Two changes within one tick of the file system's clock would look like one."""
+    root, read = tmp_path / "data", []
+    shutil.copytree(phantom_root, root, copy_function=shutil.copyfile)
+    films = FilmDataset(scan(root, "val")[:1], settings(tmp_path / "cache"))
+    monkeypatch.setattr("c2fvl.film_cache.read_file", lambda path: read.append(path) or path.read_bytes())
+    assert same(films[0, 0], films[1, 0])
+    assert len(read) == 4
+
+
+def test_an_entry_that_is_damaged_while_it_is_in_use_is_made_again(phantom_root, tmp_path, monkeypatch):
+    monkeypatch.setattr("c2fvl.film_cache.SETTLED", 0.0)
+    films = FilmDataset(scan(phantom_root, "val")[:1], settings(tmp_path))
+    first = films[0, 0]
+    assert same(films[1, 0], first)
+    (entry,) = entries(tmp_path)
+    whole = entry.read_bytes()
+    time.sleep(0.02)
+    entry.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert same(films[2, 0], first)
+    assert entry.read_bytes() == whole
 
 
 @pytest.mark.parametrize("damage", ["cut", "turned", "empty", "foreign", "longer"])

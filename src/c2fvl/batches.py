@@ -4,12 +4,14 @@ No generator is carried from film to film, so the n-th film of an epoch is the s
 processes, and a run that stops within an epoch goes on where it was.
 """
 
+import functools
 import math
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -129,13 +131,8 @@ class FilmDataset(Dataset[Item]):
         case = self.cases[index]
         stored = self._stored(case)
         sample = transforms.Sample(stored.image, stored.mask, case.report)
-        generator = np.random.default_rng([self.seed, _FILM, epoch, index])
-        augmentation = self.draw(generator)
-        sample = transforms.apply(augmentation, sample)
-        if self.exchange is not None and augmentation.mirror and sample.mask is not None:
-            sample = replace(sample, mask=self.exchange[sample.mask])
-        if generator.random() < self.text_dropout:
-            sample = replace(sample, report=None)
+        if self.draw is not transforms.draw_none or self.text_dropout:
+            sample = self._drawn(sample, np.random.default_rng([self.seed, _FILM, epoch, index]))
         return Item(
             id=case.id,
             image=transforms.in_channel_order(sample.image, self.config),
@@ -144,18 +141,22 @@ class FilmDataset(Dataset[Item]):
             original_mask=stored.original_mask,
         )
 
+    def _drawn(self, sample: transforms.Sample, generator: np.random.Generator) -> transforms.Sample:
+        augmentation = self.draw(generator)
+        sample = transforms.apply(augmentation, sample)
+        if self.exchange is not None and augmentation.mirror and sample.mask is not None:
+            sample = replace(sample, mask=self.exchange[sample.mask])
+        if generator.random() < self.text_dropout:
+            sample = replace(sample, report=None)
+        return sample
+
     def _stored(self, case: Case) -> StoredFilm:
         """Return film and mask at the network's size, from the cache if they are there."""
-        image = read_file(case.image)
-        mask = None if case.mask is None else read_file(case.mask)
         if self.cache is None:
-            return self._unpack(case, image, mask)
-        key = self.cache.key(image, mask)
-        stored = self.cache.load(key)
-        if stored is None:
-            stored = self._unpack(case, image, mask)
-            self.cache.store(key, stored)
-        elif case.mask is not None and stored.original_mask is not None:
+            mask = None if case.mask is None else read_file(case.mask)
+            return self._unpack(case, read_file(case.image), mask)
+        stored = self.cache.film(case.image, case.mask, functools.partial(self._unpack, case))
+        if case.mask is not None and stored.original_mask is not None:
             self._check_labels(stored.original_mask, case.mask)
         return stored
 
@@ -257,7 +258,10 @@ def _images(images: Sequence[np.ndarray]) -> np.ndarray:
     side = images[0].shape[0]
     together = np.empty((len(images), side, side, 3), np.float32)
     for row, image in zip(together, images, strict=True):
-        row[:] = image if image.ndim == 3 else image[:, :, None]
+        if image.ndim == 2:
+            cv2.cvtColor(image, cv2.COLOR_GRAY2RGB, dst=row)
+        else:
+            row[:] = image
     return together.transpose(0, 3, 1, 2)
 
 

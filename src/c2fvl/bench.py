@@ -23,6 +23,7 @@ from c2fvl.catalogue import CATALOGUE, num_classes
 from c2fvl.checkpoint import check_device, find_model, parse_settings
 from c2fvl.config import Config
 from c2fvl.datasets import Case, scan
+from c2fvl.film_cache import SETTLED
 from c2fvl.losses import build_loss
 from c2fvl.memory import keep_freed_memory
 from c2fvl.models import build_model
@@ -225,6 +226,8 @@ def _loading(root: str | None, config: Config, conditions: Conditions) -> dict[s
 
         published()  # so that the system has all files in memory
         found = {"first epoch": rate(epoch)}
+        time.sleep(SETTLED)  # as long as an epoch of training takes, or longer
+        epoch()
         turns = [(rate(published), rate(epoch), rate(lambda: epoch(moved))) for _ in range(conditions.repeats)]
         names = ("as published", "later epochs", "later epochs, augmented")
         return found | {name: statistics.median(turn[place] for turn in turns) for place, name in enumerate(names)}

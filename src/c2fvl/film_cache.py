@@ -1,9 +1,10 @@
 """Films and masks kept as the network takes them, so that each file is unpacked and resized once.
 
 An entry is named by the content of its files and by all that decides how they are read; where a file or a setting
-changes, another entry is looked for, so that none is ever stale. Entries are written whole under their own names, which
-makes them safe to share between processes, and are mapped into memory to be read. A damaged one is made again. Nothing
-needs the cache: without it films are read from their files.
+changes, another entry is looked for, so that none is ever stale. A process that has read a file does not read it again
+while the system says that it is unchanged. Entries are written whole under their own names, which makes them safe to
+share between processes, and are mapped into memory to be read. A damaged one is made again. Nothing needs the cache:
+without it films are read from their files.
 """
 
 import hashlib
@@ -11,7 +12,9 @@ import logging
 import mmap
 import os
 import struct
+import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +22,7 @@ import cv2
 import numpy as np
 
 from c2fvl import storage
+from c2fvl.images import read_file
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +31,9 @@ _HEADER = struct.Struct("<12sIBBBxIIII")
 """Magic, checksum, type and channels of the film, kind of the file's own mask, side, that mask's height and width,
 bytes behind."""
 _TYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
+SETTLED = 2.0
+"""Seconds since a change after which a file's times tell the next: within one tick of the clock they would not."""
+_Stamp = tuple[int, ...]
 _NO_MASK, _SAME_MASK, _PACKED_MASK, _PLAIN_MASK = range(4)
 
 
@@ -60,12 +67,36 @@ class FilmCache:
         libraries = f"opencv {cv2.__version__}"
         self.folder = folder / hashlib.sha256(f"{settings}; {libraries}".encode()).hexdigest()[:16]
         self.can_write = True
+        self._known: dict[tuple[Path, Path | None], tuple[_Stamp, str]] = {}
+        self._whole: dict[str, _Stamp] = {}
         try:
             storage.make_folder(self.folder)
             if not os.access(self.folder, os.W_OK):
                 raise PermissionError(f"{self.folder} is read-only")
         except OSError as error:
             self._give_up(error)
+
+    def film(self, image: Path, mask: Path | None, unpack: Callable[[bytes, bytes | None], StoredFilm]) -> StoredFilm:
+        """Return a film and its mask from their entry, or else as `unpack` makes them of the contents of their files.
+
+        Raises as `read_file` and `unpack`.
+        """
+        files, began = (image, mask), time.time()
+        stamp = _stamp(image, mask)
+        known = self._known.get(files)
+        if known is not None and known[0] == stamp:
+            stored = self.load(known[1])
+            if stored is not None:
+                return stored
+        contents = read_file(image), None if mask is None else read_file(mask)
+        key = self.key(*contents)
+        stored = self.load(key)
+        if stored is None:
+            stored = unpack(*contents)
+            self.store(key, stored)
+        if _settled(stamp, began):
+            self._known[files] = stamp, key
+        return stored
 
     def key(self, image: bytes, mask: bytes | None) -> str:
         """Return the name of the entry of a film's and its mask's file contents."""
@@ -77,11 +108,18 @@ class FilmCache:
     def load(self, key: str) -> StoredFilm | None:
         """Return an entry, or None where there is none or a damaged one. Its arrays cannot be written to."""
         try:
-            with open(self.folder / key, "rb") as file:
-                content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            file = os.open(f"{self.folder}/{key}", os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            try:
+                stamp, began = _stamp(file), time.time()
+                content = memoryview(mmap.mmap(file, 0, access=mmap.ACCESS_READ))
+            finally:
+                os.close(file)
         except (OSError, ValueError):  # not there, or empty
             return None
-        return _unpack(content)
+        stored = _unpack(content, check=self._whole.get(key) != stamp)
+        if stored is not None and _settled(stamp, began):
+            self._whole[key] = stamp
+        return stored
 
     def store(self, key: str, film: StoredFilm) -> None:
         """Write an entry if that can be done."""
@@ -99,6 +137,23 @@ class FilmCache:
             "data.film_cache=FOLDER, or set data.film_cache=none",
             error,
         )
+
+
+def _stamp(*files: Path | int | None) -> _Stamp:
+    """Return what a file system changes with each file's content; nothing for a file that is not there."""
+    stamp: _Stamp = ()
+    for file in files:
+        if file is not None:
+            try:
+                found = os.stat(file)  # noqa: PTH116 - a file or its number
+            except OSError:
+                continue
+            stamp += (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return stamp
+
+
+def _settled(stamp: _Stamp, now: float) -> bool:
+    return all(changed / 1e9 < now - SETTLED for start in (2, 3) for changed in stamp[start::4])
 
 
 def _pack(film: StoredFilm) -> bytes:
@@ -124,7 +179,7 @@ def _pack(film: StoredFilm) -> bytes:
     return _HEADER.pack(_MAGIC, checksum, *about) + payload
 
 
-def _unpack(content: memoryview) -> StoredFilm | None:
+def _unpack(content: memoryview, *, check: bool = True) -> StoredFilm | None:
     if len(content) < _HEADER.size:
         return None
     magic, checksum, *about = _HEADER.unpack_from(content)
@@ -132,7 +187,7 @@ def _unpack(content: memoryview) -> StoredFilm | None:
     if (
         magic != _MAGIC
         or about[-1] != len(payload)
-        or zlib.crc32(payload, zlib.crc32(repr(tuple(about)).encode())) != checksum
+        or (check and zlib.crc32(payload, zlib.crc32(repr(tuple(about)).encode())) != checksum)
     ):
         return None
     number, channels, kind, side, height, width, _ = about

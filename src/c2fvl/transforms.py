@@ -92,7 +92,7 @@ def apply(augmentation: Augmentation, sample: Sample) -> Sample:
     image = _move(augmentation, sample.image, smooth=augmentation.smooth)
     mask = None if sample.mask is None else _move(augmentation, sample.mask, smooth=False)
     if augmentation.gamma != 1.0:
-        image = np.power(image, np.float32(augmentation.gamma))
+        image = cv2.pow(image, augmentation.gamma)
     report = sample.report
     if augmentation.mirror and augmentation.mirror_report and report is not None:
         report = report.mirrored()
