@@ -1,6 +1,6 @@
 """How much faster than the published form C2FVL answers, and how near to what the machine can do.
 
-    python benchmarks/inference.py [--width 64] [--batch 1] [--threads 2] [--repeats 10] [--json FILE]
+    python benchmarks/inference.py [--width 64] [--batch 1] [--threads 2] [--repeats 10] [--compile] [--json FILE]
 
 Everything is timed in one process and in turn, so that only ratios mean something: the published form
 (`published_c2fvl.py`), our network as it is trained, its inference form, and that form made ready for the processor.
@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--compile", action="store_true", help="also by torch.compile; takes minutes")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -113,6 +114,9 @@ def main() -> None:
         "inference form": count_flops(optimize(build_model("c2fvl", base_width=options.width)).to(**meta), shapes)[""],
     }
     operations["inference form, made ready"] = operations["inference form"]
+    if options.compile:
+        networks["inference form, compiled"] = torch.compile(plain), last
+        operations["inference form, compiled"] = operations["inference form"]
     products = large_products()
     differences = {
         name: (probability(network, film, text) - expected).abs().max().item()

@@ -1,6 +1,6 @@
 """How much faster than the published form C2FVL learns: one optimiser step on a processor.
 
-    python benchmarks/training.py [--width 64] [--batch 4] [--threads 2] [--repeats 5] [--json FILE]
+    python benchmarks/training.py [--width 64] [--batch 4] [--threads 2] [--repeats 5] [--compile] [--json FILE]
 
 Each form steps in a process of its own, in turn with the others, so that what else the machine does befalls all alike:
 the published form (`published_c2fvl.py`) as PyTorch runs it by default, the same with freed memory kept, and our
@@ -24,9 +24,11 @@ from torch.nn import functional
 from c2fvl import storage
 from c2fvl.memory import keep_freed_memory, resident, resident_peak
 from c2fvl.models import Output, build_model
+from c2fvl.recompute import recompute_activations
 from c2fvl.runs import describe_environment
 
-FORMS = ("published form", "published form, memory kept", "our network as it trains")
+FORMS = ("published form", "published form, memory kept", "our network as it trains", "the same, parts recomputed")
+COMPILED = "the same, compiled"
 SIDE_SHARE = 0.1
 
 
@@ -41,14 +43,18 @@ def work(pipe: Connection, form: str, options: argparse.Namespace) -> None:
     image = torch.rand(options.batch, 3, 224, 224)
     mask = (torch.rand(options.batch, 224, 224) > 0.7).float()
     text = torch.tensor([1, 2, 1, 0, 1, 0, 1, 1.0]).repeat(options.batch, 1, 1)
-    if form == FORMS[2]:
+    if form not in FORMS[:2]:
         network = network.to(memory_format=torch.channels_last)
+        if form == FORMS[3]:
+            recompute_activations(network)
         image = image.contiguous(memory_format=torch.channels_last)
     else:
         network = PublishedC2FVL.of(network)
         for module in network.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
+    if form == COMPILED:
+        network.compile()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
     while pipe.recv() is not None:
         began = time.perf_counter()
@@ -71,20 +77,22 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="also by torch.compile; takes minutes")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    forms = (*FORMS, COMPILED) if options.compile else FORMS
     context = get_context("spawn")
     pipes: dict[str, Connection] = {}
-    for form in FORMS:
+    for form in forms:
         pipes[form], theirs = context.Pipe()
         context.Process(target=work, args=(theirs, form, options), daemon=True).start()
         theirs.close()
-    answers: dict[str, list[dict[str, Any]]] = {form: [] for form in FORMS}
+    answers: dict[str, list[dict[str, Any]]] = {form: [] for form in forms}
     for _ in range(1 + options.repeats):
         for form, pipe in pipes.items():
             pipe.send("step")
             answers[form].append(pipe.recv())
-    first = [answers[form][0]["loss"] for form in FORMS]
+    first = [answers[form][0]["loss"] for form in forms]
     if max(first) - min(first) > 1e-5:
         raise SystemExit(f"the forms do not compute the same: their first losses are {first}")
     rows = [
@@ -93,7 +101,7 @@ def main() -> None:
             "seconds": statistics.median(answer["seconds"] for answer in answers[form][1:]),
             "memory": answers[form][-1]["memory"],
         }
-        for form in FORMS
+        for form in forms
     ]
     print("| form | times faster | peak memory, share of the published |")
     print("|---|---:|---:|")

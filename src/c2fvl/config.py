@@ -160,6 +160,10 @@ class TrainConfig:
     best_from_epoch: int = _setting(1, "first epoch, counted from 1, whose Dice may count as the best", least=1)
     seed: int = _setting(0, "seed of everything random", least=0, most=2**31)
     deterministic: bool = _setting(False, "use deterministic algorithms only, and raise where there is none")
+    compile: bool = _setting(False, "compile the network by torch.compile; pays on GPUs, not on processors")
+    recompute: bool = _setting(
+        False, "compute again in the backward pass what parts of the network computed: less memory, more time"
+    )
     threads: int = _setting(0, "processor threads; 0 leaves the machine's default", least=0)
     device: str = _setting("auto", "where to train", choices=("auto", "cpu"))
     max_hours: float = _setting(0.0, "stop and save after so many hours of this call; 0 has no limit", least=0)

@@ -38,6 +38,7 @@ from c2fvl.observer import Observer
 from c2fvl.optimizers import build_optimizer, frozen_parameters, learning_rate
 from c2fvl.overlap import ahead
 from c2fvl.random_state import generator_states, restore_generators, seed_everything
+from c2fvl.recompute import recompute_activations
 from c2fvl.runs import describe_environment, lock_run, resolve_run
 from c2fvl.scoring import CasePrediction, autocast, infer, predict_cases, score_case
 from c2fvl.signals import StopSignals
@@ -105,6 +106,8 @@ class _Trainer:
 
     def __init__(self, config: Config, run: Path, *, resumed: bool, observer: Observer) -> None:
         settings = config.train
+        if settings.compile and settings.recompute:
+            raise ValueError("train.compile and train.recompute exclude each other; set one of them to false")
         if not config.data.root:
             raise ValueError("data.root is not set; give the folder of the films, as data.root=FOLDER")
         train_cases = scan(config.data.root, config.data.train_split, table=config.data.table or None)
@@ -162,6 +165,10 @@ class _Trainer:
             self.average = AveragedModel(
                 self.network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True
             ).to(self.device)
+        if settings.recompute:
+            recompute_activations(self.network)
+        if settings.compile:
+            self.network.compile()  # in place, so that weights keep their names
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self.batches_per_epoch = num_batches(len(train_cases), settings.batch_size, self.world)
         self.started = self.saved_at = time.monotonic()
