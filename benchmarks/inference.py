@@ -26,12 +26,13 @@ from c2fvl import storage
 from c2fvl.models import Output, build_model
 from c2fvl.models.blocks import ConvNormReLU
 from c2fvl.optimize import optimize
-from c2fvl.profiling import count_flops
+from c2fvl.profiling import Conditions, Speed, count_flops, in_own_process
 from c2fvl.runs import describe_environment
 
 PEAK_CONVOLUTIONS = ((64, 224), (128, 112), (256, 56))
 PEAK_MATRIX = 2048
 WARM_UP = 2
+PUBLISHED = "published form"
 
 
 def timed(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
@@ -71,6 +72,23 @@ def probability(network: nn.Module, image: torch.Tensor, text: torch.Tensor) -> 
     """Return the probability of the lesion, which the published form gives itself."""
     found = network(image, text)
     return found.logits.sigmoid() if isinstance(found, Output) else found[0]
+
+
+def peak_memory(form: str, options: argparse.Namespace) -> float:
+    """Return how much memory, in MiB, a process needs above that of PyTorch itself to answer by one form."""
+
+    def start() -> Callable[[], Any]:
+        torch.set_grad_enabled(False)
+        image, text = torch.rand(options.batch, 3, 224, 224), torch.ones(options.batch, 1, 8)
+        if form == PUBLISHED:
+            return functools.partial(PublishedC2FVL(options.width).eval(), image, text)
+        image = image.contiguous(memory_format=torch.channels_last)
+        network = build_model("c2fvl", base_width=options.width)
+        return functools.partial(optimize(network, example=image, in_place=True), image, text)
+
+    torch.set_grad_enabled(False)
+    conditions = Conditions(batch_size=options.batch, repeats=3, threads=options.threads)
+    return Speed.of(start, conditions).peak_memory
 
 
 def commit() -> str:
@@ -143,10 +161,13 @@ def main() -> None:
             f"| {row['form']} | {row['gflop']:.1f} | {rows[0]['seconds'] / row['seconds']:.2f} | "
             f"{row['p95'] / row['seconds']:.2f} | {100 * row['share_of_peak']:.0f} % | {row['difference']:.0e} |"
         )
+    memory = [in_own_process(peak_memory, form, options) for form in (PUBLISHED, "inference form, made ready")]
+    print(f"\nPeak of memory of the last form: {memory[1] / memory[0]:.2f} of the published form's")
     print("\nPeak: " + ", ".join(f"{name} {rate / best:.2f}" for name, rate in rates.items()) + " of the best")
     if options.json:
         found = {
-            "rows": rows, "peak_gflops": rates, "batch": options.batch, "width": options.width,
+            "rows": rows, "peak_memory_mib": memory, "peak_gflops": rates, "batch": options.batch,
+            "width": options.width,
             "commit": commit(), "environment": describe_environment(torch.device("cpu")),
         }  # fmt: skip
         storage.write_text(options.json, json.dumps(found, indent=2) + "\n")

@@ -53,6 +53,16 @@ def test_a_packed_form_takes_other_sizes(name):
         assert (form(film).logits - built(film).logits).abs().max() < 1e-5
 
 
+@every_network
+def test_in_place_the_form_is_made_of_the_network_itself(tiny):
+    built, films, text = seasoned(tiny), images(tiny), reports(tiny)
+    with torch.no_grad():
+        expected = optimize(built, example=films)(films, text).logits
+        form = optimize(built, example=films, in_place=True)
+        assert form is built
+        assert torch.equal(form(films, text).logits, expected)
+
+
 @pytest.mark.parametrize("name", ["c2fvl", "lvit", "unet", "uctransnet"])
 def test_no_map_passes_a_norm_of_its_own(name):
     form = optimize(seasoned(TINY[name]))

@@ -71,8 +71,10 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Train
                 f"{folder / WEIGHTS} does not match the checksum in {METRICS}: it is damaged, or a run was interrupted "
                 f"between the two (resume that run), or it was replaced (then delete {METRICS})"
             )
+    weights = _tensors(data, folder / WEIGHTS)
+    del data  # so that weights are never there three times
     network = build_model(config.model.name, config.model.arguments)
-    restore_weights(network, _tensors(data, folder / WEIGHTS), where=str(folder / WEIGHTS))
+    restore_weights(network, weights, where=str(folder / WEIGHTS))
     return TrainedModel(network.to(check_device(device)).eval(), config, metrics, folder)
 
 

@@ -22,6 +22,17 @@ def keep_freed_memory() -> bool:
     return bool(set_option(_MMAP_MAX, 0) and set_option(_TRIM_THRESHOLD, _MOST))
 
 
+def return_freed_memory() -> bool:
+    """Hand memory that was freed back to the system; tell whether it can be done.
+
+    The GNU C library keeps the holes that a network leaves whose weights were rewritten, which are as large as they.
+    """
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (OSError, AttributeError):
+        return False
+
+
 def resident() -> int:
     """Return the memory this process has now, in bytes; where the system does not tell, the most it ever had."""
     try:

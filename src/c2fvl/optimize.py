@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
+from c2fvl.memory import return_freed_memory
 from c2fvl.models import c2fvl, lvit
 from c2fvl.models.blocks import ConvNormReLU, JoinedConvolutions, enlarging_kernel
 from c2fvl.models.transunet import StandardisedConvolution
@@ -30,21 +31,25 @@ _PACKING = (
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
 
-def optimize(network: nn.Module, *, example: Tensor | None = None) -> nn.Module:
+def optimize(network: nn.Module, *, example: Tensor | None = None, in_place: bool = False) -> nn.Module:
     """Return the inference form of `network`, in eval mode; the network itself is left as it is.
+
+    `in_place` makes it of the network itself, which is of no other use then: weights are never there twice.
 
     With an `example` (B, C, H, W) convolutions are made ready for this processor and for images of that shape; others
     work too, more slowly. Such a form computes in float32 on the CPU and can be neither exported, moved nor saved.
     Where oneDNN is missing or the network lies elsewhere the example changes nothing.
     """
-    form = copy.deepcopy(network).eval().requires_grad_(False)
+    form = (network if in_place else copy.deepcopy(network)).eval().requires_grad_(False)
     with torch.no_grad():
         if isinstance(form, c2fvl.C2FVL):
             form.makes_side_maps = False
         _rewrite(form)
+        return_freed_memory()
         form = form.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if example is not None and can_pack(form):
-            _pack(form, _input_shapes(form, example))
+            _pack(form, example)
+            return_freed_memory()
     return form
 
 
@@ -63,9 +68,18 @@ class Convolution(nn.Module):
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.stride, self.padding, self.activate = stride, padding, activate
+        self.packed: PackedConvolution | None = None
+
+    def pack(self, input_shape: torch.Size) -> None:
+        """Put the weight into oneDNN's order for inputs of that shape."""
+        if self.packed is None:
+            self.packed = PackedConvolution(self, input_shape)
+            self.weight = None  # type: ignore[assignment]
 
     def forward(self, features: Tensor, added: Tensor | None = None) -> Tensor:
         """Return the convolved features, with `added` on top before they are activated."""
+        if self.packed is not None:
+            return self.packed(features, added)
         convolved = functional.conv2d(features, self.weight, self.bias, self.stride, self.padding)
         if added is not None:
             convolved = convolved + added
@@ -114,9 +128,18 @@ class Enlarging(nn.Module):
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
+        self.packed: PackedEnlarging | None = None
+
+    def pack(self, input_shape: torch.Size) -> None:
+        """Put the weight into oneDNN's order for inputs of that shape."""
+        if self.packed is None:
+            self.packed = PackedEnlarging(self, input_shape)
+            self.weight = None  # type: ignore[assignment]
 
     def forward(self, coarse: Tensor) -> Tensor:
         """Return the convolved map at twice the size."""
+        if self.packed is not None:
+            return self.packed(coarse)
         return functional.conv_transpose2d(coarse, self.weight, stride=2, padding=1)
 
 
@@ -162,10 +185,15 @@ class FoldedWeigher(nn.Module):
 
     def forward(self, skip: Tensor) -> Tensor:
         """Return the weighed skip."""
-        for_average, for_maximum = self.convolution(skip).chunk(2, dim=1)
-        average, maximum = for_average.mean(dim=1, keepdim=True), for_maximum.amax(dim=1, keepdim=True)
+        average, maximum = _average_and_maximum(self.convolution(skip))
         both = average + maximum
         return self.bottleneck(torch.cat([average, maximum, both], dim=1) if self.keeps_both else both) * skip
+
+
+def _average_and_maximum(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean of the first half of the channels and the maximum of the second, each (B, 1, H, W)."""
+    for_average, for_maximum = maps.chunk(2, dim=1)
+    return for_average.mean(dim=1, keepdim=True), for_maximum.amax(dim=1, keepdim=True)
 
 
 def _folded(unit: ConvNormReLU) -> Convolution:
@@ -201,7 +229,8 @@ _FORMS: dict[type, Callable[..., nn.Module]] = {
 
 def _rewrite(module: nn.Module) -> None:
     """Replace the parts of a module that have an inference form, and fold each `x_norm` beside a convolution `x`."""
-    for name, child in list(module.named_children()):
+    for name in [name for name, _ in module.named_children()]:
+        child = module.get_submodule(name)
         form = _FORMS.get(type(child))
         if form is not None:
             setattr(module, name, form(child))
@@ -225,25 +254,13 @@ def _fused(convolution: nn.Module, norm: nn.Module) -> nn.Module:
     return fused
 
 
-def _input_shapes(form: nn.Module, example: Tensor) -> dict[nn.Module, torch.Size]:
-    """Return what each convolution is given where the network is given the example."""
-    shapes: dict[nn.Module, torch.Size] = {}
+def _pack(form: nn.Module, example: Tensor) -> None:
+    """Make each convolution ready for what it is given where the network is given the example, one after the other."""
     hooks = [
-        module.register_forward_pre_hook(lambda module, inputs: shapes.update({module: inputs[0].shape}))
+        module.register_forward_pre_hook(lambda module, inputs: module.pack(inputs[0].shape))
         for module in form.modules()
         if isinstance(module, Convolution | Enlarging)
     ]
     form(example.contiguous(memory_format=torch.channels_last))
     for hook in hooks:
         hook.remove()
-    return shapes
-
-
-def _pack(module: nn.Module, shapes: dict[nn.Module, torch.Size]) -> None:
-    for name, child in list(module.named_children()):
-        if child in shapes and isinstance(child, Convolution):
-            setattr(module, name, PackedConvolution(child, shapes[child]))
-        elif child in shapes and isinstance(child, Enlarging):
-            setattr(module, name, PackedEnlarging(child, shapes[child]))
-        else:
-            _pack(child, shapes)

@@ -381,8 +381,9 @@ def _engine(model: "str | Path | TrainedModel | Engine", device: str, batch_size
     from c2fvl.checkpoint import load_model
     from c2fvl.scoring import NetworkEngine
 
-    trained = load_model(model, device=device) if isinstance(model, str | Path) else model
-    return NetworkEngine(trained, device=device, batch_size=batch_size)
+    if isinstance(model, str | Path):
+        return NetworkEngine(load_model(model, device=device), device=device, batch_size=batch_size, in_place=True)
+    return NetworkEngine(model, device=device, batch_size=batch_size)
 
 
 def _as_film(image: str | Path | np.ndarray) -> np.ndarray:

@@ -238,7 +238,7 @@ def _inference(config: Config, conditions: Conditions) -> Speed:
         network = build_model(config.model.name, config.model.arguments).to(device)
         image, *text = (values.to(device) for values in example_inputs(config, conditions.batch_size))
         image = image.contiguous(memory_format=torch.channels_last)
-        form = optimize(network, example=image if precision == "fp32" else None)
+        form = optimize(network, example=image if precision == "fp32" else None, in_place=True)
 
         def run() -> None:
             with torch.inference_mode(), autocast(device, precision):

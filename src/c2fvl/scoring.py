@@ -117,11 +117,15 @@ def score_case(
     return CaseScore(prediction.id, classes, prediction.loss)
 
 
-def inference_form(model: TrainedModel, *, batch_size: int = 1) -> nn.Module:
-    """Return the inference form of a model's network, made ready for films of its size in such batches."""
+def inference_form(model: TrainedModel, *, batch_size: int = 1, in_place: bool = False) -> nn.Module:
+    """Return the inference form of a model's network, made ready for films of its size in such batches.
+
+    `in_place` as in `optimize`.
+    """
     side, channels = model.config.data.image_size, int(model.config.model.arguments.get("in_channels", 3))
     device = next(model.network.parameters()).device
-    return optimize(model.network, example=torch.zeros(batch_size, channels, side, side, device=device))
+    example = torch.zeros(batch_size, channels, side, side, device=device)
+    return optimize(model.network, example=example, in_place=in_place)
 
 
 def automatic_batch(model: TrainedModel, *, most: int = 32) -> int:
@@ -161,14 +165,22 @@ def largest_batch(attempt: Callable[[int], object], *, most: int) -> int:
 class NetworkEngine:
     """A trained network that gives probabilities for arrays, in its inference form.
 
-    `batch_size` is how many films it is made ready for at once, None for what suits the device.
+    `batch_size` is how many films it is made ready for at once, None for what suits the device; `in_place` as in
+    `optimize`.
     """
 
-    def __init__(self, model: TrainedModel, *, device: torch.device | str = "cpu", batch_size: int | None = 1) -> None:
+    def __init__(
+        self,
+        model: TrainedModel,
+        *,
+        device: torch.device | str = "cpu",
+        batch_size: int | None = 1,
+        in_place: bool = False,
+    ) -> None:
         self.config, self.path, self.metrics = model.config, model.path, model.metrics
         self.device = check_device(device)
         self.batch_size = batch_size or automatic_batch(model)
-        self.network = inference_form(model, batch_size=self.batch_size)
+        self.network = inference_form(model, batch_size=self.batch_size, in_place=in_place)
 
     def probabilities(self, images: np.ndarray, text: np.ndarray | None) -> np.ndarray:
         """Return the probabilities of images (B, 3, S, S) and their text (B, T, F), as `probabilities` does."""

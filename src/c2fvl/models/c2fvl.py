@@ -90,18 +90,20 @@ class C2FVL(nn.Module):
         features = self.encoder(image)
 
         tokens: Tensor | None = None
-        skips = []
+        skips = []  # what has been used is let go of at once, so that without gradients its memory is used again
         for scale in range(NUM_SCALES):
-            tokens = self.branches[scale](features[scale], tokens)
+            tokens = self.branches[scale](features[0], tokens)
             restored = self.reconstructions[scale](tokens)
             gate = self.gates[scale](attributes, known)
-            skips.append(add_enlarged(features[scale], restored, SIZE_STEP >> scale, gate))
+            skips.append(add_enlarged(features.pop(0), restored, SIZE_STEP >> scale, gate))
 
-        decoded = features[NUM_SCALES]
+        decoded = features.pop()
         aligned: list[Tensor] = []
         for scale in reversed(range(NUM_SCALES)):
-            decoded, gated = self.decoders[scale](decoded, skips[scale])
-            aligned.insert(0, gated)
+            decoded, gated = self.decoders[scale](decoded, skips.pop())
+            if self.makes_side_maps:
+                aligned.insert(0, gated)
+            del gated
         logits = self.heads[0](decoded)
         if not self.makes_side_maps:
             return Output(logits)

@@ -1,0 +1,87 @@
+"""How long it takes from the command to the answer: import, help, and the mask of one film.
+
+    python benchmarks/start.py [--width 16] [--threads 2] [--repeats 5]
+
+Each is started as a process of its own, in turn. The mask is made from a model folder, on PyTorch, and from the same
+network exported, on ONNX Runtime. Shares are of the bounds that the project set itself, where it set one, and of the
+time of the network's part: its answer to that film when it is loaded.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from c2fvl.checkpoint import TrainedModel, save_model
+from c2fvl.export import export
+from c2fvl.models import build_model
+from c2fvl.phantom import write_phantom
+from c2fvl.predict import Predictor
+from c2fvl.profiling import example_settings
+
+
+def main() -> None:
+    """Measure and print a table in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory(prefix="c2fvl-benchmark-") as place:
+        folder = Path(place)
+        write_phantom(folder / "phantom", num_cases=10, seed=0)
+        film = sorted((folder / "phantom" / "Test_Folder" / "img").iterdir())[0]
+        config = example_settings("c2fvl", [f"base_width={options.width}"])
+        network = build_model("c2fvl", config.model.arguments).eval()
+        save_model(folder / "model", network, config, {})
+        export(TrainedModel(network, config, {}, folder / "model"), folder / "network.onnx")
+        command = [sys.executable, "-m", "c2fvl"]
+        out = ["--out", str(folder / "out")]
+        commands: dict[str, tuple[list[str], float | None]] = {
+            "python, nothing imported": ([sys.executable, "-c", "pass"], None),
+            "import c2fvl": ([sys.executable, "-c", "import c2fvl"], 0.1),
+            "c2fvl --help": ([*command, "--help"], 0.5),
+            "c2fvl predict network.onnx FILM": (
+                [*command, "predict", str(folder / "network.onnx"), str(film), *out],
+                1.5,
+            ),
+            "c2fvl predict model FILM": ([*command, "predict", str(folder / "model"), str(film), *out], None),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in commands}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+        for turn in range(1 + options.repeats):
+            for name, (arguments, _) in commands.items():
+                began = time.perf_counter()
+                subprocess.run(arguments, check=True, capture_output=True, env=environment)
+                if turn:
+                    seconds[name].append(time.perf_counter() - began)
+        own = {}
+        for source in ("network.onnx", "model"):
+            predictor = Predictor(folder / source)
+            predictor(film)
+            began = time.perf_counter()
+            predictor(film)
+            own[f"c2fvl predict {source} FILM"] = time.perf_counter() - began
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    bare = medians["python, nothing imported"]
+    print("| from start to end | times Python's own start | share of the bound | of which the network, once loaded |")
+    print("|---|---:|---:|---:|")
+    for name, (_, bound) in commands.items():
+        spent = medians[name] - (bare if name == "import c2fvl" else 0)
+        cells = [
+            f"{medians[name] / bare:.1f}",
+            "" if bound is None else f"{100 * spent / bound:.0f} % of {bound} s",
+            f"{100 * own[name] / medians[name]:.0f} %" if name in own else "",
+        ]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
