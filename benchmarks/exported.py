@@ -73,7 +73,7 @@ def main() -> None:
         runs["inference form, PyTorch"] = functools.partial(lesion, packed, image, text)
         path = Path(folder) / "published.onnx"
         with torch.inference_mode(mode=False), torch.no_grad():
-            torch.onnx.export(_Probability(published), (image, text), path, dynamo=True, verbose=False)
+            torch.onnx.export(_Probability(published).eval(), (image, text), path, dynamo=True, verbose=False)
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 3
         session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])

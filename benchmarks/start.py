@@ -25,6 +25,8 @@ from c2fvl.phantom import write_phantom
 from c2fvl.predict import Predictor
 from c2fvl.profiling import example_settings
 
+OUT = "a new folder for each answer"
+
 
 def main() -> None:
     """Measure and print a table in Markdown."""
@@ -43,23 +45,23 @@ def main() -> None:
         save_model(folder / "model", network, config, {})
         export(TrainedModel(network, config, {}, folder / "model"), folder / "network.onnx")
         command = [sys.executable, "-m", "c2fvl"]
-        out = ["--out", str(folder / "out")]
+        predict = [*command, "predict", str(film), "--out", OUT, "--model"]
         commands: dict[str, tuple[list[str], float | None]] = {
             "python, nothing imported": ([sys.executable, "-c", "pass"], None),
             "import c2fvl": ([sys.executable, "-c", "import c2fvl"], 0.1),
             "c2fvl --help": ([*command, "--help"], 0.5),
-            "c2fvl predict network.onnx FILM": (
-                [*command, "predict", str(folder / "network.onnx"), str(film), *out],
-                1.5,
-            ),
-            "c2fvl predict model FILM": ([*command, "predict", str(folder / "model"), str(film), *out], None),
+            **{
+                f"c2fvl predict FILM --model {name}": ([*predict, str(folder / name)], bound)
+                for name, bound in (("network.onnx", 1.5), ("model", None))
+            },
         }
         seconds: dict[str, list[float]] = {name: [] for name in commands}
         environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
         for turn in range(1 + options.repeats):
-            for name, (arguments, _) in commands.items():
+            for number, (name, (arguments, _)) in enumerate(commands.items()):
+                whole = [str(folder / f"out {turn} {number}") if part == OUT else part for part in arguments]
                 began = time.perf_counter()
-                subprocess.run(arguments, check=True, capture_output=True, env=environment)
+                subprocess.run(whole, check=True, capture_output=True, env=environment)
                 if turn:
                     seconds[name].append(time.perf_counter() - began)
         own = {}
@@ -68,7 +70,7 @@ def main() -> None:
             predictor(film)
             began = time.perf_counter()
             predictor(film)
-            own[f"c2fvl predict {source} FILM"] = time.perf_counter() - began
+            own[source] = time.perf_counter() - began
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     bare = medians["python, nothing imported"]
     print("| from start to end | times Python's own start | share of the bound | of which the network, once loaded |")
@@ -78,7 +80,7 @@ def main() -> None:
         cells = [
             f"{medians[name] / bare:.1f}",
             "" if bound is None else f"{100 * spent / bound:.0f} % of {bound} s",
-            f"{100 * own[name] / medians[name]:.0f} %" if name in own else "",
+            f"{100 * own[source] / medians[name]:.0f} %" if (source := name.split()[-1]) in own else "",
         ]
         print(f"| {name} | " + " | ".join(cells) + " |")
 
