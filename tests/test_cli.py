@@ -74,7 +74,7 @@ LAYERS = [
     {"datasets"},
     {"folder_layout", "csv_layout", "film_cache"},
     {"progress", "cases", "describe", "phantom_anatomy", "random_state", "signals", "catalogue"},
-    {"observer", "recompute", "images", "report", "csv_tables", "memory", "labels", "overlap"},
+    {"observer", "recompute", "images", "report", "csv_tables", "memory", "labels", "overlap", "lesions", "surfaces"},
     {"config", "sentences", "spreadsheets", "image_headers"},
     {"storage"},
 ]

@@ -675,3 +675,10 @@ def test_trying_one_film_leaves_no_trace(tiny_config, tmp_path):
     counters = [value for name, value in trainer.network.named_buffers() if name.endswith("num_batches_tracked")]
     assert counters
     assert all(value == 0 for value in counters)
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+def test_a_precision_that_the_processor_lacks_is_said(tiny_config, tmp_path, monkeypatch, caplog, emulated):
+    monkeypatch.setattr("c2fvl.train.is_emulated", lambda device, precision: emulated and precision == "bf16")
+    train(override(tiny_config, ["train.precision=bf16", "train.epochs=1"]), run=tmp_path / "run")
+    assert ("train.precision=fp32 is faster here" in caplog.text) == emulated

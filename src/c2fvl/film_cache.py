@@ -108,12 +108,9 @@ class FilmCache:
     def load(self, key: str) -> StoredFilm | None:
         """Return an entry, or None where there is none or a damaged one. Its arrays cannot be written to."""
         try:
-            file = os.open(f"{self.folder}/{key}", os.O_RDONLY | getattr(os, "O_BINARY", 0))
-            try:
-                stamp, began = _stamp(file), time.time()
-                content = memoryview(mmap.mmap(file, 0, access=mmap.ACCESS_READ))
-            finally:
-                os.close(file)
+            with open(f"{self.folder}/{key}", "rb", buffering=0) as file:
+                stamp, began = _stamp(file.fileno()), time.time()
+                content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except (OSError, ValueError):  # not there, or empty
             return None
         stored = _unpack(content, check=self._whole.get(key) != stamp)

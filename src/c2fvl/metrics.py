@@ -1,13 +1,14 @@
-"""Overlap of one prediction with one mask, and the one place where empty masks are decided.
+"""Scores of one prediction against one mask, and the one place where empty masks are decided.
 
 | case | ours | published |
 |---|---|---|
-| both empty | Dice 1, IoU 1 | 0 |
-| false alarm on an empty mask | 0 | 0 |
-| missed lesion | 0 | 0 |
+| both empty | Dice, IoU, precision, recall, lesions, surface within a tolerance 1; distances 0 | Dice, IoU 0 |
+| false alarm on an empty mask | all of these 0; distances are the picture's diagonal | 0 |
+| missed lesion, nothing predicted | all of these 0; distances are the picture's diagonal | 0 |
 
-Nothing is dropped from a mean. "published" repeats the test script of C2FVL, LViT and UCTransNet:
-Dice = 2I/(P + M + 1e-5), IoU = I/U and 0 where U = 0.
+Specificity is 1 where the mask covers the whole picture: nothing outside it can be marked wrongly. Nothing is dropped
+from a mean. "published" repeats the test script of C2FVL, LViT and UCTransNet: Dice = 2I/(P + M + 1e-5), IoU = I/U and
+0 where U = 0.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from c2fvl.describe import zone_areas
+from c2fvl.lesions import lesions
+from c2fvl.surfaces import PERCENTILE, surface_distances
+
+TOLERANCES = (1.0, 3.0)
+"""Of the normalised surface distance, in the unit of the spacing."""
+MATCHED_AT = (0.1, 0.5)
+"""IoU from which a lesion counts as found."""
 PUBLISHED_SMOOTHING = 1e-5
 RULES = ("ours", "published")
 
@@ -42,6 +51,74 @@ class Overlap:
     def is_miss(self) -> bool:
         """Tell whether a lesion is there and nothing of it was found."""
         return self.target > 0 and self.intersection == 0
+
+
+def score_case(
+    prediction: np.ndarray,
+    target: np.ndarray,
+    *,
+    spacing: tuple[float, float] = (1.0, 1.0),
+    tolerances: Sequence[float] = TOLERANCES,
+) -> dict[str, float]:
+    """Return every score of one prediction (H, W) against its mask (H, W), by the table above.
+
+    `spacing` is the distance of rows and of columns, in mm or, as it is by default, in pixels; distances and tolerances
+    are in its unit, areas in its square. Keys:
+
+    - dice, iou, precision, recall, specificity: of pixels;
+    - hd, hd95, assd: Hausdorff distance, the larger 95th percentile of both directions, average symmetric surface
+      distance; nsd_T: share of both surfaces within the tolerance T;
+    - area, area_target, area_difference (the first less the second), and area_ZONE, area_target_ZONE for each lung zone
+      as `zone_areas` cuts them, in the viewer's frame;
+    - lesions, lesions_target: how many; lesion_precision_U, lesion_recall_U, lesion_f1_U: of lesions paired one to one
+      at IoU ≥ U percent.
+
+    Raises `ValueError` as `overlap`, and for masks that are not (H, W) or a spacing or tolerance that is not positive.
+    """
+    counts = overlap(prediction, target)
+    found, true = np.asarray(prediction) != 0, np.asarray(target) != 0
+    if found.ndim != 2 or 0 in found.shape:
+        raise ValueError(f"the masks have the shape {found.shape}; expected is (H, W)")
+    for name, numbers in (("spacing", spacing), ("tolerances", tolerances)):
+        if not all(np.isfinite(number) and number > 0 for number in numbers):
+            raise ValueError(f"the {name} is {tuple(numbers)}; expected are numbers above 0")
+    background = found.size - counts.target
+    wrong = counts.prediction - counts.intersection
+    scores = {
+        "dice": dice(counts),
+        "iou": iou(counts),
+        "precision": _share(counts.intersection, counts.prediction, empty=counts.union == 0),
+        "recall": _share(counts.intersection, counts.target, empty=counts.union == 0),
+        "specificity": (background - wrong) / background if background else 1.0,
+    }
+    diagonal = float(np.hypot(found.shape[0] * spacing[0], found.shape[1] * spacing[1]))
+    surfaces = surface_distances(found, true, spacing)
+    scores["hd"] = diagonal if surfaces is None else surfaces.hausdorff()
+    scores[f"hd{PERCENTILE}"] = diagonal if surfaces is None else surfaces.hausdorff_95()
+    scores["assd"] = diagonal if surfaces is None else surfaces.mean()
+    for tolerance in tolerances:
+        scores[f"nsd_{tolerance:g}"] = 0.0 if surfaces is None else surfaces.within(tolerance)
+    pixel = spacing[0] * spacing[1]
+    scores["area"], scores["area_target"] = counts.prediction * pixel, counts.target * pixel
+    scores["area_difference"] = (counts.prediction - counts.target) * pixel
+    for name, mask in (("area", found), ("area_target", true)):
+        scores |= {f"{name}_{zone}": pixels * pixel for zone, pixels in zone_areas(mask).items()}
+    pairs = lesions(found, true)
+    scores["lesions"], scores["lesions_target"] = float(len(pairs.predicted)), float(len(pairs.true))
+    for least in MATCHED_AT:
+        hits, key = int(pairs.found(least).sum()), f"{100 * least:.0f}"
+        scores[f"lesion_precision_{key}"] = _share(hits, len(pairs.predicted), empty=counts.union == 0)
+        scores[f"lesion_recall_{key}"] = _share(hits, len(pairs.true), empty=counts.union == 0)
+        everything = len(pairs.predicted) + len(pairs.true)
+        scores[f"lesion_f1_{key}"] = _share(2 * hits, everything, empty=counts.union == 0)
+    return scores
+
+
+def _share(part: int, whole: int, *, empty: bool) -> float:
+    """Return part / whole; by the table where the whole is nothing."""
+    if whole:
+        return part / whole
+    return 1.0 if empty else 0.0
 
 
 def overlap(prediction: np.ndarray, target: np.ndarray) -> Overlap:

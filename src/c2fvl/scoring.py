@@ -219,6 +219,12 @@ def check_precision(device: torch.device | str, precision: str) -> None:
         raise ValueError(f"{torch.cuda.get_device_name(device)} does not compute in bf16; use fp16 or fp32")
 
 
+def is_emulated(device: torch.device | str, precision: str) -> bool:
+    """Tell whether a processor computes in a precision that it does not have, which is many times slower."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return precision == "bf16" and torch.device(device).type == "cpu" and supported is not None and not supported()
+
+
 def autocast(device: torch.device | str, precision: str) -> AbstractContextManager[object]:
     """Return the context in which the network runs in `precision`."""
     if precision == "fp32":
