@@ -111,6 +111,11 @@ def test_lesions_are_paired_one_to_one():
     assert found["lesion_f1_10"] == pytest.approx(2 * 2 / 7)
     assert found["lesion_recall_50"] == pytest.approx(1 / 3)
     assert found["lesion_precision_50"] == pytest.approx(1 / 4)
+    sizes = {"small": (0, 0), "medium": (1, 1), "large": (2, 0)}  # 9 of 300 pixels is missed, 40 and 64 are not
+    for name, (there, missed) in sizes.items():
+        assert (found[f"lesions_target_{name}"], found[f"lesions_missed_{name}"]) == (there, missed)
+    nothing = score_case(np.zeros_like(target), target)
+    assert sum(nothing[f"lesions_missed_{name}"] for name in sizes) == 3
 
 
 def test_as_many_lesions_are_paired_as_can_be():

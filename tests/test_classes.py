@@ -20,7 +20,7 @@ from c2fvl.metrics import Overlap, summarise, summarise_classes
 from c2fvl.models import MODELS, Output
 from c2fvl.phantom import write_phantom
 from c2fvl.predict import Predictor
-from c2fvl.scoring import CasePrediction, probabilities, score_case
+from c2fvl.scoring import CasePrediction, probabilities, score_on_grids
 from c2fvl.train import train
 
 
@@ -94,7 +94,7 @@ def test_each_class_is_scored_and_nothing_is_left_out():
     probability = np.zeros((3, 2, 2), np.float32)
     for place, found in {(0, 0): 0, (0, 1): 1, (1, 0): 2, (1, 1): 1}.items():
         probability[(found, *place)] = 1
-    score = score_case(CasePrediction("a", 0, probability, labels, None))
+    score = score_on_grids(CasePrediction("a", 0, probability, labels, None))
     assert [own["original"] for own in score.classes] == [Overlap(1, 2, 1), Overlap(1, 1, 2)]
     assert score.classes[1]["published"] == Overlap(1, 1, 2)
     empty = (Overlap(0, 0, 0), Overlap(0, 3, 0))

@@ -13,7 +13,7 @@ from c2fvl.datasets import scan
 from c2fvl.evaluate import change_text, evaluate
 from c2fvl.images import read_image, read_mask, write_image, write_mask
 from c2fvl.report import Report
-from c2fvl.scoring import CasePrediction, score_case, to_original
+from c2fvl.scoring import CasePrediction, score_on_grids, to_original
 from c2fvl.visualize import FALSE_ALARM, FOUND, MISSED, case_picture, overlay
 
 
@@ -79,7 +79,7 @@ def test_the_original_grid_is_scored_on_resized_probabilities():
     probability[1:3, 1:3] = 1
     mask = np.zeros((8, 12), np.uint8)
     mask[2:6, 3:9] = 1
-    score = score_case(CasePrediction("a", 0, probability, mask, None))
+    score = score_on_grids(CasePrediction("a", 0, probability, mask, None))
     assert to_original(probability, (8, 12)).shape == (8, 12)
     expected = cv2.resize(probability, (12, 8), interpolation=cv2.INTER_LINEAR) >= 0.5
     assert score.overlaps["original"].prediction == expected.sum()

@@ -26,7 +26,7 @@ from c2fvl.observer import Observer
 from c2fvl.optimizers import build_optimizer, learning_rate
 from c2fvl.phantom import write_phantom
 from c2fvl.random_state import seed_everything
-from c2fvl.scoring import predict_cases, score_case
+from c2fvl.scoring import predict_cases, score_on_grids
 from c2fvl.train import _Trainer, train
 
 
@@ -301,7 +301,7 @@ def test_two_processes_train_and_resume_to_the_bit(phantom_root, tmp_path):
     model = load_model(tmp_path / "whole")
     films = FilmDataset(scan(phantom_root, "val"), model.config.data)
     scores = [
-        score_case(found, grids=("network",)).overlaps["network"] for found in predict_cases(model.network, films)
+        score_on_grids(found, grids=("network",)).overlaps["network"] for found in predict_cases(model.network, films)
     ]
     assert summarise(scores)["dice_per_image"] == model.metrics["val_dice_per_image"]
     with pytest.raises(ValueError, match="resume it with 2"):

@@ -44,7 +44,7 @@ from c2fvl.profiling import (
     timed,
 )  # fmt: skip
 from c2fvl.runs import describe_environment
-from c2fvl.scoring import CasePrediction, autocast, check_precision, score_case
+from c2fvl.scoring import CasePrediction, autocast, check_precision, score_on_grids
 
 PARTS = ("inference", "training", "loading", "metrics")
 _CONVOLUTIONS, _MATRIX = ((64, 224), (128, 112), (256, 56)), 2048
@@ -252,7 +252,7 @@ def _scoring(conditions: Conditions) -> float:
     coarse = np.random.default_rng(0).random((8, 8), np.float32)
     probability = cv2.resize(coarse, (224, 224), interpolation=cv2.INTER_CUBIC).clip(0, 1)
     case = CasePrediction("", 0, probability, np.roll(probability > 0.5, 9).astype(np.uint8), None)
-    return 1 / statistics.median(timed(lambda: score_case(case), dataclasses.replace(conditions, device="cpu")))
+    return 1 / statistics.median(timed(lambda: score_on_grids(case), dataclasses.replace(conditions, device="cpu")))
 
 
 def to_markdown(found: Bench) -> str:

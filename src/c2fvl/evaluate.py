@@ -25,7 +25,7 @@ from c2fvl.images import read_image
 from c2fvl.labels import THRESHOLD, to_labels, to_original
 from c2fvl.metrics import dice, iou, summarise_classes
 from c2fvl.overlap import ahead
-from c2fvl.scoring import CaseScore, automatic_batch, inference_form, predict_cases, score_case
+from c2fvl.scoring import CaseScore, automatic_batch, inference_form, predict_cases, score_on_grids
 from c2fvl.spreadsheets import write_cells
 from c2fvl.visualize import case_picture, curves, encode_png
 
@@ -92,7 +92,7 @@ def evaluate(
     scores: list[CaseScore] = []
     network = inference_form(model, batch_size=batch_size)
     found = predict_cases(network, films, device=device, batch_size=batch_size, workers=workers)
-    for score in ahead(score_case, found, most=2 * batch_size):
+    for score in ahead(score_on_grids, found, most=2 * batch_size):
         scores.append(score)
         if progress is not None:
             progress(len(scores), len(films))
@@ -219,7 +219,7 @@ def _draw(model: TrainedModel, cases: list[Case], like: FilmDataset, folder: Pat
         case, target = cases[prediction.index], prediction.original_mask
         assert target is not None
         found = to_labels(to_original(prediction.probability, target.shape))
-        score = _mean_dice(score_case(prediction, grids=("original",)))
+        score = _mean_dice(score_on_grids(prediction, grids=("original",)))
         picture = case_picture(
             read_image(case.image), found, target=target, report=case.report, dice=score, classes=names
         )

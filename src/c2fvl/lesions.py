@@ -45,5 +45,6 @@ def lesions(prediction: NDArray[np.bool_], target: NDArray[np.bool_]) -> Lesions
 
 def _areas(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Return the pixels of each area, and the number of the area that each pixel belongs to, 0 for none."""
-    _, numbers, facts, _ = cv2.connectedComponentsWithStats(np.ascontiguousarray(mask).view(np.uint8), connectivity=8)
-    return facts[1:, cv2.CC_STAT_AREA].astype(np.int64), np.asarray(numbers, np.int32)
+    count, found = cv2.connectedComponents(np.ascontiguousarray(mask).view(np.uint8), connectivity=8)
+    numbers = np.asarray(found, np.int32)  # OpenCV's own counting of their pixels takes many times longer
+    return np.bincount(numbers[mask], minlength=count)[1:], numbers

@@ -18,13 +18,15 @@ from typing import Any
 import numpy as np
 
 from c2fvl.describe import zone_areas
-from c2fvl.lesions import lesions
+from c2fvl.lesions import Lesions, lesions
 from c2fvl.surfaces import PERCENTILE, surface_distances
 
 TOLERANCES = (1.0, 3.0)
 """Of the normalised surface distance, in the unit of the spacing."""
 MATCHED_AT = (0.1, 0.5)
 """IoU from which a lesion counts as found."""
+LESION_SIZES = {"small": 0.0, "medium": 0.01, "large": 0.05}
+"""Size of a lesion: the share of the picture from which it counts so."""
 PUBLISHED_SMOOTHING = 1e-5
 RULES = ("ours", "published")
 
@@ -71,7 +73,9 @@ def score_case(
     - area, area_target, area_difference (the first less the second), and area_ZONE, area_target_ZONE for each lung zone
       as `zone_areas` cuts them, in the viewer's frame;
     - lesions, lesions_target: how many; lesion_precision_U, lesion_recall_U, lesion_f1_U: of lesions paired one to one
-      at IoU ≥ U percent.
+      at IoU ≥ U percent;
+    - lesions_target_SIZE, lesions_missed_SIZE: how many lesions of each of `LESION_SIZES` there are, and how many of
+      them are not found at the least of these IoU.
 
     Raises `ValueError` as `overlap`, and for masks that are not (H, W) or a spacing or tolerance that is not positive.
     """
@@ -103,14 +107,22 @@ def score_case(
     scores["area_difference"] = (counts.prediction - counts.target) * pixel
     for name, mask in (("area", found), ("area_target", true)):
         scores |= {f"{name}_{zone}": pixels * pixel for zone, pixels in zone_areas(mask).items()}
-    pairs = lesions(found, true)
-    scores["lesions"], scores["lesions_target"] = float(len(pairs.predicted)), float(len(pairs.true))
+    return scores | _score_lesions(lesions(found, true), num_pixels=found.size)
+
+
+def _score_lesions(pairs: Lesions, *, num_pixels: int) -> dict[str, float]:
+    everything = len(pairs.predicted) + len(pairs.true)
+    scores = {"lesions": float(len(pairs.predicted)), "lesions_target": float(len(pairs.true))}
     for least in MATCHED_AT:
         hits, key = int(pairs.found(least).sum()), f"{100 * least:.0f}"
-        scores[f"lesion_precision_{key}"] = _share(hits, len(pairs.predicted), empty=counts.union == 0)
-        scores[f"lesion_recall_{key}"] = _share(hits, len(pairs.true), empty=counts.union == 0)
-        everything = len(pairs.predicted) + len(pairs.true)
-        scores[f"lesion_f1_{key}"] = _share(2 * hits, everything, empty=counts.union == 0)
+        scores[f"lesion_precision_{key}"] = _share(hits, len(pairs.predicted), empty=not everything)
+        scores[f"lesion_recall_{key}"] = _share(hits, len(pairs.true), empty=not everything)
+        scores[f"lesion_f1_{key}"] = _share(2 * hits, everything, empty=not everything)
+    missed = ~pairs.found(MATCHED_AT[0])
+    size = np.searchsorted(list(LESION_SIZES.values()), pairs.true / num_pixels, side="right") - 1
+    for number, name in enumerate(LESION_SIZES):
+        scores[f"lesions_target_{name}"] = float(np.count_nonzero(size == number))
+        scores[f"lesions_missed_{name}"] = float(np.count_nonzero(missed & (size == number)))
     return scores
 
 

@@ -95,7 +95,7 @@ def predict_cases(
         done += len(batch.ids)
 
 
-def score_case(
+def score_on_grids(
     prediction: CasePrediction, *, grids: tuple[str, ...] = GRIDS, threshold: float = THRESHOLD
 ) -> CaseScore:
     """Return the overlap of a prediction with its mask on the given grids."""

@@ -40,7 +40,7 @@ from c2fvl.overlap import ahead
 from c2fvl.random_state import generator_states, restore_generators, seed_everything
 from c2fvl.recompute import recompute_activations
 from c2fvl.runs import describe_environment, lock_run, resolve_run
-from c2fvl.scoring import CasePrediction, autocast, infer, is_emulated, predict_cases, score_case
+from c2fvl.scoring import CasePrediction, autocast, infer, is_emulated, predict_cases, score_on_grids
 from c2fvl.signals import StopSignals
 from c2fvl.text_encoders import settle_text
 
@@ -369,7 +369,7 @@ class _Trainer:
         grid = "published" if self.config.data.resize == "published" else "network"
 
         def score(prediction: CasePrediction) -> tuple[int, float | None, tuple[Overlap, ...]]:
-            classes = score_case(prediction, grids=(grid,)).classes
+            classes = score_on_grids(prediction, grids=(grid,)).classes
             return prediction.index, prediction.loss, tuple(of_class[grid] for of_class in classes)
 
         found = predict_cases(
