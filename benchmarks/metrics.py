@@ -8,6 +8,7 @@ draws are 10 000 of 2113 cases in 474 groups, for 40 scores at once, with the me
 """
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -41,7 +42,7 @@ def main() -> None:
             seconds = [
                 _seconds(partial(score_case, first, second, spacing=spacing))
                 for _ in range(options.repeats)
-                for first, second in zip(masks, masks[1:], strict=False)
+                for first, second in itertools.pairwise(masks)
             ]
             low, high = statistics.median(seconds) / bound, float(np.percentile(seconds, 95)) / bound
             print(f"| every score of a case of {side}², {name} | {low:.2f} | {high:.2f} | {1000 * bound:.0f} ms |")

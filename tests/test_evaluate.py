@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from c2fvl.battery import change_text
 from c2fvl.checkpoint import load_model
 from c2fvl.datasets import scan
-from c2fvl.evaluate import change_text, evaluate
+from c2fvl.evaluate import evaluate
 from c2fvl.images import read_image, read_mask, write_image, write_mask
 from c2fvl.report import Report
 from c2fvl.scoring import CasePrediction, score_on_grids, to_original
@@ -156,7 +157,7 @@ def test_right_none_and_shuffled_text(phantom_root, tiny_run, tmp_path):
     assert found["none"].summary["text"] == {"kind": "none", "given": "none", "seed": None}
     assert found["shuffled"].summary["text"]["given"] == "that of another film"
     assert found["none"].summary["data"]["num_without_report"] == len(cases)
-    with pytest.raises(ValueError, match="right, shuffled, none"):
+    with pytest.raises(ValueError, match="right, none, paraphrase"):
         evaluate(load_model(tiny_run), phantom_root, text="wrong")
 
 

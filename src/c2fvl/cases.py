@@ -3,11 +3,14 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from c2fvl.report import Report
 
 SPLITS = ("train", "val", "test")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+Modality = Literal["film", "ct"]
+_CT_NAMES = ("Jun_", "Morozov_", "bjorke_")  # MosMedData+
 NOT_YET_SUFFIXES = (".dcm", ".nii", ".nii.gz")
 
 # what of a file's name tells the patient or the study
@@ -32,6 +35,8 @@ class Case:
     mask: Path | None
     report: Report | None
     group: str | None
+    columns: tuple[tuple[str, str], ...] = ()
+    """Further columns of its table, (name, cell), by which scores can be split."""
 
     @property
     def has_attributes(self) -> bool:
@@ -79,6 +84,11 @@ class Scan:
     def errors(self) -> tuple[Problem, ...]:
         """The problems that keep the data from being used."""
         return tuple(problem for problem in self.problems if problem.severity == "error")
+
+
+def modality_of(case: Case) -> Modality:
+    """Return how captions name the zones of a case: MosMedData+ is told by its file names, all else counts as film."""
+    return "ct" if case.image.name.startswith(_CT_NAMES) else "film"
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -12,20 +12,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from c2fvl.cases import Case, Problem, Scan
+from c2fvl.cases import Case, Modality, Problem, Scan, modality_of
 from c2fvl.datasets import find_splits, inspect
 from c2fvl.describe import describe_mask
 from c2fvl.images import read_mask_as, read_pixels
 from c2fvl.report import ZONES, Report
 
-Modality = Literal["film", "ct"]
-
-_CT_NAMES = ("Jun_", "Morozov_", "bjorke_")  # MosMedData+
 _STRAY_SHARE = 0.05  # of the lesion's pixels: so few on a side do not make it a side with a lesion
 
 
@@ -174,7 +171,7 @@ def _look(case: Case, modality: Modality | None, kind: str) -> _Look:
         for contradiction in case.report.contradictions():
             what = f"its caption contradicts itself: {contradiction} ({case.report})"
             problems.append(Problem("caption", str(case.image), what, "correct the caption", "warning"))
-        described = describe_mask(mask, modality=modality or _modality(case))
+        described = describe_mask(mask, modality=modality or modality_of(case))
         opposed = _contradiction(case.report, mask)
         if opposed:
             what = f"{opposed} (caption: {case.report})"
@@ -183,10 +180,6 @@ def _look(case: Case, modality: Modality | None, kind: str) -> _Look:
     if pixels is None:
         return _Look(tuple(problems), empty=empty, described=described)
     return _Look(tuple(problems), pixels.shape[:2], _fingerprint(pixels), empty, described)
-
-
-def _modality(case: Case) -> Modality:
-    return "ct" if case.image.name.startswith(_CT_NAMES) else "film"
 
 
 def _size_text(shape: tuple[int, ...]) -> str:

@@ -11,6 +11,11 @@ from typing import Any
 from c2fvl import __version__
 
 PROGRAM = "c2fvl"
+TEXTS = (
+    "right", "none", "paraphrase", "typing_errors", "zones_dropped", "count_wrong", "zone_off", "upside_down",
+    "sides_exchanged", "patient_frame", "constant", "shuffled",
+)  # fmt: skip
+"""The changes of `battery`, which takes longer to load than the help to print."""
 STOPPED = {"SIGINT": 130, "SIGTERM": 143}
 """Exit status of a training that was stopped and saved; 75 where its time was up."""
 
@@ -72,11 +77,24 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--text",
         default="right",
-        choices=("right", "shuffled", "none"),
-        help="report each film is given (default: %(default)s)",
+        choices=TEXTS,
+        help="report each film is given; the changes are those of `c2fvl audit` (default: %(default)s)",
     )
-    sub.add_argument("--seed", type=int, default=0, help="seed of --text shuffled (default: %(default)s)")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the changes of the text (default: %(default)s)")
     _add_text_model(sub)
+    _add_lengths(sub)
+    sub.add_argument("--out", metavar="DIR", help="folder to write to (default: beside the model)")
+    _add_device(sub, batch="auto")
+    sub.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+    sub = command("audit", _audit, "Find out what a network makes of right, wrong and no text; write one page.")
+    sub.add_argument("model", help="model folder or run folder")
+    sub.add_argument("root", help="folder that holds Train_Folder, Val_Folder, …, or a csv table")
+    sub.add_argument("--split", default="val", help="part to score (default: %(default)s)")
+    sub.add_argument("--table", help="caption table to use in place of <Split>_text.xlsx")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the changes of the text (default: %(default)s)")
+    _add_text_model(sub)
+    _add_lengths(sub)
     sub.add_argument("--out", metavar="DIR", help="folder to write to (default: beside the model)")
     _add_device(sub, batch="auto")
     sub.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -171,10 +189,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--text",
         default="right",
-        choices=("right", "shuffled", "none"),
-        help="report each film is given (default: %(default)s)",
+        choices=TEXTS,
+        help="report each film is given; the changes are those of `c2fvl audit` (default: %(default)s)",
     )
-    sub.add_argument("--seed", type=int, default=0, help="seed of --text shuffled (default: %(default)s)")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the changes of the text (default: %(default)s)")
     _add_text_model(sub)
     sub.add_argument("--fresh", action="store_true", help="score again what was scored before")
     sub.add_argument("--no-speed", action="store_true", help="leave out speed and memory")
@@ -227,6 +245,36 @@ def _count(least: int) -> Callable[[str], int]:
         return int(text)
 
     return number
+
+
+def _distance(text: str) -> tuple[float, float]:
+    """Return the distance of rows and of columns that MM or MM,MM names."""
+    numbers = [float(part) for part in text.split(",")]
+    if len(numbers) not in (1, 2) or not all(0 < number < float("inf") for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} is no distance; expected is MM, or MM,MM for rows and columns")
+    return (numbers[0], numbers[-1])
+
+
+def _positive(text: str) -> float:
+    if not 0 < float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is too small; expected is a number above 0")
+    return float(text)
+
+
+def _add_lengths(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--spacing",
+        type=_distance,
+        metavar="MM[,MM]",
+        help="distance of pixels, or of rows and of columns (default: what the files tell, else pixels)",
+    )
+    sub.add_argument(
+        "--tolerance",
+        type=_positive,
+        action="append",
+        metavar="LENGTH",
+        help="of the normalised surface distance, in mm or pixels; may be given several times (default: 1 and 3)",
+    )
 
 
 def _add_text_model(sub: argparse.ArgumentParser) -> None:
@@ -302,18 +350,62 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from c2fvl.evaluate import ROW_LABELS, evaluate
-    from c2fvl.progress import counting, table
+    from c2fvl.evaluate import evaluate
+    from c2fvl.progress import counting
 
     with counting("Scoring", quiet=options.json) as progress:
         found = evaluate(
-            _loaded(options), options.root, split=options.split, table=options.table,
-            text=options.text, seed=options.seed, out=options.out, device=options.device, batch_size=options.batch,
-            workers=options.workers, progress=progress,
-        )  # fmt: skip
+            _loaded(options), options.root, text=options.text, progress=progress, **_scoring_options(options)
+        )
     if options.json:
         print(json.dumps(found.summary))
         return 0
+    _print_scores(found)
+    print(f"Page: {found.page}")
+    return 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from c2fvl.audit import audit
+    from c2fvl.page import show
+    from c2fvl.progress import counting, table
+
+    with counting("Auditing", quiet=options.json) as progress:
+        found = audit(_loaded(options), options.root, progress=progress, **_scoring_options(options))
+    if options.json:
+        print(json.dumps(found.summary))
+        return 0
+    _print_scores(found)
+    shown = found.summary["audit"]
+    rows = [
+        [row["title"], show(row["dice"], share=True), show(row["difference_to_right"], share=True),
+         show(row["wrong_lungs"], share=True)]
+        for row in shown["changes"]
+    ]  # fmt: skip
+    if rows:
+        header = ["report given", "Dice per image, %", "less its own report, points", "in lungs without infection, %"]
+        print(table(header, rows, width=160))
+    for line in shown["words"]:
+        print(line["text"])
+    print(f"Page: {found.page}")
+    return 0
+
+
+def _scoring_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what `evaluate` and `audit` have in common."""
+    from c2fvl.metrics import TOLERANCES
+
+    return {
+        "split": options.split, "table": options.table, "seed": options.seed, "out": options.out,
+        "device": options.device, "batch_size": options.batch, "workers": options.workers, "spacing": options.spacing,
+        "tolerances": tuple(dict.fromkeys(options.tolerance or TOLERANCES)),
+    }  # fmt: skip
+
+
+def _print_scores(found: Any) -> None:
+    from c2fvl.page import ROW_LABELS, show
+    from c2fvl.progress import table
+
     columns = ("dice_per_image", "iou_per_image", "dice_pooled", "iou_pooled")
     rows = [
         [ROW_LABELS[row["grid"], row["rule"]], *(f"{100 * row[name]:.2f}" for name in columns)]
@@ -329,8 +421,12 @@ def _evaluate(options: argparse.Namespace) -> int:
         f"{first['num_cases']} films, {first['num_empty_masks']} with an empty mask, {first['num_false_alarms']} false "
         f"alarms, {first['num_misses']} missed; report given: {found.summary['text']['given']}"
     )
-    print(f"Page: {found.page}")
-    return 0
+    per_image, unit = found.summary["figures"]["per_image"], found.summary["unit"]["length"]
+    print(
+        f"Dice per image {show(per_image['dice'], share=True)} %, IoU {show(per_image['iou'], share=True)} %, 95th "
+        f"percentile of the Hausdorff distance {show(per_image['hd95'], share=False)} {unit}; in brackets 95 % "
+        f"intervals, {found.summary['figures']['intervals']}"
+    )
 
 
 def _predict(options: argparse.Namespace) -> int:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from c2fvl import storage
+from c2fvl.battery import change_text
 from c2fvl.checkpoint import find_model, load_model, parse_settings, read_metrics
 from c2fvl.config import Config
 from c2fvl.csv_tables import read_csv
 from c2fvl.datasets import fingerprint, scan
-from c2fvl.evaluate import OWN_TABLE, change_text, default_folder, describe_text, evaluate
+from c2fvl.evaluate import OWN_TABLE, default_folder, describe_text, evaluate
 from c2fvl.profiling import Conditions, Speed, Stage, build_empty, measure_speed, stages
 from c2fvl.spreadsheets import write_cells
 

@@ -35,7 +35,7 @@ def inspect_csv(path: Path, split: str) -> Scan:
         raise ValueError(f"{path}: there are both columns text and report, which mean the same; keep one")
     unused = [column for column in columns if column not in _COLUMNS]
     if unused:
-        what = f"the columns {', '.join(unused)} are not used"
+        what = f"the columns {', '.join(unused)} are used for strata of scores only"
         problems.append(Problem("column", str(path), what, f"known are {', '.join(_COLUMNS)}", "warning"))
     if split != "all" and "split" not in columns:
         raise ValueError(f"{path}: there is no column split, so {split} cannot be told; add it, or ask for split all")
@@ -65,7 +65,9 @@ def inspect_csv(path: Path, split: str) -> Scan:
             problems.append(Problem("duplicate row", f"{path}, row {number}", what, "keep one row per image"))
             continue
         first_row[case_id] = number
-        cases.append(Case(case_id, image, mask, report, row.get("group", "").strip() or group_from_name(image.name)))
+        group = row.get("group", "").strip() or group_from_name(image.name)
+        further = tuple((column, row[column].strip()) for column in unused)
+        cases.append(Case(case_id, image, mask, report, group, further))
     _note_gaps(path, cases, problems)
     cases.sort(key=lambda case: case.id)
     return Scan(path, split, "csv", "csv", path, tuple(cases), tuple(problems))

@@ -2,43 +2,50 @@
 
 import base64
 import dataclasses
+import functools
 import json
 import logging
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
+import torch
 
-import c2fvl
 from c2fvl import storage
 from c2fvl.batches import FilmDataset
+from c2fvl.battery import battery, change_text
 from c2fvl.cases import Case
 from c2fvl.catalogue import class_names, num_classes
 from c2fvl.checkpoint import TrainedModel
+from c2fvl.config import to_toml
 from c2fvl.datasets import fingerprint, scan
-from c2fvl.images import read_image
+from c2fvl.figures import Scores, as_columns, figures
+from c2fvl.images import read_image, read_spacing
 from c2fvl.labels import THRESHOLD, to_labels, to_original
-from c2fvl.metrics import dice, iou, summarise_classes
+from c2fvl.metrics import TOLERANCES, dice, iou, score_case, summarise_classes
 from c2fvl.overlap import ahead
-from c2fvl.scoring import CaseScore, automatic_batch, inference_form, predict_cases, score_on_grids
+from c2fvl.page import render
+from c2fvl.runs import describe_environment
+from c2fvl.scoring import (
+    CasePrediction,
+    CaseScore,
+    automatic_batch,
+    inference_form,
+    predict_cases,
+    score_on_grids,
+)
 from c2fvl.spreadsheets import write_cells
-from c2fvl.visualize import case_picture, curves, encode_png
+from c2fvl.visualize import case_picture, encode_png
 
 logger = logging.getLogger(__name__)
 
-TEXTS = ("right", "shuffled", "none")
+DRAWN = ("shuffled", "typing_errors", "paraphrase", "zones_dropped", "count_wrong", "zone_off")
+"""Changes of the text that depend on the seed."""
 ROWS = (("original", "ours"), ("network", "ours"), ("published", "published"))
 """Grid and rule of each row of the summary; the last repeats the published test script to the digit."""
-ROW_LABELS = {
-    ("original", "ours"): "film's own grid, corrected rule",
-    ("network", "ours"): "network's grid, corrected rule",
-    ("published", "published"): "network's grid, as the published test script scores",
-}
 NUM_PICTURES = 4
 OWN_TABLE = "the split's own"
 
@@ -49,6 +56,19 @@ class Evaluation:
 
     folder: Path
     page: Path
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of one part of a data set, before anything is written."""
+
+    model: TrainedModel
+    cases: list[Case]
+    films: FilmDataset
+    scores: list[CaseScore]
+    columns: Scores
+    """Every score of `metrics.score_case` by case."""
     summary: dict[str, Any]
 
 
@@ -64,16 +84,41 @@ def evaluate(
     device: str = "cpu",
     batch_size: int | None = None,
     workers: int = 0,
+    spacing: tuple[float, float] | None = None,
+    tolerances: Sequence[float] = TOLERANCES,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score `model` on one split and write `cases.csv`, `summary.json`, `report.html` and `pictures/` to `out`.
 
     `text` says which report each film gets: its own (which in QaTa-COV19 and MosMedData+ was made from the mask and
-    so is an oracle), that of another film by `seed`, or none. The `batch_size` None is what suits the device. Raises
-    `ValueError` for data that does not fit.
+    so is an oracle), that of another film by `seed`, none, or another change of `battery`. The `batch_size` None is
+    what suits the device. `spacing` is the distance of rows and of columns in mm; None takes it from the files, or
+    pixels where one of them does not tell it. Raises `ValueError` for data that does not fit.
     """
-    if text not in TEXTS:
-        raise ValueError(f"the text is {text!r}; expected is one of {', '.join(TEXTS)}")
+    folder = check_folder(out if out is not None else default_folder(model.path, split, text))
+    scored = score_part(
+        model, root, split=split, table=table, text=text, seed=seed, device=device, batch_size=batch_size,
+        workers=workers, spacing=spacing, tolerances=tolerances, progress=progress,
+    )  # fmt: skip
+    return write_evaluation(scored, folder)
+
+
+def score_part(
+    model: TrainedModel,
+    root: Path | str,
+    *,
+    split: str,
+    table: str | None,
+    text: str,
+    seed: int,
+    device: str,
+    batch_size: int | None,
+    workers: int,
+    spacing: tuple[float, float] | None,
+    tolerances: Sequence[float],
+    progress: Callable[[int, int], None] | None,
+) -> Scored:
+    """Score a model on one split as `evaluate` does, and write nothing."""
     began = time.monotonic()
     config = model.config
     cases = change_text(scan(root, split, table=table or config.data.table or None), text, seed=seed)
@@ -81,22 +126,26 @@ def evaluate(
     if config.data.text != "none" and text != "none":
         settings = dataclasses.replace(settings, missing_text=config.data.missing_text)
     films = FilmDataset(cases, settings, num_classes=num_classes(config.model))
-    folder = Path(out) if out is not None else default_folder(model.path, split, text)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; name a folder for the scores")
     num_reports = films.num_readable
     if text != "none" and config.data.text != "none" and num_reports < len(cases):
         logger.warning("%d of %d films have no report that the network can read", len(cases) - num_reports, len(cases))
+    spacings, unit = _spacings(cases, spacing)
 
     batch_size = batch_size or automatic_batch(model)
     scores: list[CaseScore] = []
     network = inference_form(model, batch_size=batch_size)
     found = predict_cases(network, films, device=device, batch_size=batch_size, workers=workers)
-    for score in ahead(score_on_grids, found, most=2 * batch_size):
-        scores.append(score)
+
+    def score(prediction: CasePrediction) -> CaseScore:
+        details = functools.partial(score_case, spacing=spacings[prediction.index], tolerances=tolerances)
+        return score_on_grids(prediction, details=details)
+
+    for own in ahead(score, found, most=2 * batch_size):
+        scores.append(own)
         if progress is not None:
             progress(len(scores), len(films))
 
+    columns = as_columns([own.details for own in scores])
     summary = {
         "model": {"name": config.model.name, "preset": config.preset, "path": str(model.path), **_trained(model)},
         "data": {
@@ -107,9 +156,10 @@ def evaluate(
         },
         "text": {
             "kind": text, "given": describe_text(text, config.data.text, num_reports, len(cases)),
-            "seed": seed if text == "shuffled" else None,
+            "seed": seed if text in DRAWN else None,
         },
         "threshold": THRESHOLD,
+        "unit": unit,
         "class_names": class_names(config.data, num_classes(config.model)),
         "scores": [
             {
@@ -118,11 +168,19 @@ def evaluate(
             }
             for grid, rule in ROWS
         ],
-        "loss_curves": "log.jsonl" if _history(model) else None,
-        "software": {"c2fvl": c2fvl.__version__, "command": sys.argv},
+        "figures": figures(cases, columns, [[own["original"] for own in score.classes] for score in scores]),
+        "settings": to_toml(config),
+        "loss_curves": "log.jsonl" if history_of(model) else None,
+        "software": describe_environment(torch.device(device)),
         "seconds": round(time.monotonic() - began, 2),
     }  # fmt: skip
-    write_cells(folder / "cases.csv", _case_table(cases, scores))
+    return Scored(model, cases, films, scores, columns, summary)
+
+
+def write_evaluation(scored: Scored, folder: Path) -> Evaluation:
+    """Write table, pictures, page and summary of what was scored."""
+    cases, scores, summary = scored.cases, scored.scores, scored.summary
+    write_cells(folder / "cases.csv", _case_table(scored))
     chosen = _choose(
         [_mean_dice(score) for score in scores],
         [all(own["original"].target == 0 for own in score.classes) for score in scores],
@@ -130,14 +188,36 @@ def evaluate(
     pictures = [
         {
             "title": title,
-            "films": _draw(model, [cases[i] for i in indices], films, folder / "pictures", title.lower()),
+            "films": _draw(scored.model, [cases[i] for i in indices], scored.films, folder / "pictures", title.lower()),
         }
         for title, indices in chosen.items()
     ]
     page = folder / "report.html"
-    storage.write_text(page, _page(summary, pictures, _history(model)))
+    storage.write_text(page, render(summary, scored.columns, pictures=pictures, history=history_of(scored.model)))
     storage.write_json(folder / "summary.json", summary)
     return Evaluation(folder, page, summary)
+
+
+def check_folder(folder: Path | str) -> Path:
+    """Return the folder that scores go to; `ValueError` where a file is in its place."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; name a folder for the scores")
+    return folder
+
+
+def _spacings(
+    cases: Sequence[Case], given: tuple[float, float] | None
+) -> tuple[list[tuple[float, float]], dict[str, Any]]:
+    """Return each film's distance of rows and columns, and in words which unit it is and where it is from."""
+    if given is not None:
+        return [given] * len(cases), {"length": "mm", "from": f"given: {given[0]:g} × {given[1]:g} mm"}
+    found = [read_spacing(case.image) for case in cases]
+    known = [spacing for spacing in found if spacing is not None]
+    if len(known) == len(cases):
+        return known, {"length": "mm", "from": "the files"}
+    told = f"the files ({len(known)} of {len(cases)} tell a distance in mm, which is not enough for one unit)"
+    return [(1.0, 1.0)] * len(cases), {"length": "pixel", "from": told if known else "the files tell no other"}
 
 
 def describe_text(text: str, encoder: str, num_reports: int, num_cases: int) -> str:
@@ -146,41 +226,26 @@ def describe_text(text: str, encoder: str, num_reports: int, num_cases: int) -> 
         return "none, for the network reads none"
     if text == "none" or not num_reports:
         return "none" if text == "none" else "none, for no film has one that can be read"
-    whose = {"right": "its own", "shuffled": "that of another film"}[text]
+    title = {change.name: change.title for change in battery(None)}[text]
+    whose = "its own" if text == "right" else title if text in ("constant", "shuffled") else f"its own, {title}"
     return whose if num_reports == num_cases else f"{whose}, for the {num_reports} of {num_cases} films that have one"
 
 
-def change_text(cases: Sequence[Case], text: str, *, seed: int = 0) -> list[Case]:
-    """Return the cases with their own report ("right"), none, or that of another film ("shuffled").
-
-    Shuffled, the reports go around one random circle of all films, so that no film keeps its own; the words may
-    still agree, for many films share a caption.
-    """
-    if text == "right":
-        return list(cases)
-    if text == "none":
-        return [dataclasses.replace(case, report=None) for case in cases]
-    if len(cases) < 2:
-        raise ValueError("reports can only be shuffled among two films or more")
-    order = np.random.default_rng(seed).permutation(len(cases))
-    changed = list(cases)
-    for place, source in zip(order, np.roll(order, 1), strict=True):
-        changed[place] = dataclasses.replace(cases[place], report=cases[source].report)
-    return changed
-
-
-def _case_table(cases: Sequence[Case], scores: Sequence[CaseScore]) -> list[list[object]]:
+def _case_table(scored: Scored) -> list[list[object]]:
     """Return a row for each case; of several classes the mean of their scores, and then each of them."""
+    further = [name for name in scored.columns if name not in ("dice", "iou")]
+    count = len(scored.scores[0].classes)
+    endings = [f"_class_{number}" for number in range(1, count + 1)] if count > 1 else []
     header: list[object] = ["id", "group", "report"]
     for grid, rule in ROWS:
         header += [f"{grid}_{rule}_dice", f"{grid}_{rule}_iou"]
-    count = len(scores[0].classes)
-    endings = [""] if count == 1 else [f"_class_{number}" for number in range(1, count + 1)]
+    counted = ("intersection", "prediction", "target")
+    header += [f"original_{name}{ending}" for ending in endings or [""] for name in counted]
+    header += further
     for ending in endings:
-        header += [f"original_ours_dice{ending}", f"original_ours_iou{ending}"] if ending else []
-        header += [f"original_{name}{ending}" for name in ("intersection", "prediction", "target")]
+        header += [f"original_ours_dice{ending}", f"original_ours_iou{ending}", *(name + ending for name in further)]
     rows = [header]
-    for case, score in zip(cases, scores, strict=True):
+    for place, (case, score) in enumerate(zip(scored.cases, scored.scores, strict=True)):
         report = "" if case.report is None else "".join(c if c.isprintable() else " " for c in str(case.report))
         row: list[object] = [case.id, case.group or "", report]
         for grid, rule in ROWS:
@@ -188,8 +253,10 @@ def _case_table(cases: Sequence[Case], scores: Sequence[CaseScore]) -> list[list
                 row.append(float(np.mean([measure(own[grid], rule=rule) for own in score.classes])))
         for own in score.classes:
             counts = own["original"]
-            row += [dice(counts), iou(counts)] if count > 1 else []
             row += [counts.intersection, counts.prediction, counts.target]
+        row += [float(scored.columns[name][place]) for name in further]
+        for of_class in score.details if endings else ():
+            row += [of_class["dice"], of_class["iou"], *(of_class[name] for name in further)]
         rows.append(row)
     return rows
 
@@ -236,22 +303,11 @@ def _draw(model: TrainedModel, cases: list[Case], like: FilmDataset, folder: Pat
     return entries
 
 
-def _page(summary: dict[str, Any], pictures: list[dict[str, Any]], history: list[dict[str, Any]]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    scores = [{**row, "label": ROW_LABELS[row["grid"], row["rule"]]} for row in summary["scores"]]
-    return environment.get_template("report.html").render(
-        summary=summary, scores=scores, pictures=pictures, curves=curves(history) if history else None, history=history
-    )
-
-
 def _trained(model: TrainedModel) -> dict[str, Any]:
     return {"epoch": model.metrics.get("epoch"), "weights_sha256": model.metrics.get("weights_sha256")}
 
 
-def _history(model: TrainedModel) -> list[dict[str, Any]]:
+def history_of(model: TrainedModel) -> list[dict[str, Any]]:
     """Return the log of the run that the model folder lies in; empty where there is none."""
     log = model.path.parent / "log.jsonl"
     if model.path.name != "best" or not log.is_file():

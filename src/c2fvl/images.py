@@ -8,12 +8,14 @@ place in `image_headers` and in `read_pixels`; until then they are refused with 
 
 import functools
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from c2fvl import storage
 from c2fvl.image_headers import Header, read_header
@@ -23,6 +25,9 @@ _logger = logging.getLogger(__name__)
 MAX_PIXELS = 100_000_000
 _MAX_BYTES_PER_PIXEL = 16  # 16-bit RGBA, doubled: more bytes than that are no picture within the limit
 _DARK_16_BIT = 65536 // 4
+_NOMINAL_DOTS = (1, 72, 75, 90, 96, 100, 120, 150, 180, 200, 240, 300, 360, 400, 600, 720, 1200, 2400)  # per inch
+_SAME_DOTS = 0.6
+_MM_PER_INCH = 25.4
 _SPARE_BYTES = 64 * 2**20  # colour profiles and other annexes
 _DECODED_BITS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 
@@ -49,6 +54,24 @@ def decode_image(data: bytes, path: Path | str, *, max_pixels: int = MAX_PIXELS)
             _warn_of_dark(str(path), int(pixels.max()))
         scaled = np.divide(pixels, np.float32(_DECODED_BITS[pixels.dtype]), dtype=np.float32)
     return np.repeat(scaled[:, :, None], 3, axis=2) if scaled.ndim == 2 else scaled
+
+
+def read_spacing(path: Path | str) -> tuple[float, float] | None:
+    """Return the distance in mm of a picture's rows and of its columns, None where the file does not tell it.
+
+    PNG, JPEG and TIFF hold a resolution. Those at which screens show and printers print (72, 96, 300 dots per inch and
+    the like) say nothing of the body and are not taken for it.
+    """
+    try:
+        with Image.open(path) as picture:
+            across, down = (float(dots) for dots in picture.info["dpi"])
+    except (OSError, KeyError, TypeError, ValueError, ZeroDivisionError, Image.DecompressionBombError):
+        return None
+    if not all(math.isfinite(dots) and dots > 0 for dots in (across, down)):
+        return None
+    if all(min(abs(dots - nominal) for nominal in _NOMINAL_DOTS) < _SAME_DOTS for dots in (across, down)):
+        return None
+    return (_MM_PER_INCH / down, _MM_PER_INCH / across)
 
 
 @functools.lru_cache(maxsize=4096)  # once for each file, however often it is read

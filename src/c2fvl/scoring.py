@@ -37,6 +37,8 @@ class CaseScore:
     """For each class but the background, by grid."""
     loss: float | None
     """Of this film alone, so that it does not depend on its neighbours in the batch."""
+    details: tuple[dict[str, float], ...] = ()
+    """For each class but the background, every score of `metrics.score_case` on the film's own grid, if asked for."""
 
     @property
     def overlaps(self) -> dict[str, Overlap]:
@@ -96,15 +98,20 @@ def predict_cases(
 
 
 def score_on_grids(
-    prediction: CasePrediction, *, grids: tuple[str, ...] = GRIDS, threshold: float = THRESHOLD
+    prediction: CasePrediction,
+    *,
+    grids: tuple[str, ...] = GRIDS,
+    threshold: float = THRESHOLD,
+    details: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None,
 ) -> CaseScore:
-    """Return the overlap of a prediction with its mask on the given grids."""
+    """Return the overlap of a prediction with its mask on the given grids, and `details` of both on the film's own."""
     mask = prediction.original_mask
     if mask is None:
         raise ValueError(f"{prediction.id} has no mask to be scored against")
     probability = prediction.probability
     size, is_lesion = probability.shape[-1], probability.ndim == 2
     classes: tuple[dict[str, Overlap], ...] = tuple({} for _ in range(1 if is_lesion else len(probability) - 1))
+    every: list[dict[str, float]] = []
     for grid in grids:
         if grid == "original":
             found, target = to_labels(to_original(probability, mask.shape), threshold), mask
@@ -113,8 +120,11 @@ def score_on_grids(
         else:  # several classes are always resized by nearest neighbour
             found, target = to_labels(probability, threshold), resize_mask(mask, size, rule="exact")
         for number, overlaps in enumerate(classes, start=1):
-            overlaps[grid] = overlap(found, target) if is_lesion else overlap(found == number, target == number)
-    return CaseScore(prediction.id, classes, prediction.loss)
+            pair = (found, target) if is_lesion else (found == number, target == number)
+            overlaps[grid] = overlap(*pair)
+            if grid == "original" and details is not None:
+                every.append(details(*pair))
+    return CaseScore(prediction.id, classes, prediction.loss, tuple(every))
 
 
 def inference_form(model: TrainedModel, *, batch_size: int = 1, in_place: bool = False) -> nn.Module:

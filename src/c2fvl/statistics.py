@@ -64,15 +64,22 @@ class Bootstrap:
 
         With wholes of 1 it is a mean over cases; with pixel counts it is a pooled figure.
         """
-        above, below = _finite(parts), _finite(wholes)
+        values, drawn = self._ratios(_finite(parts), _finite(wholes))
+        return [_estimate(float(value), drawn[:, place]) for place, value in enumerate(values)]
+
+    def mean_of_ratios(self, parts: NDArray[Any], wholes: NDArray[Any]) -> Estimate:
+        """Return the mean over K of what `ratios` returns, such as a pooled figure of several classes."""
+        values, drawn = self._ratios(_finite(parts), _finite(wholes))
+        return _estimate(float(values.mean()), drawn.mean(axis=1))
+
+    def _ratios(self, above: Floats, below: Floats) -> tuple[Floats, Floats]:
+        """Return the ratios of all cases (K,) and of each draw (draws, K), of no draw where there is one group."""
+        number, values = above.shape[1], _divide(above.sum(axis=0), below.sum(axis=0))
+        if self.num_groups < 2:
+            return values, np.empty((0, number))
         totals = np.concatenate([_sums(above, self.members), _sums(below, self.members)], axis=1)
-        number = above.shape[1]
-        found = np.concatenate([counts @ totals for counts in self._counts()]) if self.num_groups > 1 else None
-        values = _divide(above.sum(axis=0), below.sum(axis=0))
-        if found is None:
-            return [Estimate(float(value), None, None) for value in values]
-        drawn = _divide(found[:, :number], found[:, number:])
-        return [Estimate(float(value), *_interval(drawn[:, place])) for place, value in enumerate(values)]
+        found = np.concatenate([counts @ totals for counts in self._counts()])
+        return values, _divide(found[:, :number], found[:, number:])
 
     def means(self, values: NDArray[Any]) -> list[Estimate]:
         """Return the mean over cases of each of K scores, (N, K) or (N,)."""
@@ -89,18 +96,13 @@ class Bootstrap:
         order = np.argsort(column, kind="stable")
         ordered, members = column[order], self.members[order]
         place = [min(len(column) - 1, max(0, int(np.ceil(share * len(column) - 1e-9)) - 1)) for share in shares]
-        if self.num_groups < 2:
-            return [Estimate(float(ordered[at]), None, None) for at in place]
-        drawn: list[list[Floats]] = [[] for _ in shares]
-        for counts in self._counts():
+        drawn: list[list[Floats]] = [[np.empty(0)] for _ in shares]
+        for counts in self._counts() if self.num_groups > 1 else ():
             reached = np.cumsum(counts[:, members], axis=1)
             for share, found in zip(shares, drawn, strict=True):
                 wanted = np.maximum(share * reached[:, -1:] - 1e-6, 1e-6)
                 found.append(ordered[np.argmax(reached >= wanted, axis=1)])
-        return [
-            Estimate(float(ordered[at]), *_interval(np.concatenate(found)))
-            for at, found in zip(place, drawn, strict=True)
-        ]
+        return [_estimate(float(ordered[at]), np.concatenate(found)) for at, found in zip(place, drawn, strict=True)]
 
     def _counts(self) -> Any:
         """Yield how often each group is in each of some draws, (draws, groups)."""
@@ -268,6 +270,8 @@ def _divide(parts: Floats, wholes: Floats) -> Floats:
     return np.divide(parts, wholes, out=np.ones_like(parts, dtype=np.float64), where=wholes != 0)
 
 
-def _interval(drawn: Floats) -> tuple[float, float]:
+def _estimate(value: float, drawn: Floats) -> Estimate:
+    if not len(drawn):
+        return Estimate(value, None, None)
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return Estimate(value, float(low), float(high))

@@ -1,4 +1,4 @@
-"""Pictures of cases and curves of runs.
+"""Pictures of cases.
 
 Colours are from the palette of Okabe and Ito, which colour-blind people tell apart, and differ in brightness too.
 """
@@ -6,7 +6,6 @@ Colours are from the palette of Okabe and Ito, which colour-blind people tell ap
 import io
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
@@ -30,7 +29,6 @@ CLASS_COLOURS = ((0, 158, 115), (230, 159, 0), (86, 180, 233), (204, 121, 167), 
 
 _SHORTEST_SIDE, _LONGEST_SIDE = 320, 768
 _OPACITY = 0.4
-_CURVE_COLOURS = {"blue": "#0072B2", "vermillion": "#D55E00", "green": "#009E73"}
 
 
 def overlay(
@@ -136,43 +134,6 @@ def encode_png(picture: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG", optimize=False, compress_level=4)
     return buffer.getvalue()
-
-
-def curves(history: Sequence[dict[str, Any]]) -> str:
-    """Return the loss and Dice curves of a run's log as one SVG element, readable on light and dark ground."""
-    import matplotlib as mpl  # half a second that who predicts a film need not wait for
-    from matplotlib.figure import Figure
-
-    epochs = [line["epoch"] for line in history]
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "c2fvl", "font.family": "sans-serif"}):
-        figure = Figure(figsize=(9, 3.2), layout="constrained")
-        losses, scores = figure.subplots(1, 2)
-        _draw(losses, epochs, history, [("train_loss", "training", "blue"), ("val_loss", "validation", "vermillion")])
-        _draw(scores, epochs, history, [("val_dice_per_image", "Dice per image", "green"),
-                                        ("val_iou_per_image", "IoU per image", "blue")])  # fmt: skip
-        losses.set(xlabel="epoch", ylabel="loss")
-        scores.set(xlabel="epoch", ylabel="validation score", ylim=(0, 1))
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
-
-
-def _draw(axes: Any, epochs: list[int], history: Sequence[dict[str, Any]], lines: list[tuple[str, str, str]]) -> None:
-    grey = "#888888"
-    for key, label, colour in lines:
-        values = [line.get(key, np.nan) for line in history]
-        axes.plot(
-            epochs, values, label=label, color=_CURVE_COLOURS[colour], marker="o" if len(epochs) < 25 else None, ms=3
-        )
-    axes.grid(alpha=0.3)
-    axes.tick_params(colors=grey)
-    axes.xaxis.label.set_color(grey)
-    axes.yaxis.label.set_color(grey)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    for spine in axes.spines.values():
-        spine.set_color(grey)
-    axes.legend(labelcolor=grey, frameon=False)
 
 
 def _display_size(image: np.ndarray) -> tuple[int, int]:

@@ -1,0 +1,146 @@
+"""Charts of scores and runs, each one SVG element that shows on light and on dark ground and in print.
+
+Colours are those of `visualize`, from the palette of Okabe and Ito; lines of text take the page's own colour.
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+_BLUE, _VERMILLION, _GREEN, _ORANGE, _GREY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#888888"
+_INK = "#010203"  # stands for the page's colour of text
+
+Interval = Mapping[str, float | None]
+"""`value`, `low` and `high`, as `statistics.Estimate.as_dict`."""
+
+
+def curves(history: Sequence[Mapping[str, Any]]) -> str:
+    """Return the loss and Dice curves of a run's log."""
+    epochs = [line["epoch"] for line in history]
+    figure, (losses, scores) = _figure("curves", (9, 3.2), columns=2)
+    for axes, lines in (
+        (losses, [("train_loss", "training", _BLUE), ("val_loss", "validation", _VERMILLION)]),
+        (scores, [("val_dice_per_image", "Dice per image", _GREEN), ("val_iou_per_image", "IoU per image", _BLUE)]),
+    ):
+        for key, label, colour in lines:
+            values = [line.get(key, np.nan) for line in history]
+            axes.plot(epochs, values, label=label, color=colour, marker="o" if len(epochs) < 25 else None, ms=3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(labelcolor=_INK, frameon=False)
+    losses.set(xlabel="epoch", ylabel="loss")
+    scores.set(xlabel="epoch", ylabel="validation score", ylim=(0, 1))
+    return _svg(figure, "curves")
+
+
+def dots(
+    rows: Sequence[tuple[str, Interval]], *, name: str, label: str, width: float = 9, reference: int | None = None
+) -> str:
+    """Return a dot with its interval for each row, from top to bottom; values are shares, shown in per cent.
+
+    `width` is in inches; `reference` is the row whose value is drawn through all.
+    """
+    figure, (axes,) = _figure(name, (width, 0.9 + 0.32 * len(rows)))
+    for place, (_, estimate) in enumerate(rows):
+        value, low, high = (None if estimate[key] is None else 100 * estimate[key] for key in ("value", "low", "high"))  # type: ignore[operator]
+        if low is not None and high is not None:
+            axes.plot([low, high], [place, place], color=_BLUE, lw=2, solid_capstyle="butt")
+        axes.plot([value], [place], "o", color=_BLUE, ms=6)
+        shown = f"{value:.1f}" if low is None else f"{value:.1f} ({low:.1f} to {high:.1f})"
+        axes.annotate(
+            shown, (1.0, place), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
+            va="center", color=_INK, fontsize=9,
+        )  # fmt: skip
+    if reference is not None:
+        value = rows[reference][1]["value"]
+        axes.axvline(100 * (value or 0.0), color=_GREY, lw=1, ls="--")
+    axes.set(
+        xlabel=label, yticks=range(len(rows)), yticklabels=[title for title, _ in rows], ylim=(-0.6, len(rows) - 0.4)
+    )
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    return _svg(figure, name)
+
+
+def cases_by_size(dice: Sequence[float], area: Sequence[float], *, unit: str) -> str:
+    """Return the Dice of each case against the area of its lesion; cases without lesion stand at the left edge."""
+    found, sizes = np.asarray(dice, float), np.asarray(area, float)
+    figure, (axes,) = _figure("cases", (9, 3.6))
+    filled = sizes > 0
+    least = sizes[filled].min() / 2 if filled.any() else 1.0
+    axes.scatter(np.where(filled, sizes, least), found, s=9, alpha=0.45, color=_BLUE, linewidths=0)
+    if not filled.all():
+        axes.scatter(np.full((~filled).sum(), least), found[~filled], s=16, marker="<", color=_VERMILLION, linewidths=0)
+    axes.set(
+        xscale="log", xlabel=f"area of the lesion, {unit} (logarithmic)", ylabel="Dice of the film", ylim=(-0.03, 1.03)
+    )
+    return _svg(figure, "cases")
+
+
+def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
+    """Return the share of lesion among pixels by their probability, and how many pixels there are of each.
+
+    Each bin holds `mean_probability`, `lesion_share` and `num_pixels`; empty bins are passed over.
+    """
+    filled = [row for row in bins if row["num_pixels"]]
+    figure, (curve, counts) = _figure("reliability", (9, 3.6), columns=2)
+    curve.plot([0, 1], [0, 1], color=_GREY, lw=1, ls="--")
+    curve.plot(
+        [row["mean_probability"] for row in filled], [row["lesion_share"] for row in filled], "o-", color=_BLUE, ms=4
+    )
+    curve.set(
+        xlabel="probability of the network", ylabel="share of lesion among these pixels", xlim=(0, 1), ylim=(0, 1)
+    )
+    places = [row["mean_probability"] for row in filled]
+    counts.bar(places, [row["num_pixels"] for row in filled], width=0.05, color=_BLUE)
+    counts.set(yscale="log", xlabel="probability of the network", ylabel="pixels (logarithmic)", xlim=(0, 1))
+    return _svg(figure, "reliability")
+
+
+def risk_coverage(coverage: Sequence[float], dice: Sequence[float], ideal: Sequence[float] | None = None) -> str:
+    """Return the mean Dice of the films that are kept when the least confident are given to a person."""
+    figure, (axes,) = _figure("risk", (9, 3.2))
+    if ideal is not None:
+        axes.plot(np.multiply(coverage, 100), ideal, color=_GREY, ls="--", label="if the worst films were known")
+    axes.plot(np.multiply(coverage, 100), dice, color=_BLUE, label="by the network's own confidence")
+    axes.axhline(dice[-1], color=_ORANGE, lw=1, label="all films")
+    axes.set(xlabel="films kept, % (the most confident first)", ylabel="their mean Dice")
+    axes.legend(labelcolor=_INK, frameon=False)
+    return _svg(figure, "risk")
+
+
+def _figure(name: str, size: tuple[float, float], *, columns: int = 1) -> tuple[Any, Any]:
+    import matplotlib as mpl  # half a second that who predicts a film need not wait for
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_style(name)):
+        figure = Figure(figsize=size, layout="constrained")
+        found = figure.subplots(1, columns, squeeze=False)[0]
+    for axes in found:
+        axes.grid(alpha=0.3)
+        axes.tick_params(colors=_INK)
+        axes.xaxis.label.set_color(_INK)
+        axes.yaxis.label.set_color(_INK)
+        for spine in axes.spines.values():
+            spine.set_color(_GREY)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    return figure, found
+
+
+def _style(name: str) -> Any:
+    return {"svg.fonttype": "none", "svg.hashsalt": f"c2fvl-{name}", "font.family": "sans-serif"}
+
+
+def _svg(figure: Any, name: str) -> str:
+    """Return the figure as an element whose names are its own, for a page holds several."""
+    import matplotlib as mpl
+
+    buffer = io.StringIO()
+    with mpl.rc_context(_style(name)):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
