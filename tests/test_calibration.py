@@ -14,10 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.optimize import minimize
 from scipy.special import expit, logit
 from scipy.stats import spearmanr
 from sklearn.calibration import calibration_curve
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, f1_score, log_loss
 
 from c2fvl.batches import FilmDataset
@@ -30,19 +30,19 @@ from c2fvl.datasets import scan
 from c2fvl.images import read_mask
 from c2fvl.predict import Predictor
 from c2fvl.scoring import predict_cases
-from c2fvl.temperature import LogitHistogram, scale
+from c2fvl.temperature import LogitHistogram, Scaling
 
 maps = arrays(np.float32, (6, 5), elements=st.floats(0, 1, width=32))
 masks = arrays(np.uint8, (6, 5), elements=st.integers(0, 1))
 REPORT = "Unilateral pulmonary infection, one infected area, lower left lung."
 
 
-def drawn(*, factor=1.0, shape=(200, 150), seed=0):
-    """Return probabilities whose logits are `factor` times the right ones, and a mask drawn by the right ones."""
+def drawn(*, factor=1.0, plus=0.0, shape=(200, 150), seed=0):
+    """Return probabilities whose logits are changed from the right ones, and a mask drawn by the right ones."""
     generator = np.random.default_rng(seed)
-    right = generator.normal(-2, 2.5, shape)
+    right = generator.normal(-2, 2, shape)
     mask = (generator.random(shape) < expit(right)).astype(np.uint8)
-    return expit(factor * right).astype(np.float32), mask
+    return expit(factor * right + plus).astype(np.float32), mask
 
 
 def test_pixels_equal_scikit_learn():
@@ -198,9 +198,11 @@ def some_cases(count):
 
 def test_the_summary_by_independent_means():
     pairs = some_cases(23)
-    found = summarise([of_case(*pair) for pair in pairs], calibration={"temperature": 1.5})
+    cases = [of_case(*pair, pair[0] >= 0.5) for pair in pairs]
+    found = summarise(cases, calibration={"temperature": 1.5, "offset": -1.0})
     json.dumps(found, allow_nan=False)
-    assert (found["num_cases"], found["calibrated"], found["temperature"], found["remarks"]) == (23, True, 1.5, [])
+    assert (found["num_cases"], found["calibrated"], found["remarks"]) == (23, True, [])
+    assert (found["temperature"], found["offset"]) == (1.5, -1.0)
     truth, exact = (np.concatenate([pair[place].ravel() for pair in pairs]) for place in (1, 0))
     assert found["pixels"]["num_pixels"] == truth.size
     assert found["pixels"]["brier"] == pytest.approx(brier_score_loss(truth, exact))
@@ -229,13 +231,14 @@ def test_the_summary_by_independent_means():
 
 
 def test_long_curves_are_thinned_and_short_ones_said():
-    many = [of_case(*pair) for pair in some_cases(10)] * 37
+    many = [of_case(*pair, pair[0] >= 0.5) for pair in some_cases(10)] * 37
     curve = summarise(many)["confidence"]["curve"]
     assert len(curve["coverage"]) == len(curve["dice"]) == 100
     alone = summarise(many[:1])
+    assert alone["temperature"] is None and alone["offset"] is None and alone["calibrated"] is False
     assert alone["confidence"] is None and len(alone["area"]["groups"]) == 1
     assert any("one case has no order" in remark for remark in alone["remarks"])
-    assert any("no temperature was applied" in remark for remark in alone["remarks"])
+    assert any("not calibrated: the model has no temperature" in remark for remark in alone["remarks"])
     same = summarise(many[:1] * 3)
     assert same["confidence"]["spearman"] is None and any("no rank correlation" in said for said in same["remarks"])
     with pytest.raises(ValueError, match="no cases"):
@@ -253,51 +256,63 @@ def test_long_curves_are_thinned_and_short_ones_said():
         (np.zeros((3, 3)), np.ones((3, 3)), "mask holds float64"),
     ],
 )
-@pytest.mark.parametrize("measure", [of_case, PixelCalibration.of, LogitHistogram().add, expected_dice])
+@pytest.mark.parametrize(
+    "measure",
+    [lambda *maps: of_case(*maps, maps[1]), PixelCalibration.of, LogitHistogram().add, expected_dice],
+    ids=["case", "pixels", "logits", "confidence"],
+)
 def test_what_is_no_probability_map_is_refused(measure, probability, mask, message):
     with pytest.raises(ValueError, match=message):
         measure(probability, mask)
 
 
+@pytest.mark.parametrize("offset", [-3.0, 0.0, 0.7])
 @pytest.mark.parametrize("temperature", [0.3, 0.9, 1.0, 1.6, 7.0])
-def test_scaling_divides_logits_and_moves_nothing_over_the_middle(temperature):
+def test_scaling_divides_logits_and_adds_the_offset(temperature, offset):
     logits = np.random.default_rng(0).normal(0, 5, (50, 40)).clip(-10, 10)
-    scaled = scale(expit(logits).astype(np.float32), temperature)
+    scaled = Scaling(temperature, offset).apply(expit(logits).astype(np.float32))
     assert scaled.dtype == np.float32
-    assert np.allclose(scaled, expit(logits / temperature), atol=1e-4)
-    near = np.array([[0, 1e-30, 0.49999997, 0.5, 0.50000006, 0.9999999, 1]], np.float32)
-    moved = scale(near, temperature)
-    assert np.array_equal(moved >= 0.5, near >= 0.5)
-    assert (np.diff(moved[0]) >= 0).all() and moved[0, 0] == 0
+    assert np.allclose(scaled, expit(logits / temperature + offset), atol=2e-4)
+    extremes = np.array([[0, 1e-38, 0.49999997, 0.5, 0.50000006, 0.9999999, 1]], np.float32)
+    moved = Scaling(temperature, offset).apply(extremes)
+    assert (np.diff(moved[0]) >= 0).all() and moved[0, 0] == 0 and moved[0, -1] <= 1
 
 
 def test_a_probability_that_float32_rounds_to_one_is_not_held_for_certain():
     one = np.array([[expit(np.float64(20))]], np.float32)
     assert one == 1
-    assert scale(one, 2.0)[0, 0] == pytest.approx(expit(np.log(2**25) / 2), abs=1e-6)
+    assert Scaling(2.0).apply(one)[0, 0] == pytest.approx(expit(np.log(2**25) / 2), abs=1e-6)
+    several = np.zeros((3, 4, 4), np.float32)
+    assert Scaling().apply(several) is several
     with pytest.raises(ValueError, match="one lesion"):
-        scale(np.zeros((3, 4, 4), np.float32), 2.0)
+        Scaling(2.0).apply(several)
 
 
-def exact_temperature(probability, mask):
-    """Return the temperature by logistic regression on all logits, without intercept."""
-    logits, truth = logit(probability.ravel().astype(np.float64)), mask.ravel()
-    cost = lambda inverse: log_loss(truth, expit(inverse[0] * logits))  # noqa: E731
-    return 1 / minimize(cost, [1.0], method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-12}).x[0]
+def regression(probability, mask, *, intercept):
+    """Return temperature and offset by scikit-learn on all pixels."""
+    fitted = LogisticRegression(C=np.inf, fit_intercept=intercept, tol=1e-8)
+    fitted.fit(logit(probability.astype(np.float64)).reshape(-1, 1), mask.ravel())
+    temperature = 1 / fitted.coef_[0, 0]
+    return temperature, float(np.ravel(fitted.intercept_)[0])
 
 
-@pytest.mark.parametrize("factor", [0.4, 1.0, 2.0])
-def test_the_fit_equals_that_on_all_pixels(factor):
-    probability, mask = drawn(factor=factor)
+@pytest.mark.parametrize(("factor", "plus"), [(0.4, 0.0), (1.0, 0.0), (2.0, 1.5), (1.2, -1.0)])
+def test_the_fit_equals_that_on_all_pixels(factor, plus):
+    probability, mask = drawn(factor=factor, plus=plus)
     histogram = LogitHistogram()
     for rows in np.split(np.arange(200), 5):
         histogram.add(probability[rows], mask[rows])
-    temperature = histogram.fit()
-    assert temperature == pytest.approx(exact_temperature(probability, mask), rel=2e-4)
-    assert temperature == pytest.approx(factor, rel=0.03)
+    fitted = histogram.fit()
+    temperature, offset = regression(probability, mask, intercept=True)
+    assert (fitted.temperature, fitted.offset) == pytest.approx((temperature, offset), abs=5e-4)
+    assert fitted.temperature == pytest.approx(factor, rel=0.05)
+    assert fitted.offset == pytest.approx(-plus / factor, abs=0.1)
+    alone = histogram.fit_temperature()
+    assert alone.temperature == pytest.approx(regression(probability, mask, intercept=False)[0], rel=5e-4)
+    assert alone.offset == 0
     exact = probability.astype(np.float64).ravel()
-    for at in (1.0, temperature):
-        scaled, found = expit(logit(exact) / at), histogram.quality(at)
+    for at in (Scaling(), alone, fitted):
+        scaled, found = expit(logit(exact) / at.temperature + at.offset), histogram.quality(at)
         whole = PixelCalibration.of(scaled.reshape(200, 150), mask)
         assert found.nll == pytest.approx(log_loss(mask.ravel(), scaled), abs=3e-5)
         assert found.brier == pytest.approx(brier_score_loss(mask.ravel(), scaled), abs=1e-5)
@@ -309,7 +324,8 @@ def test_what_has_no_best_temperature_is_refused():
     for target, message in (
         (np.zeros_like(mask), "empty masks only"),
         (np.ones_like(mask), "only lesion"),
-        ((probability > 0.5).astype(np.uint8), "hardly a pixel is on the wrong side"),
+        ((probability > 0.5).astype(np.uint8), "hardly a pixel is wrong"),
+        ((probability > 0.1).astype(np.uint8), "hardly a pixel is wrong"),
         ((probability < 0.5).astype(np.uint8), "tell nothing of these masks"),
     ):
         histogram = LogitHistogram()
@@ -362,19 +378,32 @@ def test_a_network_whose_logits_are_doubled_has_twice_the_temperature(right, roo
         calibrate(load_model(with_logits_times(right / "model", factor, tmp_path / name)), root)
         for name, factor in (("once", 1), ("doubled", 2))
     )
-    assert first["temperature"] == pytest.approx(1, abs=0.05)
+    assert first["temperature"] == pytest.approx(1, abs=0.05) and first["offset"] == pytest.approx(0, abs=0.1)
     assert second["temperature"] == pytest.approx(2 * first["temperature"], rel=1e-3)
+    assert second["offset"] == pytest.approx(first["offset"], abs=1e-3)
+    alone = second["without_offset"]["temperature"]
+    assert alone == pytest.approx(2 * first["without_offset"]["temperature"], rel=1e-3)
     assert second["ece_after"] < 0.2 * second["ece_before"]
     assert second["nll_after"] == pytest.approx(first["nll_after"], rel=1e-2)
     assert second["nll_after"] < second["nll_before"] and second["brier_after"] < second["brier_before"]
     shown = load_model(tmp_path / "doubled")
-    assert shown.temperature == second["temperature"] and shown.calibration == second
+    assert shown.calibration == second
+    assert shown.scaling == Scaling(second["temperature"], second["offset"])
+
+
+def test_logits_that_are_all_too_high_need_the_offset(right, root, tmp_path):
+    high = with_logits_times(right / "model", 1.0, tmp_path / "high", plus=3.0)
+    found = calibrate(load_model(high), root)
+    assert found["offset"] == pytest.approx(-3, abs=0.15) and found["temperature"] == pytest.approx(1, abs=0.05)
+    assert found["ece_after"] < 0.1 * found["ece_before"]
+    alone = found["without_offset"]
+    assert alone is None or found["nll_after"] < alone["nll"] < found["nll_before"]
 
 
 def test_a_temperature_goes_with_the_folder_and_changes_no_mask(folder, root, tmp_path):
     films = sorted((root / "Test_Folder/img").iterdir())[:4]
     plain = Predictor(folder)
-    assert load_model(folder).temperature == 1.0 and not plain.is_calibrated
+    assert load_model(folder).scaling == Scaling() and not plain.is_calibrated
     written = calibrate(load_model(folder), root)
     assert json.loads((folder / CALIBRATION).read_text()) == written
     assert abs(written["temperature"] - 1) > 0.01
@@ -387,7 +416,8 @@ def test_a_temperature_goes_with_the_folder_and_changes_no_mask(folder, root, tm
         for report in (None, REPORT):
             before, after = plain(image, report), calibrated(image, report)
             assert np.array_equal(before.mask, after.mask) and before.mask.shape == (93, 171)
-            expected = expit(logit(before.probability.astype(np.float64)) / written["temperature"])
+            logits = logit(before.probability.astype(np.float64))
+            expected = expit(logits / written["temperature"] + written["offset"])
             assert np.abs(after.probability - expected).max() < 1e-5
             assert after.expected_dice == pytest.approx(expected_dice(after.probability, after.mask))
             assert after.expected_dice != before.expected_dice
@@ -401,7 +431,7 @@ def test_an_exported_network_gives_the_same_probabilities(tiny_run, folder, root
 
     model = load_model(tiny_run)
     written = calibrate(load_model(folder), root)
-    model = dataclasses.replace(model, calibration=written | {"temperature": 0.1})
+    model = dataclasses.replace(model, calibration=written | {"temperature": 0.1, "offset": -1.0})
     exported = export(model, tmp_path / "network.onnx").path
     first, second = Predictor(model), Predictor(exported)
     assert second.engine.calibration == model.calibration
@@ -420,19 +450,19 @@ def test_a_calibration_of_other_weights_is_not_used(folder, root, tmp_path, capl
     (other / CALIBRATION).write_bytes((folder / CALIBRATION).read_bytes())
     caplog.clear()
     model = load_model(other)
-    assert model.temperature == 1 and model.calibration is None
+    assert model.scaling == Scaling() and model.calibration is None
     assert "fitted to other weights" in caplog.text and str(other / CALIBRATION) in caplog.text
 
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", "null", '{"temperature": 2}', "cut", "negative", "text", "true", "infinite", "no table"],
+    ["", "[]", "{}", "null", '{"temperature": 2}', "cut", "negative", "text", "true", "infinite", "far", "no table"],
 )
 def test_a_damaged_calibration_is_refused(folder, root, content):
     written = calibrate(load_model(folder), root)
     changed = {
         "negative": {"temperature": -1.0}, "text": {"temperature": "2"}, "true": {"temperature": True},
-        "infinite": {"temperature": float("inf")}, "no table": {"fitted_on": 1},
+        "infinite": {"temperature": float("inf")}, "far": {"offset": 1e9}, "no table": {"fitted_on": 1},
     }  # fmt: skip
     if content == "cut":
         content = json.dumps(written)[:-5]
@@ -505,7 +535,8 @@ def test_the_pages_name_every_key(folder, root):
     written = calibrate(load_model(folder), root)
     page = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
     assert all(f"`{key}`" in page for key in [*written, *written["fitted_on"]])
-    summary = summarise([of_case(*pair) for pair in some_cases(12)])
+    assert all(f"`{key}`" in page for key in written["without_offset"])
+    summary = summarise([of_case(*pair, pair[0] >= 0.5) for pair in some_cases(12)])
     described = set(re.findall(r"\w+", summarise.__doc__))
     assert set(keys_of(summary)) <= described
 

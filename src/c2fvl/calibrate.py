@@ -1,4 +1,4 @@
-"""Fit the temperature of a trained network to films that it was not trained on, and keep it in the model folder."""
+"""Fit temperature and offset of a trained network to films it was not trained on, and keep them in the model folder."""
 
 import dataclasses
 import logging
@@ -15,7 +15,7 @@ from c2fvl.evaluate import TEXTS, change_text, describe_text
 from c2fvl.labels import to_original
 from c2fvl.overlap import ahead
 from c2fvl.scoring import CasePrediction, automatic_batch, inference_form, predict_cases
-from c2fvl.temperature import LogitHistogram
+from c2fvl.temperature import LogitHistogram, Scaling
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def calibrate(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Fit the temperature to the films of one split, write `calibration.json` to the model folder, return its content.
+    """Fit to the films of one split, write `calibration.json` to the model folder and return its content.
 
     `text` says which report each film gets, as in `evaluate`; a temperature is for films that are given such reports.
     Raises `ValueError`, with nothing written, for a network of several classes and for films to which no temperature
@@ -70,12 +70,13 @@ def calibrate(
             progress(done, len(films))
 
     try:
-        temperature = histogram.fit()
+        scaling = histogram.fit()
     except ValueError as error:
         raise ValueError(f"{root} ({split}): {error}") from error
-    before, after = histogram.quality(), histogram.quality(temperature)
+    alone = histogram.fit_temperature()
+    before, after = histogram.quality(Scaling()), histogram.quality(scaling)
     record = {
-        "temperature": temperature,
+        "temperature": scaling.temperature, "offset": scaling.offset,
         "weights_sha256": model.metrics.get("weights_sha256") or storage.checksum((model.path / WEIGHTS).read_bytes()),
         "fitted_on": {
             "root": Path(root).resolve().name, "split": split, "fingerprint": fingerprint(cases),
@@ -85,6 +86,9 @@ def calibrate(
         "nll_before": before.nll, "nll_after": after.nll,
         "ece_before": before.ece, "ece_after": after.ece,
         "brier_before": before.brier, "brier_after": after.brier,
+        "without_offset": None if alone is None else {
+            "temperature": alone.temperature, **dataclasses.asdict(histogram.quality(alone)),
+        },
     }  # fmt: skip
     storage.write_json(model.path / CALIBRATION, record)
     return record

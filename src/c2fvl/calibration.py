@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2fvl.confidence import RiskCoverage, checked, expected_dice, risk_coverage
-from c2fvl.labels import THRESHOLD
 from c2fvl.metrics import dice, overlap
 
 NUM_BINS = 15
@@ -117,14 +116,13 @@ class CaseCalibration:
     """What it came to, by the corrected rule."""
 
 
-def of_case(probability: np.ndarray, mask: np.ndarray, *, threshold: float = THRESHOLD) -> CaseCalibration:
-    """Measure the probabilities (H, W) of one film, cut at `threshold`, against its mask (H, W).
+def of_case(probability: np.ndarray, mask: np.ndarray, prediction: np.ndarray) -> CaseCalibration:
+    """Measure the probabilities of one film against its mask, and the confidence that they give in the predicted mask.
 
-    They are taken as they are: for those that a user is given, apply the model's temperature first, by
-    `c2fvl.temperature.scale` on the film's own grid. Raises `ValueError` as `c2fvl.confidence.checked`.
+    All are (H, W), on the film's own grid. The prediction is cut from what the network gives; for the probabilities
+    that a user is given, apply the model's `scaling` to that. Raises `ValueError` as `c2fvl.confidence.checked`.
     """
-    exact = checked(probability, mask)
-    prediction, lesion = probability >= threshold, np.asarray(mask) != 0
+    exact, lesion = checked(probability, mask), np.asarray(mask) != 0
     return CaseCalibration(
         pixels=PixelCalibration.of(probability, mask),
         expected_area=float(exact.mean()),
@@ -137,9 +135,9 @@ def of_case(probability: np.ndarray, mask: np.ndarray, *, threshold: float = THR
 def summarise(cases: Sequence[CaseCalibration], *, calibration: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return all figures and curves as plain values for JSON; shares and scores are from 0 to 1.
 
-    `calibration` is that of the model whose temperature the probabilities were scaled by, None where they were not.
+    `calibration` is that of the model by whose `scaling` the probabilities went, None where they are the network's own.
 
-    - num_cases; calibrated, temperature: whether a temperature was applied, and which (null without);
+    - num_cases; calibrated, and the temperature and offset that were applied (null without);
     - pixels: num_pixels, ece (all pixels: the headline), ece_foreground (those of probability 1/15 and more, null
       without any), brier, and reliability, the curve: a list with from, to, num_pixels, mean_probability and
       lesion_share (both null without pixels) of each of 15 bins;
@@ -161,7 +159,7 @@ def summarise(cases: Sequence[CaseCalibration], *, calibration: Mapping[str, Any
         pixels = pixels + case.pixels
     remarks = []
     if calibration is None:
-        remarks.append("no temperature was applied: the model has none, `c2fvl calibrate` fits one on the val part")
+        remarks.append("the probabilities are not calibrated: the model has no temperature, `c2fvl calibrate` fits one")
     order = None
     if len(cases) == 1:
         remarks.append("one case has no order by confidence, so there is no risk-coverage curve")
@@ -173,6 +171,7 @@ def summarise(cases: Sequence[CaseCalibration], *, calibration: Mapping[str, Any
         "num_cases": len(cases),
         "calibrated": calibration is not None,
         "temperature": None if calibration is None else calibration["temperature"],
+        "offset": None if calibration is None else calibration["offset"],
         "pixels": {
             "num_pixels": int(pixels.num_pixels.sum()),
             "ece": pixels.ece,

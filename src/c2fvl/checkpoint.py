@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from c2fvl import storage
 from c2fvl.config import Config, parse_config, to_toml
 from c2fvl.models import build_model
-from c2fvl.temperature import parse_calibration
+from c2fvl.temperature import Scaling, parse_calibration
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +46,9 @@ class TrainedModel:
     """The content of `calibration.json`; None where the probabilities were never calibrated."""
 
     @property
-    def temperature(self) -> float:
-        """Return what the logits are divided by, `c2fvl.temperature.scale`; 1 without a calibration."""
-        return 1.0 if self.calibration is None else float(self.calibration["temperature"])
+    def scaling(self) -> Scaling:
+        """Return what makes the network's probabilities calibrated ones; it changes nothing without a calibration."""
+        return Scaling.of(self.calibration)
 
     def with_text_model(self, folder: str) -> "TrainedModel":
         """Return the model with its language model at another place; its content must be the same."""

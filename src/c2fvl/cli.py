@@ -81,8 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_device(sub, batch="auto")
     sub.add_argument("--json", action="store_true", help="print the summary as JSON")
 
-    sub = command("calibrate", _calibrate, "Fit a model's temperature, so that its probabilities mean what they say.")
-    sub.add_argument("model", help="model folder or run folder, which keeps the temperature")
+    sub = command(
+        "calibrate", _calibrate, "Fit temperature and offset of a model, so that its probabilities mean what they say."
+    )
+    sub.add_argument("model", help="model folder or run folder, which keeps them")
     sub.add_argument("root", help="folder that holds Train_Folder, Val_Folder, …, or a csv table")
     sub.add_argument("--split", default="val", help="part to fit on (default: %(default)s)")
     sub.add_argument("--table", help="caption table to use in place of <Split>_text.xlsx")
@@ -361,9 +363,15 @@ def _calibrate(options: argparse.Namespace) -> int:
         print(json.dumps(found))
         return 0
     names = {"nll": "negative log-likelihood of a pixel", "ece": "expected calibration error", "brier": "Brier score"}
-    rows = [["temperature", "1", f"{found['temperature']:.4f}"]]
-    rows += [[name, f"{found[f'{key}_before']:.5f}", f"{found[f'{key}_after']:.5f}"] for key, name in names.items()]
-    print(table(["", "before", "after"], rows))
+    alone = found["without_offset"] or {}
+    rows = [
+        ["temperature", "1", f"{alone['temperature']:.4f}" if alone else "–", f"{found['temperature']:.4f}"],
+        ["offset", "0", "0", f"{found['offset']:.4f}"],
+    ]
+    for key, name in names.items():
+        middle = f"{alone[key]:.5f}" if alone else "–"
+        rows.append([name, f"{found[f'{key}_before']:.5f}", middle, f"{found[f'{key}_after']:.5f}"])
+    print(table(["", "before", "temperature alone", "kept"], rows))
     fitted = found["fitted_on"]
     print(f"Fitted on {fitted['num_cases']} films of the split {fitted['split']}; report given: {fitted['given']}")
     return 0

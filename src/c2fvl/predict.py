@@ -20,7 +20,7 @@ from c2fvl.images import read_image, write_image, write_labels, write_mask, writ
 from c2fvl.labels import THRESHOLD, to_labels, to_original
 from c2fvl.overlap import ahead
 from c2fvl.report import MAX_AREAS, Report, parse_report
-from c2fvl.temperature import scale
+from c2fvl.temperature import Scaling
 from c2fvl.text_encoders import build_text_encoder
 from c2fvl.transforms import in_channel_order, resize_image
 from c2fvl.visualize import case_picture
@@ -108,7 +108,7 @@ class Predictor:
         self.batch_size = self.engine.batch_size if batch_size is None else batch_size
         self.threshold = threshold
         self.is_calibrated = self.engine.calibration is not None
-        self.temperature = 1.0 if self.engine.calibration is None else float(self.engine.calibration["temperature"])
+        self.scaling = Scaling.of(self.engine.calibration)
         self._said: set[str] = set()
         self._speaking = threading.Lock()
         config = self.engine.config
@@ -150,9 +150,10 @@ class Predictor:
         return self.engine.probabilities(np.stack([one.image for one in prepared]), np.stack(texts) if texts else None)
 
     def finish(self, prepared: Prepared, probability: np.ndarray) -> Prediction:
-        """Return the prediction in the film's own size."""
-        probability = scale(to_original(probability, prepared.size), self.temperature)
-        return Prediction(to_labels(probability, self.threshold), probability, prepared.report)
+        """Return the prediction in the film's own size, its mask cut from what the network gives."""
+        probability = to_original(probability, prepared.size)
+        mask = to_labels(probability, self.threshold)
+        return Prediction(mask, self.scaling.apply(probability), prepared.report)
 
     def understand(self, report: str | Report | None, *, laterality: str = "viewer") -> Report | None:
         """Return the report in the viewer's frame as this network reads it; None for none or a blank one.
