@@ -28,7 +28,7 @@ from c2fvl.cli import main
 from c2fvl.confidence import expected_dice, risk_coverage
 from c2fvl.datasets import scan
 from c2fvl.images import read_mask
-from c2fvl.predict import Predictor
+from c2fvl.predict import Prediction, Predictor
 from c2fvl.scoring import predict_cases
 from c2fvl.temperature import LogitHistogram, Scaling
 
@@ -529,6 +529,11 @@ def test_several_classes_are_refused(folder, root):
     several = dataclasses.replace(model, config=dataclasses.replace(model.config, model=settings))
     with pytest.raises(ValueError, match="3 classes apart"):
         calibrate(several, root)
+
+
+def test_a_mask_of_several_classes_has_no_expected_dice():
+    several = np.full((3, 4, 4), 1 / 3, np.float32)
+    assert Prediction(np.zeros((4, 4), np.uint8), several, None).expected_dice is None
 
 
 def test_the_pages_name_every_key(folder, root):
