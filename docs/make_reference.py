@@ -35,6 +35,7 @@ EXAMPLES = {
         "c2fvl evaluate demo/run demo/phantom --split test",
         "c2fvl evaluate demo/run demo/phantom --split test --text shuffled --seed 1 --json",
     ),
+    "calibrate": ("c2fvl calibrate demo/run demo/phantom",),
     "predict": (
         "c2fvl predict demo/phantom/Test_Folder/img --model demo/run --out demo/masks",
         "c2fvl predict 'demo/phantom/Test_Folder/img/*_run-1.png' --model demo/run --out demo/masks --json",

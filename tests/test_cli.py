@@ -51,7 +51,7 @@ def test_importing_the_package_is_light():
 
 LIGHT = (
     "cli", "config", "report", "images", "datasets", "check", "catalogue", "describe", "phantom", "predict", "labels",
-    "text_encoders", "language_model", "film_cache", "onnx_model",
+    "text_encoders", "language_model", "film_cache", "onnx_model", "confidence", "calibration", "temperature",
 )  # fmt: skip
 
 
@@ -63,11 +63,14 @@ def test_light_modules_import_no_torch(module):
 
 LAYERS = [
     {"cli", "__main__"},
-    {"compare", "train", "export", "reference", "bench"},
+    {"compare", "train", "export", "reference", "bench", "calibrate"},
     {"evaluate", "profiling"},
     {"predict", "initial_weights"},
     {"vit_weights", "scoring", "onnx_model", "runs", "official", "official_names"},
     {"batches", "checkpoint", "losses", "visualize"},
+    {"temperature"},
+    {"calibration"},
+    {"confidence"},
     {"text_encoders", "optimize"},
     {"models", "metrics", "optimizers", "language_model"},
     {"check", "captions", "phantom", "transforms"},

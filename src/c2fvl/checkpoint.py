@@ -1,6 +1,7 @@
 """Model folders and resume states.
 
-A model folder holds `model.safetensors`, `config.toml` and `metrics.json`: all that `load_model` needs. A resume state
+A model folder holds `model.safetensors`, `config.toml` and `metrics.json`: all that `load_model` needs; and, once its
+probabilities were calibrated, `calibration.json`. A resume state
 is a folder of safetensors and JSON with a manifest of checksums; `last/` keeps the newest two of a run, so that one
 whole state is there whatever happens to the other. Nothing that is loaded can execute.
 """
@@ -22,10 +23,12 @@ from torch import Tensor, nn
 from c2fvl import storage
 from c2fvl.config import Config, parse_config, to_toml
 from c2fvl.models import build_model
+from c2fvl.temperature import Scaling, parse_calibration
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS, SETTINGS, METRICS = "model.safetensors", "config.toml", "metrics.json"
+CALIBRATION = "calibration.json"
 NUM_STATES_KEPT = 2
 STATE_VERSION = 2
 
@@ -39,6 +42,13 @@ class TrainedModel:
     config: Config = field(repr=False)
     metrics: dict[str, Any] = field(repr=False)
     path: Path
+    calibration: dict[str, Any] | None = field(repr=False, default=None)
+    """The content of `calibration.json`; None where the probabilities were never calibrated."""
+
+    @property
+    def scaling(self) -> Scaling:
+        """Return what makes the network's probabilities calibrated ones; it changes nothing without a calibration."""
+        return Scaling.of(self.calibration)
 
     def with_text_model(self, folder: str) -> "TrainedModel":
         """Return the model with its language model at another place; its content must be the same."""
@@ -59,11 +69,12 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Train
     """Return the network of a model folder, or of a run folder's best, in eval mode on `device`.
 
     Raises `FileNotFoundError` where no model folder is, `ValueError` where its files are damaged or do not belong
-    together.
+    together. A calibration of other weights is not used, and the log says so.
     """
     folder = find_model(path)
     config, metrics = parse_settings(folder), read_metrics(folder)
     data = _read(folder / WEIGHTS)
+    calibration = read_calibration(folder, data)
     if metrics:
         expected = metrics.get("weights_sha256")
         if expected != storage.checksum(data):
@@ -75,7 +86,7 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Train
     del data  # so that weights are never there three times
     network = build_model(config.model.name, config.model.arguments)
     restore_weights(network, weights, where=str(folder / WEIGHTS))
-    return TrainedModel(network.to(check_device(device)).eval(), config, metrics, folder)
+    return TrainedModel(network.to(check_device(device)).eval(), config, metrics, folder, calibration)
 
 
 def parse_settings(folder: Path) -> Config:
@@ -91,6 +102,25 @@ def read_metrics(folder: Path) -> dict[str, Any]:
         return dict(json.loads(_read(folder / METRICS)))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{folder / METRICS} is damaged: {error}; delete it to load the weights alone") from error
+
+
+def read_calibration(folder: Path, weights: bytes) -> dict[str, Any] | None:
+    """Return what `c2fvl calibrate` left in a model folder of these weights; `ValueError` where that is damaged.
+
+    None where nothing is there, or where it was fitted to other weights, which the log says.
+    """
+    file = folder / CALIBRATION
+    if not file.exists():
+        return None
+    found = parse_calibration(_read(file), where=file)
+    if found["weights_sha256"] == storage.checksum(weights):
+        return found
+    logger.warning(
+        "%s was fitted to other weights than those beside it and is not used: probabilities are not calibrated until "
+        "`c2fvl calibrate` fits it anew",
+        file,
+    )
+    return None
 
 
 def check_device(device: torch.device | str) -> torch.device:

@@ -99,6 +99,23 @@ def _parser() -> argparse.ArgumentParser:
     _add_device(sub, batch="auto")
     sub.add_argument("--json", action="store_true", help="print the summary as JSON")
 
+    sub = command(
+        "calibrate", _calibrate, "Fit temperature and offset of a model, so that its probabilities mean what they say."
+    )
+    sub.add_argument("model", help="model folder or run folder, which keeps them")
+    sub.add_argument("root", help="folder that holds Train_Folder, Val_Folder, …, or a csv table")
+    sub.add_argument("--split", default="val", help="part to fit on (default: %(default)s)")
+    sub.add_argument("--table", help="caption table to use in place of <Split>_text.xlsx")
+    sub.add_argument(
+        "--text",
+        default="right",
+        choices=("right", "shuffled", "none"),
+        help="report each film is given (default: %(default)s)",
+    )
+    _add_text_model(sub)
+    _add_device(sub, batch="auto")
+    sub.add_argument("--json", action="store_true", help="print what is kept as JSON")
+
     sub = command("predict", _predict, "Draw the mask of films, each in its own size.")
     sub.add_argument("films", nargs="*", metavar="FILE", help="films, folders or globs; a first FILE.onnx is the model")
     sub.add_argument("--model", help="model folder, run folder or exported network, .onnx")
@@ -429,6 +446,33 @@ def _print_scores(found: Any) -> None:
     )
 
 
+def _calibrate(options: argparse.Namespace) -> int:
+    from c2fvl.calibrate import calibrate
+    from c2fvl.progress import counting, table
+
+    with counting("Calibrating", quiet=options.json) as progress:
+        found = calibrate(
+            _loaded(options), options.root, split=options.split, table=options.table, text=options.text,
+            device=options.device, batch_size=options.batch, workers=options.workers, progress=progress,
+        )  # fmt: skip
+    if options.json:
+        print(json.dumps(found))
+        return 0
+    names = {"nll": "negative log-likelihood of a pixel", "ece": "expected calibration error", "brier": "Brier score"}
+    alone = found["without_offset"] or {}
+    rows = [
+        ["temperature", "1", f"{alone['temperature']:.4f}" if alone else "–", f"{found['temperature']:.4f}"],
+        ["offset", "0", "0", f"{found['offset']:.4f}"],
+    ]
+    for key, name in names.items():
+        middle = f"{alone[key]:.5f}" if alone else "–"
+        rows.append([name, f"{found[f'{key}_before']:.5f}", middle, f"{found[f'{key}_after']:.5f}"])
+    print(table(["", "before", "temperature alone", "kept"], rows))
+    fitted = found["fitted_on"]
+    print(f"Fitted on {fitted['num_cases']} films of the split {fitted['split']}; report given: {fitted['given']}")
+    return 0
+
+
 def _predict(options: argparse.Namespace) -> int:
     from c2fvl.predict import ONNX, Predictor, collect, predict_to_folder
 
@@ -457,7 +501,11 @@ def _predict(options: argparse.Namespace) -> int:
         else:
             pixels = record["height"] * record["width"]
             areas = (f"{100 * area / pixels:.2f} % {name}" for name, area in record["area_per_class"].items())
-            print(f"{Path(options.out) / record['mask']}: {', '.join(areas)} of the picture")
+            sure = record["expected_dice"]
+            said = (
+                "" if sure is None else f"; expected Dice {sure:.2f}{'' if record['calibrated'] else ', uncalibrated'}"
+            )
+            print(f"{Path(options.out) / record['mask']}: {', '.join(areas)} of the picture{said}")
     if failed:
         print(f"{PROGRAM}: {failed} of {len(requests)} films could not be predicted", file=sys.stderr)
     return 1 if failed else 0

@@ -29,7 +29,7 @@ from c2fvl.config import DataConfig, to_toml
 from c2fvl.datasets import scan
 from c2fvl.labels import THRESHOLD, to_labels, to_original
 from c2fvl.metrics import dice, overlap
-from c2fvl.onnx_model import IMAGE, METRICS_KEY, PROBABILITY, SETTINGS_KEY, TEXT, OnnxModel
+from c2fvl.onnx_model import CALIBRATION_KEY, IMAGE, METRICS_KEY, PROBABILITY, SETTINGS_KEY, TEXT, OnnxModel
 from c2fvl.optimize import optimize
 from c2fvl.scoring import NetworkEngine, probabilities
 from c2fvl.text_encoders import text_shape
@@ -202,6 +202,8 @@ def _described(proto: Any, model: TrainedModel, dtype: str) -> bytes:
         ),
         "c2fvl.intended_use": "research, not for diagnosis",
     }
+    if model.calibration is not None:
+        found[CALIBRATION_KEY] = json.dumps(model.calibration, allow_nan=False)
     shape = text_shape(model.config)
     if shape is not None:
         found[f"c2fvl.{TEXT}"] = (

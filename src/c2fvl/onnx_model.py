@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from c2fvl.config import Config, parse_config
+from c2fvl.temperature import parse_calibration
 
 if TYPE_CHECKING:
     import onnxruntime
 
-SETTINGS_KEY, METRICS_KEY = "c2fvl.settings", "c2fvl.metrics"
+SETTINGS_KEY, METRICS_KEY, CALIBRATION_KEY = "c2fvl.settings", "c2fvl.metrics", "c2fvl.calibration"
 IMAGE, TEXT, PROBABILITY = "image", "text", "probability"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _NOT_INSTALLED = "exported networks need ONNX Runtime, which is not installed: pip install 'c2fvl[onnx]'"
@@ -42,6 +43,9 @@ class OnnxModel:
             self.metrics: dict[str, Any] = dict(json.loads(found.get(METRICS_KEY, "{}")))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{self.path}: the metadata {METRICS_KEY} are damaged: {error}") from error
+        self.calibration: dict[str, Any] | None = None
+        if CALIBRATION_KEY in found:
+            self.calibration = parse_calibration(found[CALIBRATION_KEY], where=f"{self.path} ({CALIBRATION_KEY})")
         self._reads_text = TEXT in {entry.name for entry in self._session.get_inputs()}
 
     def probabilities(self, images: np.ndarray, text: np.ndarray | None) -> np.ndarray:

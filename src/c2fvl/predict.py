@@ -12,6 +12,7 @@ import numpy as np
 
 from c2fvl import storage
 from c2fvl.catalogue import class_names, num_classes
+from c2fvl.confidence import expected_dice
 from c2fvl.config import Config
 from c2fvl.csv_tables import read_csv
 from c2fvl.describe import zone_areas
@@ -19,6 +20,7 @@ from c2fvl.images import read_image, write_image, write_labels, write_mask, writ
 from c2fvl.labels import THRESHOLD, to_labels, to_original
 from c2fvl.overlap import ahead
 from c2fvl.report import MAX_AREAS, Report, parse_report
+from c2fvl.temperature import Scaling
 from c2fvl.text_encoders import build_text_encoder
 from c2fvl.transforms import in_channel_order, resize_image
 from c2fvl.visualize import case_picture
@@ -40,7 +42,7 @@ class Prediction:
     mask: np.ndarray
     """(H, W) uint8 in {0, 1}, or the class of each pixel, in the film's own size."""
     probability: np.ndarray
-    """Of the lesion (H, W), or of three classes and more (C, H, W), float32 in [0, 1]."""
+    """Of the lesion (H, W), or of three classes and more (C, H, W), float32 in [0, 1]; calibrated if the model is."""
     report: Report | None
     """The report as understood, in the viewer's frame; None where none was given or the network reads none."""
 
@@ -48,6 +50,11 @@ class Prediction:
     def areas(self) -> dict[str, int]:
         """Return the predicted pixels, of any class, in each zone of the picture, viewer's frame."""
         return zone_areas((self.mask > 0).astype(np.uint8))
+
+    @property
+    def expected_dice(self) -> float | None:
+        """Return the Dice that the mask can be expected to have by its probabilities; None for several classes."""
+        return expected_dice(self.probability, self.mask) if self.probability.ndim == 2 else None
 
 
 @runtime_checkable
@@ -57,6 +64,8 @@ class Engine(Protocol):
     config: Config
     path: Path
     metrics: dict[str, Any]
+    calibration: dict[str, Any] | None
+    """The content of `calibration.json`, if there is one."""
     batch_size: int
     """Films at once that suit it."""
 
@@ -98,6 +107,8 @@ class Predictor:
         self.engine = _engine(model, device, batch_size)
         self.batch_size = self.engine.batch_size if batch_size is None else batch_size
         self.threshold = threshold
+        self.is_calibrated = self.engine.calibration is not None
+        self.scaling = Scaling.of(self.engine.calibration)
         self._said: set[str] = set()
         self._speaking = threading.Lock()
         config = self.engine.config
@@ -134,14 +145,15 @@ class Predictor:
         return Prepared(size, np.ascontiguousarray(image, np.float32), text, understood)
 
     def run(self, prepared: Sequence[Prepared]) -> np.ndarray:
-        """Return the probabilities of several films at once, on the network's grid."""
+        """Return the probabilities of several films at once, on the network's grid, not calibrated yet."""
         texts = [one.text for one in prepared if one.text is not None]
         return self.engine.probabilities(np.stack([one.image for one in prepared]), np.stack(texts) if texts else None)
 
     def finish(self, prepared: Prepared, probability: np.ndarray) -> Prediction:
-        """Return the prediction in the film's own size."""
+        """Return the prediction in the film's own size, its mask cut from what the network gives."""
         probability = to_original(probability, prepared.size)
-        return Prediction(to_labels(probability, self.threshold), probability, prepared.report)
+        mask = to_labels(probability, self.threshold)
+        return Prediction(mask, self.scaling.apply(probability), prepared.report)
 
     def understand(self, report: str | Report | None, *, laterality: str = "viewer") -> Report | None:
         """Return the report in the viewer's frame as this network reads it; None for none or a blank one.
@@ -345,6 +357,7 @@ def _record(predictor: Predictor, request: Request, prediction: Prediction, late
             "contradictions": list(understood.contradictions()),
         }
     height, width = prediction.mask.shape
+    sure = prediction.expected_dice
     model = predictor.engine
     return {
         "image": str(request.image),
@@ -361,6 +374,8 @@ def _record(predictor: Predictor, request: Request, prediction: Prediction, late
         "area_unit": "pixel",
         "zones_frame": "viewer",
         "threshold": predictor.threshold,
+        "expected_dice": None if sure is None else round(sure, 4),  # further digits depend on the size of the batch
+        "calibrated": predictor.is_calibrated,
         "report": said,
         "model": {
             "name": model.config.model.name,
