@@ -8,10 +8,11 @@ from typing import Any
 
 from c2fvl import storage
 from c2fvl.batches import FilmDataset
+from c2fvl.battery import change_text
 from c2fvl.catalogue import num_classes
 from c2fvl.checkpoint import CALIBRATION, WEIGHTS, TrainedModel
 from c2fvl.datasets import fingerprint, scan
-from c2fvl.evaluate import TEXTS, change_text, describe_text
+from c2fvl.evaluate import describe_text
 from c2fvl.labels import to_original
 from c2fvl.overlap import ahead
 from c2fvl.scoring import CasePrediction, automatic_batch, inference_form, predict_cases
@@ -50,8 +51,6 @@ def calibrate(
             f"{model.path}: the network tells {classes} classes apart, and a temperature is fitted for one lesion "
             "only; its probabilities stay as they are"
         )
-    if text not in TEXTS:
-        raise ValueError(f"the text is {text!r}; expected is one of {', '.join(TEXTS)}")
     cases = change_text(scan(root, split, table=table or config.data.table or None), text)
     settings = dataclasses.replace(config.data, missing_text="allow")
     if config.data.text != "none" and text != "none":

@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--text",
         default="right",
-        choices=("right", "shuffled", "none"),
+        choices=TEXTS,
         help="report each film is given (default: %(default)s)",
     )
     _add_text_model(sub)

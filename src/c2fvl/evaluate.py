@@ -17,6 +17,7 @@ import torch
 from c2fvl import storage
 from c2fvl.batches import FilmDataset
 from c2fvl.battery import battery, change_text
+from c2fvl.calibration import CaseCalibration, of_case, summarise
 from c2fvl.cases import Case
 from c2fvl.catalogue import class_names, num_classes
 from c2fvl.checkpoint import TrainedModel
@@ -136,16 +137,21 @@ def score_part(
     network = inference_form(model, batch_size=batch_size)
     found = predict_cases(network, films, device=device, batch_size=batch_size, workers=workers)
 
-    def score(prediction: CasePrediction) -> CaseScore:
-        details = functools.partial(score_case, spacing=spacings[prediction.index], tolerances=tolerances)
-        return score_on_grids(prediction, details=details)
+    measured: list[CaseCalibration] = []
 
-    for own in ahead(score, found, most=2 * batch_size):
+    def score(prediction: CasePrediction) -> tuple[CaseScore, CaseCalibration | None]:
+        details = functools.partial(score_case, spacing=spacings[prediction.index], tolerances=tolerances)
+        return score_on_grids(prediction, details=details), _calibration_of(prediction, model)
+
+    for own, trust in ahead(score, found, most=2 * batch_size):
         scores.append(own)
+        measured += [] if trust is None else [trust]
         if progress is not None:
             progress(len(scores), len(films))
 
     columns = as_columns([own.details for own in scores])
+    if measured:
+        columns["expected_dice"] = np.array([trust.confidence for trust in measured])
     summary = {
         "model": {"name": config.model.name, "preset": config.preset, "path": str(model.path), **_trained(model)},
         "data": {
@@ -169,6 +175,7 @@ def score_part(
             for grid, rule in ROWS
         ],
         "figures": figures(cases, columns, [[own["original"] for own in score.classes] for score in scores]),
+        "calibration": summarise(measured, calibration=model.calibration) if measured else None,
         "settings": to_toml(config),
         "loss_curves": "log.jsonl" if history_of(model) else None,
         "software": describe_environment(torch.device(device)),
@@ -196,6 +203,15 @@ def write_evaluation(scored: Scored, folder: Path) -> Evaluation:
     storage.write_text(page, render(summary, scored.columns, pictures=pictures, history=history_of(scored.model)))
     storage.write_json(folder / "summary.json", summary)
     return Evaluation(folder, page, summary)
+
+
+def _calibration_of(prediction: CasePrediction, model: TrainedModel) -> CaseCalibration | None:
+    """Return what a film tells of the probabilities that a user is given; None for several classes."""
+    mask = prediction.original_mask
+    if prediction.probability.ndim != 2 or mask is None:
+        return None
+    raw = to_original(prediction.probability, mask.shape)
+    return of_case(model.scaling.apply(raw), mask, to_labels(raw))
 
 
 def check_folder(folder: Path | str) -> Path:

@@ -36,6 +36,7 @@ _AREAS = {
     "area_target": "true area",
     "area_difference": "predicted less true area",
 }
+_OF_THEMSELVES = {"expected_dice": "Dice that the network expects"}
 _DOTTED = ("dice", "iou", "precision", "recall", "lesion_f1_10", "lesion_f1_50")
 
 
@@ -47,7 +48,7 @@ def label_of(name: str, unit: str) -> tuple[str, bool]:
         return f"{_AREAS[name]}, {'pixels' if unit == 'pixel' else f'{unit}²'}", False
     if name.startswith("nsd_"):
         return f"surface within {name.removeprefix('nsd_')} {unit}, %", True
-    return f"{_SHARES.get(name, name.replace('_', ' '))}, %", True
+    return f"{(_SHARES | _OF_THEMSELVES)[name]}, %", True
 
 
 def show(estimate: Mapping[str, float | None] | None, *, share: bool) -> str:
@@ -60,9 +61,8 @@ def show(estimate: Mapping[str, float | None] | None, *, share: bool) -> str:
 
 def _number(value: float | None, share: bool) -> str:
     assert value is not None
-    if share:
-        return f"{100 * value:.2f}"
-    return f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
+    shown = f"{100 * value:.2f}" if share else f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
+    return shown.replace("-", "−")
 
 
 def render(
@@ -95,7 +95,7 @@ def render(
         show=show,
         charts=_charts(summary, scores, history),
         audit=summary.get("audit"),
-        calibration=summary.get("calibration"),
+        calibration=summary["calibration"],
     )
 
 
@@ -125,7 +125,7 @@ def _charts(
             [(row["title"], row["dice"]) for row in changes], name="battery", label="Dice per image, %",
             reference=next((place for place, row in enumerate(changes) if row["name"] == "none"), None),
         )  # fmt: skip
-    calibration = summary.get("calibration")
+    calibration = summary["calibration"]
     if calibration is not None:
         found["reliability"] = charts.reliability(calibration["pixels"]["reliability"])
         if calibration["confidence"] is not None:
