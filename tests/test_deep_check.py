@@ -217,6 +217,13 @@ def test_films_of_one_patient_within_a_split_are_only_counted(tmp_path, cases):
     report = check(tmp_path / "films.csv", deep=DeepOptions())
     assert report.problems == ()
     assert len(report.deep.pairs) == 1
+    save(tmp_path / "b.png", CHANGES["mirrored"](cases[0].image))
+    (mirrored,) = check(tmp_path / "films.csv", deep=DeepOptions()).problems
+    assert (mirrored.kind, mirrored.severity, mirrored.remedy) == (
+        "near duplicate",
+        "warning",
+        "find out whose left is right",
+    )
 
 
 def test_captions_in_the_patients_frame(tmp_path, cases):
@@ -295,6 +302,20 @@ def test_counts_that_end_in_a_heap(nines, eights, is_capped):
     assert [(fault.kind, fault.count) for fault in faults] == (
         [("counts that end at a limit", nines)] if is_capped else []
     )
+
+
+def test_the_masks_tell_what_an_empty_slot_means(tmp_path):
+    right, both = np.zeros((40, 60), np.uint8), np.zeros((40, 60), np.uint8)
+    right[20:30, 40:50] = both[20:30, 40:50] = both[5:10, 10:20] = 1
+    film = np.random.default_rng(0).integers(0, 256, (4, 40, 60), dtype=np.uint8)
+    masks = [right, right, both, right]
+    write_split(tmp_path, "Test", [(f"a{n}", film[n], masks[n], None) for n in range(4)])
+    texts = [SLOT, SLOT, SLOT, SLOT.replace("left lung and ", "")]
+    rows = [f'a{n}.png,"{text}"' for n, text in enumerate(texts)]
+    (tmp_path / "Test_Folder/Test_text.csv").write_text("\n".join(["Image,Description", *rows]), encoding="utf-8")
+    report = check(tmp_path, deep=DeepOptions())
+    assert (report.deep.num_slots, report.deep.num_slots_confirmed) == (3, 2)
+    assert "in 2 of 3 masks of captions with an empty slot" in "\n".join(report.lines())
 
 
 def members(rng, num):

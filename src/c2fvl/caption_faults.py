@@ -21,9 +21,15 @@ _NO_HAND = re.compile(r"\b(?:all|upper|middle|lower)\s+lungs?\b", re.IGNORECASE)
 _ALL_AND_HEIGHT = re.compile(r"\ball\s+(?:upper|middle|lower)\b", re.IGNORECASE)
 _ONE_AREAS = re.compile(r"\bone\s+infected\s+areas\b", re.IGNORECASE)
 
+
+def has_empty_slot(report: Report) -> bool:
+    """Tell whether the sentence names a lung without any of its zones, as "left lung and lower right lung" does."""
+    return bool(_EMPTY_SLOT.search(report.text))
+
+
 _KINDS: Mapping[str, Callable[[Report], bool]] = MappingProxyType(
     {
-        "empty slot, a lung without a zone": lambda report: bool(_EMPTY_SLOT.search(report.text)),
+        "empty slot, a lung without a zone": has_empty_slot,
         "one infected areas": lambda report: bool(_ONE_AREAS.search(report.text)),
         "doubled full stop": lambda report: ".." in report.text,
         "zone without left or right": lambda report: bool(_NO_HAND.search(report.text)),

@@ -1,7 +1,7 @@
 """What a data set hides: whose left its captions mean, faults of their sentences, patients and films in two splits."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2fvl import storage
-from c2fvl.caption_faults import Fault, find_faults
+from c2fvl.caption_faults import Fault, find_faults, has_empty_slot
 from c2fvl.cases import Case, Problem
 from c2fvl.images import read_pixels, write_image
 from c2fvl.near_duplicates import find_pairs
 from c2fvl.new_splits import Member, NewSplits, check_new_splits, write_new_splits
 from c2fvl.pair_pictures import pair_picture
+from c2fvl.report import Report
 
 MAX_PICTURES = 200
 
@@ -24,6 +25,8 @@ _LEAST_FILMS = 10
 """One-sided captions with a mask from which the frame is told."""
 _CLEAR_SHARE = 0.8
 """Of these films, the share that must agree for a frame to be named."""
+_STRAY_SHARE = 0.05
+"""Of a lesion's pixels; so few on a side do not make it a side with a lesion."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,10 @@ class DeepReport:
     frame: Frame
     faults: tuple[Fault, ...]
     num_captions: int
+    num_slots: int
+    """Captions with an empty slot, zones in the other lung, and a lesion in the mask; and how many of these masks have
+    the lesion in that other lung alone, so that the slot means nothing."""
+    num_slots_confirmed: int
     num_films: int
     """Films that could be read and were compared."""
     shared: tuple[SharedGroups, ...]
@@ -138,6 +145,11 @@ class DeepReport:
         for fault in self.faults:
             example = f"; {fault.examples[0]}" if fault.examples else ""
             lines.append(f"    {fault.kind}: {fault.count}{example}")
+        if self.num_slots:
+            lines.append(
+                f"    in {self.num_slots_confirmed} of {self.num_slots} masks of captions with an empty slot, the "
+                f"lesion is in the other lung alone"
+            )
         for shared in self.shared:
             share = shared.num_films_shared / max(shared.num_films, 1)
             lines.append(
@@ -201,6 +213,7 @@ def look_deeper(
     frame = find_frame(films)
     captions = [(film.case.image.name, film.case.report) for film in films]
     captions = captions if any(report is not None for _, report in captions) else []
+    slots = [on_named / lesion for report, lesion, on_named in _one_sided(films) if has_empty_slot(report)]
     num_pictures = None
     if options.pictures is not None:
         num_pictures = _write_pictures(options.pictures, pairs)
@@ -219,6 +232,8 @@ def look_deeper(
         frame=frame,
         faults=find_faults(captions),
         num_captions=len(captions),
+        num_slots=len(slots),
+        num_slots_confirmed=sum(share > 1 - _STRAY_SHARE for share in slots),
         num_films=len(seen),
         shared=find_shared_groups(films),
         pairs=tuple(pair for pair, _, _ in pairs),
@@ -232,14 +247,11 @@ def look_deeper(
 
 def find_frame(films: Sequence[Film]) -> Frame:
     """Tell whose left the one-sided captions mean by where their lesions are."""
-    shares, on_side, pixels = [], 0, 0
-    for film in films:
-        hands = {zone[0] for zone in film.case.report.zones} if film.case.report is not None else set()
-        if len(hands) != 1 or not film.lesion:
-            continue
-        on_named = film.left if hands == {"l"} else film.lesion - film.left
-        shares.append(on_named / film.lesion)
-        on_side, pixels = on_side + on_named, pixels + film.lesion
+    on_side = pixels = 0
+    shares = []
+    for _, lesion, on_named in _one_sided(films):
+        shares.append(on_named / lesion)
+        on_side, pixels = on_side + on_named, pixels + lesion
     if not shares:
         return Frame("undecided", 0, None, None)
     agreeing = sum(share > 0.5 for share in shares) / len(shares)
@@ -247,6 +259,15 @@ def find_frame(films: Sequence[Film]) -> Frame:
     if len(shares) >= _LEAST_FILMS:
         verdict = "viewer" if agreeing >= _CLEAR_SHARE else "patient" if agreeing <= 1 - _CLEAR_SHARE else "undecided"
     return Frame(verdict, len(shares), round(agreeing, 4), round(on_side / pixels, 4))
+
+
+def _one_sided(films: Sequence[Film]) -> Iterator[tuple[Report, int, int]]:
+    """Yield the captions with zones in one lung: their lesion's pixels, in all and on the side that they name."""
+    for film in films:
+        report = film.case.report
+        hands = {zone[0] for zone in report.zones} if report is not None else set()
+        if report is not None and film.lesion and len(hands) == 1:
+            yield report, film.lesion, film.left if hands == {"l"} else film.lesion - film.left
 
 
 def find_shared_groups(films: Sequence[Film]) -> tuple[SharedGroups, ...]:
@@ -286,14 +307,14 @@ def _frame_problems(frame: Frame) -> list[Problem]:
 
 
 def _pair_problems(pairs: Sequence[NearDuplicate]) -> list[Problem]:
-    """Pairs across splits are errors; within a split, films of one group may well look alike and are counted only."""
+    """Pairs across splits are errors; within one, films of a group may well look alike, though not mirrored."""
     problems = []
     for pair in pairs:
         if pair.across:
             remedy = "keep both in one split, for example by --write-splits"
             problems.append(Problem("near duplicate across splits", pair.first, str(pair), remedy))
-        elif pair.group is None:
-            remedy = "keep one of them, or both in one group"
+        elif pair.group is None or pair.mirrored:
+            remedy = "find out whose left is right" if pair.mirrored else "keep one of them, or both in one group"
             problems.append(Problem("near duplicate", pair.first, str(pair), remedy, "warning"))
     return problems
 
