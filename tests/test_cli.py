@@ -72,6 +72,7 @@ LAYERS = [
     {"models", "metrics", "optimizers", "language_model"},
     {"check", "captions", "phantom", "transforms"},
     {"datasets", "deep_check"},
+    {"deep_report"},
     {"folder_layout", "csv_layout", "table_layout", "film_cache", "new_splits", "caption_faults"},
     {"progress", "cases", "describe", "pair_pictures", "phantom_anatomy", "random_state", "signals", "catalogue"},
     {

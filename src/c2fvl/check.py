@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from c2fvl.cases import Case, Problem, Scan
 from c2fvl.datasets import find_splits, inspect
-from c2fvl.deep_check import DeepOptions, DeepReport, Film, check_options, look_deeper
+from c2fvl.deep_check import DeepOptions, Film, check_options, look_deeper
+from c2fvl.deep_report import DeepReport
 from c2fvl.describe import describe_mask
 from c2fvl.images import read_mask_as, read_pixels
 from c2fvl.near_duplicates import sketch

@@ -2,20 +2,20 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from c2fvl import storage
-from c2fvl.caption_faults import Fault, find_faults, has_empty_slot
+from c2fvl.caption_faults import find_faults, has_empty_slot
 from c2fvl.cases import Case, Problem
+from c2fvl.deep_report import DeepReport, Frame, NearDuplicate, SharedGroups
 from c2fvl.images import read_pixels, write_image
 from c2fvl.near_duplicates import find_pairs
-from c2fvl.new_splits import Member, NewSplits, check_new_splits, write_new_splits
+from c2fvl.new_splits import Member, check_new_splits, write_new_splits
 from c2fvl.pair_pictures import pair_picture
 from c2fvl.report import Report
 
@@ -55,125 +55,6 @@ class Film:
     lesion: int | None = None
     """Pixels of the lesion, and of that part of it in the left half of the picture."""
     left: int = 0
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Whose left the captions mean, told by their masks: "viewer", "patient" or "undecided".
-
-    `share_of_films` counts the one-sided captions most of whose lesion is on the side of the picture that they name,
-    `share_of_pixels` all their lesions' pixels together.
-    """
-
-    verdict: str
-    num_films: int
-    share_of_films: float | None
-    share_of_pixels: float | None
-
-
-@dataclass(frozen=True)
-class SharedGroups:
-    """How much of one split is of patients or studies that another one, named first, has too."""
-
-    first: str
-    second: str
-    num_groups: int
-    num_shared: int
-    num_films: int
-    num_films_shared: int
-
-
-@dataclass(frozen=True)
-class NearDuplicate:
-    """Two films that are near duplicates; `group` is theirs where they have it in common."""
-
-    first: str
-    first_split: str
-    second: str
-    second_split: str
-    correlation: float
-    mirrored: bool
-    group: str | None
-
-    @property
-    def across(self) -> bool:
-        """Whether two splits share the film."""
-        return self.first_split != self.second_split
-
-    def __str__(self) -> str:
-        image = "the mirror image of" if self.mirrored else "nearly the same as"
-        patient = f", both of {self.group}" if self.group is not None else ""
-        return (
-            f"({self.first_split}) is {image} {self.second} ({self.second_split}), "
-            f"correlation {self.correlation:.3f}{patient}"
-        )
-
-
-@dataclass(frozen=True)
-class DeepReport:
-    """What the deep check found; `pairs` come with the best correlation first."""
-
-    frame: Frame
-    faults: tuple[Fault, ...]
-    num_captions: int
-    num_slots: int
-    """Captions with an empty slot, zones in the other lung, and a lesion in the mask; and how many of these masks have
-    the lesion in that other lung alone, so that the slot means nothing."""
-    num_slots_confirmed: int
-    num_films: int
-    """Films that could be read and were compared."""
-    shared: tuple[SharedGroups, ...]
-    pairs: tuple[NearDuplicate, ...]
-    num_compared: int
-    """Pairs of films whose hashes were like enough for a closer look, and the bits in which these could differ."""
-    max_distance: int
-    num_pictures: int | None
-    """Written; None where none were asked for."""
-    new_splits: NewSplits | None
-    problems: tuple[Problem, ...] = field(repr=False, default=())
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything but the problems, ready for JSON."""
-        values = asdict(self)
-        del values["problems"]
-        return values
-
-    def lines(self) -> list[str]:
-        """Return the findings as lines of text."""
-        lines = ["what the data hides:", f"  {_frame_text(self.frame)}"]
-        lines.append(f"  faults of {self.num_captions} captions:{'' if self.faults else ' none'}")
-        for fault in self.faults:
-            example = f"; {fault.examples[0]}" if fault.examples else ""
-            lines.append(f"    {fault.kind}: {fault.count}{example}")
-        if self.num_slots:
-            lines.append(
-                f"    in {self.num_slots_confirmed} of {self.num_slots} masks of captions with an empty slot, the "
-                f"lesion is in the other lung alone"
-            )
-        for shared in self.shared:
-            share = shared.num_films_shared / max(shared.num_films, 1)
-            lines.append(
-                f"  groups of {shared.second} that {shared.first} has too: {shared.num_shared} of {shared.num_groups}, "
-                f"{shared.num_films_shared} of {shared.num_films} images ({share:.1%})"
-            )
-        lines.append(f"  {self._pairs_text()}")
-        if self.num_pictures is not None:
-            left_out = len(self.pairs) - self.num_pictures
-            lines.append(f"  pictures of pairs: {self.num_pictures} written, {left_out} left out")
-        lines += [f"  new splits, {line}" for line in (self.new_splits.lines() if self.new_splits else [])]
-        return lines
-
-    def _pairs_text(self) -> str:
-        if not self.num_films:
-            return "near duplicates: there are no films to compare"
-        across = sum(pair.across for pair in self.pairs)
-        one_group = sum(pair.group is not None for pair in self.pairs)
-        mirrored = sum(pair.mirrored for pair in self.pairs)
-        return (
-            f"near duplicates among {self.num_films} films: {across} pairs across splits, "
-            f"{len(self.pairs) - across} within one; {one_group} of one group, {mirrored} mirrored "
-            f"({self.num_compared} pairs whose hashes differ in at most {self.max_distance} bits were compared)"
-        )
 
 
 def check_options(options: DeepOptions, cases: Sequence[Case]) -> None:
@@ -301,7 +182,7 @@ def _member(film: Film) -> Member:
 def _frame_problems(frame: Frame) -> list[Problem]:
     if frame.verdict != "patient":
         return []
-    what = _frame_text(frame)
+    what = str(frame)
     remedy = "list the films in a csv whose column frame says patient, as --write-splits does"
     return [Problem("frame of the captions", "captions", what, remedy)]
 
@@ -336,20 +217,3 @@ def _write_pictures(folder: Path, pairs: Sequence[tuple[NearDuplicate, Film, Fil
             kind = "across" if pair.across else "within"
             write_image(building / f"{kind}-{number:03}.png", picture)
     return len(chosen)
-
-
-def _frame_text(frame: Frame) -> str:
-    if frame.share_of_films is None:
-        return "frame of the captions: undecided, there are no one-sided captions with a lesion in their mask"
-    figures = (
-        f'in {frame.share_of_films:.1%} of {frame.num_films} one-sided films "left" is the left of the picture '
-        f"({frame.share_of_pixels:.1%} of the lesions' pixels)"
-    )
-    if frame.verdict == "viewer":
-        return (
-            f"captions are in the viewer's frame: {figures}; in films in standard orientation a radiologist's left is "
-            f"the caption's right"
-        )
-    if frame.verdict == "patient":
-        return f"captions are in the patient's frame, or the films are mirrored: {figures}"
-    return f"frame of the captions: undecided, {figures}"
