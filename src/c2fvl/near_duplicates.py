@@ -1,24 +1,23 @@
-"""Films that are there twice, though not pixel for pixel: in other grey values, another size, compressed, cropped a
-little, turned a little, or mirrored.
+"""Films that are there twice: in other grey values, size or compression, cropped or turned a little, or mirrored.
 
 All chest films look alike, so a film is first reduced to a sketch of 64 x 64 values: the distance of each from the mean
 around it, in units of the contrast around it. What all films share, a bright body between dark lungs, and what deceives
 a correlation most, the black frame around a small film, have no more weight in it than any rib.
 
 Three steps follow, each on what the one before has left: a perceptual hash of 64 bits, the signs of the lowest
-frequencies of the sketch's cosine transform; the correlation after one film was laid onto the other by an affine map at
-32 x 32 values and few iterations; the same at 64 x 64.
+frequencies of the cosine transform, of the sketch and of a few crops of it; the correlation after one film was laid
+onto the other by an affine map at 32 x 32 values and few iterations; the same at 64 x 64.
 
-The limits were chosen on the 7145 films of QaTa-COV19 by eye. The correlation of the last step has a gap there: 31
-pairs lie from 0.85 to 0.92 and 200 above. All pairs seen above 0.91 were one film in two forms; from 0.85 to 0.91 there
-are such films too, and films of one patient from two days, and of two patients with the same black frame. Two slices of
-CT from two patients of MosMedData+ stayed below 0.73. Of the pairs found, two in three differ in at most 8 bits; beyond
-12 there are hundreds of thousands of pairs to lay onto each other. A copy that lost more than about a tenth of its side
-is not found.
+The limits were chosen on the 7145 films of QaTa-COV19, looking at the pairs. The last correlation has a gap there: of
+the pairs whose hashes differ in up to 16 bits, 50 lie from 0.85 to 0.91 and 291 above. All pairs seen above 0.91 were
+one film in two forms, but for one follow-up of the same patient; below there are such films too, more follow-ups, and
+films of two patients in the same black frame. Slices of CT from two patients of MosMedData+ stayed below 0.73. The
+limits below give 263 pairs, 256 of those 291 among them; to look for the rest takes eight times as long. A copy that
+lost more than about a tenth of its side is not found.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +28,7 @@ from numpy.typing import NDArray
 
 MIN_CORRELATION = 0.91
 """From here on two films count as near duplicates."""
-MAX_DISTANCE = 12
+MAX_DISTANCE = 10
 """Bits in which the hashes of two films may differ."""
 MAX_CANDIDATES = 400_000
 """So many pairs of like hashes are looked at; where there are more, the hashes must be more alike."""
@@ -41,8 +40,10 @@ _LEAST_CONTRAST = 0.02  # of the film's whole range, so that noise in plain area
 _CLIP = 2.0
 _SCALE = 60.0
 _HASH_SIDE, _HASH_FREQUENCIES = 32, 8
+_CROPS = ((0, 0, 0, 0), (3, 3, 3, 3), (6, 6, 6, 6), (6, 0, 0, 0), (0, 6, 0, 0), (0, 0, 6, 0), (0, 0, 0, 6))
+"""Values cut off above, below, left and right of one sketch, so that its hash may fit a film that was cropped."""
 _BLUR = 1.5  # of the sketch at 32 x 32, so that a small crop or turn costs little
-_MIN_BLURRED = 0.7  # as the films lie; spares the slow steps half of the candidates and 2 % of the pairs
+_MIN_BLURRED = 0.7  # as the films lie; spares the slow steps half of the candidates, and loses 2 % of the pairs
 _MIN_COARSE = 0.85  # the near duplicates of QaTa-COV19 had 0.89 and more, of the other candidates 4 % had 0.85
 _MIN_OVERLAP = 0.6  # of the picture that the other one covers when laid onto it
 _ROWS, _CHUNK = 256, 256
@@ -86,15 +87,7 @@ def find_pairs(
 
     Pictures of one grey value are passed over.
     """
-    hashes, mirrored = _hashes(sketches), _hashes(sketches[:, :, ::-1])
-    usable = (sketches != 0).any(axis=(1, 2))
-    counts = sum(
-        (np.bincount(distances[upper], minlength=65) for _, distances, upper in _blocks(hashes, mirrored, usable)),
-        start=np.zeros(65, np.int64),
-    ).cumsum()
-    fitting = int(np.searchsorted(counts, MAX_CANDIDATES, side="right")) - 1
-    limit = min(MAX_DISTANCE, max(fitting, 0))
-    candidates = _candidates(hashes, mirrored, usable, limit)
+    candidates, limit = _candidates(sketches)
     small = _halved(sketches)
     blurred = np.stack([cv2.GaussianBlur(values, (0, 0), _BLUR) for values in small]) if len(small) else small
     chunks = [candidates[start : start + _CHUNK] for start in range(0, len(candidates), _CHUNK)]
@@ -116,38 +109,49 @@ def find_pairs(
 
 
 def _hashes(sketches: NDArray[np.int8]) -> NDArray[np.uint64]:
-    """Return 64 bits of each sketch: which of the lowest frequencies are above their median."""
-    shape = (len(sketches), _HASH_FREQUENCIES**2)
-    frequencies = np.empty(shape, np.float32)
-    for row, values in zip(frequencies, sketches, strict=True):
-        small = cv2.resize(values.astype(np.float32), (_HASH_SIDE, _HASH_SIDE), interpolation=cv2.INTER_AREA)
-        row[:] = cv2.dct(small)[:_HASH_FREQUENCIES, :_HASH_FREQUENCIES].ravel()
-    bits = frequencies > np.median(frequencies[:, 1:], axis=1, keepdims=True)  # the first is the mean
-    return np.packbits(bits, axis=1).view(np.uint64).ravel()
+    """Return 64 bits of each crop of each sketch, (crops, N): which low frequencies are above their median."""
+    frequencies = np.empty((len(_CROPS), len(sketches), _HASH_FREQUENCIES**2), np.float32)
+    for place, values in enumerate(sketches.astype(np.float32)):
+        for row, (above, below, left, right) in zip(frequencies[:, place], _CROPS, strict=True):
+            part = values[above : _SIDE - below, left : _SIDE - right]
+            small = cv2.resize(part, (_HASH_SIDE, _HASH_SIDE), interpolation=cv2.INTER_AREA)
+            row[:] = cv2.dct(small)[:_HASH_FREQUENCIES, :_HASH_FREQUENCIES].ravel()
+    bits = frequencies > np.median(frequencies[:, :, 1:], axis=2, keepdims=True)  # the first is the mean
+    return np.packbits(bits, axis=2).view(np.uint64)[:, :, 0]
 
 
-_Blocks = Iterator[tuple[tuple[int, bool], NDArray[np.uint8], NDArray[np.bool_]]]
-
-
-def _blocks(hashes: NDArray[np.uint64], mirrored: NDArray[np.uint64], usable: NDArray[np.bool_]) -> _Blocks:
-    """Yield (first row, mirrored), the distances of some films from all, and which of these pairs count, each once."""
-    for start in range(0, len(hashes), _ROWS):
+def _candidates(sketches: NDArray[np.int8]) -> tuple[NDArray[np.int64], int]:
+    """Return rows of (first, second, 1 if the second is mirrored, distance), and the distance allowed."""
+    hashes = _hashes(sketches)
+    others = (hashes, _hashes(sketches[:, :, ::-1]))
+    usable = (sketches != 0).any(axis=(1, 2))
+    found = [np.empty((0, 4), np.int64)]
+    counts = np.zeros(65, np.int64)
+    limit = MAX_DISTANCE
+    for start in range(0, len(sketches), _ROWS):
         rows = slice(start, start + _ROWS)
-        upper = np.arange(len(hashes)) > np.arange(len(hashes))[rows, None]
-        upper &= usable & usable[rows, None]
-        for is_mirrored, others in ((False, hashes), (True, mirrored)):
-            yield (start, is_mirrored), np.bitwise_count(hashes[rows, None] ^ others), upper
+        upper = np.arange(start, len(sketches)) > np.arange(len(sketches))[rows, None]
+        upper &= usable[start:] & usable[rows, None]
+        for is_mirrored in (0, 1):
+            distances = _distances(hashes[:, rows], others[is_mirrored][:, start:])
+            first, second = np.nonzero(upper & (distances <= limit))
+            near = distances[first, second].astype(np.int64)
+            found.append(np.stack([first + start, second + start, np.full(len(first), is_mirrored), near], axis=1))
+            counts += np.bincount(near, minlength=65)
+            if counts.sum() > MAX_CANDIDATES and limit > 0:
+                limit = max(int(np.searchsorted(counts.cumsum(), MAX_CANDIDATES, side="right")) - 1, 0)
+                found = [entries[entries[:, 3] <= limit] for entries in found]
+                counts[limit + 1 :] = 0
+    return np.concatenate(found), limit
 
 
-def _candidates(
-    hashes: NDArray[np.uint64], mirrored: NDArray[np.uint64], usable: NDArray[np.bool_], limit: int
-) -> NDArray[np.int64]:
-    """Return rows of (first film, second film, 1 if the second is mirrored)."""
-    found = [np.empty((0, 3), np.int64)]
-    for (start, is_mirrored), distances, upper in _blocks(hashes, mirrored, usable):
-        first, second = np.nonzero(upper & (distances <= limit))
-        found.append(np.stack([first + start, second, np.full(len(first), is_mirrored)], axis=1))
-    return np.concatenate(found)
+def _distances(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """Return the least distance (rows, N) of a film, or a crop of it, from another one, or of that one's crops."""
+    least = np.bitwise_count(first[0, :, None] ^ second[0])
+    for crop in range(1, len(_CROPS)):
+        np.minimum(least, np.bitwise_count(first[crop, :, None] ^ second[0]), out=least)
+        np.minimum(least, np.bitwise_count(first[0, :, None] ^ second[crop]), out=least)
+    return least
 
 
 def _halved(sketches: NDArray[np.int8]) -> NDArray[np.float32]:
