@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,13 @@ from numpy.typing import NDArray
 
 from c2fvl.cases import Case, Modality, Problem, Scan, modality_of
 from c2fvl.datasets import find_splits, inspect
+from c2fvl.deep_check import DeepOptions, Film, check_options, look_deeper
+from c2fvl.deep_report import DeepReport
 from c2fvl.describe import describe_mask
 from c2fvl.images import read_mask_as, read_pixels
+from c2fvl.near_duplicates import sketch
 from c2fvl.report import ZONES, Report
+from c2fvl.table_layout import caption_tables, inspect_table
 
 _STRAY_SHARE = 0.05  # of the lesion's pixels: so few on a side do not make it a side with a lesion
 
@@ -36,7 +41,7 @@ class SplitReport:
     """
 
     split: str
-    layout: str
+    layout: str  # "folders", "csv", or "table" for captions without films
     pairing: str
     table: str | None
     num_cases: int
@@ -53,12 +58,13 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `check` found: figures per split, all problems, and the seconds it took."""
+    """What `check` found: figures per split, all problems, and the seconds it took; `deep` is None if not asked for."""
 
     root: str
     splits: tuple[SplitReport, ...]
     problems: tuple[Problem, ...]
     seconds: float
+    deep: DeepReport | None = None
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -71,12 +77,14 @@ class CheckReport:
             "root": self.root,
             "seconds": round(self.seconds, 2),
             "splits": [asdict(split) for split in self.splits],
+            **({} if self.deep is None else {"deep": self.deep.as_dict()}),
             "problems": [asdict(problem) for problem in self.problems],
         }
 
     def lines(self, *, max_problems: int = 20) -> list[str]:
         """Return the report as lines of text; of each kind of problem at most `max_problems` are listed."""
         lines = [line for split in self.splits for line in _split_lines(split)]
+        lines += self.deep.lines() if self.deep is not None else []
         by_kind: dict[tuple[str, str], list[Problem]] = defaultdict(list)
         for problem in self.problems:
             by_kind[problem.severity, problem.kind].append(problem)
@@ -99,6 +107,7 @@ class _Look:
     fingerprint: str | None = None
     empty: bool = False
     described: Report | None = None  # only where there is a caption to compare with
+    film: Film | None = None  # only for the deep check
 
 
 def check(
@@ -110,6 +119,7 @@ def check(
     mask: str = "lesion",
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
+    deep: DeepOptions | None = None,
 ) -> CheckReport:
     """Check the data set `root`: all splits found or those named, with the caption table `table` as in `scan`.
 
@@ -117,39 +127,71 @@ def check(
     file names and everything else counts as film. `mask` says what masks hold, as the setting data.mask; captions are
     compared with all classes together. `progress` is called with (cases done, cases in all).
 
-    Raises `FileNotFoundError` where `root` holds no data set; everything else is among the problems.
+    With `deep` films are compared with each other as well, and captions with what is known of their faults; `root`
+    may then also be a caption table, or a folder of caption tables without films. `progress` goes on with the pairs.
+
+    Raises `FileNotFoundError` where `root` holds no data set; everything else is among the problems. What `deep` cannot
+    write raises as `check_options`.
     """
     if modality not in (None, "film", "ct"):
         raise ValueError(f"there is no modality {modality!r}; expected film or ct")
     start = time.monotonic()
     root = Path(root)
-    problems: list[Problem] = []
-    scans: list[Scan] = []
-    for split in splits or find_splits(root):
-        try:
-            scans.append(inspect(root, split, table=table))
-            problems += scans[-1].problems
-        except (ValueError, FileNotFoundError) as error:
-            problems.append(Problem.from_error("layout", root, error))
+    scans, problems = _scan(root, splits, table, tables_alone=deep is not None)
     cases = [(scan.split, case) for scan in scans for case in scan.cases]
-    looks: list[_Look] = []
+    tables_alone = any(scan.layout == "table" for scan in scans)
+    if deep is not None:
+        check_options(deep, [] if tables_alone else [case for _, case in cases])
+    looks: list[_Look] = [_Look((), film=Film(*entry)) for entry in cases] if tables_alone else []
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for look in pool.map(lambda entry: _look(entry[1], modality, mask), cases):
+        for look in pool.map(
+            lambda entry: _look(entry[0], entry[1], modality, mask, deep=deep is not None), cases[len(looks) :]
+        ):
             looks.append(look)
             if progress is not None:
                 progress(len(looks), len(cases))
     problems += [problem for look in looks for problem in look.problems]
     problems += _find_duplicates(cases, looks)
-    problems += _find_shared_groups(cases)
-    summaries = tuple(
-        _summarise(scan, [look for (split, _), look in zip(cases, looks, strict=True) if split == scan.split])
-        for scan in scans
-    )
+    problems += _find_shared_groups(list({(split, case.id): (split, case) for split, case in cases}.values()))
+    deeper = None
+    if deep is not None:
+        more = None if progress is None else lambda done, total: progress(len(looks) + done, len(looks) + total)
+        films = [look.film for look in looks if look.film is not None]
+        deeper = look_deeper(films, deep, workers=workers, progress=more)
+        problems += deeper.problems
+    rest = iter(looks)
+    summaries = tuple(_summarise(scan, list(islice(rest, len(scan.cases)))) for scan in scans)
     unique = tuple(dict.fromkeys(problems))  # what is wrong with a table is met once per split
-    return CheckReport(str(root), summaries, unique, time.monotonic() - start)
+    return CheckReport(str(root), summaries, unique, time.monotonic() - start, deeper)
 
 
-def _look(case: Case, modality: Modality | None, kind: str) -> _Look:
+def _scan(
+    root: Path, splits: Sequence[str] | None, table: str | Path | None, *, tables_alone: bool
+) -> tuple[list[Scan], list[Problem]]:
+    """Return what is found of each split, or of each caption table where `root` has no films, and all problems."""
+    scans: list[Scan] = []
+    problems: list[Problem] = []
+    tables = caption_tables(root) if tables_alone and root.is_file() else ()
+    try:
+        names = () if tables else splits or find_splits(root)
+    except FileNotFoundError:
+        tables = caption_tables(root) if tables_alone and root.is_dir() else ()
+        if not tables:
+            raise
+        names = ()
+    for path in tables:
+        scans.append(inspect_table(path))
+        problems += scans[-1].problems
+    for split in names:
+        try:
+            scans.append(inspect(root, split, table=table))
+            problems += scans[-1].problems
+        except (ValueError, FileNotFoundError) as error:
+            problems.append(Problem.from_error("layout", root, error))
+    return scans, problems
+
+
+def _look(split: str, case: Case, modality: Modality | None, kind: str, *, deep: bool) -> _Look:
     problems: list[Problem] = []
     pixels = mask = None
     try:
@@ -177,9 +219,20 @@ def _look(case: Case, modality: Modality | None, kind: str) -> _Look:
             what = f"{opposed} (caption: {case.report})"
             problems.append(Problem("contradiction", str(case.mask), what, "correct the caption or the mask"))
     empty = mask is not None and not mask.any()
-    if pixels is None:
-        return _Look(tuple(problems), empty=empty, described=described)
-    return _Look(tuple(problems), pixels.shape[:2], _fingerprint(pixels), empty, described)
+    fingerprint = _fingerprint(pixels) if pixels is not None else None
+    film = _film(split, case, fingerprint, pixels, mask) if deep else None
+    size = pixels.shape[:2] if pixels is not None else None
+    return _Look(tuple(problems), size, fingerprint, empty, described, film)
+
+
+def _film(
+    split: str, case: Case, fingerprint: str | None, pixels: NDArray[Any] | None, mask: NDArray[np.uint8] | None
+) -> Film:
+    sketched = sketch(pixels) if pixels is not None else None
+    if mask is None:
+        return Film(split, case, fingerprint, sketched)
+    left = int(mask[:, : mask.shape[1] // 2].sum())
+    return Film(split, case, fingerprint, sketched, mask.size, int(mask.sum()), left)
 
 
 def _size_text(shape: tuple[int, ...]) -> str:
@@ -286,6 +339,11 @@ def _agreement(pairs: Sequence[tuple[Report, Report]]) -> dict[str, float]:
 
 
 def _split_lines(split: SplitReport) -> list[str]:
+    if split.layout == "table":
+        return [
+            f"{split.split}: {split.num_cases} captions, {split.num_free_texts} of them free text, from {split.table}",
+            f"  groups: {split.num_groups}, {split.num_without_group} captions without; no films beside the table",
+        ]
     sizes = list(split.sizes.items())
     shown = ", ".join(f"{size} ({count})" for size, count in sizes[:3])
     more = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""

@@ -147,6 +147,17 @@ def _parser() -> argparse.ArgumentParser:
         help="what masks hold, as the setting data.mask (default: %(default)s)",
     )
     sub.add_argument("--workers", type=_count(1), default=2, help="threads that read (default: %(default)s)")
+    sub.add_argument(
+        "--deep",
+        action="store_true",
+        help="also near duplicates, frame and faults of the captions; root may then be a caption table",
+    )
+    sub.add_argument("--out", metavar="DIR", help="with --deep: new folder for a picture of each pair of films")
+    sub.add_argument("--write-splits", metavar="CSV", help="with --deep: new csv that divides the films by groups")
+    sub.add_argument(
+        "--shares", default="80,10,10", metavar="PERCENT", help="of train, val and test there (default: %(default)s)"
+    )
+    sub.add_argument("--seed", type=_count(0), default=0, help="seed of --write-splits (default: %(default)s)")
     sub.add_argument("--json", action="store_true", help="print the findings as JSON")
 
     sub = command("captions", _captions, "Write a caption table made from the masks of films that have none.")
@@ -515,10 +526,33 @@ def _check(options: argparse.Namespace) -> int:
     from c2fvl.check import check
     from c2fvl.progress import counting
 
+    deep = _deep_options(options)
     with counting("Checking", quiet=options.json) as progress:
-        report = check(options.root, table=options.table, mask=options.mask, workers=options.workers, progress=progress)
+        report = check(
+            options.root,
+            table=options.table,
+            mask=options.mask,
+            workers=options.workers,
+            progress=progress,
+            deep=deep,
+        )
     print(json.dumps(report.as_dict(), indent=2) if options.json else "\n".join(report.lines()))
     return 1 if report.errors else 0
+
+
+def _deep_options(options: argparse.Namespace) -> Any:
+    from c2fvl.deep_check import DeepOptions
+
+    if not options.deep:
+        if options.out is not None or options.write_splits is not None:
+            raise ValueError("--out and --write-splits belong to the deep check; give --deep too")
+        return None
+    try:
+        shares = tuple(int(share) for share in options.shares.split(","))
+    except ValueError as error:
+        raise ValueError(f"--shares is {options.shares!r}; expected three whole numbers such as 80,10,10") from error
+    folder, csv = (None if given is None else Path(given) for given in (options.out, options.write_splits))
+    return DeepOptions(pictures=folder, splits=csv, shares=shares, seed=options.seed)
 
 
 def _captions(options: argparse.Namespace) -> int:
