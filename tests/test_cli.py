@@ -63,6 +63,7 @@ def test_light_modules_import_no_torch(module):
 
 LAYERS = [
     {"cli", "__main__"},
+    {"comparison_tables"},
     {"compare", "train", "export", "reference", "bench", "calibrate", "audit"},
     {"evaluate", "profiling"},
     {"predict", "initial_weights", "page"},

@@ -13,7 +13,8 @@ from torch import nn
 
 from c2fvl import compare as module
 from c2fvl.cli import main
-from c2fvl.compare import Comparison, Entry, compare, to_latex, to_markdown, write
+from c2fvl.compare import Comparison, Entry, compare
+from c2fvl.comparison_tables import to_latex, to_markdown, write
 from c2fvl.config import Config, ModelConfig, override
 from c2fvl.evaluate import evaluate
 from c2fvl.profiling import build_empty, count_flops, example_settings, stages
@@ -69,11 +70,11 @@ def test_what_was_scored_is_not_scored_again(compared, runs, phantom_root, monke
 
 
 def test_scores_of_other_films_do_not_enter_one_table(compared, runs, phantom_root):
-    table = compared.entries[0].evaluation / "cases.csv"
+    table = compared.entries[0].evaluations[0] / "cases.csv"
     lines = table.read_text().splitlines()
     try:
         table.write_text("\n".join(lines[:-1]) + "\n")
-        with pytest.raises(ValueError, match=r"not the same ones \(such as .*--fresh"):
+        with pytest.raises(ValueError, match=r"not the same ones, of which .* are common: only .* has .*--fresh"):
             compare(runs, phantom_root, split="test", speed=False)
     finally:
         table.write_text("\n".join(lines) + "\n")
@@ -132,7 +133,7 @@ def test_speed_and_memory_are_measured_in_a_process_of_their_own(runs):
 
 
 def entry(label, **values):
-    return Entry(label, "unet", module.Path("x"), "its own", values, None)
+    return Entry(label, "unet", (module.Path("x"),), "its own", values)
 
 
 def test_awkward_names_and_ties_in_the_written_tables(tmp_path):

@@ -210,8 +210,19 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="print what was measured as JSON")
 
     sub = command("compare", _compare, "Put several models into one table: scores, size, operations, speed, memory.")
-    sub.add_argument("models", nargs="+", metavar="RUN", help="run folders or model folders")
-    sub.add_argument("--root", help="data to score them on; without it the table holds no scores")
+    sub.add_argument(
+        "models",
+        nargs="*",
+        metavar="RUN",
+        help="run folders, model folders or folders of evaluations; LABEL=RUN,RUN averages the seeds of one network",
+    )
+    sub.add_argument("--root", help="data to score models on; without it they are compared by what they cost")
+    sub.add_argument(
+        "--published",
+        nargs=2,
+        metavar=("DICE", "IOU"),
+        help="say of a published pair of figures whether it is pooled or per image",
+    )
     sub.add_argument("--split", default="val", help="part to score (default: %(default)s)")
     sub.add_argument("--table", help="caption table to use in place of <Split>_text.xlsx")
     sub.add_argument(
@@ -686,9 +697,12 @@ def _summarise_network(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from c2fvl.compare import compare, header, rows, to_json, write
+    from c2fvl.compare import compare
+    from c2fvl.comparison_tables import DIFFERENCE_HEADER, difference_rows, header, rows, to_json, write
     from c2fvl.progress import table
 
+    if options.published is not None:
+        return _read_published(options)
     found = compare(
         options.models, options.root, split=options.split, table=options.table, text=options.text, seed=options.seed,
         text_model=options.text_model, device=options.device, batch_size=options.batch, workers=options.workers,
@@ -699,11 +713,31 @@ def _compare(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(to_json(found)))
         return 0
-    print(table(header(found), rows(found), numbers=len(found.columns), width=200))
+    print(table(header(found), rows(found), numbers=len(found.columns), width=240))
     print(found.caption)
+    if found.differences:
+        print(table(list(DIFFERENCE_HEADER), difference_rows(found), numbers=4, width=200))
+    if found.statistics:
+        print(found.statistics)
     for file in files:
         print(file)
     return 0
+
+
+def _read_published(options: argparse.Namespace) -> int:
+    import dataclasses
+
+    from c2fvl.statistics import read_published
+
+    if options.models:
+        raise ValueError("--published reads one pair of figures and compares no models; leave them out")
+    dice, iou = options.published
+    found = read_published(dice, iou)
+    if options.json:
+        print(json.dumps({"dice": dice, "iou": iou, **dataclasses.asdict(found)}))
+    else:
+        print(f"Dice {dice}, IoU {iou}: {found.words}")
+    return 1 if found.kind == "impossible" else 0
 
 
 def _presets(options: argparse.Namespace) -> int:

@@ -1,26 +1,36 @@
-"""Several networks in one table: scores, parameters, operations, speed and memory.
+"""Several systems in one table: scores with intervals, paired differences, parameters, operations, speed and memory.
 
 Scores are those of the film's own grid by the corrected rule, per image and pooled. An evaluation of the same weights
-on the same films with the same reports is used again; what was scored on other films does not enter one table.
+on the same films with the same reports is used again; what was scored on other films does not enter one table. A system
+is a model or several seeds of one, whose scores are averaged film by film before anything is compared.
 """
 
-import dataclasses
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from c2fvl import storage
+import numpy as np
+
 from c2fvl.battery import change_text
 from c2fvl.checkpoint import find_model, load_model, parse_settings, read_metrics
 from c2fvl.config import Config
-from c2fvl.csv_tables import read_csv
 from c2fvl.datasets import fingerprint, scan
-from c2fvl.evaluate import OWN_TABLE, default_folder, describe_text, evaluate
+from c2fvl.evaluate import DRAWN, OWN_TABLE, default_folder, describe_text, evaluate
+from c2fvl.paired import (
+    CaseTable,
+    PairedDifference,
+    all_differences,
+    bootstrap_of,
+    check_same_cases,
+    estimates,
+    read_case_table,
+)
 from c2fvl.profiling import Conditions, Speed, Stage, build_empty, measure_speed, stages
-from c2fvl.spreadsheets import write_cells
+from c2fvl.statistics import Bootstrap
 
 logger = logging.getLogger(__name__)
 
@@ -40,17 +50,20 @@ LOWER_IS_BETTER = {*COSTS, "peak_memory"}
 
 @dataclass(frozen=True)
 class Entry:
-    """One network of the table."""
+    """One system of the table."""
 
     label: str
     model: str
     """Name of the network."""
-    path: Path
+    paths: tuple[Path, ...]
+    """Of its models, one for each seed; of its evaluation where the model is not at hand."""
     text: str
     """The reports it was given, in words."""
     values: dict[str, float | None]
-    """By the keys of `SCORES`, `COSTS` and `SPEEDS`; None where it was not asked for."""
-    evaluation: Path | None
+    """By the keys of `SCORES`, `COSTS` and `SPEEDS`; None where it was not asked for or is not known."""
+    evaluations: tuple[Path, ...] = ()
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """By the keys of `SCORES`, 95 %; none of those that cannot be told."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,10 @@ class Comparison:
     caption: str
     columns: dict[str, str]
     """Key → heading, of the columns that hold something."""
+    differences: tuple[PairedDifference, ...] = ()
+    """Of every two systems."""
+    statistics: str = ""
+    """What intervals and tests are, in words."""
 
     def best(self, column: str) -> set[int]:
         """Return the rows that hold the best value of a column; none where there is only one row."""
@@ -71,6 +88,67 @@ class Comparison:
         shown = [None if value is None else show(column, value) for value in values]
         aim = show(column, (min if column in LOWER_IS_BETTER else max)(known))
         return {row for row, value in enumerate(shown) if value == aim}
+
+
+@dataclass(frozen=True)
+class System:
+    """What the user named: a label, and a folder for each seed."""
+
+    label: str | None
+    folders: tuple[Path, ...]
+    """Model folders, or folders of evaluations whose model need not be at hand."""
+    settings: tuple[Config, ...]
+    """Of the models; empty for evaluations."""
+
+    @property
+    def is_evaluation(self) -> bool:
+        """Tell whether the folders hold evaluations."""
+        return not self.settings
+
+    @property
+    def short(self) -> str:
+        """Return the name that the network goes by."""
+        if self.settings:
+            return self.settings[0].preset or self.settings[0].model.name
+        model = _summary(self.folders[0])["model"]
+        return str(model["preset"] or model["name"])
+
+
+def read_system(text: Path | str) -> System:
+    """Return the system that `LABEL=FOLDER,FOLDER,…`, or a folder alone, names.
+
+    Raises `FileNotFoundError` for folders that hold neither a model nor an evaluation, `ValueError` for damaged ones
+    and for seeds of different networks.
+    """
+    label, parts = None, [str(text)]
+    if not Path(text).exists():
+        before, mark, after = str(text).rpartition("=")
+        label, parts = (before if mark else None), (after if mark else str(text)).split(",")
+        if label == "":
+            raise ValueError(f"{text!r} has no label before its =; write LABEL=RUN,RUN")
+    are_evaluations = [_is_evaluation(Path(part)) for part in parts]
+    if all(are_evaluations):
+        return System(label, tuple(Path(part) for part in parts), ())
+    folders = tuple(find_model(part) for part in parts)
+    settings = tuple(parse_settings(folder) for folder in folders)
+    for folder, config in zip(folders, settings, strict=True):
+        if config.model != settings[0].model:
+            raise ValueError(
+                f"{folder} is another network than {folders[0]}; only seeds of one network are averaged, so name them "
+                "as systems of their own"
+            )
+    return System(label, folders, settings)
+
+
+def _is_evaluation(folder: Path) -> bool:
+    return (folder / "cases.csv").is_file() and (folder / "summary.json").is_file()
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder / 'summary.json'} cannot be read: {error}; score the model again") from error
 
 
 def compare(
@@ -89,75 +167,135 @@ def compare(
     fresh: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Comparison:
-    """Return the table of run or model folders, scored on one split of `root`; without a root, of their costs alone.
+    """Return the table of systems (`read_system`), scored on one split of `root`; without a root, of their costs alone.
 
     Evaluations are written beside each model, as `c2fvl evaluate` does; one of the same weights, films and reports is
-    used again unless `fresh`. Raises, before anything long begins, `FileNotFoundError` and `ValueError` for folders
-    that hold no model, and `ValueError` where two evaluations are not of the same films.
+    used again unless `fresh`. Folders of evaluations are taken as they are. Raises, before anything long begins,
+    `FileNotFoundError` and `ValueError` for folders that hold no model, and `ValueError` where two evaluations are not
+    of the same films, saying which differ.
     """
     if not models:
         raise ValueError("there is nothing to compare; name run folders or model folders")
-    folders = [find_model(path) for path in models]
-    settings = [parse_settings(folder) for folder in folders]
-    labels = _labels(folders, settings)
-    whole = [_whole(config) for config in settings]
+    systems = [read_system(entry) for entry in models]
+    labels = _labels(systems)
     say = progress or (lambda message: None)
-    summaries: list[dict[str, Any] | None] = [None] * len(folders)
-    evaluations: list[Path | None] = [None] * len(folders)
-    for row, folder in enumerate(folders if root is not None else []):
-        assert root is not None
-        place = default_folder(folder, split, text)
-        captions = table or settings[row].data.table
-        cases = change_text(scan(root, split, table=captions or None), text, seed=seed)
-        wanted = {
-            "root": str(root), "table": captions or OWN_TABLE, "seed": seed if text == "shuffled" else None,
-            "fingerprint": fingerprint(cases),
-        }  # fmt: skip
-        found = None if fresh else _earlier(place, folder, wanted)
-        if found is None:
-            say(f"scoring {labels[row]}")
-            model = load_model(folder, device=device)
-            if text_model is not None and model.config.data.text == "sentence":
-                model = model.with_text_model(text_model)
-            found = evaluate(
-                model, root, split=split, table=table, text=text, seed=seed, out=place,
-                device=device, batch_size=batch_size, workers=workers,
-            ).summary  # fmt: skip
-        summaries[row], evaluations[row] = found, place
-    _check_same_films(labels, [place for place in evaluations if place is not None])
+    given = {
+        "split": split, "table": table, "text": text, "seed": seed, "device": device, "batch_size": batch_size,
+        "workers": workers,
+    }  # fmt: skip
+    scored: list[list[tuple[Path, dict[str, Any]]]] = []
+    for label, system in zip(labels, systems, strict=True):
+        if system.is_evaluation:
+            scored.append([(folder, _summary(folder)) for folder in system.folders])
+        elif root is None:
+            scored.append([])
+        else:
+            scored.append([
+                _evaluation(folder, config, root, given, text_model=text_model, fresh=fresh,
+                            say=partial(say, f"scoring {label}"))
+                for folder, config in zip(system.folders, system.settings, strict=True)
+            ])  # fmt: skip
+    tables = [[read_case_table(place) for place, _ in own] for own in scored]
+    _check_tables(labels, tables)
+    with_scores = [own for own in tables if own]
+    bootstrap = bootstrap_of(with_scores[0][0]) if with_scores else None
 
     entries = []
     speeds: list[Speed] = []
-    for row, folder in enumerate(folders):
+    for label, system, own, seeds in zip(labels, systems, scored, tables, strict=True):
         measured = None
-        if speed:
-            say(f"measuring {labels[row]}")
-            measured = measure_speed(settings[row], Conditions(device, batch_size=batch_size or SPEED_BATCH))
+        if speed and system.settings:
+            say(f"measuring {label}")
+            conditions = Conditions(device, batch_size=batch_size or SPEED_BATCH)
+            measured = measure_speed(system.settings[0], conditions)
             speeds.append(measured)
-        entries.append(
-            _entry(
-                label=labels[row],
-                folder=folder,
-                config=settings[row],
-                whole=whole[row],
-                summary=summaries[row],
-                evaluation=evaluations[row],
-                speed=measured,
-                text=text,
-            )
-        )
-    columns = {**(SCORES if root is not None else {}), **COSTS, **(SPEEDS if speed else {})}
-    return Comparison(tuple(entries), _caption(root, split, summaries, speeds), columns)
+        entries.append(_entry(label, system, own, seeds, bootstrap=bootstrap, speed=measured, text=text))
+    columns = {**(SCORES if with_scores else {}), **COSTS, **(SPEEDS if speeds else {})}
+    pairs = {label: seeds for label, seeds in zip(labels, tables, strict=True) if seeds}
+    apart = all_differences(pairs, bootstrap) if bootstrap is not None and len(pairs) > 1 else []
+    return Comparison(
+        tuple(entries), _caption([summary for own in scored for _, summary in own], speeds), columns, tuple(apart),
+        _statistics(bootstrap, len(apart)) if bootstrap is not None else "",
+    )  # fmt: skip
 
 
-def _labels(folders: Sequence[Path], settings: Sequence[Config]) -> list[str]:
-    """Return a short name for each: its preset or network, made distinct by folder names where two are alike."""
-    short = [config.preset or config.model.name for config in settings]
-    names = [folder.parent.name if folder.name == "best" else folder.name for folder in folders]
+def _entry(
+    label: str,
+    system: System,
+    scored: Sequence[tuple[Path, dict[str, Any]]],
+    seeds: Sequence[CaseTable],
+    *,
+    bootstrap: Bootstrap | None,
+    speed: Speed | None,
+    text: str,
+) -> Entry:
+    values: dict[str, float | None] = {}
+    intervals = {}
+    if bootstrap is not None and seeds:
+        for name in SCORES:
+            values[name] = 100 * float(np.mean([summary["scores"][0][name] for _, summary in scored]))
+        for name, found in estimates(seeds, bootstrap).items():
+            if found.low is not None and found.high is not None:
+                intervals[name] = (100 * found.low, 100 * found.high)
+    if system.settings:
+        whole = _whole(system.settings[0])
+        values |= {"parameters": whole.parameters / 1e6, "gflops": whole.flops / 1e9}
+    if speed is not None:
+        values |= {name: getattr(speed, name) for name in SPEEDS}
+    reports = scored[0][1]["text"]["given"] if scored else describe_text(text, system.settings[0].data.text, 1, 1)
+    model = system.settings[0].model.name if system.settings else scored[0][1]["model"]["name"]
+    shown = label if len(system.folders) == 1 else f"{label}, {len(system.folders)} seeds"
+    return Entry(shown, model, system.folders, reports, values, tuple(place for place, _ in scored), intervals)
+
+
+def _evaluation(
+    folder: Path,
+    config: Config,
+    root: Path | str,
+    given: dict[str, Any],
+    *,
+    text_model: str | None,
+    fresh: bool,
+    say: Callable[[], object],
+) -> tuple[Path, dict[str, Any]]:
+    """Return where the scores of a model lie and their summary, made now unless they are there."""
+    place = default_folder(folder, given["split"], given["text"])
+    captions = given["table"] or config.data.table
+    cases = change_text(scan(root, given["split"], table=captions or None), given["text"], seed=given["seed"])
+    wanted = {
+        "root": str(root), "table": captions or OWN_TABLE, "fingerprint": fingerprint(cases),
+        "seed": given["seed"] if given["text"] in DRAWN else None,
+    }  # fmt: skip
+    found = None if fresh else _earlier(place, folder, wanted)
+    if found is None:
+        say()
+        model = load_model(folder, device=given["device"])
+        if text_model is not None and model.config.data.text == "sentence":
+            model = model.with_text_model(text_model)
+        found = evaluate(model, root, out=place, **given).summary
+    return place, found
+
+
+def _check_tables(labels: Sequence[str], tables: Sequence[Sequence[CaseTable]]) -> None:
+    """Raise `ValueError` where scores are of other films; labels are told apart by their seeds' folders."""
+    named = [
+        (label if len(seeds) == 1 else f"{label} ({own.path.parent})", own)
+        for label, seeds in zip(labels, tables, strict=True)
+        for own in seeds
+    ]
+    if named:
+        check_same_cases([label for label, _ in named], [own for _, own in named])
+
+
+def _labels(systems: Sequence[System]) -> list[str]:
+    """Return a name for each: the one given, or its preset or network, made distinct by folder names where alike."""
+    short = [system.label or system.short for system in systems]
+    first = [system.folders[0] for system in systems]
+    names = [folder.parent.name if folder.name == "best" else folder.name for folder in first]
     labels = [
         label if short.count(label) == 1 else f"{label} ({name})" for label, name in zip(short, names, strict=True)
     ]
-    return [label if labels.count(label) == 1 else f"{short[row]} ({folders[row]})" for row, label in enumerate(labels)]
+    return [label if labels.count(label) == 1 else f"{short[row]} ({first[row]})" for row, label in enumerate(labels)]
 
 
 def _whole(config: Config) -> Stage:
@@ -178,6 +316,7 @@ def _earlier(place: Path, folder: Path, wanted: dict[str, Any]) -> dict[str, Any
             and summary["text"]["seed"] == wanted["seed"]
             and weights is not None
             and weights == read_metrics(folder).get("weights_sha256")
+            and "figures" in summary
             and (place / "cases.csv").is_file()
         )
     except (OSError, ValueError, KeyError, TypeError):
@@ -185,47 +324,13 @@ def _earlier(place: Path, folder: Path, wanted: dict[str, Any]) -> dict[str, Any
     return summary if fits else None
 
 
-def _check_same_films(labels: Sequence[str], places: Sequence[Path]) -> None:
-    seen = [{row["id"] for _, row in read_csv(place / "cases.csv")[1]} for place in places]
-    for label, films in zip(labels, seen, strict=False):
-        if films != seen[0]:
-            some = ", ".join(sorted(films ^ seen[0])[:3])
-            raise ValueError(
-                f"{labels[0]} was scored on {len(seen[0])} films and {label} on {len(films)}, not the same ones (such "
-                f"as {some}); score them again with --fresh"
-            )
-
-
-def _entry(
-    *,
-    label: str,
-    folder: Path,
-    config: Config,
-    whole: Stage,
-    summary: dict[str, Any] | None,
-    evaluation: Path | None,
-    speed: Speed | None,
-    text: str,
-) -> Entry:
-    values: dict[str, float | None] = {"parameters": whole.parameters / 1e6, "gflops": whole.flops / 1e9}
-    if summary is not None:
-        values |= {name: 100 * summary["scores"][0][name] for name in SCORES}
-    if speed is not None:
-        values |= {name: getattr(speed, name) for name in SPEEDS}
-    reads = config.data.text
-    given = summary["text"]["given"] if summary is not None else describe_text(text, reads, 1, 1)
-    return Entry(label, config.model.name, folder, given, values, evaluation)
-
-
-def _caption(
-    root: Path | str | None, split: str, summaries: Sequence[dict[str, Any] | None], speeds: Sequence[Speed]
-) -> str:
+def _caption(summaries: Sequence[dict[str, Any]], speeds: Sequence[Speed]) -> str:
     parts = []
-    if root is not None and summaries[0] is not None:
-        count = summaries[0]["data"]["num_cases"]
+    if summaries:
+        data = summaries[0]["data"]
         parts.append(
-            f"Scores in % on the {split} part of {Path(root).name}, {count} films, on the film's own grid by the "
-            "corrected rule."
+            f"Scores in % on the {data['split']} part of {Path(data['root']).name}, {data['num_cases']} films, on the "
+            "film's own grid by the corrected rule."
         )
     parts.append("GFLOP: 2 for each multiplication with its addition, one film at the network's size.")
     if speeds:
@@ -237,110 +342,19 @@ def _caption(
     return " ".join(parts)
 
 
+def _statistics(bootstrap: Bootstrap, num_pairs: int) -> str:
+    words = f"In brackets 95 % intervals by bootstrap: {bootstrap.unit}."
+    if num_pairs:
+        words += (
+            " Differences are paired, film by film; p values, of Dice, by sign permutation of the groups and by "
+            "Wilcoxon's signed ranks of their means"
+        )
+        words += f", corrected for {num_pairs} pairs (Holm)." if num_pairs > 1 else "."
+    return words
+
+
 def show(column: str, value: float | None) -> str:
     """Return a value with as many digits as mean something."""
     if value is None:
         return "–"
     return f"{value:.2f}" if column in SCORES or value < 10 else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
-
-
-def header(comparison: Comparison) -> list[str]:
-    """Return the headings of the table."""
-    return ["network", "report given", *comparison.columns.values()]
-
-
-def rows(comparison: Comparison, *, mark: Callable[[str], str] = str) -> list[list[str]]:
-    """Return the rows of the table as text, the best value of each column through `mark`."""
-    best = {column: comparison.best(column) for column in comparison.columns}
-    found = []
-    for number, entry in enumerate(comparison.entries):
-        cells = [show(column, entry.values.get(column)) for column in comparison.columns]
-        marked = [
-            mark(cell) if number in best[column] else cell
-            for column, cell in zip(comparison.columns, cells, strict=True)
-        ]
-        found.append([entry.label, entry.text, *marked])
-    return found
-
-
-def to_markdown(comparison: Comparison) -> str:
-    """Return the table in Markdown, the best values bold."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cells) + " |"
-
-    body = [
-        [_markdown(label), _markdown(text), *cells]
-        for label, text, *cells in rows(comparison, mark=lambda cell: f"**{cell}**")
-    ]
-    rule = ["---", "---", *("---:" for _ in comparison.columns)]
-    return "\n".join([line(header(comparison)), line(rule), *map(line, body), "", comparison.caption, ""])
-
-
-def to_latex(comparison: Comparison) -> str:
-    """Return the table in LaTeX for the package booktabs, the best values bold."""
-    body = [
-        [_latex(label), _latex(text), *cells]
-        for label, text, *cells in rows(comparison, mark=lambda cell: rf"\textbf{{{cell}}}")
-    ]
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{_latex(comparison.caption)}}}",
-        rf"\begin{{tabular}}{{ll{'r' * len(comparison.columns)}}}",
-        r"\toprule",
-        " & ".join(map(_latex, header(comparison))) + r" \\",
-        r"\midrule",
-        *(" & ".join(cells).replace("–", "--") + r" \\" for cells in body),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def to_json(comparison: Comparison) -> dict[str, Any]:
-    """Return everything as plain values, unrounded."""
-    return {
-        "caption": comparison.caption,
-        "networks": [
-            {
-                **dataclasses.asdict(entry),
-                "path": str(entry.path),
-                "evaluation": None if entry.evaluation is None else str(entry.evaluation),
-            }
-            for entry in comparison.entries
-        ],
-    }
-
-
-def write(comparison: Comparison, out: Path | str) -> list[Path]:
-    """Write the table as `compare.csv`, `.md`, `.tex` and `.json` to the folder `out`; return the files."""
-    out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; name a folder for the tables")
-    cells: list[list[object]] = [["network", "model", "report given", *comparison.columns]]
-    cells += [
-        [entry.label, entry.model, entry.text, *(entry.values.get(column) for column in comparison.columns)]
-        for entry in comparison.entries
-    ]
-    files = [out / f"compare.{ending}" for ending in ("csv", "md", "tex", "json")]
-    write_cells(files[0], cells)
-    storage.write_text(files[1], to_markdown(comparison))
-    storage.write_text(files[2], to_latex(comparison))
-    storage.write_json(files[3], to_json(comparison))
-    return files
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-}  # fmt: skip
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
-
-
-def _markdown(text: str) -> str:
-    return "".join(f"\\{character}" if character in "\\|*_`<>[]" else character for character in text)
