@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from c2fvl import storage
-from c2fvl.batches import FilmDataset
-from c2fvl.battery import change_text
 from c2fvl.catalogue import num_classes
 from c2fvl.checkpoint import CALIBRATION, WEIGHTS, TrainedModel
-from c2fvl.datasets import fingerprint, scan
-from c2fvl.evaluate import describe_text
+from c2fvl.datasets import fingerprint
+from c2fvl.evaluate import describe_text, films_of
 from c2fvl.labels import to_original
 from c2fvl.overlap import ahead
 from c2fvl.scoring import CasePrediction, automatic_batch, inference_form, predict_cases
@@ -34,6 +32,7 @@ def calibrate(
     split: str = "val",
     table: str | None = None,
     text: str = "right",
+    seed: int = 0,
     device: str = "cpu",
     batch_size: int | None = None,
     workers: int = 0,
@@ -41,21 +40,18 @@ def calibrate(
 ) -> dict[str, Any]:
     """Fit to the films of one split, write `calibration.json` to the model folder and return its content.
 
-    `text` says which report each film gets, as in `evaluate`; a temperature is for films that are given such reports.
-    Raises `ValueError`, with nothing written, for a network of several classes and for films to which no temperature
+    `text` and `seed` say which report each film gets, as in `evaluate`; a temperature is for films that are given such
+    reports. Raises `ValueError`, with nothing written, for a network of several classes and for films to which no temperature
     can be fitted: without masks, with empty masks only, or all of them right.
     """
-    config, classes = model.config, num_classes(model.config.model)
+    classes = num_classes(model.config.model)
     if classes > 2:
         raise ValueError(
             f"{model.path}: the network tells {classes} classes apart, and a temperature is fitted for one lesion "
             "only; its probabilities stay as they are"
         )
-    cases = change_text(scan(root, split, table=table or config.data.table or None), text)
-    settings = dataclasses.replace(config.data, missing_text="allow")
-    if config.data.text != "none" and text != "none":
-        settings = dataclasses.replace(settings, missing_text=config.data.missing_text)
-    films = FilmDataset(cases, settings, num_classes=classes)
+    films = films_of(model, root, split=split, table=table, text=text, seed=seed)
+    cases, config = films.cases, model.config
     if split.lower() in _DOUBTS:
         logger.warning("the temperature is fitted on the split %s: %s", split, _DOUBTS[split.lower()])
 

@@ -70,17 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--run-dir", dest="run_folder", metavar="DIR", help="exact run folder to make, in place of --out")
 
     sub = command("evaluate", _evaluate, "Score a model on a data set; write a table, a summary and a page.")
-    sub.add_argument("model", help="model folder or run folder")
-    sub.add_argument("root", help="folder that holds Train_Folder, Val_Folder, …, or a csv table")
-    sub.add_argument("--split", default="val", help="part to score (default: %(default)s)")
-    sub.add_argument("--table", help="caption table to use in place of <Split>_text.xlsx")
-    sub.add_argument(
-        "--text",
-        default="right",
-        choices=TEXTS,
-        help="report each film is given; the changes are those of `c2fvl audit` (default: %(default)s)",
-    )
-    sub.add_argument("--seed", type=int, default=0, help="seed of the changes of the text (default: %(default)s)")
+    _add_part(sub)
+    _add_text(sub)
     _add_text_model(sub)
     _add_lengths(sub)
     sub.add_argument("--out", metavar="DIR", help="folder to write to (default: beside the model)")
@@ -88,11 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="print the summary as JSON")
 
     sub = command("audit", _audit, "Find out what a network makes of right, wrong and no text; write one page.")
-    sub.add_argument("model", help="model folder or run folder")
-    sub.add_argument("root", help="folder that holds Train_Folder, Val_Folder, …, or a csv table")
-    sub.add_argument("--split", default="val", help="part to score (default: %(default)s)")
-    sub.add_argument("--table", help="caption table to use in place of <Split>_text.xlsx")
-    sub.add_argument("--seed", type=int, default=0, help="seed of the changes of the text (default: %(default)s)")
+    _add_part(sub)
+    _add_seed(sub)
     _add_text_model(sub)
     _add_lengths(sub)
     sub.add_argument("--out", metavar="DIR", help="folder to write to (default: beside the model)")
@@ -102,16 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(
         "calibrate", _calibrate, "Fit temperature and offset of a model, so that its probabilities mean what they say."
     )
-    sub.add_argument("model", help="model folder or run folder, which keeps them")
-    sub.add_argument("root", help="folder that holds Train_Folder, Val_Folder, …, or a csv table")
-    sub.add_argument("--split", default="val", help="part to fit on (default: %(default)s)")
-    sub.add_argument("--table", help="caption table to use in place of <Split>_text.xlsx")
-    sub.add_argument(
-        "--text",
-        default="right",
-        choices=TEXTS,
-        help="report each film is given (default: %(default)s)",
-    )
+    _add_part(sub)
+    _add_text(sub)
     _add_text_model(sub)
     _add_device(sub, batch="auto")
     sub.add_argument("--json", action="store_true", help="print what is kept as JSON")
@@ -237,15 +217,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("DICE", "IOU"),
         help="say of a published pair of figures whether it is pooled or per image",
     )
-    sub.add_argument("--split", default="val", help="part to score (default: %(default)s)")
-    sub.add_argument("--table", help="caption table to use in place of <Split>_text.xlsx")
-    sub.add_argument(
-        "--text",
-        default="right",
-        choices=TEXTS,
-        help="report each film is given; the changes are those of `c2fvl audit` (default: %(default)s)",
-    )
-    sub.add_argument("--seed", type=int, default=0, help="seed of the changes of the text (default: %(default)s)")
+    _add_split(sub)
+    _add_text(sub)
     _add_text_model(sub)
     sub.add_argument("--fresh", action="store_true", help="score again what was scored before")
     sub.add_argument("--no-speed", action="store_true", help="leave out speed and memory")
@@ -328,6 +301,31 @@ def _add_lengths(sub: argparse.ArgumentParser) -> None:
         metavar="LENGTH",
         help="of the normalised surface distance, in mm or pixels; may be given several times (default: 1 and 3)",
     )
+
+
+def _add_part(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", help="model folder or run folder")
+    sub.add_argument("root", help="folder that holds Train_Folder, Val_Folder, …, or a csv table")
+    _add_split(sub)
+
+
+def _add_split(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--split", default="val", help="part to take the films from (default: %(default)s)")
+    sub.add_argument("--table", help="caption table to use in place of <Split>_text.xlsx")
+
+
+def _add_text(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--text",
+        default="right",
+        choices=TEXTS,
+        help="report each film is given; the changes are those of `c2fvl audit` (default: %(default)s)",
+    )
+    _add_seed(sub)
+
+
+def _add_seed(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--seed", type=int, default=0, help="seed of the changes of the text (default: %(default)s)")
 
 
 def _add_text_model(sub: argparse.ArgumentParser) -> None:
@@ -500,7 +498,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     with counting("Calibrating", quiet=options.json) as progress:
         found = calibrate(
             _loaded(options), options.root, split=options.split, table=options.table, text=options.text,
-            device=options.device, batch_size=options.batch, workers=options.workers, progress=progress,
+            seed=options.seed, device=options.device, batch_size=options.batch, workers=options.workers,
+            progress=progress,
         )  # fmt: skip
     if options.json:
         print(json.dumps(found))

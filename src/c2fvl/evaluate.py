@@ -122,11 +122,8 @@ def score_part(
     """Score a model on one split as `evaluate` does, and write nothing."""
     began = time.monotonic()
     config = model.config
-    cases = change_text(scan(root, split, table=table or config.data.table or None), text, seed=seed)
-    settings = dataclasses.replace(config.data, missing_text="allow")
-    if config.data.text != "none" and text != "none":
-        settings = dataclasses.replace(settings, missing_text=config.data.missing_text)
-    films = FilmDataset(cases, settings, num_classes=num_classes(config.model))
+    films = films_of(model, root, split=split, table=table, text=text, seed=seed)
+    cases = films.cases
     num_reports = films.num_readable
     if text != "none" and config.data.text != "none" and num_reports < len(cases):
         logger.warning("%d of %d films have no report that the network can read", len(cases) - num_reports, len(cases))
@@ -182,6 +179,18 @@ def score_part(
         "seconds": round(time.monotonic() - began, 2),
     }  # fmt: skip
     return Scored(model, cases, films, scores, columns, summary)
+
+
+def films_of(
+    model: TrainedModel, root: Path | str, *, split: str, table: str | None, text: str, seed: int
+) -> FilmDataset:
+    """Return the films of one split as the model takes them, with the reports that `text` says."""
+    config = model.config
+    cases = change_text(scan(root, split, table=table or config.data.table or None), text, seed=seed)
+    settings = dataclasses.replace(config.data, missing_text="allow")
+    if config.data.text != "none" and text != "none":
+        settings = dataclasses.replace(settings, missing_text=config.data.missing_text)
+    return FilmDataset(cases, settings, num_classes=num_classes(config.model))
 
 
 def write_evaluation(scored: Scored, folder: Path) -> Evaluation:
