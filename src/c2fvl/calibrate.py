@@ -41,8 +41,8 @@ def calibrate(
     """Fit to the films of one split, write `calibration.json` to the model folder and return its content.
 
     `text` and `seed` say which report each film gets, as in `evaluate`; a temperature is for films that are given such
-    reports. Raises `ValueError`, with nothing written, for a network of several classes and for films to which no temperature
-    can be fitted: without masks, with empty masks only, or all of them right.
+    reports. Raises `ValueError`, with nothing written, for a network of several classes and for films to which no
+    temperature can be fitted: without masks, with empty masks only, or all of them right.
     """
     classes = num_classes(model.config.model)
     if classes > 2:
