@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=TEXTS,
         help="report each film is given; the changes are those of `c2fvl audit` (default: %(default)s)",
     )
-    sub.add_argument("--seed", type=int, default=0, help="seed of the changes of the text (default: %(default)s)")
+    sub.add_argument("--seed", type=_count(0), default=0, help="seed of the changes of the text (default: %(default)s)")
     _add_text_model(sub)
     _add_lengths(sub)
     sub.add_argument("--out", metavar="DIR", help="folder to write to (default: beside the model)")
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("root", help="folder that holds Train_Folder, Val_Folder, …, or a csv table")
     sub.add_argument("--split", default="val", help="part to score (default: %(default)s)")
     sub.add_argument("--table", help="caption table to use in place of <Split>_text.xlsx")
-    sub.add_argument("--seed", type=int, default=0, help="seed of the changes of the text (default: %(default)s)")
+    sub.add_argument("--seed", type=_count(0), default=0, help="seed of the changes of the text (default: %(default)s)")
     _add_text_model(sub)
     _add_lengths(sub)
     sub.add_argument("--out", metavar="DIR", help="folder to write to (default: beside the model)")
@@ -231,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=TEXTS,
         help="report each film is given; the changes are those of `c2fvl audit` (default: %(default)s)",
     )
-    sub.add_argument("--seed", type=int, default=0, help="seed of the changes of the text (default: %(default)s)")
+    sub.add_argument("--seed", type=_count(0), default=0, help="seed of the changes of the text (default: %(default)s)")
     _add_text_model(sub)
     sub.add_argument("--fresh", action="store_true", help="score again what was scored before")
     sub.add_argument("--no-speed", action="store_true", help="leave out speed and memory")
@@ -288,16 +288,25 @@ def _count(least: int) -> Callable[[str], int]:
 
 def _distance(text: str) -> tuple[float, float]:
     """Return the distance of rows and of columns that MM or MM,MM names."""
-    numbers = [float(part) for part in text.split(",")]
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
     if len(numbers) not in (1, 2) or not all(0 < number < float("inf") for number in numbers):
-        raise argparse.ArgumentTypeError(f"{text!r} is no distance; expected is MM, or MM,MM for rows and columns")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no distance; expected is MM above 0, or MM,MM for rows and columns"
+        )
     return (numbers[0], numbers[-1])
 
 
 def _positive(text: str) -> float:
-    if not 0 < float(text) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is too small; expected is a number above 0")
-    return float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no length; expected is a number above 0")
+    return number
 
 
 def _add_lengths(sub: argparse.ArgumentParser) -> None:
