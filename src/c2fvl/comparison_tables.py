@@ -65,7 +65,7 @@ def to_markdown(comparison: Comparison) -> str:
         for label, text, *cells in rows(comparison, mark=lambda cell: f"**{cell}**")
     ]
     rule = ["---", "---", *("---:" for _ in comparison.columns)]
-    lines = [line(header(comparison)), line(rule), *map(line, body), "", comparison.caption, ""]
+    lines = [line(header(comparison)), line(rule), *map(line, body), "", _markdown(comparison.caption), ""]
     if comparison.differences:
         lines += [line(DIFFERENCE_HEADER), line(["---", "---", "---:", "---:", "---:", "---:"])]
         lines += [
