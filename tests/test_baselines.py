@@ -87,7 +87,7 @@ def test_masks_are_cut_in_the_size_of_the_film(films):
 
 def test_the_mask_that_was_chosen_is_the_one_that_is_given(tmp_path):
     """Means such as 3 of 20 lie on a cut; whether they count must not differ between choosing and giving."""
-    for on in range(1, 19):
+    for on in (3, 7, 10, 12, 14):
         cases = []
         for place in range(20):
             mask = np.zeros((SIDE, SIDE), np.uint8)

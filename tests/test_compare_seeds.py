@@ -107,7 +107,8 @@ def test_differences_are_those_of_scipy(made):
         assert found.wilcoxon == pytest.approx(scipy.stats.wilcoxon(means).pvalue)
         assert pair.permutation_holm[name] == found.permutation  # one pair has nothing to be corrected for
         draws = np.random.default_rng(1).integers(0, 8, (6000, 8))
-        drawn = [np.concatenate([by_group(apart)[group] for group in draw]).mean() for draw in draws]
+        members = by_group(apart)
+        drawn = [np.concatenate([members[group] for group in draw]).mean() for draw in draws]
         low, high = np.quantile(drawn, [0.025, 0.975])
         assert (found.mean.low, found.mean.high) == pytest.approx((low, high), abs=0.1 * (high - low))
 
@@ -264,14 +265,14 @@ def test_only_seeds_of_one_network_with_one_kind_of_report_are_averaged(made, ti
     write_evaluation(folder / "other", 5, network="lvit")
     write_evaluation(folder / "none", 5, text="none")
     for name in ("other", "none"):
-        with pytest.raises(ValueError, match="of another .* than .*; only seeds of one network are averaged"):
+        with pytest.raises(ValueError, match=r"of another .* than .*; only seeds of one network are averaged"):
             compare([f"x={folder / 'a0'},{folder / name}"], speed=False)
     for text in (f"x={folder / 'a0'},{folder / 'a0'}", f"x={folder / 'a0'},", "x="):
         with pytest.raises(ValueError, match="write LABEL=RUN,RUN"):
             compare([text], speed=False)
     with pytest.raises(ValueError, match="has no label before its ="):
         compare([f"={folder / 'a0'}"], speed=False)
-    with pytest.raises(FileNotFoundError, match="no such|is no model folder"):
+    with pytest.raises(FileNotFoundError, match=r"no such|is no model folder"):
         compare([f"x={folder / 'a0'},{folder / 'nothing'}"], speed=False)
     with pytest.raises(FileNotFoundError, match="is no model folder"):
         compare([f"x={folder / 'a0'},{tiny_run}"], speed=False)
@@ -284,7 +285,7 @@ def test_seeds_of_different_networks_are_refused(tiny_run, tmp_path):
     text = path.read_text()
     assert "base_width = 8" in text
     path.write_text(text.replace("base_width = 8", "base_width = 16"))
-    with pytest.raises(ValueError, match="is another network than .*only seeds of one network are averaged"):
+    with pytest.raises(ValueError, match=r"is another network than .*only seeds of one network are averaged"):
         compare([f"x={tiny_run},{other}"], speed=False)
 
 
