@@ -18,7 +18,7 @@ from c2fvl.batches import FilmDataset
 from c2fvl.battery import battery, constant_report
 from c2fvl.cases import Case, modality_of
 from c2fvl.checkpoint import TrainedModel
-from c2fvl.datasets import find_splits, scan
+from c2fvl.datasets import find_splits, inspect, scan
 from c2fvl.describe import describe_mask, zone_areas
 from c2fvl.evaluate import Evaluation, Scored, check_folder, default_folder, score_part, write_evaluation
 from c2fvl.images import read_mask_as
@@ -130,6 +130,7 @@ def audit(
     folder = check_folder(out if out is not None else default_folder(model.path, split, "audit"))
     reads = model.config.data.text != "none"
     training = _training_part(model, root, split, table)
+    blind = fit_blind_masks(training, model.config.data.mask) if training else None
     num_changes = len(battery(None)) + 1 if reads else 0
     done = 0
 
@@ -149,15 +150,14 @@ def audit(
     answers: dict[str, list[Answer]] = {}
     if reads and any(scored.films.encoder.reads(case.report) for case in scored.cases if scored.films.encoder):
         every = Answers(scored, device=device, batch_size=batch_size, workers=workers)
-        constant = constant_report(training or scored.cases)
+        constant = constant_report(training) or constant_report(scored.cases)
         for name, changed in _changed(scored.cases, constant, seed, answers):
             given[name] = changed
             answers[name] = every.of(changed, progress=lambda: move(len(scored.cases)))
         found["constant_report"] = None if constant is None else str(constant)
         found["changes"] = _changes(every, given, answers, bootstrap)
         found["headline"] = _headline(answers, bootstrap)
-    if training:
-        blind = fit_blind_masks(training, model.config.data.mask)
+    if blind is not None:
         found["baselines"] = _baselines(scored, blind, answers, bootstrap)
     found["words"] = _words(scored, found, bool(answers))
     scored.summary["audit"] = found
@@ -166,9 +166,22 @@ def audit(
 
 
 def _training_part(model: TrainedModel, root: Path | str, split: str, table: str | None) -> list[Case]:
-    if split == "train" or "train" not in find_splits(root):
+    """Return the training films with a mask, none where they are among those that are scored.
+
+    A table that holds the captions of the scored part alone is passed over here.
+    """
+    if split.lower() in ("train", "all") or "train" not in find_splits(root):
         return []
-    return scan(root, "train", table=table or model.config.data.table or None)
+    if table is None or not _holds_captions_of_train(root, table):
+        table = model.config.data.table or None
+    return [case for case in scan(root, "train", table=table) if case.mask is not None]
+
+
+def _holds_captions_of_train(root: Path | str, table: str) -> bool:
+    try:
+        return not inspect(root, "train", table=table).errors
+    except FileNotFoundError:
+        return False
 
 
 def _changed(
@@ -238,7 +251,12 @@ def _outside(
         excluded = np.array([(zone[0] if lungs else zone) not in named for zone in ZONES])
         if excluded.any():
             outside[place], whole[place] = answer.zones[excluded].sum(), answer.zones.sum()
-    return bootstrap.ratios(outside, whole)[0].as_dict() if whole.any() else None
+    # a draw without any of these films would have no share, so they alone are drawn
+    counting = np.flatnonzero(whole)
+    if not len(counting):
+        return None
+    drawn = Bootstrap([str(member) for member in bootstrap.members[counting]])
+    return drawn.ratios(outside[counting], whole[counting])[0].as_dict()
 
 
 def _headline(answers: dict[str, list[Answer]], bootstrap: Bootstrap) -> list[dict[str, Any]]:
@@ -337,7 +355,7 @@ def _harm(title: str, entry: dict[str, Any]) -> tuple[str, bool]:
         return f"A wrong report does harm ({title}): {value:.2f} points of Dice below no report at all.", True
     if value > 0:
         return f"A wrong report ({title}) costs {value:.2f} points of Dice against none, which may be chance.", False
-    return f"A wrong report ({title}) does no harm: {-value:.2f} points of Dice above no report.", False
+    return f"A wrong report ({title}) does no harm: {abs(value):.2f} points of Dice above no report.", False
 
 
 def _case_table(scored: Scored, given: dict[str, list[Case]], answers: dict[str, list[Answer]]) -> list[list[object]]:

@@ -23,7 +23,7 @@ SIDE = 96
 """Of the grid on which masks are averaged."""
 LEAST_FILMS = 5
 """A report of fewer training films than this takes the constant mask."""
-_CUTS = np.arange(0.05, 0.95, 0.05)
+_CUTS = np.arange(0.05, 0.95, 0.05).astype(np.float32)  # as exact as the means that they cut
 _AT_ONCE = 512
 
 
@@ -67,16 +67,18 @@ def fit_blind_masks(
     for place, case in enumerate(labelled):
         if case.report is not None and case.report.has_attributes:
             members[case.report].append(place)
-    constant = masks.mean(axis=0, dtype=np.float64)
+    constant = masks.mean(axis=0, dtype=np.float64).astype(np.float32)
     common = {report: np.array(places) for report, places in members.items() if len(places) >= LEAST_FILMS}
-    means = {report: masks[places].mean(axis=0, dtype=np.float64) for report, places in common.items()}
+    means = {
+        report: masks[places].mean(axis=0, dtype=np.float64).astype(np.float32) for report, places in common.items()
+    }
     scores = np.zeros(len(_CUTS))
     for report, places in common.items():
         scores += _dice_by_cut(masks[places], means[report]).sum(axis=0)
     return BlindMasks(
-        constant=_grid(constant),
+        constant=constant.reshape(SIDE, SIDE),
         constant_cut=float(_CUTS[_dice_by_cut(masks, constant).mean(axis=0).argmax()]),
-        of_report={report: _grid(mean) for report, mean in means.items()},
+        of_report={report: mean.reshape(SIDE, SIDE) for report, mean in means.items()},
         report_cut=float(_CUTS[scores.argmax()]),
         num_films=len(labelled),
     )
@@ -88,7 +90,7 @@ def _small(case: Case, kind: str) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(mask, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
-def _dice_by_cut(masks: NDArray[np.uint8], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+def _dice_by_cut(masks: NDArray[np.uint8], mean: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the Dice (films, cuts) of a mean mask, cut in each way, on masks (films, pixels)."""
     cut = (mean[:, None] >= _CUTS).astype(np.float32)
     parts = []
@@ -97,7 +99,3 @@ def _dice_by_cut(masks: NDArray[np.uint8], mean: NDArray[np.float64]) -> NDArray
         both = some.sum(axis=1)[:, None] + cut.sum(axis=0)
         parts.append(np.divide(2 * (some @ cut), both, out=np.ones_like(both), where=both > 0))
     return np.concatenate(parts).astype(np.float64)
-
-
-def _grid(mean: NDArray[np.float64]) -> NDArray[np.float32]:
-    return mean.reshape(SIDE, SIDE).astype(np.float32)

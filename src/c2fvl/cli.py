@@ -275,16 +275,25 @@ def _count(least: int) -> Callable[[str], int]:
 
 def _distance(text: str) -> tuple[float, float]:
     """Return the distance of rows and of columns that MM or MM,MM names."""
-    numbers = [float(part) for part in text.split(",")]
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
     if len(numbers) not in (1, 2) or not all(0 < number < float("inf") for number in numbers):
-        raise argparse.ArgumentTypeError(f"{text!r} is no distance; expected is MM, or MM,MM for rows and columns")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no distance; expected is MM above 0, or MM,MM for rows and columns"
+        )
     return (numbers[0], numbers[-1])
 
 
 def _positive(text: str) -> float:
-    if not 0 < float(text) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is too small; expected is a number above 0")
-    return float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no length; expected is a number above 0")
+    return number
 
 
 def _add_lengths(sub: argparse.ArgumentParser) -> None:
@@ -325,7 +334,7 @@ def _add_text(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_seed(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--seed", type=int, default=0, help="seed of the changes of the text (default: %(default)s)")
+    sub.add_argument("--seed", type=_count(0), default=0, help="seed of the changes of the text (default: %(default)s)")
 
 
 def _add_text_model(sub: argparse.ArgumentParser) -> None:

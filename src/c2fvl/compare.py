@@ -126,9 +126,12 @@ def read_system(text: Path | str) -> System:
         label, parts = (before if mark else None), (after if mark else str(text)).split(",")
         if label == "":
             raise ValueError(f"{text!r} has no label before its =; write LABEL=RUN,RUN")
-    are_evaluations = [_is_evaluation(Path(part)) for part in parts]
-    if all(are_evaluations):
-        return System(label, tuple(Path(part) for part in parts), ())
+    if not all(parts) or len({Path(part).resolve() for part in parts}) < len(parts):
+        raise ValueError(f"{text!r} names a folder twice or none at all; write LABEL=RUN,RUN, each seed once")
+    if all(_is_evaluation(Path(part)) for part in parts):
+        evaluations = tuple(Path(part) for part in parts)
+        _check_alike(evaluations)
+        return System(label, evaluations, ())
     folders = tuple(find_model(part) for part in parts)
     settings = tuple(parse_settings(folder) for folder in folders)
     for folder, config in zip(folders, settings, strict=True):
@@ -140,15 +143,31 @@ def read_system(text: Path | str) -> System:
     return System(label, folders, settings)
 
 
+def _check_alike(evaluations: Sequence[Path]) -> None:
+    """Raise `ValueError` unless all are of one network and of one kind of reports."""
+    first, *others = (_summary(folder) for folder in evaluations)
+    for folder, other in zip(evaluations[1:], others, strict=True):
+        for part, key, what in (("model", "name", "network"), ("text", "kind", "kind of reports")):
+            if other[part][key] != first[part][key]:
+                raise ValueError(
+                    f"{folder} is of another {what} ({other[part][key]}) than {evaluations[0]} ({first[part][key]}); "
+                    "only seeds of one network are averaged, so name them as systems of their own"
+                )
+
+
 def _is_evaluation(folder: Path) -> bool:
     return (folder / "cases.csv").is_file() and (folder / "summary.json").is_file()
 
 
 def _summary(folder: Path) -> dict[str, Any]:
+    path = folder / "summary.json"
     try:
-        return dict(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder / 'summary.json'} cannot be read: {error}; score the model again") from error
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; score the model again") from error
+    if not {"model", "data", "text", "scores"} <= found.keys():
+        raise ValueError(f"{path} is not of an evaluation; score the model again with `c2fvl evaluate`")
+    return found
 
 
 def compare(

@@ -62,7 +62,12 @@ def to_markdown(comparison: Comparison) -> str:
         [escape(label), escape(text), *cells]
         for label, text, *cells in rows(comparison, mark=lambda cell: f"**{cell}**")
     ]
-    lines = [*markdown_table(header(comparison), body, numbers=len(comparison.columns)), "", comparison.caption, ""]
+    lines = [
+        *markdown_table(header(comparison), body, numbers=len(comparison.columns)),
+        "",
+        escape(comparison.caption),
+        "",
+    ]
     if comparison.differences:
         pairs = [[escape(first), escape(second), *cells] for first, second, *cells in difference_rows(comparison)]
         lines += [*markdown_table(DIFFERENCE_HEADER, pairs, numbers=4), "", comparison.statistics, ""]

@@ -34,6 +34,10 @@ def figures(cases: Sequence[Case], scores: Scores, overlaps: Sequence[Sequence[O
     the pooled figures are made. Every case counts in every figure.
     """
     bootstrap = Bootstrap([case.group for case in cases])
+    # means over the classes are no numbers of lesions; sums are
+    counted = {
+        name: np.rint(values * len(overlaps[0])) for name, values in scores.items() if name.startswith("lesions")
+    }
     named = {
         name: values
         for name, values in scores.items()
@@ -44,13 +48,13 @@ def figures(cases: Sequence[Case], scores: Scores, overlaps: Sequence[Sequence[O
         "intervals": bootstrap.unit,
         "per_image": summarise_scores(named, bootstrap, quantiles=quartiles),
         "pooled": pooled(overlaps, bootstrap),
-        "lesions": _lesions(scores),
+        "lesions": _lesions(counted),
         "strata": [
             {
                 "name": stratum.name, "overlapping": stratum.overlapping,
                 "rows": [_stratum_row(label, places, cases, scores) for label, places in stratum.rows],
             }
-            for stratum in strata(cases, scores)
+            for stratum in strata(cases, {**scores, **counted})
         ],
     }  # fmt: skip
 
