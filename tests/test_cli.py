@@ -63,7 +63,7 @@ def test_light_modules_import_no_torch(module):
 
 LAYERS = [
     {"cli", "__main__"},
-    {"comparison_tables"},
+    {"comparison_tables", "model_card"},
     {"compare", "train", "export", "reference", "bench", "calibrate", "audit"},
     {"evaluate", "profiling"},
     {"predict", "initial_weights", "page"},
@@ -102,6 +102,7 @@ LAYERS = [
         "surfaces",
         "statistics",
         "charts",
+        "markdown",
         "near_duplicates",
     },
     {"config", "sentences", "spreadsheets", "image_headers"},

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from c2fvl.battery import battery
 from c2fvl.cli import _parser, main
 from c2fvl.config import Config, load_config, override, parse_config, preset_names
 
@@ -196,9 +197,18 @@ def test_the_page_of_files_names_every_key_and_file(demo, tiny_run, phantom_root
     assert main(["evaluate", "demo/run", "demo/phantom", "--out", "scores", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert set(summary) | {key for row in summary["scores"] for key in row} <= named
-    assert set(summary["model"]) | set(summary["data"]) <= named
+    parts = ("model", "data", "text", "unit", "figures", "calibration", "software")
+    assert {key for part in parts for key in summary[part]} <= named
+    assert main(["audit", "demo/run", "demo/phantom", "--out", "scores", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["audit"]
+    rows = [row for part in ("changes", "headline", "baselines", "words") for row in found[part]]
+    assert set(found) | {key for row in rows for key in row} <= named
     assert {entry.name.removesuffix("/") for entry in Path("scores").iterdir()} <= {name.rstrip("/") for name in named}
     assert set(Path("scores/cases.csv").read_text().splitlines()[0].split(",")) <= named
+    (parser,) = (action for action in _parser()._actions if hasattr(action, "choices") and action.choices)
+    (text,) = (action for action in parser.choices["evaluate"]._actions if action.dest == "text")
+    assert set(text.choices) == {change.name for change in battery(None)}
+    assert set(text.choices) <= set(re.findall(r"^\| `(\w+)`", (DOCS / "scores.md").read_text(encoding="utf-8"), re.M))
 
     for line in (tiny_run / "log.jsonl").read_text().splitlines():
         assert set(json.loads(line)) <= named

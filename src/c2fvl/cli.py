@@ -116,6 +116,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_device(sub, batch="auto")
     sub.add_argument("--json", action="store_true", help="print what is kept as JSON")
 
+    sub = command("card", _card, "Write the model card, README.md of a model folder, from its run and its scores.")
+    sub.add_argument("model", help="model folder or run folder")
+    sub.add_argument(
+        "--evaluation",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a further folder that evaluate or audit wrote; may be given several times",
+    )
+    sub.add_argument("--data", default="", metavar="WORDS", help="what the films are (default: their folder's name)")
+    sub.add_argument("--text-version", default="", metavar="WORDS", help="which version of the captions was used")
+    sub.add_argument("--licence", default="", metavar="WORDS", help="licence of the films, as far as it is known")
+    sub.add_argument("--replace", action="store_true", help="overwrite a README.md that this program did not write")
+
     sub = command("predict", _predict, "Draw the mask of films, each in its own size.")
     sub.add_argument("films", nargs="*", metavar="FILE", help="films, folders or globs; a first FILE.onnx is the model")
     sub.add_argument("--model", help="model folder, run folder or exported network, .onnx")
@@ -436,6 +450,17 @@ def _audit(options: argparse.Namespace) -> int:
     for line in shown["words"]:
         print(line["text"])
     print(f"Page: {found.page}")
+    return 0
+
+
+def _card(options: argparse.Namespace) -> int:
+    from c2fvl.model_card import write_card
+
+    card = write_card(
+        options.model, evaluations=options.evaluation, data=options.data, text_version=options.text_version,
+        licence=options.licence, replace=options.replace,
+    )  # fmt: skip
+    print(card)
     return 0
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from c2fvl import storage
 from c2fvl.compare import SCORES, Comparison, Entry, show
+from c2fvl.markdown import escape
+from c2fvl.markdown import table as markdown_table
 from c2fvl.page import show as show_estimate
 from c2fvl.spreadsheets import write_cells
 
@@ -55,23 +57,20 @@ def show_p(probability: float) -> str:
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """Return the table in Markdown, the best values bold."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cells) + " |"
-
+    """Return the tables in Markdown, the best values bold."""
     body = [
-        [_markdown(label), _markdown(text), *cells]
+        [escape(label), escape(text), *cells]
         for label, text, *cells in rows(comparison, mark=lambda cell: f"**{cell}**")
     ]
-    rule = ["---", "---", *("---:" for _ in comparison.columns)]
-    lines = [line(header(comparison)), line(rule), *map(line, body), "", _markdown(comparison.caption), ""]
+    lines = [
+        *markdown_table(header(comparison), body, numbers=len(comparison.columns)),
+        "",
+        escape(comparison.caption),
+        "",
+    ]
     if comparison.differences:
-        lines += [line(DIFFERENCE_HEADER), line(["---", "---", "---:", "---:", "---:", "---:"])]
-        lines += [
-            line([_markdown(first), _markdown(second), *cells]) for first, second, *cells in difference_rows(comparison)
-        ]
-        lines += ["", comparison.statistics, ""]
+        pairs = [[escape(first), escape(second), *cells] for first, second, *cells in difference_rows(comparison)]
+        lines += [*markdown_table(DIFFERENCE_HEADER, pairs, numbers=4), "", comparison.statistics, ""]
     return "\n".join(lines)
 
 
@@ -164,7 +163,3 @@ _LATEX = {
 
 def _latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
-
-
-def _markdown(text: str) -> str:
-    return "".join(f"\\{character}" if character in "\\|*_`<>[]" else character for character in text)
