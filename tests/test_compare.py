@@ -17,6 +17,7 @@ from c2fvl.compare import Comparison, Entry, compare
 from c2fvl.comparison_tables import to_latex, to_markdown, write
 from c2fvl.config import Config, ModelConfig, override
 from c2fvl.evaluate import evaluate
+from c2fvl.images import read_mask, write_mask
 from c2fvl.profiling import build_empty, count_flops, example_settings, stages
 from c2fvl.spreadsheets import write_cells
 from c2fvl.train import train
@@ -78,6 +79,31 @@ def test_scores_of_other_films_do_not_enter_one_table(compared, runs, phantom_ro
             compare(runs, phantom_root, split="test", speed=False)
     finally:
         table.write_text("\n".join(lines) + "\n")
+
+
+def test_scores_of_corrected_masks_are_made_anew_and_not_mixed(runs, phantom_root, tmp_path, monkeypatch):
+    """A mask with as many pixels as before, at another place: nothing but its content tells."""
+    from c2fvl.checkpoint import load_model
+
+    root, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(phantom_root, root)
+    shutil.copytree(runs[0], run)
+    old = evaluate(load_model(run), root, split="test", out=tmp_path / "old").folder
+    compare([run], root, split="test", speed=False)
+    mask = next(path for path in sorted((root / "Test_Folder" / "labelcol").iterdir()) if read_mask(path).any())
+    write_mask(mask, np.ascontiguousarray(read_mask(mask)[:, ::-1]))
+    calls = []
+    monkeypatch.setattr(module, "evaluate", lambda *a, **k: calls.append(k) or evaluate(*a, **k))
+    compare([run], root, split="test", speed=False)
+    assert len(calls) == 1
+    with pytest.raises(ValueError, match="other masks"):
+        compare([run, f"old={old}"], root, split="test", speed=False)
+
+
+def test_one_run_named_twice_differs_by_nothing(runs, phantom_root):
+    found = compare([runs[0], runs[0]], phantom_root, split="test", speed=False)
+    assert len({entry.label for entry in found.entries}) == 2
+    assert found.differences[0].differences["dice"].mean.value == 0
 
 
 def test_folders_without_a_model_end_it_before_anything_is_scored(runs, phantom_root, tmp_path, monkeypatch):

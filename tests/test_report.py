@@ -773,3 +773,13 @@ def test_the_empty_slot_of_the_ct_template():
         frozenset({"rupper"}): 34,
         frozenset(RIGHT): 3,
     }
+
+
+@pytest.mark.parametrize("place", ["upper rihgt lung", "lowerright lung", "all rightt lung"])
+def test_a_mirrored_report_says_so_in_its_words_too(place):
+    report = parse_report(f"Unilateral pulmonary infection, one infected area, {place}.")
+    mirrored = report.mirrored()
+    assert report.zones
+    assert mirrored.zones != report.zones
+    assert parse_report(mirrored.text) == mirrored
+    assert mirrored.mirrored() == report

@@ -334,7 +334,8 @@ def _words(scored: Scored, found: dict[str, Any], has_text: bool) -> list[dict[s
         if apart["value"] <= 0 or (apart["low"] is not None and apart["low"] <= 0):
             words.append((f"The network ({row['compared_with']}) does not beat {against}.", True))
         else:
-            words.append((f"The network ({row['compared_with']}) beats {against}.", False))
+            backed = "" if apart["low"] is not None else ", which no interval backs"
+            words.append((f"The network ({row['compared_with']}) beats {against}{backed}.", False))
     if not found["baselines"]:
         words.append(("There is no training part here, so no mask could be made that sees no film.", False))
     return [{"text": text, "warning": warning} for text, warning in words]

@@ -60,7 +60,7 @@ def battery(constant: Report | None) -> tuple[Change, ...]:
         Change("count_wrong", "another number of areas", True, _each(_miscount)),
         Change("zone_off", "one zone off by one", True, _each(_shift_zone)),
         Change("upside_down", "upper and lower exchanged", True, _each(_turn_upside_down)),
-        Change("sides_exchanged", "left and right exchanged", True, _each(_exchange_sides)),
+        Change("sides_exchanged", "left and right exchanged", True, _each(lambda report, draw: report.mirrored())),
         Change("patient_frame", "told in the patient's frame, read in the viewer's", True, _each(_misread_frame)),
         Change("constant", "the most common report", True, lambda cases, seed: _with(cases, [constant] * len(cases))),
         Change("shuffled", "that of another film", True, _shuffle),
@@ -117,23 +117,12 @@ def _told(report: Report, **changes: object) -> Report:
 def _turn_upside_down(report: Report, draw: Draw) -> Report:
     zones = frozenset(zone[0] + _UPSIDE_DOWN.get(zone[1:], zone[1:]) for zone in report.zones)
     text = re.sub(r"\b(upper|lower)\b", _other_height, report.text, flags=re.IGNORECASE)
-    return _as_told(dataclasses.replace(report, zones=zones, text=text))
+    return dataclasses.replace(report, zones=zones, text=text).with_true_text()
 
 
 def _other_height(match: re.Match[str]) -> str:
     other = _UPSIDE_DOWN[match[0].lower()]
     return other.upper() if match[0].isupper() else other.capitalize() if match[0][0].isupper() else other
-
-
-def _exchange_sides(report: Report, draw: Draw) -> Report:
-    return _as_told(report.mirrored())
-
-
-def _as_told(report: Report) -> Report:
-    """Return the report, its sentence the canonical one where words stayed that no exchange knows ("rihgt")."""
-    if not report.has_attributes or not report.text or parse_report(report.text, frame=report.frame) == report:
-        return report
-    return _told(report)
 
 
 def _misread_frame(report: Report, draw: Draw) -> Report:

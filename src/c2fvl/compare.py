@@ -216,6 +216,7 @@ def compare(
             ])  # fmt: skip
     tables = [[read_case_table(place) for place, _ in own] for own in scored]
     _check_tables(labels, tables)
+    _check_masks(labels, scored)
     with_scores = [own for own in tables if own]
     bootstrap = bootstrap_of(with_scores[0][0]) if with_scores else None
 
@@ -306,6 +307,19 @@ def _check_tables(labels: Sequence[str], tables: Sequence[Sequence[CaseTable]]) 
         check_same_cases([label for label, _ in named], [own for _, own in named])
 
 
+def _check_masks(labels: Sequence[str], scored: Sequence[Sequence[tuple[Path, dict[str, Any]]]]) -> None:
+    """Raise `ValueError` where films of the same names were scored against other masks."""
+    seen = [
+        (label, summary["data"].get("masks")) for label, own in zip(labels, scored, strict=True) for _, summary in own
+    ]
+    for label, masks in seen:
+        if masks != seen[0][1]:
+            raise ValueError(
+                f"{seen[0][0]} and {label} were scored on films of the same names, but on other masks; score them "
+                "again on the same data (--root DATA --fresh)"
+            )
+
+
 def _labels(systems: Sequence[System]) -> list[str]:
     """Return a name for each: the one given, or its preset or network, made distinct by folder names where alike."""
     short = [system.label or system.short for system in systems]
@@ -314,7 +328,8 @@ def _labels(systems: Sequence[System]) -> list[str]:
     labels = [
         label if short.count(label) == 1 else f"{label} ({name})" for label, name in zip(short, names, strict=True)
     ]
-    return [label if labels.count(label) == 1 else f"{short[row]} ({first[row]})" for row, label in enumerate(labels)]
+    labels = [label if labels.count(label) == 1 else f"{short[row]} ({first[row]})" for row, label in enumerate(labels)]
+    return [label if labels.count(label) == 1 else f"{label}, row {row}" for row, label in enumerate(labels, start=1)]
 
 
 def _whole(config: Config) -> Stage:

@@ -62,9 +62,20 @@ def inspect(root: Path | str, split: str = "train", *, table: str | Path | None 
 
 
 def fingerprint(*parts: list[Case]) -> str:
-    """Return a checksum of the films by name and size and of their reports, wherever the data lie."""
-    lines = [f"{case.id} {case.image.stat().st_size} {case.report}" for part in parts for case in part]
+    """Return a checksum of the films by name and size, of their reports and of their masks, wherever the data lie."""
+    lines = [
+        f"{case.id} {case.image.stat().st_size} {case.report} {_mask_checksum(case)}" for part in parts for case in part
+    ]
     return storage.checksum("\n".join(lines).encode())
+
+
+def mask_fingerprint(cases: list[Case]) -> str:
+    """Return a checksum of the masks by film, the same whichever reports the films are given."""
+    return storage.checksum("\n".join(f"{case.id} {_mask_checksum(case)}" for case in cases).encode())
+
+
+def _mask_checksum(case: Case) -> str:
+    return "none" if case.mask is None else storage.checksum(case.mask.read_bytes())
 
 
 def find_splits(root: Path | str) -> tuple[str, ...]:

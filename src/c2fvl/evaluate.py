@@ -22,7 +22,7 @@ from c2fvl.cases import Case
 from c2fvl.catalogue import class_names, num_classes
 from c2fvl.checkpoint import TrainedModel
 from c2fvl.config import to_toml
-from c2fvl.datasets import fingerprint, scan
+from c2fvl.datasets import fingerprint, mask_fingerprint, scan
 from c2fvl.figures import Scores, as_columns, figures
 from c2fvl.images import read_image, read_spacing
 from c2fvl.labels import THRESHOLD, to_labels, to_original
@@ -153,7 +153,7 @@ def score_part(
         "model": {"name": config.model.name, "preset": config.preset, "path": str(model.path), **_trained(model)},
         "data": {
             "root": str(root), "split": split, "caption_table": table or config.data.table or OWN_TABLE,
-            "fingerprint": fingerprint(cases),
+            "fingerprint": fingerprint(cases), "masks": mask_fingerprint(cases),
             "num_cases": len(cases), "num_groups": len({case.group for case in cases if case.group}) or None,
             "num_without_report": len(cases) - num_reports,
         },

@@ -105,7 +105,17 @@ class Report:
     def mirrored(self) -> "Report":
         """Return the report of the mirrored film: left and right are exchanged, in the text too."""
         zones = frozenset(("r" if zone[0] == "l" else "l") + zone[1:] for zone in self.zones)
-        return replace(self, zones=zones, text=_exchange(self.text), unread=tuple(map(_exchange, self.unread)))
+        found = replace(self, zones=zones, text=_exchange(self.text), unread=tuple(map(_exchange, self.unread)))
+        return found.with_true_text()
+
+    def with_true_text(self) -> "Report":
+        """Return the report with a sentence that says what it says.
+
+        Its own, or the canonical one where words stayed in it that an exchange did not know ("rihgt").
+        """
+        if not self.has_attributes or not self.text or parse_report(self.text, frame=self.frame) == self:
+            return self
+        return replace(self, text=str(replace(self, text="", unread=())), unread=())
 
     def in_frame(self, frame: str) -> "Report":
         """Return the same finding told in `frame`, "viewer" or "patient"."""
