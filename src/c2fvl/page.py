@@ -93,15 +93,19 @@ def render(
         pictures=pictures,
         history=history,
         show=show,
-        charts=_charts(summary, scores, history),
+        charts=charts_of(summary, scores, history),
         audit=summary.get("audit"),
         calibration=summary["calibration"],
     )
 
 
-def _charts(
+def charts_of(
     summary: Mapping[str, Any], scores: Scores, history: Sequence[Mapping[str, Any]]
 ) -> dict[str, str | list[str]]:
+    """Return the charts of a summary by name, each an SVG element, "strata" one for each kind.
+
+    `scores` are those of each case, of which "dice" and "area_target" are drawn.
+    """
     figures, unit = summary["figures"], summary["unit"]["length"]
     rows = [(_SHARES[name], figures["per_image"][name]) for name in _DOTTED]
     rows += [(f"pooled {_SHARES[name]}", figures["pooled"][name]) for name in ("dice", "iou")]
