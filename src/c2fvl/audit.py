@@ -134,7 +134,7 @@ def audit(
     num_changes = len(battery(None)) + 1 if reads else 0
     done = 0
 
-    def move(total: int) -> None:
+    def advance(total: int) -> None:
         nonlocal done
         done += 1
         if progress is not None:
@@ -142,7 +142,7 @@ def audit(
 
     scored = score_part(
         model, root, split=split, table=table, text="right", seed=seed, device=device, batch_size=batch_size,
-        workers=workers, spacing=spacing, tolerances=tolerances, progress=lambda now, total: move(total),
+        workers=workers, spacing=spacing, tolerances=tolerances, progress=lambda now, total: advance(total),
     )  # fmt: skip
     bootstrap = Bootstrap([case.group for case in scored.cases])
     found: dict[str, Any] = {"seed": seed, "changes": [], "headline": [], "baselines": [], "words": []}
@@ -153,7 +153,7 @@ def audit(
         constant = constant_report(training) or constant_report(scored.cases)
         for name, changed in _changed(scored.cases, constant, seed, answers):
             given[name] = changed
-            answers[name] = every.of(changed, progress=lambda: move(len(scored.cases)))
+            answers[name] = every.of(changed, progress=lambda: advance(len(scored.cases)))
         found["constant_report"] = None if constant is None else str(constant)
         found["changes"] = _changes(every, given, answers, bootstrap)
         found["headline"] = _headline(answers, bootstrap)
