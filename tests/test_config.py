@@ -81,7 +81,7 @@ def test_overrides_are_typed():
         ("train.epochs=0", "at least 1"),
         ("train.epochs=2.5", "expected is a whole number"),
         ("train.deterministic=1", "true or false"),
-        ("train.precision=fp8", "one of fp32, bf16, fp16"),
+        ("train.precision=fp8", "one of auto, fp32, bf16, fp16"),
         ("optimizer.learning_rate=nan", "finite"),
         ("optimizer.learning_rate=-1", "at least 0"),
         ("model.arguments.base_width=[{a=1}]", "plain values"),

@@ -677,6 +677,16 @@ def test_trying_one_film_leaves_no_trace(tiny_config, tmp_path):
     assert all(value == 0 for value in counters)
 
 
+@pytest.mark.parametrize(("has", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_the_precision_auto_is_settled_by_the_device_and_kept(tiny_config, tmp_path, monkeypatch, has, expected):
+    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: has)
+    run = train(override(tiny_config, ["train.precision=auto", "train.epochs=1"]), run=tmp_path / "run").run
+    assert f'precision = "{expected}"' in (run / "config.toml").read_text()
+    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: not has)
+    train(resume=run, overrides=("train.epochs=2",))  # on another processor the run stays what it was
+    assert f'precision = "{expected}"' in (run / "config.toml").read_text()
+
+
 @pytest.mark.parametrize("emulated", [True, False])
 def test_a_precision_that_the_processor_lacks_is_said(tiny_config, tmp_path, monkeypatch, caplog, emulated):
     monkeypatch.setattr("c2fvl.train.is_emulated", lambda device, precision: emulated and precision == "bf16")

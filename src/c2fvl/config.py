@@ -152,7 +152,11 @@ class TrainConfig:
     epochs: int = _setting(100, "most epochs", least=1)
     batch_size: int = _setting(4, "films in a batch, per process", least=1)
     accumulation: int = _setting(1, "batches whose gradients are summed before a step", least=1)
-    precision: str = _setting("fp32", "arithmetic of the network", choices=("fp32", "bf16", "fp16"))
+    precision: str = _setting(
+        "fp32",
+        "arithmetic of the network; auto: bf16 where the device has it, else fp32, as the run then keeps it",
+        choices=("auto", "fp32", "bf16", "fp16"),
+    )
     ema: float = _setting(
         0.0, "decay of an exponential moving average of the weights; 0 keeps none", least=0, most=0.99999
     )

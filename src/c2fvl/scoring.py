@@ -230,6 +230,15 @@ def check_precision(device: torch.device | str, precision: str) -> None:
         raise ValueError(f"{torch.cuda.get_device_name(device)} does not compute in bf16; use fp16 or fp32")
 
 
+def settled_precision(device: torch.device | str, precision: str) -> str:
+    """Return the precision, "auto" settled: bf16 where the device computes in it itself, else fp32."""
+    if precision != "auto":
+        return precision
+    if torch.device(device).type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+
+
 def is_emulated(device: torch.device | str, precision: str) -> bool:
     """Tell whether a processor computes in a precision that it does not have, which is many times slower."""
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)

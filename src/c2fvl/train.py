@@ -40,7 +40,7 @@ from c2fvl.overlap import ahead
 from c2fvl.random_state import generator_states, restore_generators, seed_everything
 from c2fvl.recompute import recompute_activations
 from c2fvl.runs import describe_environment, lock_run, resolve_run
-from c2fvl.scoring import CasePrediction, autocast, infer, is_emulated, predict_cases, score_on_grids
+from c2fvl.scoring import CasePrediction, autocast, infer, is_emulated, predict_cases, score_on_grids, settled_precision
 from c2fvl.signals import StopSignals
 from c2fvl.text_encoders import settle_text
 
@@ -143,6 +143,8 @@ class _Trainer:
             )
         if self.device.type == "cpu":
             keep_freed_memory()
+        settings = dataclasses.replace(settings, precision=settled_precision(self.device, settings.precision))
+        self.config = dataclasses.replace(self.config, train=settings)
         if is_emulated(self.device, settings.precision):
             logger.warning("this processor has no bf16 and emulates it slowly; train.precision=fp32 is faster here")
         if settings.threads:
