@@ -147,6 +147,8 @@ def test_areas_by_zone_add_up(mask, spacing):
         (EMPTY[None], EMPTY[None], {}, r"expected is \(H, W\)"),
         (EMPTY[:0], EMPTY[:0], {}, r"expected is \(H, W\)"),
         (EMPTY, EMPTY, {"spacing": (0.0, 1.0)}, "the spacing is"),
+        (EMPTY, EMPTY, {"spacing": 0.14}, "two numbers"),
+        (EMPTY, EMPTY, {"spacing": (1.0, 1.0, 1.0)}, "two numbers"),
         (EMPTY, EMPTY, {"spacing": (np.nan, 1.0)}, "the spacing is"),
         (EMPTY, EMPTY, {"tolerances": (-1.0,)}, "the tolerances is"),
     ],

@@ -154,3 +154,25 @@ def test_one_film_has_no_interval_and_says_so(tiny_run, tmp_path):
     page = found.page.read_text(encoding="utf-8")
     assert "no interval: 1 case of one group" in page
     assert "no risk-coverage curve" in page
+
+
+def test_words_of_a_table_are_never_typeset(tiny_run, tmp_path):
+    """A $ is matplotlib's mark of a formula, and the fonts at hand do not hold every sign."""
+    for number in range(4):
+        write_image(tmp_path / f"f{number}.png", np.full((32, 32, 3), 60 * number, np.uint8))
+        write_mask(tmp_path / f"m{number}.png", np.eye(32, k=number, dtype=np.uint8))
+    sites = ["US$ 5 \\frac{ $", "中文 医院", "x" * 150, "$x_1^2$"]
+    lines = ["image,mask,split,cost $\\frac{$", *(f"f{n}.png,m{n}.png,val,{site}" for n, site in enumerate(sites))]
+    (tmp_path / "films.csv").write_text("\n".join(lines), encoding="utf-8")
+    found = evaluate(load_model(tiny_run), tmp_path / "films.csv", text="none", out=tmp_path / "out")
+    page = found.page.read_text(encoding="utf-8")
+    assert page.count("US$ 5 \\frac{ $") >= 2  # in chart and table
+    assert page.count("$x_1^2$") >= 2
+    assert "mathdefault" not in page
+
+
+def test_an_evaluation_leaves_no_older_audit_in_its_folder(tiny_run, phantom_root, tmp_path):
+    audit(load_model(tiny_run), phantom_root, split="val", out=tmp_path)
+    assert (tmp_path / "audit.csv").is_file()
+    evaluate(load_model(tiny_run), phantom_root, split="val", out=tmp_path)
+    assert not (tmp_path / "audit.csv").exists()

@@ -169,6 +169,8 @@ def test_a_summary_holds_means_and_quartiles():
         ("64.60", "50.73", "per image"),
         ("74.62", "83.40", "impossible"),
         ("95", "82.8", "impossible"),
+        ("1", "0.5", "unknown"),
+        ("83", "71", "unknown"),
     ],
 )
 def test_published_pairs_of_the_field(dice, iou, kind):
@@ -185,7 +187,7 @@ def test_the_kinds_are_those_of_real_figures():
     assert read_published(f"{100 * pooled[0]:.2f}", f"{100 * pooled[1]:.2f}").kind == "pooled"
 
 
-@pytest.mark.parametrize(("dice", "iou"), [("a", "50"), ("120", "90"), ("-1", "0.5"), ("nan", "0.5")])
+@pytest.mark.parametrize(("dice", "iou"), [("a", "50"), ("120", "90"), ("-1", "0.5"), ("nan", "0.5"), ("85.0", "0.75")])
 def test_what_is_no_pair_of_scores_is_refused(dice, iou):
     with pytest.raises(ValueError, match="expected"):
         read_published(dice, iou)

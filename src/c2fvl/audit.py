@@ -342,11 +342,13 @@ def _words(scored: Scored, found: dict[str, Any], has_text: bool) -> list[dict[s
 
 
 def _reliance(entry: dict[str, Any]) -> str:
-    value = 100 * entry["value"]
+    value, low, high = (None if entry[key] is None else 100 * entry[key] for key in ("value", "low", "high"))
+    sure = low is not None and high is not None and (low > 0 or high < 0)
+    chance = "" if sure else ", which may be chance"
     return (
-        f"The right text is worth {value:.2f} points of Dice to this network."
-        if value >= 0
-        else f"With the right text it scores {-value:.2f} points lower than without."
+        f"The right text is worth {value:.2f} points of Dice to this network{chance}."
+        if value is not None and value >= 0
+        else f"With the right text it scores {-(value or 0.0):.2f} points lower than without{chance}."
     )
 
 

@@ -5,12 +5,16 @@ Colours are those of `visualize`, from the palette of Okabe and Ito; lines of te
 
 import io
 import re
+import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 _BLUE, _VERMILLION, _GREEN, _ORANGE, _GREY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#888888"
+LONGEST_LABEL = 48
+"""Characters of a row's title; tables hold the whole of it."""
 _INK = "#010203"  # stands for the page's colour of text
 
 Interval = Mapping[str, float | None]
@@ -57,7 +61,10 @@ def dots(
         value = rows[reference][1]["value"]
         axes.axvline(100 * (value or 0.0), color=_GREY, lw=1, ls="--")
     axes.set(
-        xlabel=label, yticks=range(len(rows)), yticklabels=[title for title, _ in rows], ylim=(-0.6, len(rows) - 0.4)
+        xlabel=label,
+        yticks=range(len(rows)),
+        yticklabels=[textwrap.shorten(title, LONGEST_LABEL, placeholder=" …") for title, _ in rows],
+        ylim=(-0.6, len(rows) - 0.4),
     )
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
@@ -70,12 +77,15 @@ def cases_by_size(dice: Sequence[float], area: Sequence[float], *, unit: str) ->
     figure, (axes,) = _figure("cases", (9, 3.6))
     filled = sizes > 0
     least = sizes[filled].min() / 2 if filled.any() else 1.0
-    axes.scatter(np.where(filled, sizes, least), found, s=9, alpha=0.45, color=_BLUE, linewidths=0)
+    axes.scatter(sizes[filled], found[filled], s=14, alpha=0.5, color=_BLUE, linewidths=0, label="films with lesion")
     if not filled.all():
-        axes.scatter(np.full((~filled).sum(), least), found[~filled], s=16, marker="<", color=_VERMILLION, linewidths=0)
+        left = np.full((~filled).sum(), least)
+        axes.scatter(left, found[~filled], s=30, marker="<", color=_VERMILLION, label="films without, of no area")
+        axes.legend(labelcolor=_INK, frameon=False)
     axes.set(
         xscale="log", xlabel=f"area of the lesion, {unit} (logarithmic)", ylabel="Dice of the film", ylim=(-0.03, 1.03)
     )
+    _plain_numbers(axes.xaxis)
     return _svg(figure, "cases")
 
 
@@ -91,11 +101,15 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
         [row["mean_probability"] for row in filled], [row["lesion_share"] for row in filled], "o-", color=_BLUE, ms=4
     )
     curve.set(
-        xlabel="probability of the network", ylabel="share of lesion among these pixels", xlim=(0, 1), ylim=(0, 1)
+        xlabel="probability (dashed: as it should be)",
+        ylabel="share of lesion among these pixels",
+        xlim=(0, 1),
+        ylim=(0, 1),
     )
     places = [row["mean_probability"] for row in filled]
     counts.bar(places, [row["num_pixels"] for row in filled], width=0.05, color=_BLUE)
-    counts.set(yscale="log", xlabel="probability of the network", ylabel="pixels (logarithmic)", xlim=(0, 1))
+    counts.set(yscale="log", xlabel="probability", ylabel="pixels (logarithmic)", xlim=(0, 1))
+    _plain_numbers(counts.yaxis)
     return _svg(figure, "reliability")
 
 
@@ -130,8 +144,20 @@ def _figure(name: str, size: tuple[float, float], *, columns: int = 1) -> tuple[
     return figure, found
 
 
+def _plain_numbers(axis: Any) -> None:
+    """Label powers of ten as numbers; matplotlib would typeset them."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:,.10g}".replace(",", " ")))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _style(name: str) -> Any:
-    return {"svg.fonttype": "none", "svg.hashsalt": f"c2fvl-{name}", "font.family": "sans-serif"}
+    return {
+        "svg.fonttype": "none", "svg.hashsalt": f"c2fvl-{name}", "font.family": "sans-serif",
+        "text.parse_math": False,  # words from a table may hold a $
+    }  # fmt: skip
 
 
 def _svg(figure: Any, name: str) -> str:
@@ -139,7 +165,9 @@ def _svg(figure: Any, name: str) -> str:
     import matplotlib as mpl
 
     buffer = io.StringIO()
-    with mpl.rc_context(_style(name)):
+    with mpl.rc_context(_style(name)), warnings.catch_warnings():
+        # words stay text in an SVG, so that the reader's fonts draw them, not the ones at hand here
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")

@@ -132,6 +132,9 @@ def read_system(text: Path | str) -> System:
         evaluations = tuple(Path(part) for part in parts)
         _check_alike(evaluations)
         return System(label, evaluations, ())
+    for part in map(Path, parts):
+        if (part / "summary.json").is_file() and not _is_evaluation(part):
+            raise FileNotFoundError(f"{part} holds a summary.json but no cases.csv; score the model again")
     folders = tuple(find_model(part) for part in parts)
     settings = tuple(parse_settings(folder) for folder in folders)
     for folder, config in zip(folders, settings, strict=True):

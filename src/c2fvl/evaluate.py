@@ -194,7 +194,9 @@ def films_of(
 
 
 def write_evaluation(scored: Scored, folder: Path) -> Evaluation:
-    """Write table, pictures, page and summary of what was scored."""
+    """Write table, pictures, page and summary of what was scored; an older audit of the folder goes."""
+    if "audit" not in scored.summary:
+        storage.remove_file(folder / "audit.csv")
     cases, scores, summary = scored.cases, scored.scores, scored.summary
     write_cells(folder / "cases.csv", _case_table(scored))
     chosen = _choose(

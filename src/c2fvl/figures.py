@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from c2fvl.cases import Case
 from c2fvl.metrics import LESION_SIZES, Overlap
 from c2fvl.statistics import Bootstrap, summarise_scores
-from c2fvl.strata import strata
+from c2fvl.strata import columns_left_out, strata
 
 Scores = dict[str, NDArray[np.float64]]
 
@@ -28,7 +28,7 @@ def as_columns(details: Sequence[Sequence[Mapping[str, float]]]) -> Scores:
 
 
 def figures(cases: Sequence[Case], scores: Scores, overlaps: Sequence[Sequence[Overlap]]) -> dict[str, Any]:
-    """Return `intervals` (what was drawn, in words), `per_image`, `pooled`, `lesions` and `strata`, as plain values.
+    """Return `intervals` (what was drawn, in words), `per_image`, `pooled`, `lesions`, `columns_left_out` and `strata`.
 
     `scores` are those of `as_columns`; `overlaps` the pixel counts of each case and class on the same grid, of which
     the pooled figures are made. Every case counts in every figure.
@@ -49,6 +49,7 @@ def figures(cases: Sequence[Case], scores: Scores, overlaps: Sequence[Sequence[O
         "per_image": summarise_scores(named, bootstrap, quantiles=quartiles),
         "pooled": pooled(overlaps, bootstrap),
         "lesions": _lesions(counted),
+        "columns_left_out": columns_left_out(cases),
         "strata": [
             {
                 "name": stratum.name, "overlapping": stratum.overlapping,

@@ -83,6 +83,8 @@ def score_case(
     found, true = np.asarray(prediction) != 0, np.asarray(target) != 0
     if found.ndim != 2 or 0 in found.shape:
         raise ValueError(f"the masks have the shape {found.shape}; expected is (H, W)")
+    if len(np.shape(spacing)) != 1 or len(spacing) != 2:
+        raise ValueError(f"the spacing is {spacing!r}; expected are two numbers, of rows and of columns: (0.14, 0.14)")
     for name, numbers in (("spacing", spacing), ("tolerances", tolerances)):
         if not all(np.isfinite(number) and number > 0 for number in numbers):
             raise ValueError(f"the {name} is {tuple(numbers)}; expected are numbers above 0")

@@ -146,12 +146,12 @@ def _figures(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
             + [show(score, share=True) for score in scores] + [str(data["num_cases"])]
         )  # fmt: skip
     header = ["part", "report given", "Dice per image", "IoU per image", "Dice pooled", "IoU pooled", "films"]
-    units = {summary["figures"]["intervals"] for summary in summaries}
     return [
         *lines, *table(header, rows, numbers=5), "",
         "In %, on the films' own grid by the corrected rule; per image and pooled are not to be compared. "
-        f"In brackets 95 % intervals by bootstrap: {'; '.join(sorted(units))}. Captions of QaTa-COV19 and MosMedData+ "
-        "were made from the masks: a score with a film's own report is an oracle's.", "",
+        "In brackets 95 % intervals by bootstrap over patients or studies where they are known, over films else; none "
+        "for one film. Captions of QaTa-COV19 and MosMedData+ were made from the masks: a score with a film's own "
+        "report is an oracle's.", "",
     ]  # fmt: skip
 
 

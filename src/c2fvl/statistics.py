@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 NUM_DRAWS = 10_000
 LEVEL = 0.95
 _AT_ONCE = 500  # draws, so that the counts of thousands of films stay small
+MOST_SLACK = 0.004
+"""Of a Dice, that digits not given may leave; means over images can lie this near to a pooled figure."""
 _FEW_GROUPS = 13  # of which every change of signs is tried
 
 Floats = NDArray[np.float64]
@@ -199,7 +201,7 @@ class PublishedPair:
     """What a published pair of Dice and IoU can be."""
 
     kind: str
-    """"pooled", "per image" or "impossible"."""
+    """"pooled", "per image", "impossible" or "unknown"."""
     dice_if_pooled: float
     """In the unit of the pair: 2J / (1 + J)."""
     words: str
@@ -221,12 +223,20 @@ def read_published(dice: str, iou: str) -> PublishedPair:
             raise ValueError(f"the {name} is {text!r}; expected is a number such as 83.40 or 0.834") from None
         slack.append(10.0 ** -len(text.strip().partition(".")[2]))
     scale = 100.0 if max(values) > 1 else 1.0
+    if scale > 1 and min(values) <= 1 and "." in (dice if values[0] < values[1] else iou):
+        raise ValueError(
+            f"Dice {dice} and IoU {iou} look like per cent beside a fraction; expected are both in one unit, with two digits "
+            "behind the point of per cent"
+        )
     found, overlap = (value / scale for value in values)
     if not (0 <= found <= 1 and 0 <= overlap <= 1):
         raise ValueError(f"Dice {dice} and IoU {iou} are no scores; expected are 0 to 1, or 0 to 100 in per cent")
     pooled = 2 * overlap / (1 + overlap)
     tolerance = (slack[0] + slack[1] * 2 / (1 + overlap) ** 2) / scale
     apart, shown = (pooled - found) * 100, f"2J/(1+J) is {pooled * scale:.{2 if scale > 1 else 4}f}"
+    if abs(pooled - found) <= tolerance and tolerance > MOST_SLACK:
+        words = f"too few digits to tell: {shown}; give them as printed, such as 83.40 74.62"
+        return PublishedPair("unknown", pooled * scale, words)
     if abs(pooled - found) <= tolerance + 1e-12:
         words = (
             f"pooled, to all appearance: {shown}, which is the Dice given but for its last digit. (A mean over images "

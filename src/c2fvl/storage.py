@@ -141,6 +141,11 @@ def remove_folder(path: Path | str) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
+def remove_file(path: Path | str) -> None:
+    """Remove a file if it is there."""
+    Path(path).unlink(missing_ok=True)
+
+
 def clear_partial(folder: Path | str) -> None:
     """Remove what an interrupted write left in `folder`; nothing that was written whole is touched."""
     for entry in Path(folder).glob(f"{_TEMPORARY}*"):

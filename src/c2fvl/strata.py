@@ -51,6 +51,12 @@ def strata(cases: Sequence[Case], scores: Mapping[str, NDArray[np.float64]]) -> 
     return [stratum for stratum in found if len(stratum.rows) > 1]
 
 
+def columns_left_out(cases: Sequence[Case]) -> list[str]:
+    """Return the columns of a table by which `strata` does not part the cases."""
+    names = dict.fromkeys(name for case in cases for name, _ in case.columns)
+    return [name for name in names if len(_column([dict(case.columns).get(name, "") for case in cases])) < 2]
+
+
 def _sizes(area: NDArray[np.float64]) -> Rows:
     """Return films without lesion, and fifths of the others by the area of their lesions."""
     filled = np.flatnonzero(area > 0)
