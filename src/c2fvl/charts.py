@@ -163,9 +163,12 @@ def _style(name: str) -> Any:
 def _svg(figure: Any, name: str) -> str:
     """Return the figure as an element whose names are its own, for a page holds several."""
     import matplotlib as mpl
+    import matplotlib.text
 
     buffer = io.StringIO()
     with mpl.rc_context(_style(name)), warnings.catch_warnings():
+        for text in figure.findobj(mpl.text.Text):
+            text.set_parse_math(False)
         # words stay text in an SVG, so that the reader's fonts draw them, not the ones at hand here
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -225,8 +225,8 @@ def read_published(dice: str, iou: str) -> PublishedPair:
     scale = 100.0 if max(values) > 1 else 1.0
     if scale > 1 and min(values) <= 1 and "." in (dice if values[0] < values[1] else iou):
         raise ValueError(
-            f"Dice {dice} and IoU {iou} look like per cent beside a fraction; expected are both in one unit, with two digits "
-            "behind the point of per cent"
+            f"Dice {dice} and IoU {iou} look like per cent beside a fraction; expected are both in one unit, "
+            "with two digits behind the point of per cent"
         )
     found, overlap = (value / scale for value in values)
     if not (0 <= found <= 1 and 0 <= overlap <= 1):
