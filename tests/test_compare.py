@@ -100,6 +100,20 @@ def test_scores_of_corrected_masks_are_made_anew_and_not_mixed(runs, phantom_roo
         compare([run, f"old={old}"], root, split="test", speed=False)
 
 
+@pytest.mark.parametrize(("value", "message"), [("0.01", "was changed"), ("1.7", "from 0 to 1"), ("nan", "finite")])
+def test_a_table_that_was_changed_is_noticed(compared, tmp_path, value, message):
+    folder = tmp_path / "scores"
+    shutil.copytree(compared.entries[0].evaluations[0], folder)
+    with (folder / "cases.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    rows[1][rows[0].index("original_ours_dice")] = value
+    (folder / "cases.csv").write_text(
+        "\n".join(",".join(f'"{cell}"' for cell in row) for row in rows), encoding="utf-8"
+    )
+    with pytest.raises(ValueError, match=message):
+        compare([folder], speed=False)
+
+
 def test_one_run_named_twice_differs_by_nothing(runs, phantom_root):
     found = compare([runs[0], runs[0]], phantom_root, split="test", speed=False)
     assert len({entry.label for entry in found.entries}) == 2

@@ -220,6 +220,9 @@ def compare(
     tables = [[read_case_table(place) for place, _ in own] for own in scored]
     _check_tables(labels, tables)
     _check_masks(labels, scored)
+    for own, seeds in zip(scored, tables, strict=True):
+        for (_, summary), cases in zip(own, seeds, strict=True):
+            _check_summary(summary, cases)
     with_scores = [own for own in tables if own]
     bootstrap = bootstrap_of(with_scores[0][0]) if with_scores else None
 
@@ -308,6 +311,17 @@ def _check_tables(labels: Sequence[str], tables: Sequence[Sequence[CaseTable]]) 
     ]
     if named:
         check_same_cases([label for label, _ in named], [own for _, own in named])
+
+
+def _check_summary(summary: dict[str, Any], cases: CaseTable) -> None:
+    """Raise `ValueError` where the mean of a table is not what its summary says."""
+    for name, values in cases.scores.items():
+        told = summary["scores"][0][f"{name}_per_image"]
+        if abs(float(values.mean()) - told) > 1e-6:
+            raise ValueError(
+                f"{cases.path} has a mean {name} of {values.mean():.6f} and the summary beside it says {told:.6f}: "
+                "one of the two was changed; score the model again"
+            )
 
 
 def _check_masks(labels: Sequence[str], scored: Sequence[Sequence[tuple[Path, dict[str, Any]]]]) -> None:

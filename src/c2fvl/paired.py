@@ -64,8 +64,8 @@ def read_case_table(folder: Path | str) -> CaseTable:
         counts = np.array([[float(row[column]) for column in counted] for row in ordered])
     except ValueError as error:
         raise ValueError(f"{path} holds what is no number ({error}); score the model again") from None
-    if not all(np.isfinite(values).all() for values in scores.values()):
-        raise ValueError(f"{path} holds a score that is not finite; score the model again")
+    if not all(((values >= 0) & (values <= 1)).all() for values in scores.values()):  # a NaN is neither
+        raise ValueError(f"{path} holds a score that is not finite or not from 0 to 1; score the model again")
     groups = tuple(row["group"] or None for row in ordered)
     return CaseTable(path, ids, groups, scores, counts if len(counted) == len(_COUNTS) else None)
 
