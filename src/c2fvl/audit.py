@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from c2fvl import storage
 from c2fvl.baselines import BlindMasks, fit_blind_masks
 from c2fvl.batches import FilmDataset
 from c2fvl.battery import battery, constant_report
@@ -20,14 +21,15 @@ from c2fvl.cases import Case, modality_of
 from c2fvl.checkpoint import TrainedModel
 from c2fvl.datasets import find_splits, inspect, scan
 from c2fvl.describe import describe_mask, zone_areas
-from c2fvl.evaluate import Evaluation, Scored, check_folder, default_folder, score_part, write_evaluation
+from c2fvl.evaluate import Evaluation, Scored, default_folder, score_part, write_evaluation
+from c2fvl.figures import pooled
 from c2fvl.images import read_mask_as
 from c2fvl.labels import to_labels, to_original
 from c2fvl.metrics import TOLERANCES, Overlap, dice, iou, overlap
 from c2fvl.overlap import ahead
 from c2fvl.report import ZONES, Report
 from c2fvl.scoring import CasePrediction, automatic_batch, inference_form, predict_cases, score_on_grids
-from c2fvl.spreadsheets import write_cells
+from c2fvl.spreadsheets import printable, write_cells
 from c2fvl.statistics import Bootstrap, difference, holm
 
 SECOND_PASS = "from_own_mask"
@@ -127,7 +129,7 @@ def audit(
     masks that never see the film, where there is a training part; `words`, what all this says. For a network that reads
     no text the battery is not run, for it would change nothing. Arguments and errors as `evaluate`.
     """
-    folder = check_folder(out if out is not None else default_folder(model.path, split, "audit"))
+    folder = storage.check_folder(out if out is not None else default_folder(model.path, split, "audit"), what="scores")
     reads = model.config.data.text != "none"
     training = _training_part(model, root, split, table)
     blind = fit_blind_masks(training, model.config.data.mask) if training else None
@@ -217,7 +219,7 @@ def _changes(
             "name": name, "title": title, "is_wrong": is_wrong,
             "num_changed": sum(new != old for new, old in zip(text, own_text, strict=True)),
             "dice": means[0].as_dict(), "iou": means[1].as_dict(),
-            "dice_pooled": _pooled(of_change, bootstrap),
+            "dice_pooled": pooled([answer.overlaps for answer in of_change], bootstrap)["dice"],
             "difference_to_right": None if apart is None else apart.as_dict(),
             "excluded_lungs": _outside(of_change, reports, bootstrap, lungs=True),
             "excluded_zones": _outside(of_change, reports, bootstrap, lungs=False),
@@ -228,11 +230,6 @@ def _changes(
     for row, probability in zip(others, corrected, strict=True):
         row["permutation_p_holm"] = probability
     return rows
-
-
-def _pooled(answers: Sequence[Answer], bootstrap: Bootstrap) -> dict[str, float | None]:
-    counts = np.array([[(own.intersection, own.prediction + own.target) for own in each.overlaps] for each in answers])
-    return bootstrap.mean_of_ratios(2 * counts[:, :, 0], counts[:, :, 1]).as_dict()
 
 
 def _outside(
@@ -371,7 +368,7 @@ def _case_table(scored: Scored, given: dict[str, list[Case]], answers: dict[str,
         row: list[object] = [case.id, case.group or ""]
         for name, of_change in answers.items():
             report = given[name][place].report
-            said = "" if report is None else "".join(c if c.isprintable() else " " for c in report.text or str(report))
+            said = "" if report is None else printable(report.text or str(report))
             row += [of_change[place].dice, of_change[place].iou, said]
         rows.append(row)
     return rows

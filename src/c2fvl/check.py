@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from c2fvl.cases import Case, Modality, Problem, Scan, modality_of
+from c2fvl.cases import STRAY_SHARE, Case, Modality, Problem, Scan, modality_of
 from c2fvl.datasets import find_splits, inspect
 from c2fvl.deep_check import DeepOptions, Film, check_options, look_deeper
 from c2fvl.deep_report import DeepReport
@@ -27,8 +27,6 @@ from c2fvl.images import read_mask_as, read_pixels
 from c2fvl.near_duplicates import sketch
 from c2fvl.report import ZONES, Report
 from c2fvl.table_layout import caption_tables, inspect_table
-
-_STRAY_SHARE = 0.05  # of the lesion's pixels: so few on a side do not make it a side with a lesion
 
 
 @dataclass(frozen=True)
@@ -255,9 +253,9 @@ def _contradiction(caption: Report, mask: NDArray[np.uint8]) -> str | None:
         return "the mask shows a lesion, the caption says there is no infection"
     said = {zone[0] for zone in caption.zones}
     left = mask[:, : mask.shape[1] // 2].sum() / mask.sum()
-    if said == {"l"} and left < _STRAY_SHARE:
+    if said == {"l"} and left < STRAY_SHARE:
         return "the lesions are on the right of the picture, the caption says left"
-    if said == {"r"} and left > 1 - _STRAY_SHARE:
+    if said == {"r"} and left > 1 - STRAY_SHARE:
         return "the lesions are on the left of the picture, the caption says right"
     return None
 

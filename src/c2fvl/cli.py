@@ -671,9 +671,7 @@ def _bench(options: argparse.Namespace) -> int:
     from c2fvl.bench import PARTS, bench, to_markdown
     from c2fvl.profiling import Conditions
 
-    out = None if options.out is None else Path(options.out)
-    if out is not None and out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; name a folder for the figures")
+    out = None if options.out is None else storage.check_folder(options.out, what="figures")
     found = bench(
         options.models, conditions=Conditions(options.device, options.dtype, options.batch, options.repeats),
         root=options.root, parts=options.only or PARTS,

@@ -24,7 +24,6 @@ from c2fvl.paired import (
     CaseTable,
     PairedDifference,
     all_differences,
-    bootstrap_of,
     check_same_cases,
     estimates,
     read_case_table,
@@ -224,7 +223,7 @@ def compare(
         for (_, summary), cases in zip(own, seeds, strict=True):
             _check_summary(summary, cases)
     with_scores = [own for own in tables if own]
-    bootstrap = bootstrap_of(with_scores[0][0]) if with_scores else None
+    bootstrap = Bootstrap(with_scores[0][0].groups) if with_scores else None
 
     entries = []
     speeds: list[Speed] = []

@@ -10,6 +10,7 @@ from c2fvl.compare import SCORES, Comparison, Entry, show
 from c2fvl.markdown import escape
 from c2fvl.markdown import table as markdown_table
 from c2fvl.page import show as show_estimate
+from c2fvl.page import show_p
 from c2fvl.spreadsheets import write_cells
 
 
@@ -49,11 +50,6 @@ def difference_rows(comparison: Comparison) -> list[list[str]]:
         probabilities = [show_p(held["dice"]) for held in (pair.permutation_holm, pair.wilcoxon_holm)]
         found.append([pair.first, pair.second, dice, *probabilities, iou])
     return found
-
-
-def show_p(probability: float) -> str:
-    """Return a p value as papers print it."""
-    return "< 0.001" if probability < 0.001 else f"{probability:.3f}"
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -136,9 +132,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
 
 def write(comparison: Comparison, out: Path | str) -> list[Path]:
     """Write the table as `compare.csv`, `.md`, `.tex` and `.json` to the folder `out`; return the files."""
-    out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; name a folder for the tables")
+    out = storage.check_folder(out, what="tables")
     scored = [column for column in comparison.columns if column in SCORES]
     bounds = [f"{column}_{bound}" for column in scored for bound in ("low", "high")]
     cells: list[list[object]] = [["network", "model", "report given", *comparison.columns, *bounds]]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from c2fvl import storage
 from c2fvl.caption_faults import find_faults, has_empty_slot
-from c2fvl.cases import Case, Problem
+from c2fvl.cases import STRAY_SHARE, Case, Problem
 from c2fvl.deep_report import DeepReport, Frame, NearDuplicate, SharedGroups
 from c2fvl.images import read_pixels, write_image
 from c2fvl.near_duplicates import find_pairs
@@ -25,8 +25,6 @@ _LEAST_FILMS = 10
 """One-sided captions with a mask from which the frame is told."""
 _CLEAR_SHARE = 0.8
 """Of these films, the share that must agree for a frame to be named."""
-_STRAY_SHARE = 0.05
-"""Of a lesion's pixels; so few on a side do not make it a side with a lesion."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def look_deeper(
         faults=find_faults(captions),
         num_captions=len(captions),
         num_slots=len(slots),
-        num_slots_confirmed=sum(share > 1 - _STRAY_SHARE for share in slots),
+        num_slots_confirmed=sum(share > 1 - STRAY_SHARE for share in slots),
         num_films=len(seen),
         shared=find_shared_groups(films),
         pairs=tuple(pair for pair, _, _ in pairs),

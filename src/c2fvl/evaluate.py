@@ -38,7 +38,7 @@ from c2fvl.scoring import (
     predict_cases,
     score_on_grids,
 )
-from c2fvl.spreadsheets import write_cells
+from c2fvl.spreadsheets import printable, write_cells
 from c2fvl.visualize import case_picture, encode_png
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def evaluate(
     what suits the device. `spacing` is the distance of rows and of columns in mm; None takes it from the files, or
     pixels where one of them does not tell it. Raises `ValueError` for data that does not fit.
     """
-    folder = check_folder(out if out is not None else default_folder(model.path, split, text))
+    folder = storage.check_folder(out if out is not None else default_folder(model.path, split, text), what="scores")
     scored = score_part(
         model, root, split=split, table=table, text=text, seed=seed, device=device, batch_size=batch_size,
         workers=workers, spacing=spacing, tolerances=tolerances, progress=progress,
@@ -225,14 +225,6 @@ def _calibration_of(prediction: CasePrediction, model: TrainedModel) -> CaseCali
     return of_case(model.scaling.apply(raw), mask, to_labels(raw))
 
 
-def check_folder(folder: Path | str) -> Path:
-    """Return the folder that scores go to; `ValueError` where a file is in its place."""
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; name a folder for the scores")
-    return folder
-
-
 def _spacings(
     cases: Sequence[Case], given: tuple[float, float] | None
 ) -> tuple[list[tuple[float, float]], dict[str, Any]]:
@@ -273,7 +265,7 @@ def _case_table(scored: Scored) -> list[list[object]]:
         header += [f"original_ours_dice{ending}", f"original_ours_iou{ending}", *(name + ending for name in further)]
     rows = [header]
     for place, (case, score) in enumerate(zip(scored.cases, scored.scores, strict=True)):
-        report = "" if case.report is None else "".join(c if c.isprintable() else " " for c in str(case.report))
+        report = "" if case.report is None else printable(str(case.report))
         row: list[object] = [case.id, case.group or "", report]
         for grid, rule in ROWS:
             for measure in (dice, iou):

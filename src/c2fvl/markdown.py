@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+from c2fvl.spreadsheets import printable
+
 
 def escape(text: str) -> str:
     """Return words that Markdown shows as they are: nothing in them is markup, HTML or a new line."""
-    shown = "".join(character if character.isprintable() else " " for character in text)
-    return "".join(f"\\{character}" if character in "\\|*_`<>[]" else character for character in shown)
+    return "".join(f"\\{character}" if character in "\\|*_`<>[]" else character for character in printable(text))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0) -> list[str]:

@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from c2fvl.cases import SPLITS, Case
+from c2fvl.cases import SPLITS, STRAY_SHARE, Case
 from c2fvl.spreadsheets import write_cells
 
 _COLUMNS = ("image", "mask", "text", "group", "split", "frame")
-_STRAY_SHARE = 0.05  # of a lesion's pixels: so few on a side do not make it a side with a lesion
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ def _relative(file: Path | None, path: Path) -> str:
 
 
 def _is_one_sided(member: Member) -> bool:
-    return member.left is not None and not _STRAY_SHARE <= member.left <= 1 - _STRAY_SHARE
+    return member.left is not None and not STRAY_SHARE <= member.left <= 1 - STRAY_SHARE
 
 
 def _kinds(members: Sequence[Member]) -> NDArray[np.int64]:

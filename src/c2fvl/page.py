@@ -65,6 +65,11 @@ def _number(value: float | None, share: bool) -> str:
     return shown.replace("-", "−")
 
 
+def show_p(probability: float) -> str:
+    """Return a p value as papers print it."""
+    return "< 0.001" if probability < 0.001 else f"{probability:.3f}"
+
+
 def render(
     summary: Mapping[str, Any],
     scores: Scores,
@@ -93,6 +98,7 @@ def render(
         pictures=pictures,
         history=history,
         show=show,
+        show_p=show_p,
         charts=charts_of(summary, scores, history),
         audit=summary.get("audit"),
         calibration=summary["calibration"],

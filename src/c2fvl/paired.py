@@ -102,11 +102,6 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + more
 
 
-def bootstrap_of(table: CaseTable) -> Bootstrap:
-    """Return the draws for the cases of a table."""
-    return Bootstrap(table.groups)
-
-
 def mean_scores(seeds: Sequence[CaseTable]) -> dict[str, NDArray[np.float64]]:
     """Return the scores of one system film by film, the mean over its seeds."""
     return {name: np.mean([table.scores[name] for table in seeds], axis=0) for name in SCORES}

@@ -265,9 +265,7 @@ def predict_to_folder(
     `<stem>_overlay.png`; what an earlier call left of that film is removed first. A film that cannot be read ends
     with a record that holds an "error" and nothing written; the films after it are still predicted.
     """
-    out, requests = Path(out), list(requests)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; name a folder for the masks")
+    out, requests = storage.check_folder(out, what="masks"), list(requests)
     films = {request.image.resolve() for request in requests}
     for request in requests:
         for name in _written(request.image.stem, len(predictor.classes)):

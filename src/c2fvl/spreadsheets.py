@@ -93,6 +93,11 @@ def write_cells(path: Path | str, rows: Iterable[Sequence[object]]) -> None:
         raise ValueError(f"{path}: a table is written as .xlsx or .csv, not as {suffix or 'a file without ending'}")
 
 
+def printable(text: str) -> str:
+    """Return the text with a space for every character that does not show, such as a new line."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 def _rows_of_xlsx(path: Path) -> Iterator[list[object]]:
     from openpyxl import load_workbook  # a tenth of a second that who reads no xlsx need not wait for
 

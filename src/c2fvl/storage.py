@@ -141,6 +141,14 @@ def remove_folder(path: Path | str) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
+def check_folder(path: Path | str, *, what: str) -> Path:
+    """Return the folder that `what` goes to; `ValueError` where a file is in its place."""
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; name a folder for the {what}")
+    return path
+
+
 def remove_file(path: Path | str) -> None:
     """Remove a file if it is there."""
     Path(path).unlink(missing_ok=True)

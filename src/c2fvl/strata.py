@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from c2fvl.cases import Case
+from c2fvl.cases import STRAY_SHARE, Case
 from c2fvl.report import ZONES
 
 NUM_PARTS = 5
 MOST_LABELS = 12
-_STRAY_SHARE = 0.05  # of the lesion's area: so little in a half of the picture does not make a film two-sided
 _ZONE_NAMES = {zone: f"{zone[1:]} {'left' if zone[0] == 'l' else 'right'}" for zone in ZONES}
 
 Rows = tuple[tuple[str, NDArray[np.intp]], ...]
@@ -69,7 +68,7 @@ def _sizes(area: NDArray[np.float64]) -> Rows:
 def _sides(scores: Mapping[str, NDArray[np.float64]]) -> Rows:
     halves = {hand: sum(scores[f"area_target_{zone}"] for zone in ZONES if zone[0] == hand) for hand in "lr"}
     left, right = (np.asarray(halves[hand], np.float64) for hand in "lr")
-    least = _STRAY_SHARE * (left + right)
+    least = STRAY_SHARE * (left + right)
     both = (left > least) & (right > least)
     return _filled([
         ("no lesion", np.flatnonzero(left + right == 0)),
@@ -85,7 +84,7 @@ def _numbers(lesions: NDArray[np.float64]) -> Rows:
 
 
 def _zones(scores: Mapping[str, NDArray[np.float64]]) -> Rows:
-    least = _STRAY_SHARE * scores["area_target"]
+    least = STRAY_SHARE * scores["area_target"]
     return _filled(
         [
             (name, np.flatnonzero((scores[f"area_target_{zone}"] > least) & (scores["area_target"] > 0)))
