@@ -7,7 +7,7 @@ processes, and a run that stops within an epoch goes on where it was.
 import functools
 import math
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,15 +18,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from c2fvl import storage, transforms
+from c2fvl.battery import wrong_report
 from c2fvl.catalogue import class_names
 from c2fvl.config import DataConfig
 from c2fvl.datasets import Case
 from c2fvl.film_cache import FilmCache, StoredFilm, as_grey
+from c2fvl.findings import FINDINGS, TRUST, findings_of
 from c2fvl.images import decode_image, decode_mask_as, read_file
 from c2fvl.overlap import ahead
+from c2fvl.report import Report
 from c2fvl.text_encoders import build_text_encoder
 
 _ORDER, _FILM = 0, 1  # separate streams of random numbers
+_TRUSTS = (0.05, 0.95)
+"""Trusts drawn for reports that are doubted."""
+_SHARES_CUT = (0.2, 0.9)
+"""Shares of the findings left out of reports that are cut."""
 _AHEAD = 2  # batches read while one is computed
 
 
@@ -43,6 +50,8 @@ class Item:
     """(T, F) float32, NaN where the film has no report; None for a network without text."""
     original_mask: np.ndarray | None
     """(H, W) uint8 as in the file."""
+    findings: np.ndarray | None = None
+    """(9,) what the film's own report says, for a network that is told findings, which may be changed ones."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +66,24 @@ class Batch:
     text: Tensor | None
     """(B, T, F) float32."""
     original_masks: list[np.ndarray | None]
+    findings: Tensor | None = None
+    """(B, 9) float32, what the films' own reports say."""
 
     def pin_memory(self) -> "Batch":
         """Return the batch in memory from which a GPU fetches it while it computes."""
-        mask, text = (None if values is None else values.pin_memory() for values in (self.mask, self.text))
-        return replace(self, image=self.image.pin_memory(), mask=mask, text=text)
+        return self._each(lambda values: values.pin_memory())
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch on a device, images channels-last; from pinned memory without waiting for it."""
-        mask, text = (
-            None if values is None else values.to(device, non_blocking=True) for values in (self.mask, self.text)
-        )
         image = self.image.to(device, memory_format=torch.channels_last, non_blocking=True)
-        return replace(self, image=image, mask=mask, text=text)
+        return replace(self._each(lambda values: values.to(device, non_blocking=True)), image=image)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """Return the batch with all its tensors changed."""
+        mask, text, findings = (
+            None if values is None else change(values) for values in (self.mask, self.text, self.findings)
+        )
+        return replace(self, image=change(self.image), mask=mask, text=text, findings=findings)
 
 
 class FilmDataset(Dataset[Item]):
@@ -94,8 +108,14 @@ class FilmDataset(Dataset[Item]):
             _check_mirroring(config)
         self.draw = transforms.AUGMENTATIONS[config.augmentation if augment else "none"]
         self.text_dropout = config.text_dropout if augment else 0.0
+        self.text_doubt, self.text_cut = (config.text_doubt, config.text_cut) if augment else (0.0, 0.0)
         self.exchange = _exchange(config, num_classes)
         self.encoder = build_text_encoder(config)
+        self.tells_findings = config.text == "findings"
+        if (self.text_doubt or self.text_cut) and not self.tells_findings:
+            raise ValueError(
+                "data.text_doubt and data.text_cut are for networks that are told findings; set both to 0 for this one"
+            )
         self.cache = _cache(config)
         unlabelled = [case.id for case in self.cases if case.mask is None]
         if masks and unlabelled:
@@ -131,24 +151,50 @@ class FilmDataset(Dataset[Item]):
         case = self.cases[index]
         stored = self._stored(case)
         sample = transforms.Sample(stored.image, stored.mask, case.report)
+        generator = np.random.default_rng([self.seed, _FILM, epoch, index])
+        told = own = sample.report
         if self.draw is not transforms.draw_none or self.text_dropout:
-            sample = self._drawn(sample, np.random.default_rng([self.seed, _FILM, epoch, index]))
+            sample, own = self._drawn(sample, generator)
+            told = sample.report
+        text = None if self.encoder is None else self.encoder.encode(told)
+        if text is not None and told is not None and (self.text_doubt or self.text_cut):
+            text = self._doubted(told, text, generator)
         return Item(
             id=case.id,
             image=transforms.in_channel_order(sample.image, self.config),
             mask=sample.mask,
-            text=None if self.encoder is None else self.encoder.encode(sample.report),
+            text=text,
             original_mask=stored.original_mask,
+            findings=findings_of(None if own is None else own.in_frame("viewer")) if self.tells_findings else None,
         )
 
-    def _drawn(self, sample: transforms.Sample, generator: np.random.Generator) -> transforms.Sample:
+    def _drawn(
+        self, sample: transforms.Sample, generator: np.random.Generator
+    ) -> tuple[transforms.Sample, Report | None]:
+        """Return the augmented film with the report that it is given, and its own, moved alike."""
         augmentation = self.draw(generator)
         sample = transforms.apply(augmentation, sample)
         if self.exchange is not None and augmentation.mirror and sample.mask is not None:
             sample = replace(sample, mask=self.exchange[sample.mask])
+        own = sample.report
         if generator.random() < self.text_dropout:
             sample = replace(sample, report=None)
-        return sample
+        return sample, own
+
+    def _doubted(self, report: Report, text: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Return the findings (1, 9) with a trust, wrong as often as it says, and cut, as the settings have it."""
+        assert self.encoder is not None
+        trust = 1.0
+        if generator.random() < self.text_doubt:
+            trust = float(generator.uniform(*_TRUSTS))
+            if generator.random() >= trust:
+                others = [case.report for case in self.cases]
+                text = self.encoder.encode(wrong_report(report, others, generator))
+        if generator.random() < self.text_cut:
+            hidden = generator.random(len(FINDINGS)) < generator.uniform(*_SHARES_CUT)
+            text = np.where(hidden, np.float32(np.nan), text)
+        text[0, TRUST] = trust
+        return text
 
     def _stored(self, case: Case) -> StoredFilm:
         """Return film and mask at the network's size, from the cache if they are there."""
@@ -244,12 +290,14 @@ def collate(items: Sequence[Item]) -> Batch:
     """Return the items as one batch; the mask is None unless every film has one."""
     masks = [item.mask for item in items if item.mask is not None]
     texts = [item.text for item in items if item.text is not None]
+    findings = [item.findings for item in items if item.findings is not None]
     return Batch(
         ids=[item.id for item in items],
         image=torch.from_numpy(_images([item.image for item in items])),
         mask=torch.from_numpy(np.stack(masks)).float() if len(masks) == len(items) else None,
         text=torch.from_numpy(np.stack(texts)) if texts else None,
         original_masks=[item.original_mask for item in items],
+        findings=torch.from_numpy(np.stack(findings)) if findings else None,
     )
 
 

@@ -20,6 +20,7 @@ _HEIGHTS = ("upper", "middle", "lower")
 _UPSIDE_DOWN = {"upper": "lower", "lower": "upper"}
 _SHORTEST_MISTYPED = 6  # a slip in a shorter word can make another word of it
 _NUM_SLIPS = 2
+_SHARE_SHUFFLED, _SHARE_MIRRORED, _SHARE_SHIFTED = 0.4, 0.3, 0.2
 
 Draw = np.random.Generator
 OfReport = Callable[[Report, Draw], Report | None]
@@ -76,6 +77,22 @@ def change_text(cases: Sequence[Case], name: str, *, seed: int = 0) -> list[Case
     if name not in changes:
         raise ValueError(f"the text is {name!r}; expected is one of {', '.join(changes)}")
     return changes[name].apply(cases, seed)
+
+
+def wrong_report(report: Report, others: Sequence[Report | None], draw: Draw) -> Report:
+    """Return a report that is wrong in a way drawn at random: another film's, other side, turned over, a zone off.
+
+    `others` are those of all films; where the one drawn is None, the sides are exchanged.
+    """
+    kind = draw.random()
+    if kind < _SHARE_SHUFFLED:
+        other = others[int(draw.integers(len(others)))]
+        return report.mirrored() if other is None else other
+    if kind < _SHARE_SHUFFLED + _SHARE_MIRRORED:
+        return report.mirrored()
+    if kind < _SHARE_SHUFFLED + _SHARE_MIRRORED + _SHARE_SHIFTED:
+        return _shift_zone(report, draw)
+    return _turn_upside_down(report, draw)
 
 
 def _with(cases: Sequence[Case], reports: Sequence[Report | None]) -> list[Case]:

@@ -17,7 +17,7 @@ class CatalogueEntry:
     paper: str
     year: int
     text: str
-    """What its second input is made of: "attributes", "sentence", or "none" if it has none."""
+    """What its second input is made of: "attributes", "findings", "sentence", or "none" if it has none."""
     classes: int
     """Logits for each pixel with the paper's arguments: 1, or one for each class, background included."""
     parameters: int
@@ -28,10 +28,19 @@ class CatalogueEntry:
     @property
     def reads(self) -> str:
         """Return in words which text it takes."""
-        return {"attributes": "eight attributes, or none", "sentence": "a sentence, or none", "none": "none"}[self.text]
+        return {
+            "attributes": "eight attributes, or none",
+            "findings": "side, number and zones, each known or not",
+            "sentence": "a sentence, or none",
+            "none": "none",
+        }[self.text]
 
 
 CATALOGUE = {
+    "filmfirst": CatalogueEntry(
+        paper="this project", year=2026, text="findings", classes=1,
+        parameters=3_069_533, source="filmfirst.py:FilmFirst",
+    ),
     "c2fvl": CatalogueEntry(
         paper="Shan et al., ICASSP", year=2023, text="attributes", classes=1,
         parameters=24_196_088, source="c2fvl.py:C2FVL",

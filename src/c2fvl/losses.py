@@ -13,14 +13,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from c2fvl.config import LossConfig
-from c2fvl.models.output import Output
+from c2fvl.findings import FIRST_ZONE, TRUST
+from c2fvl.models.output import Output, Reading
 
 DICE_SMOOTHING = 4e-5
 CLASS_DICE_SMOOTHING = 1e-5
 COUNT_SMOOTHING = 1e-12
 
-Loss = Callable[[Output, Tensor], dict[str, Tensor]]
-"""(Output, mask (B, H, W) of classes) → terms, of which "loss" is the sum that is minimised."""
+Loss = Callable[..., dict[str, Tensor]]
+"""(Output, mask (B, H, W) of classes, text (B, T, F) or None, findings (B, 9) or None) → terms.
+
+Of these "loss" is the sum that is minimised; text and findings are read by the losses of a network with a reading.
+"""
 
 
 def build_loss(config: LossConfig) -> Loss:
@@ -31,19 +35,70 @@ def build_loss(config: LossConfig) -> Loss:
             "all weights of the loss are 0, so that nothing would be learned; set loss.dice=0.5, for example"
         )
 
-    def loss(output: Output, mask: Tensor) -> dict[str, Tensor]:
-        dice, cross_entropy = _overlap_and_entropy(output.logits, mask)
+    def loss(
+        output: Output, mask: Tensor, text: Tensor | None = None, findings: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        dice, cross_entropy = _overlap_and_entropy(output.logits, mask, balanced=config.balanced)
         terms = {"dice_loss": dice, "cross_entropy": cross_entropy}
         total = config.dice * dice + config.cross_entropy * cross_entropy
         if config.alignment:
             terms["alignment"] = alignment_loss(output.aux)
             total = total + config.alignment * terms["alignment"]
         if config.side_maps:
-            terms["side_maps"] = _side_map_loss(output.aux, mask)
+            terms["side_maps"] = _side_map_loss(output.aux, mask, balanced=config.balanced)
             total = total + config.side_maps * terms["side_maps"]
+        if config.reading or config.agreement:
+            if output.reading is None or text is None or findings is None:
+                raise ValueError(
+                    "the network reads no findings off the films; set loss.reading=0 and loss.agreement=0 for it"
+                )
+            terms["reading"] = reading_loss(output.reading, findings)
+            terms["agreement"] = agreement_loss(output.reading, text[:, 0], findings)
+            total = total + config.reading * terms["reading"] + config.agreement * terms["agreement"]
         return {"loss": total, **terms}
 
     return loss
+
+
+def reading_loss(reading: Reading, findings: Tensor) -> Tensor:
+    """Return the cross-entropy of zones, number and side against what the report says of them, where it does.
+
+    findings (B, 9); the mean over the zones, plus a tenth of the means for number and side.
+    """
+    zones = _mean_known(
+        lambda target: functional.binary_cross_entropy_with_logits(reading.zones, target, reduction="none"),
+        findings[:, FIRST_ZONE:TRUST],
+    )
+    number = _mean_known(_entropy_of_classes(reading.number), findings[:, 1])
+    side = _mean_known(_entropy_of_classes(reading.side), findings[:, 0])
+    return zones + 0.1 * (number + side)
+
+
+def agreement_loss(reading: Reading, told: Tensor, findings: Tensor) -> Tensor:
+    """Return the cross-entropy of the belief in each statement against whether it is true.
+
+    told and findings (B, 9): what the network was told and what is so. Statements told with a trust of 0 or 1, of which
+    there is nothing to learn, and those of which either knows nothing are left out.
+    """
+    said, true = told[:, :TRUST], findings[:, :TRUST]
+    certain = reading.statements.isinf()
+    is_true = torch.where(said.isnan() | true.isnan() | certain, torch.nan, (said == true).float())
+    logits = reading.statements.masked_fill(certain, 0.0)
+    return _mean_known(
+        lambda target: functional.binary_cross_entropy_with_logits(logits, target, reduction="none"), is_true
+    )
+
+
+def _entropy_of_classes(logits: Tensor) -> Callable[[Tensor], Tensor]:
+    last = logits.shape[1] - 1
+    return lambda target: functional.cross_entropy(logits, target.long().clamp(0, last), reduction="none")
+
+
+def _mean_known(cost: Callable[[Tensor], Tensor], target: Tensor) -> Tensor:
+    """Return the mean cost where the target is known, 0 where it nowhere is."""
+    known = ~target.isnan()
+    costs = cost(target.nan_to_num(0.0))
+    return torch.where(known, costs, torch.zeros_like(costs)).sum() / known.sum().clamp(min=1)
 
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -94,15 +149,15 @@ def alignment_loss(side_maps: tuple[Tensor, ...]) -> Tensor:
     return 0.5 * torch.stack(distances).sum(0).mean()
 
 
-def _side_map_loss(side_maps: tuple[Tensor, ...], mask: Tensor) -> Tensor:
+def _side_map_loss(side_maps: tuple[Tensor, ...], mask: Tensor, *, balanced: bool) -> Tensor:
     """Return the mean over the side maps of their own Dice and cross-entropy against the mask (deep supervision)."""
     if not side_maps:
         raise ValueError("the network returned no side maps; set loss.side_maps=0 for this network")
-    losses = [_overlap_and_entropy(side_map, mask) for side_map in side_maps]
+    losses = [_overlap_and_entropy(side_map, mask, balanced=balanced) for side_map in side_maps]
     return torch.stack([0.5 * dice + 0.5 * cross_entropy for dice, cross_entropy in losses]).mean()
 
 
-def _overlap_and_entropy(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def _overlap_and_entropy(logits: Tensor, mask: Tensor, *, balanced: bool) -> tuple[Tensor, Tensor]:
     """Return the Dice loss and the cross-entropy of a network with one logit, or with one for each class."""
     if logits.shape[-2:] != mask.shape[-2:]:
         raise ValueError(
@@ -110,6 +165,9 @@ def _overlap_and_entropy(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
             "(B, C, H, W) and (B, H, W)"
         )
     if logits.shape[1] == 1:
-        return dice_loss(logits[:, 0], mask), balanced_cross_entropy(logits[:, 0], mask)
+        if balanced:
+            return dice_loss(logits[:, 0], mask), balanced_cross_entropy(logits[:, 0], mask)
+        plain = functional.binary_cross_entropy_with_logits(logits[:, 0].float(), mask.float())
+        return dice_loss(logits[:, 0], mask), plain
     classes = mask.long()
     return class_dice_loss(logits, classes), functional.cross_entropy(logits.float(), classes)

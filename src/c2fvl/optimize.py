@@ -22,6 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 from c2fvl.memory import return_freed_memory
 from c2fvl.models import c2fvl, lvit
 from c2fvl.models.blocks import ConvNormReLU, JoinedConvolutions, enlarging_kernel
+from c2fvl.models.filmfirst import FilmFirst
 from c2fvl.models.transunet import StandardisedConvolution
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -42,7 +43,7 @@ def optimize(network: nn.Module, *, example: Tensor | None = None, in_place: boo
     """
     form = (network if in_place else copy.deepcopy(network)).eval().requires_grad_(False)
     with torch.no_grad():
-        if isinstance(form, c2fvl.C2FVL):
+        if isinstance(form, c2fvl.C2FVL | FilmFirst):
             form.makes_side_maps = False
         _rewrite(form)
         return_freed_memory()

@@ -85,7 +85,7 @@ def predict_cases(
     for batch in (batch.to(device) for batch in read(dataset, batches, workers=workers, pin_memory=pin_memory)):
         output = infer(network, batch, device=device, precision=precision)
         probability = probabilities(output).cpu().numpy()
-        losses = None if loss is None or batch.mask is None else _losses(loss, output, batch.mask)
+        losses = None if loss is None else _losses(loss, output, batch)
         for row, name in enumerate(batch.ids):
             yield CasePrediction(
                 id=name,
@@ -252,9 +252,14 @@ def autocast(device: torch.device | str, precision: str) -> AbstractContextManag
     return torch.autocast(torch.device(device).type, _PRECISIONS[precision])
 
 
-def _losses(loss: Loss, output: Output, mask: Tensor) -> list[float]:
-    def of(row: int) -> float:
-        alone = Output(output.logits[row : row + 1], tuple(side[row : row + 1] for side in output.aux))
-        return float(loss(alone, mask[row : row + 1])["loss"])
+def _losses(loss: Loss, output: Output, batch: Batch) -> list[float] | None:
+    if batch.mask is None:
+        return None
 
-    return [of(row) for row in range(len(mask))]
+    def of(row: int) -> float:
+        mask, text, findings = (
+            None if values is None else values[row : row + 1] for values in (batch.mask, batch.text, batch.findings)
+        )
+        return float(loss(output.row(row), mask, text, findings)["loss"])
+
+    return [of(row) for row in range(len(batch.mask))]

@@ -4,6 +4,7 @@ A film without a report becomes rows of NaN: a value that cannot be mistaken for
 text understands as "not known", and that is never used as a number.
 
 - attributes: the eight numbers of C2FVL;
+- findings: side, number and zones, each known or not;
 - words: numbers of words by a vocabulary taken from the captions; the network learns what they mean;
 - sentence: the features that a language model gives to the tokens of the sentence (`language_model.py`).
 """
@@ -19,6 +20,7 @@ import numpy as np
 
 from c2fvl.catalogue import find_entry
 from c2fvl.config import Config, DataConfig
+from c2fvl.findings import FINDINGS, findings_of
 from c2fvl.language_model import SentenceEncoder
 from c2fvl.report import Report
 
@@ -28,7 +30,12 @@ NO_WORD, UNKNOWN_WORD, FIRST_WORD = 0, 1, 2
 LEARNED_FEATURES = 256
 """Features of a word that is learned with the network, unless model.arguments.text_features says otherwise."""
 
-_READABLE = {"attributes": ("attributes", "none"), "sentence": ("words", "sentence", "none"), "none": ("none",)}
+_READABLE = {
+    "attributes": ("attributes", "none"),
+    "findings": ("findings", "none"),
+    "sentence": ("words", "sentence", "none"),
+    "none": ("none",),
+}
 
 
 class TextEncoder(Protocol):
@@ -65,6 +72,23 @@ class AttributeEncoder:
         if report is None or not self.reads(report):
             return np.full(self.shape, np.nan, np.float32)
         return np.asarray([report.in_frame("viewer").attributes()], np.float32)
+
+
+class FindingsEncoder:
+    """Side, number, zones and trust, (1, 9), NaN for each that is not known."""
+
+    shape = (1, len(FINDINGS))
+
+    def reads(self, report: Report | None) -> bool:
+        """Tell whether side, number or zones are known."""
+        return report is not None and report.has_attributes
+
+    def prepare(self, reports: Iterable[Report | None]) -> None:
+        """Do nothing: findings cost nothing."""
+
+    def encode(self, report: Report | None) -> np.ndarray:
+        """Return the findings; the trust is left to the network."""
+        return findings_of(None if report is None else report.in_frame("viewer"))[None]
 
 
 class WordEncoder:
@@ -138,11 +162,15 @@ def build_text_encoder(config: DataConfig) -> TextEncoder | None:
         return None
     if config.text == "attributes":
         return AttributeEncoder()
+    if config.text == "findings":
+        return FindingsEncoder()
     if config.text == "words":
         return WordEncoder(config.vocabulary, config.text_tokens)
     if config.text == "sentence":
         return LanguageModelEncoder(config)
-    raise ValueError("data.text is auto, which only a training settles; set attributes, words, sentence or none")
+    raise ValueError(
+        "data.text is auto, which only a training settles; set attributes, findings, words, sentence or none"
+    )
 
 
 def text_kind(config: Config) -> str:
@@ -197,6 +225,8 @@ def text_shape(config: Config) -> tuple[int, int] | None:
         return None
     if config.data.text == "attributes":
         return AttributeEncoder.shape
+    if config.data.text == "findings":
+        return FindingsEncoder.shape
     features = 1 if config.data.text == "words" else int(config.model.arguments.get("text_features", 0))
     return (config.data.text_tokens, features)
 

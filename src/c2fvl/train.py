@@ -189,7 +189,8 @@ class _Trainer:
             output = infer(self.network, batch, device=self.device, precision=self.config.train.precision)
         except RuntimeError as error:
             raise ValueError(f"the network cannot take a film as the settings prepare it: {error}") from error
-        self.loss(output, batch.mask.to(self.device))
+        batch = batch.to(self.device)
+        self.loss(output, batch.mask, batch.text, batch.findings)
 
     def fit(self) -> TrainResult:
         """Train until the epochs are done, nothing improves, time is up or a signal asks to stop."""
@@ -266,7 +267,7 @@ class _Trainer:
                 assert batch.mask is not None
                 with autocast(self.device, settings.precision):
                     output = self.model(batch.image, batch.text)
-                terms = self.loss(output, batch.mask)
+                terms = self.loss(output, batch.mask, batch.text, batch.findings)
                 self.scaler.scale(terms["loss"] / window).backward()
                 values = {name: value.item() for name, value in terms.items()}  # a GPU is waited for here, not before
                 if not math.isfinite(values["loss"]):

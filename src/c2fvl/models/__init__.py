@@ -9,17 +9,19 @@ from torch import nn
 from c2fvl.catalogue import find_entry
 from c2fvl.config import nearest_names
 from c2fvl.models.c2fvl import C2FVL
+from c2fvl.models.filmfirst import FilmFirst
 from c2fvl.models.lvit import LViT
 from c2fvl.models.medt import AxialUNet, GatedAxialUNet, LoGo, MedT
-from c2fvl.models.output import Output, SegmentationModel
+from c2fvl.models.output import Output, Reading, SegmentationModel
 from c2fvl.models.transunet import TransUNet
 from c2fvl.models.uctransnet import UCTransNet
 from c2fvl.models.unet import UNet
 
-__all__ = ["MODELS", "Output", "SegmentationModel", "build_model"]
+__all__ = ["MODELS", "Output", "Reading", "SegmentationModel", "build_model"]
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
+    "filmfirst": FilmFirst,
     "c2fvl": C2FVL,
     "lvit": LViT,
     "unet": UNet,

@@ -5,6 +5,19 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 
+class Reading(NamedTuple):
+    """What a network read off the films itself, and how far it believed their reports."""
+
+    zones: Tensor
+    """(B, 6) log-odds, in the order of `report.ZONES`."""
+    number: Tensor
+    """(B, N) logits of 0, 1, … areas, the last of so many or more."""
+    side: Tensor
+    """(B, 3) logits, in the order of `findings.SIDE_ORDER`."""
+    statements: Tensor
+    """(B, 8) log-odds that side, number and zones are as the report says, given trust, film and report."""
+
+
 class Output(NamedTuple):
     """What every network returns."""
 
@@ -12,6 +25,14 @@ class Output(NamedTuple):
     """(B, C, H, W); no network applies a sigmoid or a softmax."""
     aux: tuple[Tensor, ...] = ()
     """Maps or vectors that only a loss reads."""
+    reading: Reading | None = None
+    """Of a network that reads the film before the report."""
+
+    def row(self, index: int) -> "Output":
+        """Return the output for one film of the batch, as a batch of one."""
+        one = slice(index, index + 1)
+        reading = None if self.reading is None else Reading(*(values[one] for values in self.reading))
+        return Output(self.logits[one], tuple(side[one] for side in self.aux), reading)
 
 
 class SegmentationModel(Protocol):

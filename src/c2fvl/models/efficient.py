@@ -1,0 +1,100 @@
+"""The encoder of EfficientNet-Lite0: inverted bottlenecks with depthwise convolutions, for machines without a GPU.
+
+Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019, in its Lite form:
+no squeeze-and-excitation, ReLU6 for swish. Stages, widths, kernels and paddings are those of the published weights,
+so that a network can start from them (`init.efficientnet_lite`); the last stage and the classifier are left out.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+STEM_WIDTH = 32
+STAGES = (
+    # kernel, stride, expansion, width, blocks
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+)
+NORM_EPSILON = 1e-3
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of the images that the published weights were trained on."""
+
+
+class EfficientEncoder(nn.Module):
+    """image (B, 3, H, W) in [0, 1] → maps at strides 2, 4, 8, 16 and 32; H and W divisible by 32."""
+
+    widths = (16, 24, 40, 112, 192)
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
+        self.register_buffer("deviation", torch.tensor(DEVIATION)[:, None, None], persistent=False)
+        self.stem = nn.Conv2d(3, STEM_WIDTH, 3, stride=2, bias=False)
+        self.stem_norm = nn.BatchNorm2d(STEM_WIDTH, eps=NORM_EPSILON)
+        self.stages = nn.ModuleList()
+        width = STEM_WIDTH
+        for kernel, stride, expansion, out, blocks in STAGES:
+            self.stages.append(
+                nn.Sequential(
+                    *(
+                        InvertedBottleneck(
+                            out if place else width, out, kernel=kernel, stride=1 if place else stride,
+                            expansion=expansion,
+                        )
+                        for place in range(blocks)
+                    )
+                )
+            )  # fmt: skip
+            width = out
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Return the five maps, finest first."""
+        image = (image - self.mean) / self.deviation
+        features = functional.relu6(self.stem_norm(self.stem(_padded(image, 3, 2))), inplace=True)
+        maps = []
+        for (_, stride, *_), stage in zip(STAGES, self.stages, strict=True):
+            if stride == 2:
+                maps.append(features)
+            features = stage(features)
+        return [*maps, features]
+
+
+class InvertedBottleneck(nn.Module):
+    """Widen by 1 × 1, convolve each channel by itself, narrow by 1 × 1; added to its input where shapes agree."""
+
+    def __init__(self, width: int, out: int, *, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = width * expansion
+        self.kernel, self.stride = kernel, stride
+        self.adds = stride == 1 and width == out
+        self.expand: nn.Module = nn.Conv2d(width, inner, 1, bias=False) if expansion > 1 else nn.Identity()
+        self.expand_norm: nn.Module = nn.BatchNorm2d(inner, eps=NORM_EPSILON) if expansion > 1 else nn.Identity()
+        self.depthwise = nn.Conv2d(
+            inner, inner, kernel, stride=stride, padding=0 if stride == 2 else kernel // 2, groups=inner, bias=False
+        )
+        self.depthwise_norm = nn.BatchNorm2d(inner, eps=NORM_EPSILON)
+        self.project = nn.Conv2d(inner, out, 1, bias=False)
+        self.project_norm = nn.BatchNorm2d(out, eps=NORM_EPSILON)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the map (B, out, H / stride, W / stride)."""
+        widened = features
+        if not isinstance(self.expand, nn.Identity):
+            widened = functional.relu6(self.expand_norm(self.expand(features)))
+        if self.stride == 2:
+            widened = _padded(widened, self.kernel, 2)
+        widened = functional.relu6(self.depthwise_norm(self.depthwise(widened)))
+        narrowed = self.project_norm(self.project(widened))
+        return features + narrowed if self.adds else narrowed
+
+
+def _padded(features: Tensor, kernel: int, stride: int) -> Tensor:
+    """Pad as the published weights expect of sides divisible by the stride: one pixel less before than behind."""
+    total = kernel - stride
+    return functional.pad(features, (total // 2, total - total // 2) * 2)
