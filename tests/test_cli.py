@@ -69,7 +69,7 @@ LAYERS = [
     {"predict", "initial_weights", "page"},
     {"vit_weights", "scoring", "onnx_model", "runs", "official", "official_names"},
     {"batches", "checkpoint", "losses", "visualize"},
-    {"temperature"},
+    {"reading", "temperature"},
     {"calibration"},
     {"confidence"},
     {"text_encoders", "optimize", "figures"},
@@ -87,6 +87,7 @@ LAYERS = [
         "strata",
         "battery",
         "baselines",
+        "findings",
     },
     {"progress", "cases", "describe", "pair_pictures", "phantom_anatomy", "random_state", "signals", "catalogue"},
     {

@@ -16,6 +16,9 @@ from c2fvl.profiling import example_settings
 from c2fvl.scoring import probabilities
 
 SIZE, BATCH = 32, 3
+FINDINGS = (
+    (2, 2, 1, 0, 0, 0, 1, 1, torch.nan), (1, 1, 0, 0, 1, 0, 0, 0, 0.7), (2, torch.nan, 0, torch.nan, 0, 1, 1, 0, 1),
+)  # fmt: skip
 ATTRIBUTES = ((1, 2, 1, 0, 0, 0, 1, 1), (0, 1, 0, 0, 1, 0, 0, 0), (0, 3, 0, 0, 0, 1, 1, 0))
 
 
@@ -45,7 +48,17 @@ TINY_TRANSUNET = {
     "image_size": SIZE, "stem_width": 4, "units": (1, 2, 1), "width": 16, "num_layers": 2, "num_heads": 2,
     "hidden": 32, "neck_width": 16, "decoder_widths": (8, 8, 8, 4),
 }  # fmt: skip
+IN_32 = {
+    "sizes": ((32, 32), (32, 96), (64, 32)),
+    "wrong": (((32, 30), "32×32"), ((15, 47), "32×32"), ((3, 50), "32×64")),
+}
 TINY = {
+    **{
+        f"filmfirst {encoder} {fusion}": Tiny(
+            "filmfirst", {"encoder": encoder, "fusion": fusion, "widths": (8, 8, 16, 16)}, text=(1, 9), **IN_32
+        )
+        for encoder, fusion in (("efficient", "maps"), ("plain", "scales"), ("plain", "attention"))
+    },
     "c2fvl": Tiny("c2fvl", {"base_width": 8, "image_size": SIZE}, text=(1, 8)),
     "c2fvl bounded": Tiny("c2fvl", {"base_width": 8, "image_size": SIZE, "gate": "bounded"}, text=(1, 8)),
     "lvit": Tiny("lvit", {"base_width": 8, "image_size": SIZE, "text_tokens": 10, "text_features": 24}, text=(10, 24)),
@@ -79,6 +92,8 @@ def images(tiny, count=BATCH):
 def reports(tiny, count=BATCH):
     """Return the reports of a few films as the network reads them; without text, numbers that it must not heed."""
     tokens, features = tiny.text or (1, 8)
+    if features == 9:
+        return torch.tensor(FINDINGS, dtype=torch.float32)[:count, None].repeat(1, tokens, 1)
     if features == 8:
         return torch.tensor(ATTRIBUTES, dtype=torch.float32)[:count, None].repeat(1, tokens, 1)
     if features == 1:  # numbers of words
@@ -124,7 +139,8 @@ def test_every_parameter_gets_a_finite_gradient(tiny):
     built = network(tiny).train()
     output = built(images(tiny), reports(tiny))
     torch.manual_seed(1)
-    total = sum((values * torch.randn(values.shape)).sum() for values in (output.logits, *output.aux))
+    outputs = (output.logits, *output.aux, *(output.reading or ()))
+    total = sum((values.clamp(-99, 99) * torch.randn(values.shape)).sum() for values in outputs)
     total.backward()
     for key, parameter in built.named_parameters():
         assert parameter.grad is not None, key
@@ -181,7 +197,10 @@ def test_no_text_is_a_value_of_its_own(tiny):
         without = built(films).logits
         missing = built(films, torch.full_like(mixed, torch.nan)).logits
         some = built(films, mixed).logits
-        zeros = built(films, torch.zeros_like(mixed)).logits
+        told = torch.zeros_like(mixed)
+        if tiny.text == (1, 9):
+            told[:, :, -1] = torch.nan  # a trust of 0 is no trust at all
+        zeros = built(films, told).logits
     assert torch.equal(without, missing)
     assert torch.isfinite(some).all()
     assert torch.allclose(some[2], without[2], atol=1e-6)
@@ -226,7 +245,7 @@ def test_export_and_onnx_equal_pytorch(tiny, tmp_path):
     given = None if tiny.text is None else text
     with torch.no_grad():
         expected = probabilities(built(images(tiny), given)).numpy()
-    found = OnnxModel(exported.path).probabilities(images(tiny).numpy(), None if given is None else given.numpy())
+    found = OnnxModel(exported.path).compute(images(tiny).numpy(), None if given is None else given.numpy()).probability
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() < 1e-5
 

@@ -56,8 +56,8 @@ def test_any_number_of_films_at_once(model, exported):
     images = rng.random((5, 3, 32, 32), np.float32)
     text = rng.integers(0, 2, (5, 1, 8)).astype(np.float32)
     network = OnnxModel(exported.path)
-    together = network.probabilities(images, text)
-    alone = np.concatenate([network.probabilities(images[[row]], text[[row]]) for row in range(5)])
+    together = network.compute(images, text).probability
+    alone = np.concatenate([network.compute(images[[row]], text[[row]]).probability for row in range(5)])
     assert together.shape == (5, 32, 32)
     assert np.abs(together - alone).max() < 1e-6
 
@@ -85,7 +85,7 @@ def test_the_u_net_takes_films_of_any_size_divisible_by_16(model, tmp_path):
     image = np.random.default_rng(0).random((2, 3, 48, 80), np.float32)
     with torch.no_grad():
         expected = unet.network(torch.from_numpy(image)).logits.sigmoid()[:, 0].numpy()
-    assert np.abs(found.probabilities(image, None) - expected).max() < 1e-5
+    assert np.abs(found.compute(image, None).probability - expected).max() < 1e-5
 
 
 def plain_model(like, name, arguments, path):

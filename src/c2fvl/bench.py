@@ -166,7 +166,7 @@ def _exported(name: str, conditions: Conditions) -> Speed:
     def start() -> Callable[[], Any]:
         network = OnnxModel(name, device=conditions.device)
         image, *text = (values.numpy() for values in example_inputs(network.config, conditions.batch_size))
-        return lambda: network.probabilities(image, text[0] if text else None)
+        return lambda: network.compute(image, text[0] if text else None)
 
     return Speed.of(start, conditions)
 

@@ -23,14 +23,16 @@ from torch import Tensor, nn
 import c2fvl
 from c2fvl import storage
 from c2fvl.batches import FilmDataset, collate
-from c2fvl.catalogue import class_names, num_classes
+from c2fvl.catalogue import class_names, find_entry, num_classes
 from c2fvl.checkpoint import TrainedModel
 from c2fvl.config import DataConfig, to_toml
 from c2fvl.datasets import scan
+from c2fvl.findings import FINDINGS
 from c2fvl.labels import THRESHOLD, to_labels, to_original
 from c2fvl.metrics import dice, overlap
 from c2fvl.onnx_model import CALIBRATION_KEY, IMAGE, METRICS_KEY, PROBABILITY, SETTINGS_KEY, TEXT, OnnxModel
 from c2fvl.optimize import optimize
+from c2fvl.reading import LOGITS
 from c2fvl.scoring import NetworkEngine, probabilities
 from c2fvl.text_encoders import text_shape
 
@@ -115,16 +117,22 @@ def export(
         return Exported(out, dtype, _opset(quantised), difference, before, after, len(scored))
 
 
+def _logits(model: TrainedModel) -> tuple[str, ...]:
+    """Return the names of what the network reads off films."""
+    return LOGITS if find_entry(model.config.model.name).text == "findings" else ()
+
+
 class _Probability(nn.Module):
-    """The network with probabilities for logits."""
+    """The network with probabilities for logits; what it read off the film follows, if it reads films."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Return (B, S, S) of the lesion, or (B, C, S, S)."""
-        return probabilities(self.network(*inputs))
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return (B, S, S) of the lesion, or (B, C, S, S), and the logits of the reading."""
+        output = self.network(*inputs)
+        return probabilities(output), *(output.reading or ())
 
 
 def _translate(model: TrainedModel, opset: int | None) -> Any:
@@ -142,7 +150,7 @@ def _translate(model: TrainedModel, opset: int | None) -> Any:
     try:
         with _quiet():
             program = torch.onnx.export(
-                network, inputs, dynamo=True, input_names=names, output_names=[PROBABILITY],
+                network, inputs, dynamo=True, input_names=names, output_names=[PROBABILITY, *_logits(model)],
                 dynamic_shapes=[tuple(axes)], opset_version=opset, verbose=False,
             )  # fmt: skip
     except ImportError as error:
@@ -239,6 +247,9 @@ def _examples(model: TrainedModel, count: int, *, seed: int = 0) -> tuple[Tensor
     text = torch.rand(count, *shape, generator=generator)
     if model.config.data.text == "attributes":
         text = text.round()
+    elif model.config.data.text == "findings":
+        text[:, :, : len(FINDINGS) - 1] = text[:, :, : len(FINDINGS) - 1].round()
+        text[0, :, -1] = torch.nan
     elif model.config.data.text == "words":
         text = (text * max(len(model.config.data.vocabulary), 1)).floor()
     text[-1] = torch.nan
@@ -252,7 +263,12 @@ def _difference(model: TrainedModel, exported: OnnxModel) -> float:
     for count in (1, 2, 3):
         image, *rest = (values.numpy() for values in _examples(model, count, seed=count))
         text = rest[0] if rest else None
-        differences.append(np.abs(engine.probabilities(image, text) - exported.probabilities(image, text)).max())
+        ours, theirs = engine.compute(image, text), exported.compute(image, text)
+        differences.append(np.abs(ours.probability - theirs.probability).max())
+        for logits, others in zip(ours.logits, theirs.logits, strict=True):
+            with np.errstate(invalid="ignore"):  # where a report is followed whatever is seen, both are infinite
+                apart = np.where(logits == others, 0.0, np.tanh(logits / 2) - np.tanh(others / 2))
+            differences.append(np.abs(apart).max() / 2)
     return float(max(differences))
 
 
@@ -348,7 +364,7 @@ def _mean_dice(engine: Any, films: FilmDataset) -> float:
     for place in range(len(films)):
         item = films[0, place]
         assert item.original_mask is not None
-        (probability,) = engine.probabilities(*_inputs(films, place))
+        (probability,) = engine.compute(*_inputs(films, place)).probability
         found, target = to_labels(to_original(probability, item.original_mask.shape)), item.original_mask
         classes = range(1, max(int(films.num_classes), 2))
         values.append(np.mean([dice(overlap(found == number, target == number)) for number in classes]))

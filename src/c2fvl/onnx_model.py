@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from c2fvl.config import Config, parse_config
+from c2fvl.reading import LOGITS, Computed
 from c2fvl.temperature import parse_calibration
 
 if TYPE_CHECKING:
@@ -47,15 +48,17 @@ class OnnxModel:
         if CALIBRATION_KEY in found:
             self.calibration = parse_calibration(found[CALIBRATION_KEY], where=f"{self.path} ({CALIBRATION_KEY})")
         self._reads_text = TEXT in {entry.name for entry in self._session.get_inputs()}
+        given = {entry.name for entry in self._session.get_outputs()}
+        self._logits = [name for name in LOGITS if name in given]
 
-    def probabilities(self, images: np.ndarray, text: np.ndarray | None) -> np.ndarray:
-        """Return the probabilities, (B, S, S) or (B, C, S, S) float32, of images (B, 3, S, S) and text (B, T, F)."""
+    def compute(self, images: np.ndarray, text: np.ndarray | None) -> Computed:
+        """Return what the network makes of images (B, 3, S, S) and text (B, T, F), as `Engine` says."""
         given = {IMAGE: np.ascontiguousarray(images, np.float32)}
         if self._reads_text:
             assert text is not None
             given[TEXT] = np.ascontiguousarray(text, np.float32)
-        (found,) = self._session.run([PROBABILITY], given)
-        return np.asarray(found, np.float32)
+        probability, *logits = self._session.run([PROBABILITY, *self._logits], given)
+        return Computed(np.asarray(probability, np.float32), tuple(np.asarray(values) for values in logits))
 
 
 def _open(path: Path, device: str) -> "onnxruntime.InferenceSession":

@@ -19,6 +19,7 @@ from c2fvl.describe import zone_areas
 from c2fvl.images import read_image, write_image, write_labels, write_mask, write_probability
 from c2fvl.labels import THRESHOLD, to_labels, to_original
 from c2fvl.overlap import ahead
+from c2fvl.reading import Computed, FilmReading
 from c2fvl.report import MAX_AREAS, Report, parse_report
 from c2fvl.temperature import Scaling
 from c2fvl.text_encoders import build_text_encoder
@@ -45,6 +46,8 @@ class Prediction:
     """Of the lesion (H, W), or of three classes and more (C, H, W), float32 in [0, 1]; calibrated if the model is."""
     report: Report | None
     """The report as understood, in the viewer's frame; None where none was given or the network reads none."""
+    reading: FilmReading | None = None
+    """What the network read off the film, and how far it followed the report; None for one that reads no films."""
 
     @property
     def areas(self) -> dict[str, int]:
@@ -69,8 +72,8 @@ class Engine(Protocol):
     batch_size: int
     """Films at once that suit it."""
 
-    def probabilities(self, images: np.ndarray, text: np.ndarray | None) -> np.ndarray:
-        """Return the probabilities, (B, S, S) of the lesion or (B, C, S, S), of images (B, 3, S, S) float32."""
+    def compute(self, images: np.ndarray, text: np.ndarray | None) -> Computed:
+        """Return what the network makes of images (B, 3, S, S) float32 and their text (B, T, F)."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,8 @@ class Predictor:
 
     `model` is a model folder, a run folder, a loaded model or an exported file `.onnx`, which needs no torch. Call it
     with a film, as a path or as a grey or RGB array (H, W) or (H, W, 3), float in [0, 1], uint8 or uint16, and a
-    report as a sentence or a `Report`.
+    report as a sentence or a `Report`. `trust`, from 0 (the film alone) to 1 (follow the report), is for networks that
+    read the film before the report; None takes the model's own.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class Predictor:
         device: str = "cpu",
         threshold: float = THRESHOLD,
         batch_size: int | None = 1,
+        trust: float | None = None,
     ) -> None:
         if not 0 < threshold < 1:
             raise ValueError(f"the threshold is {threshold}; expected is a probability between 0 and 1")
@@ -118,7 +123,7 @@ class Predictor:
                 f"the threshold is {threshold}, but this network tells {len(self.classes)} classes apart, each pixel "
                 "going to the most probable; leave the threshold out"
             )
-        self.encoder = build_text_encoder(config.data)
+        self.encoder = build_text_encoder(config.data, trust=trust)
 
     def __call__(
         self, image: str | Path | np.ndarray, report: str | Report | None = None, *, laterality: str = "viewer"
@@ -144,16 +149,19 @@ class Predictor:
         size = int(film.shape[0]), int(film.shape[1])
         return Prepared(size, np.ascontiguousarray(image, np.float32), text, understood)
 
-    def run(self, prepared: Sequence[Prepared]) -> np.ndarray:
-        """Return the probabilities of several films at once, on the network's grid, not calibrated yet."""
+    def run(self, prepared: Sequence[Prepared]) -> list[Computed]:
+        """Return what the network makes of several films at once, on its own grid, not calibrated yet."""
         texts = [one.text for one in prepared if one.text is not None]
-        return self.engine.probabilities(np.stack([one.image for one in prepared]), np.stack(texts) if texts else None)
+        found = self.engine.compute(np.stack([one.image for one in prepared]), np.stack(texts) if texts else None)
+        return [found.row(place) for place in range(len(prepared))]
 
-    def finish(self, prepared: Prepared, probability: np.ndarray) -> Prediction:
+    def finish(self, prepared: Prepared, found: Computed) -> Prediction:
         """Return the prediction in the film's own size, its mask cut from what the network gives."""
-        probability = to_original(probability, prepared.size)
+        probability = to_original(found.probability, prepared.size)
         mask = to_labels(probability, self.threshold)
-        return Prediction(mask, self.scaling.apply(probability), prepared.report)
+        told = None if prepared.text is None else prepared.text[0]
+        reading = FilmReading.from_logits(found.logits, told) if found.logits else None
+        return Prediction(mask, self.scaling.apply(probability), prepared.report, reading)
 
     def understand(self, report: str | Report | None, *, laterality: str = "viewer") -> Report | None:
         """Return the report in the viewer's frame as this network reads it; None for none or a blank one.
@@ -296,18 +304,18 @@ class _Film:
     prepared: Prepared | None = None
     pixels: np.ndarray | None = None
     """Where it is to be drawn."""
-    probability: np.ndarray | None = None
+    found: Computed | None = None
     error: str = ""
 
 
 def _computed(predictor: Predictor, films: Iterable[_Film]) -> Iterator[_Film]:
-    """Yield the films with their probabilities, computed in batches, in order; those with an error as they are."""
+    """Yield the films with what is computed of them in batches, in order; those with an error as they are."""
     waiting: list[_Film] = []
 
     def compute() -> list[_Film]:
         readable = [film.prepared for film in waiting if film.prepared is not None]
         found = iter(predictor.run(readable) if readable else ())
-        return [replace(film, probability=None if film.error else next(found)) for film in waiting]
+        return [replace(film, found=None if film.error else next(found)) for film in waiting]
 
     for film in films:
         waiting.append(film)
@@ -323,9 +331,9 @@ def _write(predictor: Predictor, film: _Film, out: Path, laterality: str, *, pro
     if (out / f"{stem}.json").is_file():  # the record goes first and comes last: where it is, all belongs together
         for name in reversed(_written(stem, len(predictor.classes))):
             (out / name).unlink(missing_ok=True)
-    if film.prepared is None or film.probability is None:
+    if film.prepared is None or film.found is None:
         return {"image": str(request.image), "error": film.error}
-    prediction = predictor.finish(film.prepared, film.probability)
+    prediction = predictor.finish(film.prepared, film.found)
     several = len(predictor.classes) > 1
     (write_labels if several else write_mask)(out / f"{stem}.png", prediction.mask)
     if probability:
@@ -375,6 +383,7 @@ def _record(predictor: Predictor, request: Request, prediction: Prediction, late
         "expected_dice": None if sure is None else round(sure, 4),  # further digits depend on the size of the batch
         "calibrated": predictor.is_calibrated,
         "report": said,
+        "reading": None if prediction.reading is None else prediction.reading.as_dict(laterality),
         "model": {
             "name": model.config.model.name,
             "preset": model.config.preset,

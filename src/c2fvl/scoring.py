@@ -21,6 +21,7 @@ from c2fvl.losses import Loss
 from c2fvl.metrics import Overlap, overlap
 from c2fvl.models import Output
 from c2fvl.optimize import optimize
+from c2fvl.reading import Computed
 from c2fvl.text_encoders import text_shape
 from c2fvl.transforms import resize_mask
 
@@ -193,11 +194,13 @@ class NetworkEngine:
         self.batch_size = batch_size or automatic_batch(model)
         self.network = inference_form(model, batch_size=self.batch_size, in_place=in_place)
 
-    def probabilities(self, images: np.ndarray, text: np.ndarray | None) -> np.ndarray:
-        """Return the probabilities of images (B, 3, S, S) and their text (B, T, F), as `probabilities` does."""
+    def compute(self, images: np.ndarray, text: np.ndarray | None) -> Computed:
+        """Return what the network makes of images (B, 3, S, S) and their text (B, T, F), as `Engine` says."""
         rows = None if text is None else torch.from_numpy(text)
         batch = Batch([""] * len(images), torch.from_numpy(images), None, rows, [None] * len(images))
-        return probabilities(infer(self.network, batch, device=self.device, precision="fp32")).cpu().numpy()
+        output = infer(self.network, batch, device=self.device, precision="fp32")
+        logits = () if output.reading is None else tuple(values.cpu().numpy() for values in output.reading)
+        return Computed(probabilities(output).cpu().numpy(), logits)
 
 
 def infer(network: nn.Module, batch: Batch, *, device: torch.device | str, precision: str) -> Output:

@@ -20,7 +20,7 @@ import numpy as np
 
 from c2fvl.catalogue import find_entry
 from c2fvl.config import Config, DataConfig
-from c2fvl.findings import FINDINGS, findings_of
+from c2fvl.findings import FINDINGS, TRUST, findings_of
 from c2fvl.language_model import SentenceEncoder
 from c2fvl.report import Report
 
@@ -75,9 +75,14 @@ class AttributeEncoder:
 
 
 class FindingsEncoder:
-    """Side, number, zones and trust, (1, 9), NaN for each that is not known."""
+    """Side, number, zones and trust, (1, 9), NaN for each that is not known; a trust of None is left to the network."""
 
     shape = (1, len(FINDINGS))
+
+    def __init__(self, trust: float | None = None) -> None:
+        if trust is not None and not 0 <= trust <= 1:
+            raise ValueError(f"the trust is {trust}; expected is a number from 0 (the film alone) to 1 (the report)")
+        self.trust = trust
 
     def reads(self, report: Report | None) -> bool:
         """Tell whether side, number or zones are known."""
@@ -87,8 +92,11 @@ class FindingsEncoder:
         """Do nothing: findings cost nothing."""
 
     def encode(self, report: Report | None) -> np.ndarray:
-        """Return the findings; the trust is left to the network."""
-        return findings_of(None if report is None else report.in_frame("viewer"))[None]
+        """Return the findings."""
+        row = findings_of(None if report is None else report.in_frame("viewer"))[None]
+        if self.trust is not None:
+            row[0, TRUST] = self.trust
+        return row
 
 
 class WordEncoder:
@@ -153,17 +161,20 @@ def words_of(sentence: str) -> list[str]:
     return re.findall(r"\w+|[^\w\s]", sentence.lower())
 
 
-def build_text_encoder(config: DataConfig) -> TextEncoder | None:
-    """Return the encoder that settled settings name, or None for none.
+def build_text_encoder(config: DataConfig, *, trust: float | None = None) -> TextEncoder | None:
+    """Return the encoder that settled settings name, or None for none; `trust` is that of every report.
 
-    Raises `ValueError` for a language model that is not there or is not the one that the settings' checksum names.
+    Raises `ValueError` for a trust where the network is not told findings, and for a language model that is not there
+    or is not the one that the settings' checksum names.
     """
+    if trust is not None and config.text != "findings":
+        raise ValueError("a trust is for networks that read the film before the report; leave it out for this one")
     if config.text == "none":
         return None
     if config.text == "attributes":
         return AttributeEncoder()
     if config.text == "findings":
-        return FindingsEncoder()
+        return FindingsEncoder(trust)
     if config.text == "words":
         return WordEncoder(config.vocabulary, config.text_tokens)
     if config.text == "sentence":

@@ -25,17 +25,18 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class EfficientEncoder(nn.Module):
-    """image (B, 3, H, W) in [0, 1] → maps at strides 2, 4, 8, 16 and 32; H and W divisible by 32."""
+    """image (B, in_channels, H, W) in [0, 1] → maps at strides 2, 4, 8, 16 and 32; H and W divisible by 32."""
 
     widths = (16, 24, 40, 112, 192)
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
-        self.register_buffer("deviation", torch.tensor(DEVIATION)[:, None, None], persistent=False)
-        self.stem = nn.Conv2d(3, STEM_WIDTH, 3, stride=2, bias=False)
+        for name, values in (("mean", MEAN), ("deviation", DEVIATION)):
+            of_channels = values if in_channels == len(values) else [sum(values) / len(values)] * in_channels
+            self.register_buffer(name, torch.tensor(of_channels)[:, None, None], persistent=False)
+        self.stem = nn.Conv2d(in_channels, STEM_WIDTH, 3, stride=2, bias=False)
         self.stem_norm = nn.BatchNorm2d(STEM_WIDTH, eps=NORM_EPSILON)
         self.stages = nn.ModuleList()
         width = STEM_WIDTH

@@ -12,7 +12,7 @@ without a report.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,11 +34,23 @@ SUREST = 6.0
 """Log-odds of a reading are kept within ± this where a report is weighed against them."""
 
 
+class Observed(NamedTuple):
+    """What is seen on films before any report is read."""
+
+    skips: tuple[Tensor, ...]
+    """Maps of the encoder at strides 2, 4 and 8."""
+    coarse: Tensor
+    """The map at stride 16 with its context, off which the film is read."""
+    zones: Tensor
+    number: Tensor
+    side: Tensor
+
+
 class FilmFirst(nn.Module):
     """A network that a report helps and never misleads.
 
-    image (B, 3, H, W) in [0, 1], H and W divisible by 32; text (B, 1, 9): a row of `findings.FINDINGS` for each film,
-    NaN for what is not known, and so is `text=None` for the whole batch. Returns logits (B, num_classes, H, W), the
+    image (B, in_channels, H, W) in [0, 1], H and W divisible by 32; text (B, 1, 9): a row of `findings.FINDINGS` for
+    each film, NaN for what is not known, and so is `text=None` for the whole batch. Returns logits (B, C, H, W), the
     coarser side maps in `aux`, and in `reading` what it read off the film and how far it believed the report.
 
     `trust` is what a row without one is given. `encoder` is "efficient" (EfficientNet-Lite0) or "plain" (convolutions
@@ -51,6 +63,7 @@ class FilmFirst(nn.Module):
     def __init__(
         self,
         *,
+        in_channels: int = 3,
         num_classes: int = 1,
         encoder: str = "efficient",
         widths: tuple[int, ...] = (24, 40, 64, 96),
@@ -70,7 +83,7 @@ class FilmFirst(nn.Module):
         self.trust = float(trust)
         self.makes_side_maps = True
         """Only a loss reads them; the inference form leaves them out."""
-        self.encoder: EfficientEncoder | PlainEncoder = ENCODERS[encoder]()
+        self.encoder: EfficientEncoder | PlainEncoder = ENCODERS[encoder](in_channels)
         *skips, deepest = self.encoder.widths
         self.context = ConvNormReLU(deepest, widths[-1])
         inputs = (*widths[1:], widths[-1])
@@ -84,31 +97,37 @@ class FilmFirst(nn.Module):
 
     def forward(self, image: Tensor, text: Tensor | None = None) -> Output:
         """Return logits (B, num_classes, H, W), side maps finest first, and the reading."""
-        check_size(image.shape[-2], image.shape[-1], SIZE_STEP)
         if text is None:
-            told = image.new_full((image.shape[0], len(FINDINGS)), torch.nan)
+            text = image.new_full((image.shape[0], 1, len(FINDINGS)), torch.nan)
         else:
             check_text(text, image.shape[0], 1, len(FINDINGS))
-            told = text[:, 0].float()
-        *skips, deepest = self.encoder(image)
-        decoded = self.decoders[3](self.context(deepest), skips.pop())
-        zones, number, side = (logits.float() for logits in self.reader(decoded))
-        trust = torch.where(told[:, TRUST:].isnan(), self.trust, told[:, TRUST:])
-        weights, belief = self.weigher(zones, number, side, told, trust)
-        reading = Reading(zones, number, side, weights.float())
+        return self.draw(self.observe(image), text)
 
-        guidance = self.fusion.prepare(decoded, belief.to(decoded.dtype))
+    def observe(self, image: Tensor) -> Observed:
+        """Return what is seen on films (B, 3, H, W) before any report is read."""
+        check_size(image.shape[-2], image.shape[-1], SIZE_STEP)
+        *skips, deepest = self.encoder(image)
+        coarse = self.decoders[3](self.context(deepest), skips.pop())
+        zones, number, side = (logits.float() for logits in self.reader(coarse))
+        return Observed(tuple(skips), coarse, zones, number, side)
+
+    def draw(self, seen: Observed, text: Tensor) -> Output:
+        """Return the output for films that were observed and their reports (B, 1, 9)."""
+        told = text[:, 0].float()
+        trust = torch.where(told[:, TRUST:].isnan(), self.trust, told[:, TRUST:])
+        statements, belief = self.weigher(seen.zones, seen.number, seen.side, told, trust)
+        guidance = self.fusion.prepare(seen.coarse, belief.to(seen.coarse.dtype))
         side_maps: list[Tensor] = []
-        decoded = self.fusion(3, decoded, guidance)
+        decoded = self.fusion(3, seen.coarse, guidance)
         for scale in (2, 1, 0):
             if self.makes_side_maps:
                 side_maps.insert(0, self.heads[scale + 1](decoded))
-            decoded = self.fusion(scale, self.decoders[scale](decoded, skips.pop()), guidance)
+            decoded = self.fusion(scale, self.decoders[scale](decoded, seen.skips[scale]), guidance)
         logits = functional.interpolate(self.heads[0](decoded), scale_factor=2.0, mode="bilinear")
         return Output(
             logits,
             tuple(upsample_nearest(coarse, 4 << scale) for scale, coarse in enumerate(side_maps)),
-            reading,
+            Reading(seen.zones, seen.number, seen.side, statements),
         )
 
 
@@ -278,9 +297,9 @@ class PlainEncoder(nn.Module):
 
     widths = (24, 48, 96, 160, 192)
 
-    def __init__(self) -> None:
+    def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
-        self.stem = ConvNormReLU(3, self.widths[0], stride=2)
+        self.stem = ConvNormReLU(in_channels, self.widths[0], stride=2)
         self.first = ConvNormReLU(self.widths[0], self.widths[0])
         self.stages = nn.ModuleList(
             conv_stack(before, after) for before, after in zip(self.widths, self.widths[1:], strict=False)
