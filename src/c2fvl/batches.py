@@ -101,7 +101,6 @@ class FilmDataset(Dataset[Item]):
         augment: bool = False,
         seed: int = 0,
         masks: bool = True,
-        trust: float | None = None,
     ) -> None:
         self.cases, self.config, self.seed, self.num_classes = list(cases), config, seed, num_classes
         check_classes(config, num_classes)
@@ -111,7 +110,7 @@ class FilmDataset(Dataset[Item]):
         self.text_dropout = config.text_dropout if augment else 0.0
         self.text_doubt, self.text_cut = (config.text_doubt, config.text_cut) if augment else (0.0, 0.0)
         self.exchange = _exchange(config, num_classes)
-        self.encoder = build_text_encoder(config, trust=trust)
+        self.encoder = build_text_encoder(config)
         self.tells_findings = config.text == "findings"
         if (self.text_doubt or self.text_cut) and not self.tells_findings:
             raise ValueError(

@@ -7,6 +7,7 @@ whole state is there whatever happens to the other. Nothing that is loaded can e
 """
 
 import contextlib
+import copy
 import json
 import logging
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from c2fvl import storage
+from c2fvl.catalogue import find_entry
 from c2fvl.config import Config, parse_config, to_toml
 from c2fvl.models import build_model
 from c2fvl.temperature import Scaling, parse_calibration
@@ -28,7 +30,7 @@ from c2fvl.temperature import Scaling, parse_calibration
 logger = logging.getLogger(__name__)
 
 WEIGHTS, SETTINGS, METRICS = "model.safetensors", "config.toml", "metrics.json"
-CALIBRATION = "calibration.json"
+CALIBRATION, TRUST_CURVE = "calibration.json", "trust.json"
 NUM_STATES_KEPT = 2
 STATE_VERSION = 2
 
@@ -54,6 +56,23 @@ class TrainedModel:
         """Return the model with its language model at another place; its content must be the same."""
         data = replace(self.config.data, text_model=folder, text_revision="", text_fetch=False)
         return replace(self, config=replace(self.config, data=data))
+
+    def with_trust(self, trust: float) -> "TrainedModel":
+        """Return the model with another trust in reports, its weights shared.
+
+        Raises `ValueError` for a network that does not read the film first, and for a trust outside of 0 … 1.
+        """
+        if find_entry(self.config.model.name).text != "findings":
+            raise ValueError(
+                f"the network {self.config.model.name} has no trust in reports to be set; leave the trust out"
+            )
+        if not 0 <= trust <= 1:
+            raise ValueError(f"the trust is {trust}; expected is a number from 0 (the film alone) to 1 (the report)")
+        network = copy.copy(self.network)
+        network.trust = float(trust)  # type: ignore[assignment]
+        arguments = {**self.config.model.arguments, "trust": float(trust)}
+        config = replace(self.config, model=replace(self.config.model, arguments=arguments))
+        return replace(self, network=network, config=config)
 
 
 def save_model(folder: Path | str, network: nn.Module, config: Config, metrics: Mapping[str, Any]) -> None:

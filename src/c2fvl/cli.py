@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_part(sub)
     _add_text(sub)
     _add_text_model(sub)
+    _add_trust(sub)
     _add_lengths(sub)
     sub.add_argument("--out", metavar="DIR", help="folder to write to (default: beside the model)")
     _add_device(sub, batch="auto")
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_part(sub)
     _add_seed(sub)
     _add_text_model(sub)
+    _add_trust(sub)
     _add_lengths(sub)
     sub.add_argument("--out", metavar="DIR", help="folder to write to (default: beside the model)")
     _add_device(sub, batch="auto")
@@ -93,8 +95,21 @@ def _parser() -> argparse.ArgumentParser:
     _add_part(sub)
     _add_text(sub)
     _add_text_model(sub)
+    _add_trust(sub)
     _add_device(sub, batch="auto")
     sub.add_argument("--json", action="store_true", help="print what is kept as JSON")
+
+    sub = command(
+        "trust", _trust, "Measure what reports are worth, and cost when wrong, at each trust; choose the default."
+    )
+    sub.add_argument("model", help="model folder or run folder of a network that reads the film first")
+    sub.add_argument("root", help="folder that holds Train_Folder, Val_Folder, …, or a csv table")
+    _add_split(sub)
+    _add_seed(sub)
+    sub.add_argument("--keep", action="store_true", help="write the default and the curve to the model folder")
+    sub.add_argument("--batch", type=_count(1), default=8, help="films at once (default: %(default)s)")
+    sub.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (default: %(default)s)")
+    sub.add_argument("--json", action="store_true", help="print the curve as JSON")
 
     sub = command("card", _card, "Write the model card, README.md of a model folder, from its run and its scores.")
     sub.add_argument("model", help="model folder or run folder")
@@ -121,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         help='whose left the report\'s "left" is (default: %(default)s)',
     )
     _add_text_model(sub)
+    _add_trust(sub)
     sub.add_argument("--csv", metavar="TABLE", help="table with the columns image and report; paths relative to it")
     sub.add_argument("--out", required=True, metavar="DIR", help="folder for masks and records")
     sub.add_argument("--probability", action="store_true", help="also write the probability as a 16-bit PNG")
@@ -337,6 +353,24 @@ def _add_seed(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=_count(0), default=0, help="seed of the changes of the text (default: %(default)s)")
 
 
+def _add_trust(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--trust",
+        type=_share,
+        help="from 0, the film alone, to 1, follow the report; for filmfirst (default: the model's own)",
+    )
+
+
+def _share(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; expected is a number from 0 to 1")
+    return number
+
+
 def _add_text_model(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--text-model", metavar="DIR", help="where the language model of a network that reads sentences lies now"
@@ -348,7 +382,9 @@ def _loaded(options: argparse.Namespace) -> Any:
     from c2fvl.checkpoint import load_model
 
     model = load_model(options.model, device=options.device)
-    return model if options.text_model is None else model.with_text_model(options.text_model)
+    if options.text_model is not None:
+        model = model.with_text_model(options.text_model)
+    return model if options.trust is None else model.with_trust(options.trust)
 
 
 def _batch(text: str) -> int | None:
@@ -528,6 +564,36 @@ def _calibrate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _trust(options: argparse.Namespace) -> int:
+    from c2fvl.checkpoint import load_model
+    from c2fvl.progress import counting, table
+    from c2fvl.trust import WRONG, measure_trust
+
+    with counting("Measuring", quiet=options.json) as progress:
+        found = measure_trust(
+            load_model(options.model, device=options.device), options.root, split=options.split, table=options.table,
+            seed=options.seed, keep=options.keep, batch_size=options.batch, progress=progress,
+        )  # fmt: skip
+    if options.json:
+        print(json.dumps(found))
+        return 0
+    rows = [
+        [
+            f"{point['trust']:g}",
+            *(f"{100 * point[name]['value']:.2f}" for name in ("right", *WRONG)),
+            "–" if point["gain_kept"] is None else f"{100 * point['gain_kept']:.0f}",
+            "yes" if point["within_bounds"] else "no",
+        ]
+        for point in found["points"]
+    ]
+    print(table(["trust", "right", *(name.replace("_", " ") for name in WRONG), "gain kept, %", "in bounds"], rows))
+    kept = ", kept in the model folder" if options.keep else "; --keep writes it to the model folder"
+    print(
+        f"Dice per image, %; without a report {100 * found['none']['value']:.2f}. Default: {found['default']:g}{kept}"
+    )
+    return 0
+
+
 def _predict(options: argparse.Namespace) -> int:
     from c2fvl.predict import ONNX, Predictor, collect, predict_to_folder
 
@@ -537,10 +603,13 @@ def _predict(options: argparse.Namespace) -> int:
         options.model = options.films.pop(0)
     requests = collect(options.films, table=options.csv, report=options.report)
     exported = Path(options.model).suffix == ONNX
+    trust = options.trust if exported else None
     if exported and options.text_model is not None:
         raise ValueError("--text-model goes with a model folder; export the model anew for another language model")
     model = options.model if exported else _loaded(options)
-    predictor = Predictor(model, device=options.device, threshold=options.threshold, batch_size=options.batch)
+    predictor = Predictor(
+        model, device=options.device, threshold=options.threshold, batch_size=options.batch, trust=trust
+    )
     if options.report is not None:
         predictor.understand(options.report, laterality=options.laterality)  # so that a bad report ends it at once
     failed = 0

@@ -1,8 +1,10 @@
 """The encoder of EfficientNet-Lite0: inverted bottlenecks with depthwise convolutions, for machines without a GPU.
 
 Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019, in its Lite form:
-no squeeze-and-excitation, ReLU6 for swish. Stages, widths, kernels and paddings are those of the published weights,
-so that a network can start from them (`init.efficientnet_lite`); the last stage and the classifier are left out.
+no squeeze-and-excitation, ReLU6 for swish. Stages, widths and kernels are those of the published weights, so that a
+network can start from them (`init.efficientnet_lite`); the last stage and the classifier are left out. Convolutions
+pad both borders alike, where the published ones pad the right and lower one by a pixel more: the maps are those of the
+picture moved by so much.
 """
 
 import torch
@@ -36,7 +38,7 @@ class EfficientEncoder(nn.Module):
         for name, values in (("mean", MEAN), ("deviation", DEVIATION)):
             of_channels = values if in_channels == len(values) else [sum(values) / len(values)] * in_channels
             self.register_buffer(name, torch.tensor(of_channels)[:, None, None], persistent=False)
-        self.stem = nn.Conv2d(in_channels, STEM_WIDTH, 3, stride=2, bias=False)
+        self.stem = nn.Conv2d(in_channels, STEM_WIDTH, 3, stride=2, padding=1, bias=False)
         self.stem_norm = nn.BatchNorm2d(STEM_WIDTH, eps=NORM_EPSILON)
         self.stages = nn.ModuleList()
         width = STEM_WIDTH
@@ -57,7 +59,7 @@ class EfficientEncoder(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return the five maps, finest first."""
         image = (image - self.mean) / self.deviation
-        features = functional.relu6(self.stem_norm(self.stem(_padded(image, 3, 2))), inplace=True)
+        features = functional.relu6(self.stem_norm(self.stem(image)), inplace=True)
         maps = []
         for (_, stride, *_), stage in zip(STAGES, self.stages, strict=True):
             if stride == 2:
@@ -72,13 +74,10 @@ class InvertedBottleneck(nn.Module):
     def __init__(self, width: int, out: int, *, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         inner = width * expansion
-        self.kernel, self.stride = kernel, stride
         self.adds = stride == 1 and width == out
         self.expand: nn.Module = nn.Conv2d(width, inner, 1, bias=False) if expansion > 1 else nn.Identity()
         self.expand_norm: nn.Module = nn.BatchNorm2d(inner, eps=NORM_EPSILON) if expansion > 1 else nn.Identity()
-        self.depthwise = nn.Conv2d(
-            inner, inner, kernel, stride=stride, padding=0 if stride == 2 else kernel // 2, groups=inner, bias=False
-        )
+        self.depthwise = nn.Conv2d(inner, inner, kernel, stride=stride, padding=kernel // 2, groups=inner, bias=False)
         self.depthwise_norm = nn.BatchNorm2d(inner, eps=NORM_EPSILON)
         self.project = nn.Conv2d(inner, out, 1, bias=False)
         self.project_norm = nn.BatchNorm2d(out, eps=NORM_EPSILON)
@@ -87,15 +86,7 @@ class InvertedBottleneck(nn.Module):
         """Return the map (B, out, H / stride, W / stride)."""
         widened = features
         if not isinstance(self.expand, nn.Identity):
-            widened = functional.relu6(self.expand_norm(self.expand(features)))
-        if self.stride == 2:
-            widened = _padded(widened, self.kernel, 2)
-        widened = functional.relu6(self.depthwise_norm(self.depthwise(widened)))
+            widened = functional.relu6(self.expand_norm(self.expand(features)), inplace=True)
+        widened = functional.relu6(self.depthwise_norm(self.depthwise(widened)), inplace=True)
         narrowed = self.project_norm(self.project(widened))
         return features + narrowed if self.adds else narrowed
-
-
-def _padded(features: Tensor, kernel: int, stride: int) -> Tensor:
-    """Pad as the published weights expect of sides divisible by the stride: one pixel less before than behind."""
-    total = kernel - stride
-    return functional.pad(features, (total // 2, total - total // 2) * 2)
