@@ -24,13 +24,14 @@ from torch import Tensor, nn
 from c2fvl import storage
 from c2fvl.catalogue import find_entry
 from c2fvl.config import Config, parse_config, to_toml
+from c2fvl.familiarity import Familiarity
 from c2fvl.models import build_model
 from c2fvl.temperature import Scaling, parse_calibration
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS, SETTINGS, METRICS = "model.safetensors", "config.toml", "metrics.json"
-CALIBRATION, TRUST_CURVE = "calibration.json", "trust.json"
+CALIBRATION, TRUST_CURVE, FAMILIARITY = "calibration.json", "trust.json", "familiarity.safetensors"
 NUM_STATES_KEPT = 2
 STATE_VERSION = 2
 
@@ -46,6 +47,9 @@ class TrainedModel:
     path: Path
     calibration: dict[str, Any] | None = field(repr=False, default=None)
     """The content of `calibration.json`; None where the probabilities were never calibrated."""
+
+    familiarity: Familiarity | None = field(repr=False, default=None)
+    """What is usual among the films trained on; None where `c2fvl acquaint` never looked at them."""
 
     @property
     def scaling(self) -> Scaling:
@@ -105,7 +109,8 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Train
     del data  # so that weights are never there three times
     network = build_model(config.model.name, config.model.arguments)
     restore_weights(network, weights, where=str(folder / WEIGHTS))
-    return TrainedModel(network.to(check_device(device)).eval(), config, metrics, folder, calibration)
+    familiarity = read_familiarity(folder)
+    return TrainedModel(network.to(check_device(device)).eval(), config, metrics, folder, calibration, familiarity)
 
 
 def parse_settings(folder: Path) -> Config:
@@ -140,6 +145,12 @@ def read_calibration(folder: Path, weights: bytes) -> dict[str, Any] | None:
         file,
     )
     return None
+
+
+def read_familiarity(folder: Path) -> Familiarity | None:
+    """Return what `c2fvl acquaint` left in a model folder, if anything; `ValueError` where that is damaged."""
+    file = folder / FAMILIARITY
+    return Familiarity.from_bytes(_read(file), where=file) if file.exists() else None
 
 
 def check_device(device: torch.device | str) -> torch.device:

@@ -111,6 +111,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (default: %(default)s)")
     sub.add_argument("--json", action="store_true", help="print the curve as JSON")
 
+    sub = command("acquaint", _acquaint, "Let a model know the films it was trained on, so that others are flagged.")
+    sub.add_argument("model", help="model folder or run folder")
+    sub.add_argument("root", help="folder that holds Train_Folder, Val_Folder, …, or a csv table")
+    sub.add_argument("--split", default="train", help="part that the network was trained on (default: %(default)s)")
+    sub.add_argument("--check", default="val", help="part to measure false alarms on (default: %(default)s)")
+    sub.add_argument("--table", help="caption table to use in place of <Split>_text.xlsx")
+    sub.add_argument("--json", action="store_true", help="print what was measured as JSON")
+
     sub = command("card", _card, "Write the model card, README.md of a model folder, from its run and its scores.")
     sub.add_argument("model", help="model folder or run folder")
     sub.add_argument(
@@ -145,6 +153,18 @@ def _parser() -> argparse.ArgumentParser:
         "--threshold", type=float, default=0.5, help="probability from which a pixel is lesion (default: %(default)s)"
     )
     _add_device(sub, batch="auto", workers=1, reading="threads that read films, and as many that write masks")
+    sub.add_argument("--json", action="store_true", help="print one JSON line per film")
+
+    sub = command("describe", _describe, "Print what a network reads off films: a report, with a figure for each zone.")
+    sub.add_argument("films", nargs="+", metavar="FILE", help="films, folders or globs")
+    sub.add_argument("--model", required=True, help="model folder, run folder or exported network, .onnx")
+    sub.add_argument(
+        "--laterality",
+        default="viewer",
+        choices=("viewer", "patient"),
+        help="whose left the report means (default: %(default)s)",
+    )
+    sub.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (default: %(default)s)")
     sub.add_argument("--json", action="store_true", help="print one JSON line per film")
 
     sub = command("check", _check, "Look a data set over; exit with 1 where something is wrong.")
@@ -564,6 +584,24 @@ def _calibrate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _acquaint(options: argparse.Namespace) -> int:
+    from c2fvl.acquaint import acquaint
+    from c2fvl.checkpoint import load_model
+    from c2fvl.progress import counting, table
+
+    with counting("Looking", quiet=options.json) as progress:
+        found = acquaint(
+            load_model(options.model), options.root, split=options.split, check_split=options.check,
+            table=options.table, progress=progress,
+        )  # fmt: skip
+    if options.json:
+        print(json.dumps(found))
+        return 0
+    rows = [[name, f"{100 * share:.1f}"] for name, share in found["flagged"].items()]
+    print(table([f"{found['num_checked']} films of {found['checked_on']}", "flagged, %"], rows))
+    return 0
+
+
 def _trust(options: argparse.Namespace) -> int:
     from c2fvl.checkpoint import load_model
     from c2fvl.progress import counting, table
@@ -630,8 +668,39 @@ def _predict(options: argparse.Namespace) -> int:
                 "" if sure is None else f"; expected Dice {sure:.2f}{'' if record['calibrated'] else ', uncalibrated'}"
             )
             print(f"{Path(options.out) / record['mask']}: {', '.join(areas)} of the picture{said}")
+            for remark in (record["reading"] or {}).get("remarks", ()):
+                print(f"  {remark}")
+            for reason in (record["film"] or {}).get("reasons", ()):
+                print(f"{record['image']}: not to be relied on: {reason}", file=sys.stderr)
     if failed:
         print(f"{PROGRAM}: {failed} of {len(requests)} films could not be predicted", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _describe(options: argparse.Namespace) -> int:
+    from c2fvl.predict import Predictor, collect
+
+    predictor = Predictor(options.model, device=options.device)
+    failed = 0
+    for request in collect(options.films):
+        try:
+            found = predictor.describe(request.image)
+        except (OSError, ValueError) as error:
+            failed += 1
+            print(f"{request.image}: {str(error).removeprefix(f'{request.image}: ')}", file=sys.stderr)
+            continue
+        reading, look = found.reading, found.look
+        assert reading is not None
+        if options.json:
+            record = {"image": str(request.image), "film": None if look is None else look.as_dict()}
+            print(json.dumps(record | reading.as_dict(options.laterality)))
+            continue
+        report, *figures = reading.lines(options.laterality)
+        print(f"{request.image}: {report}")
+        for line in figures:
+            print(f"  {line}")
+        for reason in () if look is None else look.reasons:
+            print(f"  not to be relied on: {reason}")
     return 1 if failed else 0
 
 

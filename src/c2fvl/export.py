@@ -4,6 +4,7 @@ The file takes films as `Predictor` prepares them and gives probabilities; what 
 metadata. It is compared with the network in PyTorch before it is written.
 """
 
+import base64
 import contextlib
 import dataclasses
 import json
@@ -30,7 +31,16 @@ from c2fvl.datasets import scan
 from c2fvl.findings import FINDINGS
 from c2fvl.labels import THRESHOLD, to_labels, to_original
 from c2fvl.metrics import dice, overlap
-from c2fvl.onnx_model import CALIBRATION_KEY, IMAGE, METRICS_KEY, PROBABILITY, SETTINGS_KEY, TEXT, OnnxModel
+from c2fvl.onnx_model import (
+    CALIBRATION_KEY,
+    FAMILIARITY_KEY,
+    IMAGE,
+    METRICS_KEY,
+    PROBABILITY,
+    SETTINGS_KEY,
+    TEXT,
+    OnnxModel,
+)
 from c2fvl.optimize import optimize
 from c2fvl.reading import LOGITS
 from c2fvl.scoring import NetworkEngine, probabilities
@@ -212,6 +222,8 @@ def _described(proto: Any, model: TrainedModel, dtype: str) -> bytes:
     }
     if model.calibration is not None:
         found[CALIBRATION_KEY] = json.dumps(model.calibration, allow_nan=False)
+    if model.familiarity is not None:
+        found[FAMILIARITY_KEY] = base64.b64encode(model.familiarity.to_bytes()).decode()
     shape = text_shape(model.config)
     if shape is not None:
         found[f"c2fvl.{TEXT}"] = (

@@ -3,6 +3,7 @@
 The file carries in its metadata all that a model folder carries beside the weights; `docs/export.md` lists the keys.
 """
 
+import base64
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from c2fvl.config import Config, parse_config
+from c2fvl.familiarity import Familiarity
 from c2fvl.reading import LOGITS, Computed
 from c2fvl.temperature import parse_calibration
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 SETTINGS_KEY, METRICS_KEY, CALIBRATION_KEY = "c2fvl.settings", "c2fvl.metrics", "c2fvl.calibration"
+FAMILIARITY_KEY = "c2fvl.familiarity"
 IMAGE, TEXT, PROBABILITY = "image", "text", "probability"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _NOT_INSTALLED = "exported networks need ONNX Runtime, which is not installed: pip install 'c2fvl[onnx]'"
@@ -47,6 +50,14 @@ class OnnxModel:
         self.calibration: dict[str, Any] | None = None
         if CALIBRATION_KEY in found:
             self.calibration = parse_calibration(found[CALIBRATION_KEY], where=f"{self.path} ({CALIBRATION_KEY})")
+        self.familiarity: Familiarity | None = None
+        if FAMILIARITY_KEY in found:
+            where = f"{self.path} ({FAMILIARITY_KEY})"
+            try:
+                data = base64.b64decode(found[FAMILIARITY_KEY], validate=True)
+            except ValueError as error:
+                raise ValueError(f"{where} is damaged: {error}") from error
+            self.familiarity = Familiarity.from_bytes(data, where=where)
         self._reads_text = TEXT in {entry.name for entry in self._session.get_inputs()}
         given = {entry.name for entry in self._session.get_outputs()}
         self._logits = [name for name in LOGITS if name in given]

@@ -16,6 +16,7 @@ from c2fvl.confidence import expected_dice
 from c2fvl.config import Config
 from c2fvl.csv_tables import read_csv
 from c2fvl.describe import zone_areas
+from c2fvl.familiarity import Familiarity, Look
 from c2fvl.images import read_image, write_image, write_labels, write_mask, write_probability
 from c2fvl.labels import THRESHOLD, to_labels, to_original
 from c2fvl.overlap import ahead
@@ -48,6 +49,8 @@ class Prediction:
     """The report as understood, in the viewer's frame; None where none was given or the network reads none."""
     reading: FilmReading | None = None
     """What the network read off the film, and how far it followed the report; None for one that reads no films."""
+    look: Look | None = None
+    """Whether the film is such as the network was trained on; None where the model does not know its films."""
 
     @property
     def areas(self) -> dict[str, int]:
@@ -69,6 +72,8 @@ class Engine(Protocol):
     metrics: dict[str, Any]
     calibration: dict[str, Any] | None
     """The content of `calibration.json`, if there is one."""
+    familiarity: Familiarity | None
+    """What is usual among the films trained on, if that is known."""
     batch_size: int
     """Films at once that suit it."""
 
@@ -87,6 +92,7 @@ class Prepared:
     text: np.ndarray | None
     """(T, F)."""
     report: Report | None
+    look: Look | None = None
 
 
 class Predictor:
@@ -136,6 +142,17 @@ class Predictor:
         prepared = self.prepare(image, report, laterality=laterality)
         return self.finish(prepared, self.run([prepared])[0])
 
+    def describe(self, image: str | Path | np.ndarray) -> Prediction:
+        """Return the prediction for one film without a report, with what the network reads off it.
+
+        Raises `ValueError` for a network that reads no films, and for a film that cannot be read.
+        """
+        found = self(image)
+        if found.reading is None:
+            name = self.engine.config.model.name
+            raise ValueError(f"the network {name} reads no report off a film; filmfirst does")
+        return found
+
     def prepare(
         self, image: str | Path | np.ndarray, report: str | Report | None = None, *, laterality: str = "viewer"
     ) -> Prepared:
@@ -147,7 +164,9 @@ class Predictor:
         text = None if self.encoder is None else self.encoder.encode(understood)
         image = in_channel_order(resized, config).transpose(2, 0, 1)
         size = int(film.shape[0]), int(film.shape[1])
-        return Prepared(size, np.ascontiguousarray(image, np.float32), text, understood)
+        known = self.engine.familiarity
+        look = None if known is None else known.look(film)
+        return Prepared(size, np.ascontiguousarray(image, np.float32), text, understood, look)
 
     def run(self, prepared: Sequence[Prepared]) -> list[Computed]:
         """Return what the network makes of several films at once, on its own grid, not calibrated yet."""
@@ -161,7 +180,7 @@ class Predictor:
         mask = to_labels(probability, self.threshold)
         told = None if prepared.text is None else prepared.text[0]
         reading = FilmReading.from_logits(found.logits, told) if found.logits else None
-        return Prediction(mask, self.scaling.apply(probability), prepared.report, reading)
+        return Prediction(mask, self.scaling.apply(probability), prepared.report, reading, prepared.look)
 
     def understand(self, report: str | Report | None, *, laterality: str = "viewer") -> Report | None:
         """Return the report in the viewer's frame as this network reads it; None for none or a blank one.
@@ -383,6 +402,7 @@ def _record(predictor: Predictor, request: Request, prediction: Prediction, late
         "expected_dice": None if sure is None else round(sure, 4),  # further digits depend on the size of the batch
         "calibrated": predictor.is_calibrated,
         "report": said,
+        "film": None if prediction.look is None else prediction.look.as_dict(),
         "reading": None if prediction.reading is None else prediction.reading.as_dict(laterality),
         "model": {
             "name": model.config.model.name,

@@ -107,6 +107,14 @@ class FilmReading:
                 )
         return tuple(lines)
 
+    def lines(self, frame: str = "viewer") -> tuple[str, ...]:
+        """Return the film's own report, in that frame, and a figure for each thing that it says."""
+        shares = {_HEIGHT_AND_HAND[zone if frame == "viewer" else _OTHER[zone]]: self.zones[zone] for zone in ZONES}
+        sides = ", ".join(f"{_SIDE_WORDS[name]} {share:.2f}" for name, share in self.side.items())
+        numbers = ", ".join(f"{_count(place, self.number)}: {share:.2f}" for place, share in enumerate(self.number))
+        zones = [f"{name}: {shares[name]:.2f}" for name in sorted(shares, key=_top_down)]
+        return (str(self.report.in_frame(frame)), *zones, f"side: {sides}", f"areas: {numbers}")
+
     def as_dict(self, frame: str = "viewer") -> dict[str, Any]:
         """Return the record of the reading, in the frame "viewer" or "patient"."""
 
@@ -130,6 +138,10 @@ _SIDE_WORDS = {
     "unilateral": "infection of one lung",
     "bilateral": "infection of both lungs",
 }
+
+
+def _top_down(name: str) -> int:
+    return list(_HEIGHT_AND_HAND.values()).index(name)
 
 
 def _count(place: int, numbers: tuple[float, ...]) -> str:

@@ -189,7 +189,7 @@ class NetworkEngine:
         in_place: bool = False,
     ) -> None:
         self.config, self.path, self.metrics = model.config, model.path, model.metrics
-        self.calibration = model.calibration
+        self.calibration, self.familiarity = model.calibration, model.familiarity
         self.device = check_device(device)
         self.batch_size = batch_size or automatic_batch(model)
         self.network = inference_form(model, batch_size=self.batch_size, in_place=in_place)
