@@ -24,11 +24,14 @@ from c2fvl.checkpoint import TrainedModel
 from c2fvl.config import to_toml
 from c2fvl.datasets import fingerprint, mask_fingerprint, scan
 from c2fvl.figures import Scores, as_columns, figures
+from c2fvl.findings import DEFAULT_TRUST
 from c2fvl.images import read_image, read_spacing
 from c2fvl.labels import THRESHOLD, to_labels, to_original
 from c2fvl.metrics import TOLERANCES, dice, iou, score_case, summarise_classes
 from c2fvl.overlap import ahead
 from c2fvl.page import render
+from c2fvl.reading import FilmReading
+from c2fvl.reading_scores import summarise_readings
 from c2fvl.runs import describe_environment
 from c2fvl.scoring import (
     CasePrediction,
@@ -135,14 +138,17 @@ def score_part(
     found = predict_cases(network, films, device=device, batch_size=batch_size, workers=workers)
 
     measured: list[CaseCalibration] = []
+    readings: list[FilmReading] = []
 
-    def score(prediction: CasePrediction) -> tuple[CaseScore, CaseCalibration | None]:
+    def score(prediction: CasePrediction) -> tuple[CaseScore, CaseCalibration | None, FilmReading | None]:
         details = functools.partial(score_case, spacing=spacings[prediction.index], tolerances=tolerances)
-        return score_on_grids(prediction, details=details), _calibration_of(prediction, model)
+        reading = FilmReading.from_logits(prediction.logits, None) if prediction.logits else None
+        return score_on_grids(prediction, details=details), _calibration_of(prediction, model), reading
 
-    for own, trust in ahead(score, found, most=2 * batch_size):
+    for own, trust, reading in ahead(score, found, most=2 * batch_size):
         scores.append(own)
         measured += [] if trust is None else [trust]
+        readings += [] if reading is None else [reading]
         if progress is not None:
             progress(len(scores), len(films))
 
@@ -160,6 +166,7 @@ def score_part(
         "text": {
             "kind": text, "given": describe_text(text, config.data.text, num_reports, len(cases)),
             "seed": seed if text in DRAWN else None,
+            "trust": config.model.arguments.get("trust", DEFAULT_TRUST) if config.data.text == "findings" else None,
         },
         "threshold": THRESHOLD,
         "unit": unit,
@@ -173,6 +180,9 @@ def score_part(
         ],
         "figures": figures(cases, columns, [[own["original"] for own in score.classes] for score in scores]),
         "calibration": summarise(measured, calibration=model.calibration) if measured else None,
+        "reading": (
+            summarise_readings(readings, [case.report for case in cases]) if readings and text == "right" else None
+        ),
         "settings": to_toml(config),
         "loss_curves": "log.jsonl" if history_of(model) else None,
         "software": describe_environment(torch.device(device)),

@@ -12,6 +12,8 @@ from c2fvl.report import SIDES, ZONES, Report
 FINDINGS = ("side", "number", *ZONES, "trust")
 """The order of a network's nine numbers."""
 TRUST = FINDINGS.index("trust")
+DEFAULT_TRUST = 0.5
+"""Of a network for which none was chosen."""
 FIRST_ZONE = FINDINGS.index(ZONES[0])
 SIDE_ORDER = ("none", "unilateral", "bilateral")
 """The sides by their number in a row."""

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from c2fvl import storage
+from c2fvl.battery import battery
 from c2fvl.catalogue import find_entry
-from c2fvl.checkpoint import find_model, parse_settings, read_metrics
+from c2fvl.checkpoint import FAMILIARITY, TRUST_CURVE, find_model, parse_settings, read_metrics
 from c2fvl.config import Config, to_toml
 from c2fvl.markdown import escape, table
-from c2fvl.page import show
+from c2fvl.page import reading_rows, show
 
 CARD = "README.md"
 _MADE = "<!-- Made by `c2fvl card`; run it again after a new evaluation. -->"
 _READS = {
     "none": "no text",
+    "findings": "the film first, then reports, as side, number of areas and six zones, each known or not",
     "attributes": "reports, as side, number of areas and six zones",
     "words": "reports, as a sentence of learned words",
     "sentence": "reports, as a sentence that a language model encodes",
@@ -52,15 +54,16 @@ def write_card(
         summary = _read_json(file)
         same = summary.get("model", {}).get("weights_sha256") == metrics.get("weights_sha256")
         (summaries if same and "figures" in summary else strangers).append((file, summary))
+    scored = [summary for _, summary in summaries]
     environment = _read_json(beside / "environment.json") if (beside / "environment.json").is_file() else {}
     lines = [
         "---", "library_name: c2fvl", "pipeline_tag: image-segmentation", "tags: [medical-imaging, text-guided]", "---",
         "", _MADE, "", f"# {escape(config.preset or config.model.name)}", "",
         "**Research use, not for diagnosis.** No clinic has tested it, no authority has approved it.", "",
         *_what(config, metrics), *_data(config, environment, data, text_version, licence),
-        *_recipe(config, environment, beside), *_figures([summary for _, summary in summaries]),
-        *_audits([summary for _, summary in summaries]), *_calibration([summary for _, summary in summaries]),
-        *_limits([summary for _, summary in summaries], [file.parent for file, _ in strangers]),
+        *_recipe(config, environment, beside), *_figures(scored), *_audits(scored), *_trust(folder),
+        *_readings(scored), *_calibration(scored),
+        *_limits(scored, [file.parent for file, _ in strangers], familiar=(folder / FAMILIARITY).is_file()),
         "## Every setting", "", "```toml", *to_toml(config).strip().splitlines(), "```", "",
     ]  # fmt: skip
     storage.write_text(card, "\n".join(lines))
@@ -173,6 +176,43 @@ def _audits(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines or ["## What the text does", "", "Not audited yet: run `c2fvl audit`, then `c2fvl card` again.", ""]
 
 
+def _trust(folder: Path) -> list[str]:
+    if not (folder / TRUST_CURVE).is_file():
+        return []
+    found = _read_json(folder / TRUST_CURVE)
+    wrong = list(found["points"][0]["harm"])
+    rows = [
+        [f"{point['trust']:g}{' (default)' if point['trust'] == found['default'] else ''}"]
+        + [show(point[name], share=True) for name in ("right", *wrong)]
+        + ["–" if point["gain_kept"] is None else f"{100 * point['gain_kept']:.0f}"]
+        for point in found["points"]
+    ]
+    measured, titles = found["measured_on"], {change.name: change.title for change in battery(None)}
+    bounds = ", ".join(f"{titles[name]} {most:g}" for name, most in found["most_harm"].items())
+    return [
+        "## Trust in reports", "",
+        f"Dice per image, %, {measured['num_cases']} films of the {escape(measured['split'])} part; without a report "
+        f"{show(found['none'], share=True)}. The default is the highest trust at which a wrong report costs at most so "
+        f"many points: {bounds}. The gain kept is that of the right report, against trust 1.", "",
+        *table(["trust", "right report", *(titles[name] for name in wrong), "gain kept, %"], rows, numbers=5), "",
+    ]  # fmt: skip
+
+
+def _readings(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines: list[str] = []
+    for summary in summaries:
+        rows = [
+            [row["name"], "–" if row["auc"] is None else f"{row['auc']:.3f}", f"{100 * row['accuracy']:.1f}",
+             f"{100 * row['majority']:.1f}"]
+            for row in reading_rows(summary.get("reading"))
+        ]  # fmt: skip
+        if rows:
+            header = ["read off the film", "area under the curve", "accuracy, %", "majority guess, %"]
+            title = f"## What it reads off films, {escape(summary['data']['split'])} part"
+            lines += [title, "", *table(header, rows, numbers=3), ""]
+    return lines
+
+
 def _calibration(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = []
     for summary in summaries:
@@ -192,7 +232,7 @@ def _calibration(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["## Calibration and confidence", "", *table(header, rows, numbers=3), ""]
 
 
-def _limits(summaries: Sequence[Mapping[str, Any]], strangers: Sequence[Path]) -> list[str]:
+def _limits(summaries: Sequence[Mapping[str, Any]], strangers: Sequence[Path], *, familiar: bool) -> list[str]:
     warnings = [line["text"] for summary in summaries for line in summary.get("audit", {}).get("words", ())
                 if line["warning"]]  # fmt: skip
     missed = [
@@ -205,7 +245,8 @@ def _limits(summaries: Sequence[Mapping[str, Any]], strangers: Sequence[Path]) -
     lines = [
         "## Limits", "",
         "- It knows films like those it was trained on: other machines, views, ages and diseases were not tried.",
-        "- It draws a mask for whatever it is given, a photograph too.",
+        "- It draws a mask for whatever it is given, a photograph too"
+        + ("; films unlike those it was trained on are flagged, not all of them." if familiar else "."),
         *(f"- {escape(words)}" for words in dict.fromkeys([*warnings, *missed])),
     ]  # fmt: skip
     if strangers:

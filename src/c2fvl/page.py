@@ -79,8 +79,8 @@ def render(
 ) -> str:
     """Return the page of a summary; `scores` are those of each case, which its charts show.
 
-    The parts "calibration" and "audit" are there where the summary has them. Words from files (reports, names, paths)
-    are shown as text, whatever they hold.
+    The parts "calibration", "reading" and "audit" are there where the summary has them. Words from files (reports,
+    names, paths) are shown as text, whatever they hold.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
@@ -102,6 +102,7 @@ def render(
         charts=charts_of(summary, scores, history),
         audit=summary.get("audit"),
         calibration=summary["calibration"],
+        reading=reading_rows(summary.get("reading")),
     )
 
 
@@ -142,3 +143,14 @@ def charts_of(
             curve = calibration["confidence"]["curve"]
             found["risk"] = charts.risk_coverage(curve["coverage"], curve["dice"])
     return found
+
+
+def reading_rows(found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return a row for each finding of the summary's part "reading", the mean of the zones first."""
+    if found is None:
+        return []
+    rows = [("zones, mean", found["zones_mean"])] if "zones_mean" in found else []
+    rows += [(f"{'left' if zone[0] == 'l' else 'right'} {zone[1:]} zone", row) for zone, row in found["zones"].items()]
+    rows += [(title, found[name]) for name, title in (("side", "side"), ("number", "areas")) if name in found]
+    return [{"name": name, "auc": row.get("auc"), **{key: row[key] for key in ("accuracy", "majority")}}
+            for name, row in rows]  # fmt: skip

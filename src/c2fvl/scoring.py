@@ -60,6 +60,8 @@ class CasePrediction:
     original_mask: np.ndarray | None
     """(H, W) uint8."""
     loss: float | None
+    logits: tuple[np.ndarray, ...] = ()
+    """What the network read off the film, in the order of `reading.LOGITS`."""
 
 
 def predict_cases(
@@ -87,6 +89,7 @@ def predict_cases(
         output = infer(network, batch, device=device, precision=precision)
         probability = probabilities(output).cpu().numpy()
         losses = None if loss is None else _losses(loss, output, batch)
+        logits = [values.float().cpu().numpy() for values in output.reading or ()]
         for row, name in enumerate(batch.ids):
             yield CasePrediction(
                 id=name,
@@ -94,6 +97,7 @@ def predict_cases(
                 probability=probability[row],
                 original_mask=batch.original_masks[row],
                 loss=None if losses is None else losses[row],
+                logits=tuple(values[row] for values in logits),
             )
         done += len(batch.ids)
 
@@ -199,7 +203,7 @@ class NetworkEngine:
         rows = None if text is None else torch.from_numpy(text)
         batch = Batch([""] * len(images), torch.from_numpy(images), None, rows, [None] * len(images))
         output = infer(self.network, batch, device=self.device, precision="fp32")
-        logits = () if output.reading is None else tuple(values.cpu().numpy() for values in output.reading)
+        logits = tuple(values.cpu().numpy() for values in output.reading or ())
         return Computed(probabilities(output).cpu().numpy(), logits)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2fvl.findings import FINDINGS, FIRST_ZONE, SIDE_ORDER, TRUST
+from c2fvl.findings import DEFAULT_TRUST, FINDINGS, FIRST_ZONE, SIDE_ORDER, TRUST
 from c2fvl.models.blocks import ConvNormReLU, JoinedConvolutions, conv_stack, upsample_nearest
 from c2fvl.models.efficient import EfficientEncoder
 from c2fvl.models.output import Output, Reading, check_size, check_text
@@ -68,7 +68,7 @@ class FilmFirst(nn.Module):
         encoder: str = "efficient",
         widths: tuple[int, ...] = (24, 40, 64, 96),
         fusion: str = "maps",
-        trust: float = 0.5,
+        trust: float = DEFAULT_TRUST,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
