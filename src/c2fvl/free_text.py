@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from c2fvl import radiology_terms as terms
 from c2fvl.radiology_terms import BOTH, HEIGHTS, LEFT, RIGHT, Place, Term
-from c2fvl.report import FRAMES, ZONES
+from c2fvl.report import FRAMES, MAX_AREAS, ZONES
 
 __all__ = ["MAX_CHARACTERS", "FreeReading", "read_free_text"]
 
@@ -93,6 +93,8 @@ def read_free_text(text: str, frame: str = "viewer") -> FreeReading:
     if any(word.term.kind == terms.FOREIGN for word in words) and not spoken & _ENGLISH:
         return FreeReading(not_understood=(_short(text),), refusal=_NOTHING)
     found = _resolve(_told(text, words))
+    if found.refusal and not (found.uncertain or found.not_understood or found.contradictions):
+        found = replace(found, not_understood=(_short(text),))
     return _exchanged(found) if frame == "patient" else found
 
 
@@ -240,10 +242,14 @@ class _Part:
             while end and self.words[end - 1].term.kind == terms.PLACE:  # "left" of "left effusion"
                 end -= 1
             found = self.words[:end]
-        kept = [word for word in found if word.term.kind == terms.PLACE]
-        if self.has(terms.COMPARISON):
-            kept = [word for word in kept if not _is_bare_hand(word.term.place)]
-        return kept
+        if self.has(terms.COMPARISON):  # "left more than right" names no place
+            behind = [*found[1:], None]
+            found = [
+                word
+                for word, following in zip(found, behind, strict=False)
+                if not _is_bare_hand(word.term.place) or (following and following.term.kind == terms.PLACE)
+            ]
+        return [word for word in found if word.term.kind == terms.PLACE]
 
     @property
     def num_places(self) -> int:
@@ -363,7 +369,7 @@ def _read_sentence(sentence: list[_Word], told: _Told) -> None:
         part.words = [replace(word, term=Term(terms.OTHER, "apart")) for word in part.words]
     statements = _statements(parts, told)
     if statements is not None and terms.EXCEPT in kinds:
-        statements = _with_exceptions(statements)
+        statements = _with_exceptions(statements, is_first=sentence[0].term.kind == terms.EXCEPT)
     if statements is None:
         told.doubts.append(_doubtful(parts))
         told.uncertain.append(quoted)
@@ -371,9 +377,10 @@ def _read_sentence(sentence: list[_Word], told: _Told) -> None:
         told.statements += statements
 
 
-def _with_exceptions(statements: list[_Statement]) -> list[_Statement] | None:
+def _with_exceptions(statements: list[_Statement], *, is_first: bool) -> list[_Statement] | None:
     """Take denials for what the exceptions leave over; None where what is present has exceptions."""
-    if not statements or statements[0].kind not in ("absent", "clear"):
+    denials = statements[1:] if is_first else statements[:1]
+    if not denials or any(statement.kind not in ("absent", "clear") for statement in denials):
         return None
     for statement in statements:
         statement.is_rest = True
@@ -431,12 +438,11 @@ def _statements(parts: Sequence[_Part], told: _Told) -> list[_Statement] | None:
             before.is_open = False
         if kind == "other":
             if before is not None and before.kind == "absent" and part.lead in ("and", "or", "comma"):
-                if part.num_places and not any(each.num_places for each in before.parts):
-                    before.kind = "other"  # "no consolidation or effusion on the left": where is no consolidation?
-                    told.doubts.append(_doubtful([*before.parts, part]))
-                told.not_understood.append(
-                    _quote(told.text, joined if before.kind == "absent" else [*before.parts, *joined])
-                )
+                if terms.ORGAN not in part.kinds() and not any(each.num_places for each in before.parts):
+                    # "no consolidation or effusion on the left": on the left there is none, however it is meant
+                    places = [word for word in part.words if word.term.kind == terms.PLACE]
+                    before.parts += [_Part(part.lead, places)] if places else []
+                told.not_understood.append(_quote(told.text, joined))
                 continue
             if before is not None and before.kind == "clear" and not any(each.num_places for each in before.parts):
                 before.kind = "other"
@@ -473,6 +479,8 @@ def _belongs(pending: list[_Part], part: _Part, before: _Statement | None) -> st
         return "behind" if lead in ("comma", "but", "with", "colon") else "neither"
     is_listed = lead in ("and", "or") or _dangles(before)
     if part.lead == "negation":
+        if part.has(terms.SPARED) and before.kind == "present" and is_listed:
+            return "before"
         if part.findings() or part.has(terms.SPARED):
             return "neither" if is_listed else "behind"
         return "before" if before.kind == "present" or is_listed else "neither"
@@ -497,7 +505,7 @@ def _dangles(statement: _Statement) -> bool:
 
 def _close(pending: list[_Part], found: list[_Statement], told: _Told) -> bool:
     """Give the places at the end of a sentence to its last statement; False where that is not sure."""
-    is_bare = all(_is_bare_hand(word.term.place) for part in pending for word in part.words if part.places())
+    is_bare = all(_is_bare_hand(word.term.place) for part in pending for word in part.places())
     if not found or found[-1].kind == "other":
         told.not_understood.append(_quote(told.text, pending))
         return True
@@ -536,6 +544,7 @@ class _Unit:
     is_plural: bool = False
     is_whole: bool = False
     is_adjective: bool = False
+    follows_header: bool = False
 
     def add(self, place: Place) -> None:
         self.hands |= place.hands
@@ -559,6 +568,8 @@ class _Where:
     """Lungs told without a height."""
     lungs: bool = False
     """Whether "the lungs" are told without a side."""
+    lung: bool = False
+    """Whether "lung" is: which one only a denial leaves clear, "no lung infection"."""
     is_unclear: bool = False
     """Whether some place could not be settled."""
 
@@ -568,7 +579,7 @@ def _where(parts: Sequence[_Part]) -> _Where:
     units = _units(parts)
     zones: set[tuple[str, str]] = set()
     hands: set[str] = set()
-    lungs = is_unclear = False
+    lungs = lung = is_unclear = False
     for place, unit in enumerate(units):
         before = units[place - 1] if place else None
         behind = units[place + 1] if place + 1 < len(units) else None
@@ -576,9 +587,12 @@ def _where(parts: Sequence[_Part]) -> _Where:
             unit.hands = _hands_of(unit, before, units[place + 1 : place + 4])
         if unit.heights and not unit.is_settled:
             noun = next((later for later in units[place + 1 : place + 4] if later.is_noun), None)
-            if noun is None and not (before is not None and before.is_noun and not before.heights):
-                is_unclear = True
-                continue
+            if noun is None:
+                header = before is not None and before.is_noun and not before.heights  # "left lung, middle and lower"
+                unit.follows_header = header or (before is not None and before.follows_header)
+                if not unit.follows_header:
+                    is_unclear = True
+                    continue
         if unit.heights:
             is_unclear |= not unit.hands
             zones.update((hand, height) for hand in unit.hands for height in unit.heights)
@@ -592,8 +606,8 @@ def _where(parts: Sequence[_Part]) -> _Where:
             hands |= unit.hands
         elif unit.is_noun:
             lungs |= unit.is_plural
-            is_unclear |= not unit.is_plural
-    return _Where(frozenset(zones), frozenset(hands), lungs, is_unclear)
+            lung |= not unit.is_plural
+    return _Where(frozenset(zones), frozenset(hands), lungs, lung, is_unclear)
 
 
 def _units(parts: Sequence[_Part]) -> list[_Unit]:
@@ -675,6 +689,9 @@ def _resolve(told: _Told) -> FreeReading:
     number = _number(present, told) if not contradictions else None
     used = [claim for claim in (*present, *absent) if claim.phrase not in told.not_understood]
     is_nothing = side is None and number is None and not named and not free
+    if is_nothing and not contradictions:
+        told.not_understood += [claim.phrase for claim in used]
+        used = []
     return FreeReading(
         zones=_names(named),
         free=_names(free),
@@ -698,6 +715,8 @@ def _claims(told: _Told) -> tuple[list[_Claim], list[_Claim]]:
         claim = _Claim(statement, set(where.zones), set(where.hands), statement.findings(), phrase=phrase)
         if statement.kind == "present":
             present.append(claim)
+            if where.is_unclear and claim.zones:
+                told.uncertain.append(phrase)
             if not (claim.zones or claim.hands or statement.has(terms.UNILATERAL)):
                 told.not_understood.append(phrase)
         elif statement.kind in ("absent", "clear") and _deny(claim, where, told):
@@ -726,10 +745,10 @@ def _deny(claim: _Claim, where: _Where, told: _Told) -> bool:
     is_anywhere = not num_places and (statement.kind == "absent" or statement.has(terms.EXAM) or statement.is_rest)
     has_noun = any(word.term.place.is_noun for part in statement.parts for word in part.words)
     is_vague = statement.kind == "clear" and ((num_places and not has_noun) or statement.has(terms.OTHER))
-    if where.is_unclear or is_vague:
+    if where.is_unclear or is_vague or (where.lung and (statement.kind == "clear" or is_spared)):
         told.not_understood.append(claim.phrase)
         return False
-    if where.lungs or (is_anywhere and not is_spared):
+    if where.lungs or where.lung or (is_anywhere and not is_spared):
         zones |= _ALL_ZONES
     if not zones:
         told.not_understood.append(claim.phrase)
@@ -803,8 +822,12 @@ def _counts(part: _Part) -> list[int]:
         while behind < len(part.words) and part.words[behind].text.lower() in terms.COUNT_ADJECTIVES:
             behind += 1
         kind = part.words[behind].term.kind if behind < len(part.words) else ""
-        is_counted = kind in (terms.FINDING, terms.COUNTED) and before not in terms.COUNT_SPOILERS
-        found.append(int(word.term.value) if is_counted else -1)
+        counted = part.words[behind].text.lower() if behind < len(part.words) else ""
+        number = int(word.term.value)
+        is_many = counted == "foci" or (counted.endswith("s") and counted != "focus")
+        is_count = kind in (terms.FINDING, terms.COUNTED) and is_many == (number > 1)  # not "day 3 opacity"
+        is_open = before in terms.COUNT_SPOILERS or number > MAX_AREAS
+        found.append(number if is_count and not is_open else -1)
     return found
 
 

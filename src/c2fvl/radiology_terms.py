@@ -106,13 +106,15 @@ def _places() -> dict[tuple[str, ...], Term]:
             for noun in "lz":
                 place = Place(frozenset({hand}), frozenset({height}), is_noun=True)
                 found[f"{initial}{height[0]}{noun}"] = place
+    for hand in (LEFT, RIGHT):  # one term, as the lingula that it changes places with in a mirrored film
+        found[f"{hand} middle lobe"] = Place(frozenset({hand}), frozenset({"middle"}), is_noun=True)
     return {tuple(word.split()): Term(PLACE, place=place) for word, place in found.items()}
 
 
 TERMS: dict[tuple[str, ...], Term] = {
     **_places(),
     **_spread(FINDING, "opacity, opacities, opacification, opacifications, shadowing, shadowings, haziness, "
-              "opaque areas, white out, whiteout", "opacity"),
+              "opaque areas, white out, whiteout, whited out, hazy", "opacity"),
     **_spread(FINDING, "consolidation, consolidations, consolidative, consolidated", "consolidation"),
     **_spread(FINDING, "infiltrate, infiltrates, infiltration, infiltrations", "infiltrate"),
     **_spread(FINDING, "ground glass, groundglass, ggo, ggos, ground glass opacity, ground glass opacities, "
@@ -122,7 +124,8 @@ TERMS: dict[tuple[str, ...], Term] = {
               "air space opacity, air space opacities, airspace opacity, airspace opacities, "
               "air space opacification, airspace opacification", "airspace"),
     **_spread(FINDING, "infection, infections, infective, infectious, infected, pneumonia, pneumonias, pneumonic, "
-              "bronchopneumonia, pneumonitis, covid, inflammatory change, inflammatory changes", "infection"),
+              "bronchopneumonia, pneumonitis, covid, covid 19, "
+              "covid19, inflammatory change, inflammatory changes", "infection"),
     **_spread(ABNORMALITY, "abnormality, abnormalities, disease, process, pathology, lesion, lesions"),
     **_spread(LUNG_WORD, "pulmonary, cardiopulmonary, parenchymal, bronchial, bronchus, pleura, thoracic, airspace, "
               "air space"),
@@ -150,9 +153,11 @@ TERMS: dict[tuple[str, ...], Term] = {
               "spleen, splenic, pancreas, pancreatic, abdomen, abdominal, bowel, colon, stomach, appendix, bladder, "
               "uterus, ovary, prostate, pelvis, pelvic, hip, knee, knees, ankle, foot, wrist, elbow, femur, "
               "tibia, thyroid, breast, breasts, sinus, sinuses, orbit, retina, lumbar, meniscus, gallbladder, "
+              "arm, leg, thigh, urinary, ear, throat, "
               "quadrant, upper quadrant, lower quadrant, tooth, teeth, skin, lip, nuclei, nucleus"),
     **_spread(NEGATION, "no, non, without, nil, negative for, no evidence of, without evidence of, no sign of, "
-              "no signs of, free of, free from, clear of, absence of, lack of, lacks, neither, nor, never, none, zero"),
+              "no signs of, free of, free from, clear of, absence of, lack of, lacks, neither, nor, never, none, "
+              "zero"),
     **_spread(DENIAL, "not seen, not identified, not present, not demonstrated, not evident, not visible, "
               "not visualised, not visualized, not detected, not noted, not found, not appreciated, absent"),
     **_spread(CLEAR, "clear, unremarkable, normal, free, well aerated, normally aerated, clear and well expanded"),
@@ -160,7 +165,8 @@ TERMS: dict[tuple[str, ...], Term] = {
     **_spread(SPARED, "sparing, spares, with sparing of, sparing of"),
     **_spread(UNILATERAL, "unilateral"),
     **_spread(ELSEWHERE, "otherwise, elsewhere, remaining, remainder, rest"),
-    **_spread(EXCEPT, "except, excepting, excluding, apart from, aside from, other than, save for, barring"),
+    **_spread(EXCEPT, "with the exception of, except, excepting, excluding, apart from, "
+              "aside from, other than, save for, barring"),
     **_spread(LIMIT, "new, other, further, additional, interval, significant, large, gross, major, definite, "
               "definitive, obvious, convincing, change, changes, improvement, progression, increase, "
               "worsening, longer, only"),
@@ -195,7 +201,7 @@ TERMS: dict[tuple[str, ...], Term] = {
     **_spread(COMPARISON, "than, worse, greater, more, larger, less, smaller, >, <"),
     **_spread(COUNTED, "area, areas, focus, foci, patch, patches"),
     **_spread(FILLER, "apical segment, basal segment, basal segments, superior segment, apical segments, "
-              "apicoposterior segment, post contrast, right of, right now, hand side, in all, at all, all of the, "
+              "apicoposterior segment, post contrast, hand side, at all, all of the, "
               "normal limits, in keeping with, consistent with, compatible with, associated with, well defined, "
               "sparse, clear cut, post mortem"),
     **{(word,): Term(COUNT, str(number)) for number, word in enumerate(NUMBER_WORDS) if number},
@@ -208,10 +214,10 @@ TERMS[("all", "of", "the")] = Term(PLACE, place=Place(is_whole=True))
 LONGEST_PHRASE = max(map(len, TERMS))
 
 LUNG_EVIDENCE = frozenset({
-    "lung", "lungs", "pulmonary", "chest", "thorax", "thoracic", "pleural", "pleura", "pneumonia",
-    "bronchopneumonia", "bronchial", "airspace", "cxr", "bibasal", "bibasilar", "biapical", "lingula", "lingular",
-    "perihilar", "hilar", "costophrenic", "cardiopulmonary", "pneumothorax", "lul", "lll", "rul", "rml", "rll",
-    "hemithorax",
+    "lung", "lungs", "consolidation", "infiltrate", "infiltrates", "pulmonary", "chest", "thorax", "thoracic",
+    "pleural", "pleura", "pneumonia", "bronchopneumonia", "bronchial", "airspace", "cxr", "bibasal", "bibasilar",
+    "biapical", "perihilar", "hilar", "costophrenic", "cardiopulmonary", "pneumothorax", "hemithorax",
+    *(hand + height + noun for hand in "lr" for height in "uml" for noun in "lz"),
 })  # fmt: skip
 """Words of which one shows that a text speaks of the chest at all."""
 
