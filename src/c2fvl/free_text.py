@@ -305,6 +305,10 @@ class _Statement:
         return any(part.has(kind) for part in self.parts)
 
     @property
+    def num_places(self) -> int:
+        return sum(part.num_places for part in self.parts)
+
+    @property
     def start(self) -> int:
         return self.parts[0].words[0].start
 
@@ -404,70 +408,102 @@ def _doubtful(parts: Iterable[_Part]) -> frozenset[tuple[str, str]]:
 
 def _statements(parts: Sequence[_Part], told: _Told) -> list[_Statement] | None:
     """Join parts to statements; None where the sentence can be meant in two ways as a whole."""
-    found: list[_Statement] = []
-    pending: list[_Part] = []
-    excepted = any(part.has(terms.ELSEWHERE) for part in parts)
+    joiner = _Joiner(told)
     for place, part in enumerate(parts):
         kind = part.kind
         if kind == "unclear":
             return None
-        if kind == "":
-            if part.lead == "but" and found:
-                found[-1].is_open = False
-            continue
+        if part.lead == "but" and kind != "place" and joiner.found:
+            joiner.found[-1].is_open = False
         if kind == "place":
-            if part.lead == "or" and (not found or found[-1].kind != "absent"):
-                following = next((later.kind for later in parts[place + 1 :] if later.kind not in ("", "place")), "")
-                if (found and found[-1].kind == "present") or following != "absent":
-                    return None
-            pending.append(part)
-            continue
-        before = found[-1] if found else None
-        if pending:
-            where = _belongs(pending, part, before)
-            if where == "neither":
-                told.doubts.append(_doubtful(pending))
-                told.uncertain.append(_quote(told.text, pending))
-                pending = []
-            elif where == "before" and before is not None:
-                before.parts += pending
-                pending = []
-        joined = [*pending, part]
-        pending = []
-        if part.lead == "but" and before is not None:
-            before.is_open = False
-        if kind == "other":
-            if before is not None and before.kind == "absent" and part.lead in ("and", "or", "comma"):
-                if terms.ORGAN not in part.kinds() and not any(each.num_places for each in before.parts):
-                    # "no consolidation or effusion on the left": on the left there is none, however it is meant
-                    places = [word for word in part.words if word.term.kind == terms.PLACE]
-                    before.parts += [_Part(part.lead, places)] if places else []
-                told.not_understood.append(_quote(told.text, joined))
-                continue
-            if before is not None and before.kind == "clear" and not any(each.num_places for each in before.parts):
-                before.kind = "other"
-            told.not_understood.append(_quote(told.text, joined))
-            continue
-        if kind == "present" and before is not None and before.kind == "absent" and before.is_open:
-            if part.has(terms.SHOWS, "begins"):
-                found.append(_Statement(kind, joined))
-            elif part.lead == "or" or not (part.num_places or part.has(terms.SHOWS)):
-                before.parts += joined
-            else:
-                told.doubts.append(_doubtful(joined))
-                told.uncertain.append(_quote(told.text, joined))
-            continue
-        if kind == "present" and before is not None and before.kind == "present" and part.lead != "but":
-            if part.lead == "or" and (part.num_places or any(each.num_places for each in before.parts)):
-                return None
-            before.parts += joined
-            continue
-        found.append(_Statement(kind, joined))
-    if pending and not _close(pending, found, told):
+            following = next((later.kind for later in parts[place + 1 :] if later.kind not in ("", "place")), "")
+            is_sure = joiner.add_place(part, following)
+        else:
+            is_sure = kind == "" or joiner.add(part)
+        if not is_sure:
+            return None
+    if joiner.pending and not _close(joiner.pending, joiner.found, told):
         return None
-    for statement in found:
-        statement.is_rest = excepted or statement.has(terms.ELSEWHERE)
-    return found
+    is_rest = any(part.has(terms.ELSEWHERE) for part in parts)
+    for statement in joiner.found:
+        statement.is_rest = is_rest
+    return joiner.found
+
+
+class _Joiner:
+    """Joins the parts of one sentence; its methods return False where the sentence can be meant in two ways."""
+
+    def __init__(self, told: _Told) -> None:
+        self.told = told
+        self.found: list[_Statement] = []
+        self.pending: list[_Part] = []
+        """Places of which it is not yet clear to what they belong."""
+
+    @property
+    def before(self) -> _Statement | None:
+        return self.found[-1] if self.found else None
+
+    def add_place(self, part: _Part, following: str) -> bool:
+        """Keep a place for later; `following` is the kind of what comes next. Only a denial may leave a choice."""
+        kind = self.before.kind if self.before else ""
+        if part.lead == "or" and kind != "absent" and (kind == "present" or following != "absent"):
+            return False
+        self.pending.append(part)
+        return True
+
+    def add(self, part: _Part) -> bool:
+        """Add a part that says something, with the places before it that are its own."""
+        kind, before = part.kind, self.before
+        joined = [*self._places_of(part), part]
+        if kind == "other":
+            self._add_other(part, joined)
+        elif kind == "present" and before is not None and before.kind == "absent" and before.is_open:
+            self._add_to_denial(before, part, joined)
+        elif kind == "present" and before is not None and before.kind == "present" and part.lead != "but":
+            if part.lead == "or" and (part.num_places or before.num_places):
+                return False
+            before.parts += joined
+        else:
+            self.found.append(_Statement(kind, joined))
+        return True
+
+    def _places_of(self, part: _Part) -> list[_Part]:
+        """Return the pending places that belong to a part; the others go to the statement before it, or are open."""
+        pending, self.pending = self.pending, []
+        if not pending:
+            return []
+        where = _belongs(pending, part, self.before)
+        if where == "behind":
+            return pending
+        if where == "before" and self.before is not None:
+            self.before.parts += pending
+        else:
+            self._leave_open(pending)
+        return []
+
+    def _add_other(self, part: _Part, joined: list[_Part]) -> None:
+        before = self.before
+        if before is not None and not before.num_places:
+            if before.kind == "absent" and part.lead in ("and", "or", "comma") and terms.ORGAN not in part.kinds():
+                # "no consolidation or effusion on the left": on the left there is none, however it is meant
+                places = [word for word in part.words if word.term.kind == terms.PLACE]
+                before.parts += [_Part(part.lead, places)] if places else []
+            elif before.kind == "clear":
+                before.kind = "other"
+        self.told.not_understood.append(_quote(self.told.text, joined))
+
+    def _add_to_denial(self, before: _Statement, part: _Part, joined: list[_Part]) -> None:
+        """Add a finding behind a denial: another one denied, or one that is there; open where it is not sure."""
+        if part.has(terms.SHOWS, "begins"):
+            self.found.append(_Statement("present", joined))
+        elif part.lead == "or" or not (part.num_places or part.has(terms.SHOWS)):
+            before.parts += joined
+        else:
+            self._leave_open(joined)
+
+    def _leave_open(self, parts: list[_Part]) -> None:
+        self.told.doubts.append(_doubtful(parts))
+        self.told.uncertain.append(_quote(self.told.text, parts))
 
 
 def _belongs(pending: list[_Part], part: _Part, before: _Statement | None) -> str:
@@ -741,7 +777,7 @@ def _deny(claim: _Claim, where: _Where, told: _Told) -> bool:
     zones = set(where.zones)
     for hand in where.hands:
         zones |= _lung(hand)
-    num_places = sum(part.num_places for part in statement.parts)
+    num_places = statement.num_places
     is_anywhere = not num_places and (statement.kind == "absent" or statement.has(terms.EXAM) or statement.is_rest)
     has_noun = any(word.term.place.is_noun for part in statement.parts for word in part.words)
     is_vague = statement.kind == "clear" and ((num_places and not has_noun) or statement.has(terms.OTHER))
