@@ -30,7 +30,12 @@ MAX_NUMBER = 999_999_999
 
 _HEIGHTS = ("upper", "middle", "lower")
 _OTHER_HAND = {"left": "right", "right": "left"}
-_HAND = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+_HAND = re.compile(
+    r"\b(?:(?P<word>left|right)(?P<sided>sided)?|(?P<initial>[lr])(?=[uml][lz]\b|t\b)\w\w?|(?P<lingula>lingular?))\b"
+    r"|(?<![\d’'])(?<!\d\s)\b(?-i:(?P<letter>[LR]))\b(?!['’])",
+    re.IGNORECASE,
+)
+"""Words that name a lung: left, left-sided, Lt, LUL or LLZ (upper lobe, lower zone), lingula, and L alone."""
 _COLUMNS = {"lvit": ("Image", "Description"), "c2fvl": ("Image", *ATTRIBUTES)}
 
 
@@ -302,9 +307,17 @@ def _check_frame(frame: str) -> None:
 
 
 def _exchange(text: str) -> str:
+    """Exchange all words of `_HAND`; the lingula, the left lung's middle, for the right middle lobe."""
+
     def other(match: re.Match[str]) -> str:
         word = match[0]
-        swapped = _OTHER_HAND[word.lower()]
+        if match["lingula"]:
+            swapped = "right middle lobe"
+        elif match["word"]:
+            swapped = _OTHER_HAND[match["word"].lower()] + (match["sided"] or "").lower()
+        else:
+            swapped = ("r" if word[0] in "lL" else "l") + word[1:]
+            return swapped[0].upper() + swapped[1:] if word[0].isupper() else swapped
         return swapped.upper() if word.isupper() else swapped.capitalize() if word[0].isupper() else swapped
 
     return _HAND.sub(other, text)

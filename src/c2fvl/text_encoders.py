@@ -20,7 +20,7 @@ import numpy as np
 
 from c2fvl.catalogue import find_entry
 from c2fvl.config import Config, DataConfig
-from c2fvl.findings import FINDINGS, TRUST, findings_of
+from c2fvl.findings import FINDINGS, TRUST, findings_of, says_something
 from c2fvl.language_model import SentenceEncoder
 from c2fvl.report import Report
 
@@ -85,8 +85,8 @@ class FindingsEncoder:
         self.trust = trust
 
     def reads(self, report: Report | None) -> bool:
-        """Tell whether side, number or zones are known."""
-        return report is not None and report.has_attributes
+        """Tell whether any finding is known, of a caption or of free text."""
+        return says_something(report)
 
     def prepare(self, reports: Iterable[Report | None]) -> None:
         """Do nothing: findings cost nothing."""
