@@ -52,6 +52,7 @@ def test_importing_the_package_is_light():
 LIGHT = (
     "cli", "config", "report", "images", "datasets", "check", "catalogue", "describe", "phantom", "predict", "labels",
     "text_encoders", "language_model", "film_cache", "onnx_model", "confidence", "calibration", "temperature",
+    "model_folders", "hub",
 )  # fmt: skip
 
 
@@ -64,9 +65,9 @@ def test_light_modules_import_no_torch(module):
 LAYERS = [
     {"cli", "__main__"},
     {"comparison_tables", "model_card"},
-    {"compare", "train", "export", "reference", "bench", "calibrate", "audit"},
+    {"compare", "train", "export", "reference", "bench", "calibrate", "audit", "packing"},
     {"evaluate", "profiling"},
-    {"predict", "initial_weights", "page"},
+    {"predict", "initial_weights", "page", "hub"},
     {"vit_weights", "scoring", "onnx_model", "runs", "official", "official_names"},
     {"batches", "checkpoint", "losses", "visualize"},
     {"temperature"},
@@ -90,6 +91,7 @@ LAYERS = [
     },
     {"progress", "cases", "describe", "pair_pictures", "phantom_anatomy", "random_state", "signals", "catalogue"},
     {
+        "model_folders",
         "observer",
         "recompute",
         "images",

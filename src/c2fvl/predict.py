@@ -89,9 +89,9 @@ class Prepared:
 class Predictor:
     """A trained network, ready for films of any size.
 
-    `model` is a model folder, a run folder, a loaded model or an exported file `.onnx`, which needs no torch. Call it
-    with a film, as a path or as a grey or RGB array (H, W) or (H, W, 3), float in [0, 1], uint8 or uint16, and a
-    report as a sentence or a `Report`.
+    `model` is a model folder, a run folder, the name of a trained model such as "default", a loaded model or an
+    exported file `.onnx`, which needs no torch. Call it with a film, as a path or as a grey or RGB array (H, W) or
+    (H, W, 3), float in [0, 1], uint8 or uint16, and a report as a sentence or a `Report`.
     """
 
     def __init__(
