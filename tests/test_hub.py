@@ -92,7 +92,6 @@ class StandIn(http.server.BaseHTTPRequestHandler):
 def stand_in(tmp_path, monkeypatch):
     """The state of a hub with the empty repository owner/name; the client talks to it and to nobody else."""
     import huggingface_hub
-    import huggingface_hub.constants
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
     server.daemon_threads = True
@@ -106,11 +105,12 @@ def stand_in(tmp_path, monkeypatch):
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "tokens"))
-    huggingface_hub.utils.disable_progress_bars()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
+    files = "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", url + files)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_STORED_TOKENS_PATH", str(tmp_path / "tokens"))
     yield server.state
     huggingface_hub.close_session()
     server.shutdown()
@@ -206,7 +206,6 @@ def test_a_newer_model_takes_the_place_of_the_older(repository):
 
 def test_pulling_says_what_stands_in_the_way(repository, monkeypatch, capsys):
     import huggingface_hub
-    import huggingface_hub.constants
 
     def said(*call):
         assert main(["pull", *call]) == 2
@@ -224,9 +223,9 @@ def test_pulling_says_what_stands_in_the_way(repository, monkeypatch, capsys):
     ):
         repository["status"], repository["headers"] = status, headers
         assert message in said("owner/name")
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     assert "check the connection" in said("owner/name")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     huggingface_hub.close_session()
     assert "HF_HUB_OFFLINE is set" in said("owner/name")
     assert not model_folders.named_models()
