@@ -137,7 +137,7 @@ def test_names_lead_to_models_and_paths_come_first(places, packed, run, film, ca
     ):
         assert c2fvl.load_model(name).path == folder
     assert main(["predict", str(film), "--report", REPORT]) == 0
-    assert (places / "here" / "masks" / f"{film.stem}.png").is_file()
+    assert (places / "here" / "predictions" / f"{film.stem}.png").is_file()
     capsys.readouterr()
     assert main(["models"]) == 0
     said = capsys.readouterr().out

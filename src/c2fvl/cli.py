@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_text_model(sub)
     sub.add_argument("--csv", metavar="TABLE", help="table with the columns image and report; paths relative to it")
     sub.add_argument(
-        "--out", default="masks", metavar="DIR", help="folder for masks and records (default: %(default)s)"
+        "--out", default="predictions", metavar="DIR", help="folder for masks and records (default: %(default)s)"
     )
     sub.add_argument("--probability", action="store_true", help="also write the probability as a 16-bit PNG")
     sub.add_argument("--overlay", action="store_true", help="also write a picture of the film with its mask")
