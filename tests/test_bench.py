@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from c2fvl.bench import bench, to_markdown
-from c2fvl.checkpoint import load_model, parse_settings
+from c2fvl.checkpoint import load_model
 from c2fvl.cli import main
+from c2fvl.model_folders import parse_settings
 from c2fvl.profiling import Conditions, measure_speed
 
 ONCE = Conditions(repeats=1, threads=1)

@@ -23,11 +23,12 @@ from sklearn.metrics import brier_score_loss, f1_score, log_loss
 from c2fvl.batches import FilmDataset
 from c2fvl.calibrate import calibrate
 from c2fvl.calibration import PixelCalibration, of_case, summarise
-from c2fvl.checkpoint import CALIBRATION, load_model, save_model
+from c2fvl.checkpoint import load_model, save_model
 from c2fvl.cli import main
 from c2fvl.confidence import expected_dice, risk_coverage
 from c2fvl.datasets import scan
 from c2fvl.images import read_mask
+from c2fvl.model_folders import CALIBRATION
 from c2fvl.predict import Prediction, Predictor
 from c2fvl.scoring import predict_cases
 from c2fvl.temperature import LogitHistogram, Scaling

@@ -52,7 +52,7 @@ def test_importing_the_package_is_light():
 LIGHT = (
     "cli", "config", "report", "images", "datasets", "check", "catalogue", "describe", "phantom", "predict", "labels",
     "text_encoders", "language_model", "film_cache", "onnx_model", "confidence", "calibration", "temperature",
-    "findings", "free_text",
+    "findings", "free_text", "model_folders", "hub", "reading", "familiarity",
 )  # fmt: skip
 
 
@@ -65,9 +65,9 @@ def test_light_modules_import_no_torch(module):
 LAYERS = [
     {"cli", "__main__"},
     {"comparison_tables", "model_card"},
-    {"compare", "train", "export", "reference", "bench", "calibrate", "audit", "trust", "acquaint"},
+    {"compare", "train", "export", "reference", "bench", "calibrate", "audit", "trust", "acquaint", "packing"},
     {"evaluate", "profiling"},
-    {"predict", "initial_weights", "page"},
+    {"predict", "initial_weights", "page", "hub"},
     {"vit_weights", "scoring", "onnx_model", "runs", "official", "official_names"},
     {"batches", "checkpoint", "losses", "visualize"},
     {"temperature"},
@@ -102,6 +102,7 @@ LAYERS = [
         "catalogue",
     },
     {
+        "model_folders",
         "observer",
         "recompute",
         "free_text",

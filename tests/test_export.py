@@ -132,7 +132,7 @@ def dice_by_evaluation(run, root, tmp_path):
 def test_predicting_needs_no_torch_and_gives_the_same_masks(tiny_run, exported, film, tmp_path):
     code = (
         "import sys; sys.modules['torch'] = None; from c2fvl.cli import main; "
-        f"sys.exit(main(['predict', {str(exported.path)!r}, {str(film)!r}, '--report', {REPORT!r}, "
+        f"sys.exit(main(['predict', {str(film)!r}, '--model', {str(exported.path)!r}, '--report', {REPORT!r}, "
         f"'--out', {str(tmp_path / 'exported')!r}, '--overlay', '--probability']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -208,12 +208,11 @@ def test_damaged_and_foreign_files_are_refused(exported, tmp_path, content):
 def test_wrong_calls_say_what_is_wrong(exported, film, tmp_path, capsys):
     out = ["--out", str(tmp_path / "out")]
     for call, message in (
-        (["predict", str(film), *out], "name the network"),
-        (["predict", *out], "name the network"),
-        (["predict", "nowhere.onnx", str(film), *out], "no such file"),
-        (["predict", str(exported.path), *out], "film"),
-        (["predict", str(exported.path), str(film), "--device", "cuda", *out], "cpu always can"),
-        (["predict", str(exported.path), str(film), "--text-model", "folder", *out], "--text-model"),
+        (["predict", str(film), "--model", "nowhere.onnx", *out], "no such file"),
+        (["predict", "--model", str(exported.path), *out], "film"),
+        (["predict", str(exported.path), str(film), *out], f"--model {exported.path}"),
+        (["predict", str(film), "--model", str(exported.path), "--device", "cuda", *out], "cpu always can"),
+        (["predict", str(film), "--model", str(exported.path), "--text-model", "folder", *out], "--text-model"),
     ):
         assert main(call) == 2
         assert message in capsys.readouterr().err

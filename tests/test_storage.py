@@ -210,6 +210,18 @@ def test_folders_are_written_once(tmp_path):
         storage.write_folder(tmp_path / "state", {"a": b"y"})
 
 
+def test_a_folder_is_replaced_by_a_full_one_only(tmp_path):
+    storage.write_folder(tmp_path / "model", {"a": b"old"})
+    with pytest.raises(ValueError, match="damaged"), storage.new_folder(tmp_path / "model", replace=True) as folder:
+        storage.write_bytes(folder / "b", b"new")
+        raise ValueError("damaged")
+    assert storage.read_folder(tmp_path / "model") == {"a": b"old"}
+    with storage.new_folder(tmp_path / "model", replace=True) as folder:
+        storage.write_bytes(folder / "b", b"new")
+    assert [entry.name for entry in (tmp_path / "model").iterdir()] == ["b"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
 def test_json_refuses_what_json_has_not(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         storage.write_json(tmp_path / "file", {"dice": float("nan")})

@@ -8,10 +8,11 @@ import numpy as np
 
 from c2fvl import storage
 from c2fvl.cases import Case
-from c2fvl.checkpoint import FAMILIARITY, TrainedModel
+from c2fvl.checkpoint import TrainedModel
 from c2fvl.datasets import scan
 from c2fvl.familiarity import LEAST_CONTRAST, Familiarity, picture, shares_flagged
 from c2fvl.images import read_image
+from c2fvl.model_folders import FAMILIARITY
 from c2fvl.overlap import ahead
 
 

@@ -20,12 +20,13 @@ from torch import nn
 import c2fvl
 from c2fvl.batches import EpochBatches, FilmDataset, read
 from c2fvl.catalogue import CATALOGUE, num_classes
-from c2fvl.checkpoint import check_device, find_model, parse_settings
+from c2fvl.checkpoint import check_device
 from c2fvl.config import Config
 from c2fvl.datasets import Case, scan
 from c2fvl.film_cache import SETTLED
 from c2fvl.losses import build_loss
 from c2fvl.memory import keep_freed_memory
+from c2fvl.model_folders import find_model, parse_settings
 from c2fvl.models import build_model
 from c2fvl.models.blocks import ConvNormReLU
 from c2fvl.optimize import optimize

@@ -8,10 +8,11 @@ from typing import Any
 
 from c2fvl import storage
 from c2fvl.catalogue import num_classes
-from c2fvl.checkpoint import CALIBRATION, WEIGHTS, TrainedModel
+from c2fvl.checkpoint import TrainedModel
 from c2fvl.datasets import fingerprint
 from c2fvl.evaluate import describe_text, films_of
 from c2fvl.labels import to_original
+from c2fvl.model_folders import CALIBRATION, WEIGHTS
 from c2fvl.overlap import ahead
 from c2fvl.scoring import CasePrediction, automatic_batch, inference_form, predict_cases
 from c2fvl.temperature import LogitHistogram, Scaling

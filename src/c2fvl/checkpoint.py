@@ -23,15 +23,24 @@ from torch import Tensor, nn
 
 from c2fvl import storage
 from c2fvl.catalogue import find_entry
-from c2fvl.config import Config, parse_config, to_toml
+from c2fvl.config import Config, to_toml
 from c2fvl.familiarity import Familiarity
+from c2fvl.model_folders import (
+    CALIBRATION,
+    FAMILIARITY,
+    METRICS,
+    SETTINGS,
+    WEIGHTS,
+    find_model,
+    parse_settings,
+    read,
+    read_metrics,
+)
 from c2fvl.models import build_model
 from c2fvl.temperature import Scaling, parse_calibration
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS, SETTINGS, METRICS = "model.safetensors", "config.toml", "metrics.json"
-CALIBRATION, TRUST_CURVE, FAMILIARITY = "calibration.json", "trust.json", "familiarity.safetensors"
 NUM_STATES_KEPT = 2
 STATE_VERSION = 2
 
@@ -89,14 +98,15 @@ def save_model(folder: Path | str, network: nn.Module, config: Config, metrics: 
 
 
 def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> TrainedModel:
-    """Return the network of a model folder, or of a run folder's best, in eval mode on `device`.
+    """Return the network of a model folder, of a run folder's best, or of a trained model's name, on `device`.
 
-    Raises `FileNotFoundError` where no model folder is, `ValueError` where its files are damaged or do not belong
-    together. A calibration of other weights is not used, and the log says so.
+    It is in eval mode, and in float32 whatever the numbers in the file. Raises `FileNotFoundError` where no model
+    folder is, `ValueError` where its files are damaged or do not belong together. A calibration of other weights is not
+    used, and the log says so.
     """
     folder = find_model(path)
     config, metrics = parse_settings(folder), read_metrics(folder)
-    data = _read(folder / WEIGHTS)
+    data = read(folder / WEIGHTS)
     calibration = read_calibration(folder, data)
     if metrics:
         expected = metrics.get("weights_sha256")
@@ -113,21 +123,6 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Train
     return TrainedModel(network.to(check_device(device)).eval(), config, metrics, folder, calibration, familiarity)
 
 
-def parse_settings(folder: Path) -> Config:
-    """Return the settings of a model folder; `ValueError` where they are damaged."""
-    return parse_config(_read(folder / SETTINGS).decode("utf-8", "replace"), where=str(folder / SETTINGS))
-
-
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """Return what a model folder tells of its weights, if anything; `ValueError` where that is damaged."""
-    if not (folder / METRICS).exists():
-        return {}
-    try:
-        return dict(json.loads(_read(folder / METRICS)))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{folder / METRICS} is damaged: {error}; delete it to load the weights alone") from error
-
-
 def read_calibration(folder: Path, weights: bytes) -> dict[str, Any] | None:
     """Return what `c2fvl calibrate` left in a model folder of these weights; `ValueError` where that is damaged.
 
@@ -136,7 +131,7 @@ def read_calibration(folder: Path, weights: bytes) -> dict[str, Any] | None:
     file = folder / CALIBRATION
     if not file.exists():
         return None
-    found = parse_calibration(_read(file), where=file)
+    found = parse_calibration(read(file), where=file)
     if found["weights_sha256"] == storage.checksum(weights):
         return found
     logger.warning(
@@ -150,7 +145,7 @@ def read_calibration(folder: Path, weights: bytes) -> dict[str, Any] | None:
 def read_familiarity(folder: Path) -> Familiarity | None:
     """Return what `c2fvl acquaint` left in a model folder, if anything; `ValueError` where that is damaged."""
     file = folder / FAMILIARITY
-    return Familiarity.from_bytes(_read(file), where=file) if file.exists() else None
+    return Familiarity.from_bytes(read(file), where=file) if file.exists() else None
 
 
 def check_device(device: torch.device | str) -> torch.device:
@@ -162,19 +157,6 @@ def check_device(device: torch.device | str) -> torch.device:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"the device {str(device)!r} cannot be used here ({reason}); cpu always can") from error
     return found
-
-
-def find_model(path: Path | str) -> Path:
-    """Return the model folder that a user means: the folder itself, or the best of a run folder."""
-    path = Path(path)
-    for folder in (path, path / "best"):
-        if (folder / WEIGHTS).is_file() and (folder / SETTINGS).is_file():
-            return folder
-    runs = sorted(found.parent for found in path.glob("*/best/model.safetensors")) if path.is_dir() else []
-    hint = f"; did you mean {runs[-1]}?" if runs else ""
-    raise FileNotFoundError(
-        f"{path} is no model folder: expected are {WEIGHTS} and {SETTINGS} in it, or in its folder best{hint}"
-    )
 
 
 def restore_weights(network: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> None:
@@ -190,7 +172,7 @@ def restore_weights(network: nn.Module, weights: Mapping[str, Tensor], *, where:
         raise ValueError(
             f"{where} does not fit its settings: missing {missing[:5]}, surplus {surplus[:5]}, wrong shape {wrong[:5]}"
         )
-    network.load_state_dict(weights, strict=True)
+    network.load_state_dict(weights, strict=True)  # copies, so that half precision becomes the network's float32
 
 
 @dataclass
@@ -324,10 +306,3 @@ def _tensors(data: bytes, where: Path) -> dict[str, Tensor]:
         return parse_safetensors(data)
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{where} is not a whole safetensors file: {error}") from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error

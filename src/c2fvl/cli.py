@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from c2fvl import __version__
+from c2fvl.model_folders import ALIAS
 
 PROGRAM = "c2fvl"
 TEXTS = (
@@ -18,6 +19,7 @@ TEXTS = (
 """The changes of `battery`, which takes longer to load than the help to print."""
 STOPPED = {"SIGINT": 130, "SIGTERM": 143}
 """Exit status of a training that was stopped and saved; 75 where its time was up."""
+A_MODEL = "name of a trained model (see `c2fvl models`), model folder or run folder"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -120,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="print what was measured as JSON")
 
     sub = command("card", _card, "Write the model card, README.md of a model folder, from its run and its scores.")
-    sub.add_argument("model", help="model folder or run folder")
+    sub.add_argument("model", help=A_MODEL)
     sub.add_argument(
         "--evaluation",
         action="append",
@@ -134,8 +136,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--replace", action="store_true", help="overwrite a README.md that this program did not write")
 
     sub = command("predict", _predict, "Draw the mask of films, each in its own size.")
-    sub.add_argument("films", nargs="*", metavar="FILE", help="films, folders or globs; a first FILE.onnx is the model")
-    sub.add_argument("--model", help="model folder, run folder or exported network, .onnx")
+    sub.add_argument("films", nargs="*", metavar="FILE", help="films, folders or globs")
+    sub.add_argument(
+        "--model",
+        default=ALIAS,
+        metavar="NAME|FOLDER|FILE.onnx",
+        help=f"{A_MODEL}, or exported network (default: %(default)s, which comes with the package)",
+    )
     sub.add_argument("--report", help="a report on every film given, as a sentence")
     sub.add_argument(
         "--laterality",
@@ -146,7 +153,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_text_model(sub)
     _add_trust(sub)
     sub.add_argument("--csv", metavar="TABLE", help="table with the columns image and report; paths relative to it")
-    sub.add_argument("--out", required=True, metavar="DIR", help="folder for masks and records")
+    sub.add_argument(
+        "--out", default="predictions", metavar="DIR", help="folder for masks and records (default: %(default)s)"
+    )
     sub.add_argument("--probability", action="store_true", help="also write the probability as a 16-bit PNG")
     sub.add_argument("--overlay", action="store_true", help="also write a picture of the film with its mask")
     sub.add_argument(
@@ -157,7 +166,9 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("describe", _describe, "Print what a network reads off films: a report, with a figure for each zone.")
     sub.add_argument("films", nargs="+", metavar="FILE", help="films, folders or globs")
-    sub.add_argument("--model", required=True, help="model folder, run folder or exported network, .onnx")
+    sub.add_argument(
+        "--model", default=ALIAS, metavar="NAME|FOLDER|FILE.onnx", help="the network (default: %(default)s)"
+    )
     sub.add_argument(
         "--laterality",
         default="viewer",
@@ -222,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     sub = command("export", _export, "Write a network as one ONNX file, which predicts without torch.")
-    sub.add_argument("model", help="model folder or run folder")
+    sub.add_argument("model", help=A_MODEL)
     sub.add_argument("out", help="file to write, .onnx")
     sub.add_argument("--opset", type=_count(1), help="ONNX operator set (default: the exporter's own)")
     sub.add_argument(
@@ -238,6 +249,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--table", help="caption table to use in place of <Split>_text.xlsx")
     sub.add_argument("--json", action="store_true", help="print what was measured as JSON")
+
+    sub = command(
+        "pack", _pack, "Make a model folder to give away: weights in half precision, no folders of this machine."
+    )
+    sub.add_argument("model", help=A_MODEL)
+    sub.add_argument("out", help="new model folder")
+
+    sub = command("pull", _pull, "Fetch a trained model from the Hugging Face hub; it is then found by its name.")
+    sub.add_argument("repository", metavar="OWNER/NAME", help="its repository")
+    sub.add_argument("--revision", default="", help="branch, tag or commit (default: the newest)")
+
+    sub = command("push", _push, "Upload a packed model folder to the Hugging Face hub as one commit.")
+    sub.add_argument("folder", help="model folder that `c2fvl pack` made, with its card")
+    sub.add_argument("repository", metavar="OWNER/NAME", help="where to; made if it is not there")
+    sub.add_argument("--private", action="store_true", help="make a new repository that others do not see")
 
     sub = command("compare", _compare, "Put several models into one table: scores, size, operations, speed, memory.")
     sub.add_argument(
@@ -264,7 +290,10 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("bench", _bench, "Measure speed and memory of networks, beside what this machine can do.")
     sub.add_argument(
-        "models", nargs="*", metavar="MODEL", help="names of networks, model folders, exported files (default: c2fvl)"
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help="names of networks or of trained models, model folders, exported files (default: c2fvl)",
     )
     sub.add_argument(
         "--only",
@@ -282,7 +311,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", metavar="DIR", help="folder for the figures as Markdown and JSON")
     sub.add_argument("--json", action="store_true", help="print the figures as JSON")
 
-    sub = command("models", _models, "List the networks, or show one.")
+    sub = command("models", _models, "List the networks and the trained models at hand, or show one network.")
     sub.add_argument("name", nargs="?", help="show the arguments of this network")
     sub.add_argument(
         "arguments", nargs="*", metavar="argument=value", help="its arguments for --summary, such as base_width=16"
@@ -349,7 +378,7 @@ def _add_lengths(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_part(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("model", help="model folder or run folder")
+    sub.add_argument("model", help=A_MODEL)
     sub.add_argument("root", help="folder that holds Train_Folder, Val_Folder, …, or a csv table")
     _add_split(sub)
 
@@ -635,10 +664,9 @@ def _trust(options: argparse.Namespace) -> int:
 def _predict(options: argparse.Namespace) -> int:
     from c2fvl.predict import ONNX, Predictor, collect, predict_to_folder
 
-    if options.model is None:
-        if not options.films or Path(options.films[0]).suffix != ONNX:
-            raise ValueError("name the network: --model MODEL, or an exported network, FILE.onnx, before the films")
-        options.model = options.films.pop(0)
+    for film in options.films:
+        if Path(film).suffix == ONNX:
+            raise ValueError(f"{film} is an exported network and no film; give it as --model {film}")
     requests = collect(options.films, table=options.csv, report=options.report)
     exported = Path(options.model).suffix == ONNX
     trust = options.trust if exported else None
@@ -649,7 +677,10 @@ def _predict(options: argparse.Namespace) -> int:
         model, device=options.device, threshold=options.threshold, batch_size=options.batch, trust=trust
     )
     if options.report is not None:
-        predictor.understand(options.report, laterality=options.laterality)  # so that a bad report ends it at once
+        # what cannot be used at all ends it at once
+        _, refusal = predictor.understand_or_refuse(options.report, laterality=options.laterality)
+        if refusal:
+            print(f"{PROGRAM}: the report is not used: {refusal}; masks are those without a report", file=sys.stderr)
     failed = 0
     for record in predict_to_folder(
         predictor, requests, options.out, laterality=options.laterality,
@@ -823,6 +854,30 @@ def _bench(options: argparse.Namespace) -> int:
     return 0
 
 
+def _pack(options: argparse.Namespace) -> int:
+    from c2fvl.packing import pack
+
+    found = pack(options.model, options.out)
+    kept = [name for name, there in (("calibration", found.has_calibration), ("card", found.has_card)) if there]
+    print(f"{found.folder}: {found.num_bytes / 1e6:.1f} MB of weights, with {' and '.join(kept) or 'no card'}")
+    print(f"Largest difference of a weight by rounding: {found.largest_difference:.2g}, in {found.tensor}")
+    return 0
+
+
+def _pull(options: argparse.Namespace) -> int:
+    from c2fvl.hub import pull
+
+    print(f"{pull(options.repository, revision=options.revision)}: use it as --model {options.repository}")
+    return 0
+
+
+def _push(options: argparse.Namespace) -> int:
+    from c2fvl.hub import push
+
+    print(push(options.folder, options.repository, private=options.private))
+    return 0
+
+
 def _models(options: argparse.Namespace) -> int:
     from c2fvl.catalogue import CATALOGUE, arguments_of
 
@@ -841,7 +896,27 @@ def _models(options: argparse.Namespace) -> int:
     for *cells, last in rows:
         left = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=False))
         print(f"{left}  {last.rjust(widths[-1])}")
+    print()
+    _print_trained()
     return 0
+
+
+def _print_trained() -> None:
+    from c2fvl.model_folders import DEFAULT, SHIPPED, named_models
+
+    found = named_models()
+    if not found:
+        print(f"No trained model is at hand: none came with the package ({SHIPPED}), none was pulled.")
+        return
+    rows = [("trained model", "place", "network", "size", "")]
+    rows += [
+        (f"{model.name} ({ALIAS})" if model.name == DEFAULT else model.name, model.place, model.network,
+         f"{model.num_bytes / 1e6:.1f} MB", model.words)
+        for model in found
+    ]  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _summarise_network(options: argparse.Namespace) -> int:

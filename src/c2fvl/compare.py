@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from c2fvl.battery import change_text
-from c2fvl.checkpoint import find_model, load_model, parse_settings, read_metrics
+from c2fvl.checkpoint import load_model
 from c2fvl.config import Config
 from c2fvl.datasets import fingerprint, scan
 from c2fvl.evaluate import DRAWN, OWN_TABLE, default_folder, describe_text, evaluate
+from c2fvl.model_folders import find_model, parse_settings, read_metrics
 from c2fvl.paired import (
     CaseTable,
     PairedDifference,

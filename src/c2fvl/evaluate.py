@@ -28,6 +28,7 @@ from c2fvl.findings import DEFAULT_TRUST
 from c2fvl.images import read_image, read_spacing
 from c2fvl.labels import THRESHOLD, to_labels, to_original
 from c2fvl.metrics import TOLERANCES, dice, iou, score_case, summarise_classes
+from c2fvl.model_folders import name_of
 from c2fvl.overlap import ahead
 from c2fvl.page import render
 from c2fvl.reading import FilmReading
@@ -349,6 +350,11 @@ def history_of(model: TrainedModel) -> list[dict[str, Any]]:
 
 
 def default_folder(model: Path, split: str, text: str) -> Path:
-    """Return where the scores of a model folder go: beside the run's best, or into the folder itself."""
-    parent = model.parent if model.name == "best" else model
+    """Return where the scores of a model folder go: beside the run's best, or into the folder itself.
+
+    Those of a model that is found by its name go to `scores/<name>` in the current folder, for its own folder belongs
+    to the package or to the cache.
+    """
+    name = name_of(model)
+    parent = Path("scores") / name if name else model.parent if model.name == "best" else model
     return parent / f"evaluation-{split}" / text

@@ -8,12 +8,11 @@ from typing import Any
 from c2fvl import storage
 from c2fvl.battery import battery
 from c2fvl.catalogue import find_entry
-from c2fvl.checkpoint import FAMILIARITY, TRUST_CURVE, find_model, parse_settings, read_metrics
 from c2fvl.config import Config, to_toml
 from c2fvl.markdown import escape, table
+from c2fvl.model_folders import CARD, FAMILIARITY, TRUST_CURVE, find_model, parse_settings, read_metrics
 from c2fvl.page import reading_rows, show
 
-CARD = "README.md"
 _MADE = "<!-- Made by `c2fvl card`; run it again after a new evaluation. -->"
 _READS = {
     "none": "no text",
@@ -34,7 +33,7 @@ def write_card(
     licence: str = "",
     replace: bool = False,
 ) -> Path:
-    """Write the card of a run or model folder from what lies beside it, and return its path.
+    """Write the card of a run folder, model folder or named model from what lies beside it, and return its path.
 
     Evaluations and audits are those that `c2fvl evaluate` and `c2fvl audit` leave with the model, and the folders
     `evaluations`; those of other weights are left out, in words. `data`, `text_version` and `licence` say in words what

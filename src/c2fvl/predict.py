@@ -17,6 +17,7 @@ from c2fvl.config import Config
 from c2fvl.csv_tables import read_csv
 from c2fvl.describe import zone_areas
 from c2fvl.familiarity import Familiarity, Look
+from c2fvl.findings import explain
 from c2fvl.images import read_image, write_image, write_labels, write_mask, write_probability
 from c2fvl.labels import THRESHOLD, to_labels, to_original
 from c2fvl.overlap import ahead
@@ -37,6 +38,10 @@ FRAMES = ("viewer", "patient")
 ONNX = ".onnx"
 
 
+class UnreadableReportError(ValueError):
+    """A report of which nothing can be read, with the reason."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What the network makes of one film."""
@@ -51,6 +56,8 @@ class Prediction:
     """What the network read off the film, and how far it followed the report; None for one that reads no films."""
     look: Look | None = None
     """Whether the film is such as the network was trained on; None where the model does not know its films."""
+    refusal: str = ""
+    """Why the report given could not be read; the mask is then the one without a report."""
 
     @property
     def areas(self) -> dict[str, int]:
@@ -93,15 +100,17 @@ class Prepared:
     """(T, F)."""
     report: Report | None
     look: Look | None = None
+    refusal: str = ""
+    """Why the report given could not be read."""
 
 
 class Predictor:
     """A trained network, ready for films of any size.
 
-    `model` is a model folder, a run folder, a loaded model or an exported file `.onnx`, which needs no torch. Call it
-    with a film, as a path or as a grey or RGB array (H, W) or (H, W, 3), float in [0, 1], uint8 or uint16, and a
-    report as a sentence or a `Report`. `trust`, from 0 (the film alone) to 1 (follow the report), is for networks that
-    read the film before the report; None takes the model's own.
+    `model` is a model folder, a run folder, the name of a trained model such as "default", a loaded model or an
+    exported file `.onnx`, which needs no torch. Call it with a film, as a path or as a grey or RGB array (H, W) or
+    (H, W, 3), float in [0, 1], uint8 or uint16, and a report as a sentence or a `Report`. `trust`, from 0 (the film
+    alone) to 1 (follow the report), is for networks that read the film before the report; None takes the model's own.
     """
 
     def __init__(
@@ -158,7 +167,7 @@ class Predictor:
     ) -> Prepared:
         """Return film and report ready for `run`. Raises as a call does."""
         film = _as_film(image)
-        understood = self.understand(report, laterality=laterality)
+        understood, refusal = self.understand_or_refuse(report, laterality=laterality)
         config = self.engine.config.data
         resized = resize_image(film, config.image_size, rule=config.resize)
         text = None if self.encoder is None else self.encoder.encode(understood)
@@ -166,7 +175,7 @@ class Predictor:
         size = int(film.shape[0]), int(film.shape[1])
         known = self.engine.familiarity
         look = None if known is None else known.look(film)
-        return Prepared(size, np.ascontiguousarray(image, np.float32), text, understood, look)
+        return Prepared(size, np.ascontiguousarray(image, np.float32), text, understood, look, refusal)
 
     def run(self, prepared: Sequence[Prepared]) -> list[Computed]:
         """Return what the network makes of several films at once, on its own grid, not calibrated yet."""
@@ -180,12 +189,33 @@ class Predictor:
         mask = to_labels(probability, self.threshold)
         told = None if prepared.text is None else prepared.text[0]
         reading = FilmReading.from_logits(found.logits, told) if found.logits else None
-        return Prediction(mask, self.scaling.apply(probability), prepared.report, reading, prepared.look)
+        return Prediction(
+            mask, self.scaling.apply(probability), prepared.report, reading, prepared.look, prepared.refusal
+        )
+
+    @property
+    def reads_films(self) -> bool:
+        """Tell whether the network reads films itself, so that a report is a help that can be done without."""
+        return self.engine.config.data.text == "findings"
+
+    def understand_or_refuse(
+        self, report: str | Report | None, *, laterality: str = "viewer"
+    ) -> tuple[Report | None, str]:
+        """Return the report as `understand` does, or why nothing of it can be read.
+
+        Only where the network reads films itself; of another such a report is an error.
+        """
+        try:
+            return self.understand(report, laterality=laterality), ""
+        except UnreadableReportError as error:
+            if not self.reads_films:
+                raise
+            return None, str(error)
 
     def understand(self, report: str | Report | None, *, laterality: str = "viewer") -> Report | None:
         """Return the report in the viewer's frame as this network reads it; None for none or a blank one.
 
-        Raises `ValueError` for a sentence of which a network of attributes can read nothing.
+        Raises `UnreadableReportError`, a `ValueError`, for a sentence of which the network can read nothing.
         """
         if laterality not in FRAMES:
             raise ValueError(f"the laterality is {laterality!r}; expected is one of {', '.join(FRAMES)}")
@@ -201,7 +231,9 @@ class Predictor:
             self._say_once("this network reads no report; the one given changes nothing")
             return None
         if not self.encoder.reads(report):
-            raise ValueError(
+            if self.reads_films:
+                raise UnreadableReportError(explain(report)[-1].removeprefix("refused: "))
+            raise UnreadableReportError(
                 f"the report {report.text!r} names no side and no zone that could be read; expected is a sentence such "
                 "as 'Bilateral pulmonary infection, two infected areas, upper left lung and lower right lung.'"
             )
@@ -210,7 +242,7 @@ class Predictor:
             raise ValueError(f"the report counts {report.number} infected areas; expected are {MAX_AREAS} at most")
         for contradiction in report.contradictions():
             self._say_once(f"the report {report.text!r} contradicts itself: {contradiction}")
-        if by_attributes and report.unread:
+        if (by_attributes or self.reads_films) and report.unread:
             self._say_once(f"of the report {report.text!r} this was not understood: {'; '.join(report.unread)}")
         return report.in_frame("viewer")
 
@@ -381,6 +413,10 @@ def _record(predictor: Predictor, request: Request, prediction: Prediction, late
             "not_understood": list(understood.unread),
             "contradictions": list(understood.contradictions()),
         }
+        if predictor.reads_films:
+            said["explained"] = list(explain(understood.in_frame(laterality)))
+    elif prediction.refusal:
+        said = {"sentence": request.report, "laterality": laterality, "refused": prediction.refusal}
     height, width = prediction.mask.shape
     sure = prediction.expected_dice
     model = predictor.engine

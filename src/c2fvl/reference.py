@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from c2fvl.checkpoint import WEIGHTS, save_model
+from c2fvl.checkpoint import save_model
 from c2fvl.config import Config, ModelConfig
+from c2fvl.model_folders import WEIGHTS
 from c2fvl.models import MODELS, build_model
 from c2fvl.official import read_official
 from c2fvl.official_names import OFFICIAL_NAMES

@@ -75,13 +75,14 @@ def write_folder(path: Path | str, files: Mapping[str, bytes]) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path | str) -> Iterator[Path]:
+def new_folder(path: Path | str, *, replace: bool = False) -> Iterator[Path]:
     """Yield a hidden folder beside `path` to fill by this module's functions; it becomes `path` when all went well.
 
-    After an error or a crash `path` is not there. Raises `FileExistsError` where it is already there and not empty.
+    After an error or a crash `path` is not there. Raises `FileExistsError` where it is already there and not empty;
+    with `replace` the folder there stays until the new one is full, and only a crash just then leaves neither.
     """
     path = Path(path)
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+    if path.is_file() or (not replace and path.is_dir() and any(path.iterdir())):
         raise FileExistsError(f"{path} exists already; a folder is written once, under a new name")
     make_folder(path.parent)
     building = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
@@ -89,6 +90,8 @@ def new_folder(path: Path | str) -> Iterator[Path]:
     try:
         yield building
         _sync_folder(building)
+        if replace and path.is_dir():
+            remove_folder(path)
         _replace(building, path)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)

@@ -15,13 +15,14 @@ import torch
 from c2fvl import storage
 from c2fvl.batches import EpochBatches, FilmDataset, read
 from c2fvl.battery import change_text
-from c2fvl.checkpoint import SETTINGS, TRUST_CURVE, TrainedModel
+from c2fvl.checkpoint import TrainedModel
 from c2fvl.config import to_toml
 from c2fvl.datasets import fingerprint, mask_fingerprint
 from c2fvl.evaluate import films_of
 from c2fvl.findings import TRUST
 from c2fvl.labels import to_labels, to_original
 from c2fvl.metrics import dice, overlap
+from c2fvl.model_folders import SETTINGS, TRUST_CURVE
 from c2fvl.models.filmfirst import FilmFirst, Observed
 from c2fvl.overlap import ahead
 from c2fvl.scoring import probabilities
