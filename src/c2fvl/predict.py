@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 FRAMES = ("viewer", "patient")
 ONNX = ".onnx"
+_DOUBTS = ("uncertain:", "not read:", "contradiction:")
+"""Beginnings of the lines of `explain` that a user is told."""
 
 
 class UnreadableReportError(ValueError):
@@ -237,12 +239,17 @@ class Predictor:
                 f"the report {report.text!r} names no side and no zone that could be read; expected is a sentence such "
                 "as 'Bilateral pulmonary infection, two infected areas, upper left lung and lower right lung.'"
             )
+        if self.reads_films:
+            for line in explain(report):
+                if line.startswith(_DOUBTS):
+                    self._say_once(f"of the report {report.text!r}, {line}")
+            return report.in_frame("viewer")
         by_attributes = self.engine.config.data.text == "attributes"
         if by_attributes and report.number is not None and report.number > MAX_AREAS:
             raise ValueError(f"the report counts {report.number} infected areas; expected are {MAX_AREAS} at most")
         for contradiction in report.contradictions():
             self._say_once(f"the report {report.text!r} contradicts itself: {contradiction}")
-        if (by_attributes or self.reads_films) and report.unread:
+        if by_attributes and report.unread:
             self._say_once(f"of the report {report.text!r} this was not understood: {'; '.join(report.unread)}")
         return report.in_frame("viewer")
 
