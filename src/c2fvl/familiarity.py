@@ -7,7 +7,7 @@ or with black and white exchanged. What lies beyond the limits, which few of the
 is a film without contrast. No torch, no network: it tells nothing of diseases, only of pictures.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ LEAST_CONTRAST = 0.01
 SHARE_BEYOND = 0.005
 """Share of the training films that lie beyond each limit."""
 FEWEST_FILMS = 4 * NUM_AXES
+NUM_FOLDS = 5
 _SMOOTHING, _RIDGE, _MOST_SQUARE = 0.02, 10.0, 16.0
 
 Floats = NDArray[np.float64]
@@ -77,24 +78,35 @@ class Familiarity:
                 f"{len(pictures)} films with contrast are too few to tell what is usual; expected are {FEWEST_FILMS} "
                 "or more"
             )
-        upright = np.concatenate([pictures, _turned(pictures, _mirror)])
+        fold = np.arange(len(pictures)) % NUM_FOLDS  # limits come from films that were not fitted to
+        kinds, poses = [], []
+        for held in range(NUM_FOLDS):
+            part = cls._fitted(pictures[fold != held])
+            upright = _upright(pictures[fold == held])
+            kinds.append(part._kind(upright))
+            poses.append(part._features(upright) @ part.weights)
+        found = cls._fitted(pictures)
+        kind = float(np.quantile(np.concatenate(kinds), 1 - SHARE_BEYOND))
+        pose = float(np.quantile(np.concatenate(poses), SHARE_BEYOND))
+        return replace(found, limits=np.array([found.limits[0], kind, pose]))
+
+    @classmethod
+    def _fitted(cls, pictures: Floats) -> "Familiarity":
+        """Return what is usual among small pictures, with limits of 1."""
+        upright = _upright(pictures)
         mean = upright.mean(0)
         values, vectors = np.linalg.eigh(np.cov(upright.T) + _SMOOTHING * np.eye(SIDE**2))
         axes, variances = vectors[:, ::-1][:, :NUM_AXES], values[::-1][:NUM_AXES]
-        found = cls(mean, axes, variances, np.zeros(1 + SIDE**2 + NUM_AXES), np.ones(3))
         along = (upright - mean) @ axes[:, :NUM_KIND_AXES]
         across = (((upright - mean) ** 2).sum(1) - (along**2).sum(1)).mean()
-        found = cls(mean, axes, variances, found.weights, np.array([across, 1.0, 1.0]))
+        found = cls(mean, axes, variances, np.zeros(1 + SIDE**2 + NUM_AXES), np.array([across, 1.0, 1.0]))
         wrong = [_turned(pictures, change) for _, change in _WRONG]
         features = np.concatenate([found._features(group) for group in (upright, *wrong)])
         targets = np.concatenate([np.ones(len(upright)), -np.ones(sum(map(len, wrong)))])
         shares = np.where(targets > 0, 1 / len(upright), 1 / sum(map(len, wrong))) * len(targets)
         weighted = (features * shares[:, None]).T
         weights = np.linalg.solve(weighted @ features + _RIDGE * np.eye(features.shape[1]), weighted @ targets)
-        found = cls(mean, axes, variances, weights, found.limits)
-        kind = float(np.quantile(found._kind(upright), 1 - SHARE_BEYOND))
-        pose = float(np.quantile(found._features(upright) @ weights, SHARE_BEYOND))
-        return cls(mean, axes, variances, weights, np.array([across, kind, pose]))
+        return replace(found, weights=weights)
 
     def look(self, film: np.ndarray) -> Look:
         """Return how a film (H, W, 3) in [0, 1] looks beside the others."""
@@ -157,6 +169,11 @@ def shares_flagged(familiarity: Familiarity, pictures: Floats) -> dict[str, floa
         name: float(np.mean([bool(familiarity.look_at_picture(small).reasons) for small in _turned(pictures, change)]))
         for name, change in changes
     }
+
+
+def _upright(pictures: Floats) -> Floats:
+    """Return the pictures and their mirrored forms."""
+    return np.concatenate([pictures, _turned(pictures, _mirror)])
 
 
 def _mirror(grid: Floats) -> Floats:
