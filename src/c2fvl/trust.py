@@ -25,7 +25,7 @@ from c2fvl.metrics import dice, overlap
 from c2fvl.model_folders import SETTINGS, TRUST_CURVE
 from c2fvl.models.filmfirst import FilmFirst, Observed
 from c2fvl.overlap import ahead
-from c2fvl.scoring import probabilities
+from c2fvl.scoring import inference_form, probabilities
 from c2fvl.statistics import Bootstrap
 from c2fvl.text_encoders import FindingsEncoder
 
@@ -57,8 +57,7 @@ def measure_trust(
 
     Raises `ValueError` for a network that does not read the film first, and for films of which none has a report.
     """
-    network = model.network
-    if not isinstance(network, FilmFirst):
+    if not isinstance(model.network, FilmFirst):
         raise ValueError(
             f"{model.path} holds the network {model.config.model.name}, which has no trust; it is for filmfirst"
         )
@@ -68,8 +67,9 @@ def measure_trust(
     trusts = sorted({0.0, *map(float, trusts)})
     texts = {name: _texts(films, name, seed) for name in ("right", *WRONG)}
     scores = {name: np.empty((len(trusts), len(films))) for name in texts}
-    device = next(network.parameters()).device
-    network.eval()
+    device = next(model.network.parameters()).device
+    network = inference_form(model, batch_size=batch_size)
+    assert isinstance(network, FilmFirst)
 
     def score(answer: tuple[str, int, int, np.ndarray, np.ndarray]) -> None:
         name, step, place, probability, mask = answer

@@ -53,9 +53,9 @@ class FilmFirst(nn.Module):
     each film, NaN for what is not known, and so is `text=None` for the whole batch. Returns logits (B, C, H, W), the
     coarser side maps in `aux`, and in `reading` what it read off the film and how far it believed the report.
 
-    `trust` is what a row without one is given. `encoder` is "efficient" (EfficientNet-Lite0) or "plain" (convolutions
-    of the same cost); `fusion` is how the belief reaches the decoder: "scales" (scale and shift of channels), "maps"
-    (its zones as maps in the picture's space) or "attention" (from pixels to zones).
+    `trust` is what a row without one is given. `encoder` is "efficient" (EfficientNet-Lite0), "plain" (convolutions of
+    the same cost) or "wide" (more of them, for a GPU); `fusion` is how the belief reaches the decoder: "scales" (scale
+    and shift of channels), "maps" (its zones as maps in the picture's space) or "attention" (from pixels to zones).
 
     Raises `ValueError` for arguments that are not known and for inputs of a wrong shape.
     """
@@ -295,7 +295,7 @@ class AttentionFusion(Fusion):
 class PlainEncoder(nn.Module):
     """Pairs of convolutions at strides 2 … 32, of the cost of EfficientNet-Lite0."""
 
-    widths = (24, 48, 96, 160, 192)
+    widths: tuple[int, int, int, int, int] = (24, 48, 96, 160, 192)
 
     def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
@@ -313,6 +313,12 @@ class PlainEncoder(nn.Module):
         return maps
 
 
+class WideEncoder(PlainEncoder):
+    """The same at about seven times the cost, for a GPU."""
+
+    widths = (64, 128, 256, 512, 512)
+
+
 NUM_PLACES = 5
 
 
@@ -326,7 +332,11 @@ def places(features: Tensor) -> Tensor:
     return torch.stack([x, y, x * x, y * y, x * y], dim=1).to(features.dtype)
 
 
-ENCODERS: dict[str, type[EfficientEncoder | PlainEncoder]] = {"efficient": EfficientEncoder, "plain": PlainEncoder}
+ENCODERS: dict[str, type[EfficientEncoder | PlainEncoder]] = {
+    "efficient": EfficientEncoder,
+    "plain": PlainEncoder,
+    "wide": WideEncoder,
+}
 FUSIONS: dict[str, Callable[[tuple[int, ...]], Fusion]] = {
     "scales": ScaleFusion,
     "maps": MapFusion,
