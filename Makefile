@@ -40,6 +40,10 @@ demo: $(VENV)/installed ## train, score and draw on synthetic films; ends with t
 	$(BIN)/c2fvl evaluate $(DEMO)/run $(DEMO)/phantom --split test --text none --out $(DEMO)/without-report
 	$(BIN)/c2fvl predict --csv $(DEMO)/phantom/Test_Folder/Test_films.csv --model $(DEMO)/run --out $(DEMO)/masks --overlay
 	$(BIN)/c2fvl evaluate $(DEMO)/run $(DEMO)/phantom --split test --out $(DEMO)/with-report
+	@echo "The weights that come with c2fvl, trained on real chest films, on two synthetic ones:"
+	@$(BIN)/c2fvl models | sed -n '/trained/,$$p'
+	$(BIN)/c2fvl predict $$(ls $(DEMO)/phantom/Test_Folder/img/*.png | head -2) --out $(DEMO)/shipped --overlay
+	$(BIN)/c2fvl describe $$(ls $(DEMO)/phantom/Test_Folder/img/*.png | head -1)
 	@$(BIN)/python -c "import json; print('Dice per image with reports {:.1f}, without {:.1f}'.format(*(100 * json.load(open('$(DEMO)/' + name + '/summary.json'))['scores'][0]['dice_per_image'] for name in ('with-report', 'without-report'))))"
 	@echo "Masks and overlays: $(DEMO)/masks; scores without reports: $(DEMO)/without-report/report.html"
 	@echo "Open $(CURDIR)/$(DEMO)/with-report/report.html"
