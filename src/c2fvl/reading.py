@@ -94,8 +94,7 @@ class FilmReading:
                 )
             elif self.told[zone] == 0 and shown >= NAMED_FROM:
                 lines.append(
-                    f"the report does not name the {name}; the film shows infection there ({shown:.2f})"
-                    + _done(believed)
+                    f"by the report the {name} is free; the film shows infection there ({shown:.2f})" + _done(believed)
                 )
         if "side" in self.told:
             said = SIDE_ORDER[int(self.told["side"])]

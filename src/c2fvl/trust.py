@@ -31,7 +31,7 @@ from c2fvl.text_encoders import FindingsEncoder
 
 logger = logging.getLogger(__name__)
 
-TRUSTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
+TRUSTS = (0.0, 0.02, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.3, 0.5, 0.8, 1.0)
 WRONG = ("shuffled", "sides_exchanged", "zone_off")
 """Changes of `battery` that bound the default."""
 MOST_HARM = {"shuffled": 1.0, "sides_exchanged": 1.0, "zone_off": 2.0}
