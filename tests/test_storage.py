@@ -252,7 +252,7 @@ def writes(call):
         return mode is not None and not (isinstance(mode, ast.Constant) and set(str(mode.value)) <= set("rbt"))
     if name == "ZipFile":
         return len(arguments) > 1 and first != "buffer"
-    if name == "copy" and not arguments:  # of a dictionary or an array
+    if name == "copy" and (owner == "copy" or not arguments):  # of an object in memory, a dictionary, an array
         return False
     return name in WRITERS and owner != "storage" and first != "buffer"
 
