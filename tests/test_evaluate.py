@@ -154,7 +154,7 @@ def test_right_none_and_shuffled_text(phantom_root, tiny_run, tmp_path):
         text: evaluate(load_model(tiny_run), phantom_root, text=text, out=tmp_path / text)
         for text in ("none", "shuffled")
     }
-    assert found["none"].summary["text"] == {"kind": "none", "given": "none", "seed": None}
+    assert found["none"].summary["text"] == {"kind": "none", "given": "none", "seed": None, "trust": None}
     assert found["shuffled"].summary["text"]["given"] == "that of another film"
     assert found["none"].summary["data"]["num_without_report"] == len(cases)
     with pytest.raises(ValueError, match="right, none, paraphrase"):
