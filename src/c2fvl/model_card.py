@@ -69,6 +69,13 @@ def write_card(
     return card
 
 
+def _given(summary: Mapping[str, Any]) -> str:
+    """Return in words which report films were given, and with which trust if the network has one."""
+    text = summary["text"]
+    has_trust = text.get("trust") is not None and text["kind"] != "none"
+    return f"{text['given']}, trust {text['trust']:g}" if has_trust else str(text["given"])
+
+
 def _read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"there is no {file}; name a folder that `c2fvl evaluate` or `c2fvl audit` wrote")
@@ -144,7 +151,7 @@ def _figures(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
         figures, data = summary["figures"], summary["data"]
         scores = [figures[kind][name] for kind in ("per_image", "pooled") for name in ("dice", "iou")]
         rows.append(
-            [f"{escape(Path(data['root']).name)}, {escape(data['split'])}", escape(summary["text"]["given"])]
+            [f"{escape(Path(data['root']).name)}, {escape(data['split'])}", escape(_given(summary))]
             + [show(score, share=True) for score in scores] + [str(data["num_cases"])]
         )  # fmt: skip
     header = ["part", "report given", "Dice per image", "IoU per image", "Dice pooled", "IoU pooled", "films"]
@@ -163,7 +170,9 @@ def _audits(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
         audit = summary.get("audit")
         if audit is None:
             continue
-        lines += [f"## What the text does, {escape(summary['data']['split'])} part", ""]
+        trust = summary["text"].get("trust")
+        at = "" if trust is None else f", at trust {trust:g}"
+        lines += [f"## What the text does, {escape(summary['data']['split'])} part{at}", ""]
         lines += [f"- {escape(line['text'])}" for line in audit["words"]] + [""]
         rows = [
             [escape(row["title"]), show(row["dice"], share=True), show(row["difference_to_right"], share=True),
@@ -205,9 +214,9 @@ def _readings(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
              f"{100 * row['majority']:.1f}"]
             for row in reading_rows(summary.get("reading"))
         ]  # fmt: skip
-        if rows:
+        title = f"## What it reads off films, {escape(summary['data']['split'])} part"
+        if rows and title not in lines:  # it reads the same whatever report it is given
             header = ["read off the film", "area under the curve", "accuracy, %", "majority guess, %"]
-            title = f"## What it reads off films, {escape(summary['data']['split'])} part"
             lines += [title, "", *table(header, rows, numbers=3), ""]
     return lines
 
@@ -220,7 +229,7 @@ def _calibration(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
             continue
         doubtful = found["confidence"]["doubtful"] if found["confidence"] else None
         rows.append([
-            escape(summary["data"]["split"]), escape(summary["text"]["given"]), "yes" if found["calibrated"] else "no",
+            escape(summary["data"]["split"]), escape(_given(summary)), "yes" if found["calibrated"] else "no",
             f"{100 * found['pixels']['ece']:.2f}", f"{found['pixels']['brier']:.4f}",
             f"{100 * doubtful['dice_doubtful']:.2f} / {100 * doubtful['dice_kept']:.2f}" if doubtful else "–",
         ])  # fmt: skip
@@ -236,7 +245,7 @@ def _limits(summaries: Sequence[Mapping[str, Any]], strangers: Sequence[Path], *
                 if line["warning"]]  # fmt: skip
     missed = [
         f"{row['missed']} of {row['lesions']} {size} lesions ({summary['data']['split']} part, report given: "
-        f"{summary['text']['given']}) are not found"
+        f"{_given(summary)}) are not found"
         for summary in summaries
         for size, row in summary["figures"]["lesions"].items()
         if row["missed"]

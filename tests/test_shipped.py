@@ -1,0 +1,72 @@
+"""The weights that come with the package."""
+
+import json
+
+import numpy as np
+import pytest
+
+import c2fvl
+from c2fvl.checkpoint import load_model
+from c2fvl.cli import main
+from c2fvl.images import read_image
+from c2fvl.model_folders import CARD, SHIPPED, TRUST_CURVE
+from c2fvl.predict import Predictor
+
+REPORT = "Unilateral pulmonary infection, one infected area, upper left lung."
+
+
+@pytest.fixture(scope="module")
+def film(phantom_root):
+    return sorted((phantom_root / "Test_Folder" / "img").iterdir())[0]
+
+
+def test_the_default_model_is_whole_and_small():
+    model = c2fvl.load_model("default")
+    assert model.config.model.name == "filmfirst"
+    assert model.calibration is not None and model.familiarity is not None
+    folder = SHIPPED / "small"
+    curve = json.loads((folder / TRUST_CURVE).read_text(encoding="utf-8"))
+    assert curve["default"] == model.network.trust == model.config.model.arguments["trust"]
+    assert curve["weights_sha256"] == model.metrics["weights_sha256"]
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) <= 10e6
+    card = (folder / CARD).read_text(encoding="utf-8")
+    assert "not for diagnosis" in card and "## Trust in reports" in card and "## What the text does" in card
+    assert "/work/" not in card and "/tmp/" not in card
+
+
+def test_its_curve_is_the_one_promised():
+    points = json.loads((SHIPPED / "small" / TRUST_CURVE).read_text(encoding="utf-8"))
+    none, by_trust = points["none"]["value"], {point["trust"]: point for point in points["points"]}
+    chosen = by_trust[points["default"]]
+    assert none > 0.75 and by_trust[1]["right"]["value"] > 0.8
+    assert max(100 * chosen["harm"][name]["value"] for name in ("shuffled", "sides_exchanged")) <= 1
+    assert chosen["gain_kept"] > 0.5
+
+
+def test_it_predicts_with_and_without_a_report(film, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", str(film), "--json"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert (tmp_path / "predictions" / alone["mask"]).is_file()
+    assert alone["calibrated"] and alone["reading"]["agreement"] == {} and alone["film"] is not None
+    assert main(["predict", str(film), "--report", REPORT, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["reading"]["zones"] == alone["reading"]["zones"]
+    assert 0 < told["reading"]["agreement"]["lupper"] < 1
+
+
+def test_a_film_turned_over_is_flagged_and_a_blank_one_too(film):
+    predictor = Predictor("default")
+    pixels = read_image(film)
+    assert predictor(np.ascontiguousarray(pixels[::-1])).look.reasons
+    assert "blank" in predictor(np.zeros((64, 64), np.float32)).look.reasons[0]
+
+
+def test_more_trust_moves_the_mask_to_the_report(film):
+    model = load_model("default")
+    shares = []
+    for trust in (0.0, 0.5, 1.0):
+        probability = Predictor(model, trust=trust)(film, REPORT).probability
+        left = probability[:, : probability.shape[1] // 2].sum()
+        shares.append(left / probability.sum())
+    assert shares[0] < shares[1] < shares[2]
