@@ -40,7 +40,7 @@ demo: $(VENV)/installed ## train, score and draw on synthetic films; ends with t
 	$(BIN)/c2fvl evaluate $(DEMO)/run $(DEMO)/phantom --split test --text none --out $(DEMO)/without-report
 	$(BIN)/c2fvl predict --csv $(DEMO)/phantom/Test_Folder/Test_films.csv --model $(DEMO)/run --out $(DEMO)/masks --overlay
 	$(BIN)/c2fvl evaluate $(DEMO)/run $(DEMO)/phantom --split test --out $(DEMO)/with-report
-	@echo "The weights that come with c2fvl, trained on real chest films, on two synthetic ones:"
+	@echo "The weights that come with c2fvl were trained on real chest films; on these synthetic ones they only show that they run:"
 	@$(BIN)/c2fvl models | sed -n '/trained/,$$p'
 	$(BIN)/c2fvl predict $$(ls $(DEMO)/phantom/Test_Folder/img/*.png | head -2) --out $(DEMO)/shipped --overlay
 	$(BIN)/c2fvl describe $$(ls $(DEMO)/phantom/Test_Folder/img/*.png | head -1)
