@@ -559,7 +559,7 @@ def _scoring_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _print_scores(found: Any) -> None:
-    from c2fvl.page import ROW_LABELS, show
+    from c2fvl.page import ROW_LABELS, given, show
     from c2fvl.progress import table
 
     columns = ("dice_per_image", "iou_per_image", "dice_pooled", "iou_pooled")
@@ -575,7 +575,7 @@ def _print_scores(found: Any) -> None:
     print(table(["%", "Dice per image", "IoU per image", "Dice pooled", "IoU pooled"], rows))
     print(
         f"{first['num_cases']} films, {first['num_empty_masks']} with an empty mask, {first['num_false_alarms']} false "
-        f"alarms, {first['num_misses']} missed; report given: {found.summary['text']['given']}"
+        f"alarms, {first['num_misses']} missed; report given: {given(found.summary)}"
     )
     per_image, unit = found.summary["figures"]["per_image"], found.summary["unit"]["length"]
     print(

@@ -11,7 +11,7 @@ from c2fvl.catalogue import find_entry
 from c2fvl.config import Config, to_toml
 from c2fvl.markdown import escape, table
 from c2fvl.model_folders import CARD, FAMILIARITY, TRUST_CURVE, find_model, parse_settings, read_metrics
-from c2fvl.page import reading_rows, show
+from c2fvl.page import given, reading_rows, show
 
 _MADE = "<!-- Made by `c2fvl card`; run it again after a new evaluation. -->"
 _READS = {
@@ -67,13 +67,6 @@ def write_card(
     ]  # fmt: skip
     storage.write_text(card, "\n".join(lines))
     return card
-
-
-def _given(summary: Mapping[str, Any]) -> str:
-    """Return in words which report films were given, and with which trust if the network has one."""
-    text = summary["text"]
-    has_trust = text.get("trust") is not None and text["kind"] != "none"
-    return f"{text['given']}, trust {text['trust']:g}" if has_trust else str(text["given"])
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -151,7 +144,7 @@ def _figures(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
         figures, data = summary["figures"], summary["data"]
         scores = [figures[kind][name] for kind in ("per_image", "pooled") for name in ("dice", "iou")]
         rows.append(
-            [f"{escape(Path(data['root']).name)}, {escape(data['split'])}", escape(_given(summary))]
+            [f"{escape(Path(data['root']).name)}, {escape(data['split'])}", escape(given(summary))]
             + [show(score, share=True) for score in scores] + [str(data["num_cases"])]
         )  # fmt: skip
     header = ["part", "report given", "Dice per image", "IoU per image", "Dice pooled", "IoU pooled", "films"]
@@ -229,7 +222,7 @@ def _calibration(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
             continue
         doubtful = found["confidence"]["doubtful"] if found["confidence"] else None
         rows.append([
-            escape(summary["data"]["split"]), escape(_given(summary)), "yes" if found["calibrated"] else "no",
+            escape(summary["data"]["split"]), escape(given(summary)), "yes" if found["calibrated"] else "no",
             f"{100 * found['pixels']['ece']:.2f}", f"{found['pixels']['brier']:.4f}",
             f"{100 * doubtful['dice_doubtful']:.2f} / {100 * doubtful['dice_kept']:.2f}" if doubtful else "–",
         ])  # fmt: skip
@@ -245,7 +238,7 @@ def _limits(summaries: Sequence[Mapping[str, Any]], strangers: Sequence[Path], *
                 if line["warning"]]  # fmt: skip
     missed = [
         f"{row['missed']} of {row['lesions']} {size} lesions ({summary['data']['split']} part, report given: "
-        f"{_given(summary)}) are not found"
+        f"{given(summary)}) are not found"
         for summary in summaries
         for size, row in summary["figures"]["lesions"].items()
         if row["missed"]

@@ -102,6 +102,7 @@ def render(
         charts=charts_of(summary, scores, history),
         audit=summary.get("audit"),
         calibration=summary["calibration"],
+        given=given(summary),
         reading=reading_rows(summary.get("reading")),
     )
 
@@ -154,3 +155,10 @@ def reading_rows(found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     rows += [(title, found[name]) for name, title in (("side", "side"), ("number", "areas")) if name in found]
     return [{"name": name, "auc": row.get("auc"), **{key: row[key] for key in ("accuracy", "majority")}}
             for name, row in rows]  # fmt: skip
+
+
+def given(summary: Mapping[str, Any]) -> str:
+    """Return in words which report films were given, and with which trust if the network has one."""
+    text = summary["text"]
+    has_trust = text.get("trust") is not None and text["kind"] != "none"
+    return f"{text['given']}, trust {text['trust']:g}" if has_trust else str(text["given"])
