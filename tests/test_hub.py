@@ -15,6 +15,7 @@ from c2fvl.checkpoint import load_model
 from c2fvl.cli import main
 from c2fvl.hub import pull, push
 from c2fvl.model_card import write_card
+from c2fvl.model_folders import SHIPPED
 from c2fvl.packing import pack
 from c2fvl.storage import checksum
 
@@ -120,13 +121,15 @@ def stand_in(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def packed(tiny_run, tmp_path_factory):
-    """A packed model with its calibration and card."""
+    """A packed model with all that may belong to one."""
     folder = tmp_path_factory.mktemp("hub")
     shutil.copytree(tiny_run / "best", folder / "model")
     metrics = json.loads((folder / "model" / "metrics.json").read_text())
     fitted = {"temperature": 1.5, "offset": 0, "weights_sha256": metrics["weights_sha256"], "fitted_on": {}}
     (folder / "model" / "calibration.json").write_text(json.dumps(fitted))
     write_card(folder / "model")
+    (folder / "model" / "trust.json").write_text(json.dumps({"weights_sha256": metrics["weights_sha256"]}))
+    shutil.copy(SHIPPED / "small" / "familiarity.safetensors", folder / "model")
     return pack(folder / "model", folder / "packed").folder
 
 
@@ -192,7 +195,7 @@ def test_weights_that_are_no_safetensors_are_refused(repository):
     del repository["files"]["calibration.json"]
     with pytest.raises(ValueError, match=r"not a whole safetensors file"):
         pull("owner/name")
-    assert not model_folders.named_models()
+    assert all(model.place == "package" for model in model_folders.named_models())
 
 
 def test_a_newer_model_takes_the_place_of_the_older(repository):
@@ -228,7 +231,7 @@ def test_pulling_says_what_stands_in_the_way(repository, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     huggingface_hub.close_session()
     assert "HF_HUB_OFFLINE is set" in said("owner/name")
-    assert not model_folders.named_models()
+    assert all(model.place == "package" for model in model_folders.named_models())
 
 
 def test_a_model_is_pushed_as_one_commit(stand_in, packed, monkeypatch, capsys):
