@@ -112,6 +112,7 @@ class FilmDataset(Dataset[Item]):
         self.exchange = _exchange(config, num_classes)
         self.encoder = build_text_encoder(config)
         self.tells_findings = config.text == "findings"
+        self.reports = [case.report for case in self.cases]
         if (self.text_doubt or self.text_cut) and not self.tells_findings:
             raise ValueError(
                 "data.text_doubt and data.text_cut are for networks that are told findings; set both to 0 for this one"
@@ -133,10 +134,9 @@ class FilmDataset(Dataset[Item]):
                     f"{len(untold)} of {len(self.cases)} films have no {kind}: {_few(untold)}; give them one in the "
                     "caption table, or set data.missing_text=allow, or data.text=none to use none"
                 )
-        reports = [case.report for case in self.cases]
-        self.encoder.prepare(reports)
+        self.encoder.prepare(self.reports)
         if augment and config.augmentation in transforms.MIRRORS_REPORTS:
-            self.encoder.prepare(report.mirrored() for report in reports if report is not None)
+            self.encoder.prepare(report.mirrored() for report in self.reports if report is not None)
 
     @property
     def num_readable(self) -> int:
@@ -188,8 +188,7 @@ class FilmDataset(Dataset[Item]):
         if generator.random() < self.text_doubt:
             trust = float(generator.uniform(*_TRUSTS))
             if generator.random() >= trust:
-                others = [case.report for case in self.cases]
-                text = self.encoder.encode(wrong_report(report, others, generator))
+                text = self.encoder.encode(wrong_report(report, self.reports, generator))
         if generator.random() < self.text_cut:
             hidden = generator.random(len(FINDINGS)) < generator.uniform(*_SHARES_CUT)
             text = np.where(hidden, np.float32(np.nan), text)

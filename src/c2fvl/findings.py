@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from c2fvl.free_text import FreeReading, read_free_text
-from c2fvl.report import SIDES, ZONES, Report
+from c2fvl.report import SIDES, ZONES, Report, zone_in_words
 
 __all__ = ["FINDINGS", "FIRST_ZONE", "SIDE_ORDER", "TRUST", "explain", "findings_of", "says_something"]
 
@@ -119,9 +119,9 @@ def _zones_in_words(zones: list[str]) -> list[str]:
     """Return zones as "left lower zone", and a lung of which all three are there as "left lung"."""
     words: list[str] = []
     for hand in ("left", "right"):
-        heights = [zone[1:] for zone in zones if zone[0] == hand[0]]
-        whole = len(heights) == len(ZONES) // 2
-        words += [f"{hand} lung"] if whole else [f"{hand} {height} zone" for height in heights]
+        of_hand = [zone for zone in zones if zone[0] == hand[0]]
+        whole = len(of_hand) == len(ZONES) // 2
+        words += [f"{hand} lung"] if whole else [zone_in_words(zone) for zone in of_hand]
     return words
 
 

@@ -8,6 +8,7 @@ import jinja2
 
 from c2fvl import charts
 from c2fvl.figures import Scores
+from c2fvl.report import zone_in_words
 
 ROW_LABELS = {
     ("original", "ours"): "film's own grid, corrected rule",
@@ -151,7 +152,7 @@ def reading_rows(found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     if found is None:
         return []
     rows = [("zones, mean", found["zones_mean"])] if "zones_mean" in found else []
-    rows += [(f"{'left' if zone[0] == 'l' else 'right'} {zone[1:]} zone", row) for zone, row in found["zones"].items()]
+    rows += [(zone_in_words(zone), row) for zone, row in found["zones"].items()]
     rows += [(title, found[name]) for name, title in (("side", "side"), ("number", "areas")) if name in found]
     return [{"name": name, "auc": row.get("auc"), **{key: row[key] for key in ("accuracy", "majority")}}
             for name, row in rows]  # fmt: skip

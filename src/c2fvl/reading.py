@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from c2fvl.findings import FINDINGS, SIDE_ORDER, TRUST
-from c2fvl.report import ZONES, Report
+from c2fvl.report import ZONES, Report, zone_in_words
 
 LOGITS = ("zones", "number", "side", "statements")
 """What a network that reads films gives beside its probabilities, in the order of `models.Reading`."""
@@ -15,7 +15,6 @@ NAMED_FROM = 0.5
 """Probability from which a zone is named in the film's own report."""
 DOUBTED_BELOW = 0.5
 """Belief below which a statement of a report is called doubted."""
-_HEIGHT_AND_HAND = {zone: f"{'left' if zone[0] == 'l' else 'right'} {zone[1:]} zone" for zone in ZONES}
 _OTHER = {zone: ("r" if zone[0] == "l" else "l") + zone[1:] for zone in ZONES}
 
 
@@ -86,7 +85,7 @@ class FilmReading:
         for zone in ZONES:
             if zone not in self.told:
                 continue
-            name = _HEIGHT_AND_HAND[zone if frame == "viewer" else _OTHER[zone]]
+            name = zone_in_words(zone if frame == "viewer" else _OTHER[zone])
             shown, believed = self.zones[zone], self.believed[zone]
             if self.told[zone] == 1 and shown < NAMED_FROM:
                 lines.append(
@@ -108,10 +107,10 @@ class FilmReading:
 
     def lines(self, frame: str = "viewer") -> tuple[str, ...]:
         """Return the film's own report, in that frame, and a figure for each thing that it says."""
-        shares = {_HEIGHT_AND_HAND[zone if frame == "viewer" else _OTHER[zone]]: self.zones[zone] for zone in ZONES}
         sides = ", ".join(f"{_SIDE_WORDS[name]} {share:.2f}" for name, share in self.side.items())
         numbers = ", ".join(f"{_count(place, self.number)}: {share:.2f}" for place, share in enumerate(self.number))
-        zones = [f"{name}: {shares[name]:.2f}" for name in sorted(shares, key=_top_down)]
+        shown = {zone: self.zones[zone if frame == "viewer" else _OTHER[zone]] for zone in ZONES}
+        zones = [f"{zone_in_words(zone)}: {share:.2f}" for zone, share in shown.items()]
         return (str(self.report.in_frame(frame)), *zones, f"side: {sides}", f"areas: {numbers}")
 
     def as_dict(self, frame: str = "viewer") -> dict[str, Any]:
@@ -137,10 +136,6 @@ _SIDE_WORDS = {
     "unilateral": "infection of one lung",
     "bilateral": "infection of both lungs",
 }
-
-
-def _top_down(name: str) -> int:
-    return list(_HEIGHT_AND_HAND.values()).index(name)
 
 
 def _count(place: int, numbers: tuple[float, ...]) -> str:

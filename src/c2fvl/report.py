@@ -15,7 +15,7 @@ from c2fvl.sentences import NUMBER_WORDS, read_sentence
 from c2fvl.spreadsheets import Row, read_cells, write_cells
 
 __all__ = ["ATTRIBUTES", "FRAMES", "SIDES", "ZONES", "Report", "Survey", "TableRow", "parse_report", "read_table",
-           "survey", "write_table"]  # fmt: skip
+           "survey", "write_table", "zone_in_words"]  # fmt: skip
 
 ZONES = ("lupper", "lmiddle", "llower", "rupper", "rmiddle", "rlower")
 ATTRIBUTES = ("bilateral", "number", *ZONES)
@@ -159,6 +159,11 @@ class Report:
             parts.append(" and ".join(filter(None, lungs)))
         sentence = ", ".join(parts)
         return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def zone_in_words(zone: str) -> str:
+    """Return a zone as it is told: "left upper zone"."""
+    return f"{'left' if zone[0] == 'l' else 'right'} {zone[1:]} zone"
 
 
 def parse_report(sentence: str, *, frame: str = "viewer") -> Report:

@@ -4,7 +4,6 @@ For a network that reads the film before the report. Every film is observed once
 change of its report and each trust.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,6 @@ from c2fvl.overlap import ahead
 from c2fvl.scoring import inference_form, probabilities
 from c2fvl.statistics import Bootstrap
 from c2fvl.text_encoders import FindingsEncoder
-
-logger = logging.getLogger(__name__)
 
 TRUSTS = (0.0, 0.02, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.3, 0.5, 0.8, 1.0)
 WRONG = ("shuffled", "sides_exchanged", "zone_off")
