@@ -57,7 +57,7 @@ TINY = {
         f"filmfirst {encoder} {fusion}": Tiny(
             "filmfirst", {"encoder": encoder, "fusion": fusion, "widths": (8, 8, 16, 16)}, text=(1, 9), **IN_32
         )
-        for encoder, fusion in (("efficient", "maps"), ("plain", "scales"), ("plain", "attention"))
+        for encoder, fusion in (("lite0", "maps"), ("lite2", "maps"), ("plain", "scales"), ("plain", "attention"))
     },
     "c2fvl": Tiny("c2fvl", {"base_width": 8, "image_size": SIZE}, text=(1, 8)),
     "c2fvl bounded": Tiny("c2fvl", {"base_width": 8, "image_size": SIZE, "gate": "bounded"}, text=(1, 8)),

@@ -5,12 +5,13 @@ from hypothesis import strategies as st
 
 from c2fvl.report import ZONES, Report
 from c2fvl.transforms import (
+    AUGMENTATIONS,
     Augmentation,
     Sample,
     apply,
     draw_consistent,
-    draw_none,
     draw_published,
+    draw_strong,
     resize,
     resize_image,
     resize_mask,
@@ -113,7 +114,7 @@ def test_inputs_are_not_written_to():
     before = sample(report=None)
     image, mask = before.image.copy(), before.mask.copy()
     for seed in range(20):
-        for draw in (draw_consistent, draw_published, draw_none):
+        for draw in AUGMENTATIONS.values():
             apply(draw(np.random.default_rng(seed)), before)
     assert np.array_equal(image, before.image)
     assert np.array_equal(mask, before.mask)
@@ -124,6 +125,22 @@ def test_draw_and_application_are_apart():
     first, second = apply(augmentation, sample()), apply(augmentation, sample())
     assert np.array_equal(first.image, second.image)
     assert augmentation == draw_consistent(np.random.default_rng(3))
+
+
+def test_strong_draws_change_the_film_as_they_say():
+    film = sample()
+    brighter = apply(Augmentation(contrast=1.5, brightness=0.05), film).image
+    mean = film.image.mean()
+    assert np.allclose(brighter, np.clip((film.image - mean) * 1.5 + mean + 0.05, 0, 1), atol=1e-5)
+    blurred = apply(Augmentation(blur=1.0), film)
+    assert blurred.image.std() < film.image.std()
+    assert np.array_equal(blurred.mask, film.mask)
+    for seed in range(30):
+        drawn = apply(draw_strong(np.random.default_rng(seed)), film)
+        assert drawn.image.dtype == np.float32
+        assert drawn.image.min() >= 0
+        assert drawn.image.max() <= 1
+        assert set(np.unique(drawn.mask)) <= {0, 1}
 
 
 def test_published_masks_grow_and_exact_ones_do_not():

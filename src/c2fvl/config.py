@@ -43,9 +43,10 @@ class DataConfig:
     channel_order: str = _setting("rgb", "order in which the network sees colours", choices=("rgb", "bgr"))
     augmentation: str = _setting(
         "consistent",
-        "consistent: the report moves with the film, no quarter turns; mirror: half the films are mirrored, with their "
-        "reports; paper: as published, the text unmoved; none",
-        choices=("consistent", "mirror", "paper", "none"),
+        "consistent: the report moves with the film, no quarter turns; strong: the same, wider, with contrast, "
+        "brightness and blur; mirror: half the films are mirrored, with their reports; paper: as published, the text "
+        "unmoved; none",
+        choices=("consistent", "strong", "mirror", "paper", "none"),
     )
     mask: str = _setting(
         "lesion",
@@ -116,7 +117,7 @@ class InitConfig:
         "", "model folder of a U-Net trained here, whose encoder, decoder and head lvit, uctransnet or c2fvl take over"
     )
     efficientnet_lite: str = _setting(
-        "", "weights of EfficientNet-Lite0, a file such as efficientnet-lite0-57934424.pth, for filmfirst"
+        "", "weights of EfficientNet-Lite, a file such as efficientnet-lite0-57934424.pth, for filmfirst"
     )
     vit_npz: str = _setting("", "Google's R50+ViT-B_16.npz or ViT-B_16.npz, for transunet")
 

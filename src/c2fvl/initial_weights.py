@@ -9,7 +9,7 @@ from torch import nn
 
 from c2fvl.checkpoint import load_model
 from c2fvl.config import InitConfig
-from c2fvl.models.efficient import STAGES, EfficientEncoder
+from c2fvl.models.efficient import EfficientEncoder, stages_of
 from c2fvl.vit_weights import start_from_vit
 
 logger = logging.getLogger(__name__)
@@ -69,19 +69,21 @@ def start_from_unet(network: nn.Module, name: str, folder: str | Path) -> int:
 
 
 def start_from_efficientnet_lite(network: nn.Module, path: str | Path) -> int:
-    """Give the encoder of a FilmFirst the weights of EfficientNet-Lite0 in a file of PyTorch; return how many.
+    """Give the encoder of a FilmFirst the weights of its EfficientNet-Lite in a file of PyTorch; return how many.
 
     The file is a dictionary of tensors by the names of the package `efficientnet_lite_pytorch`; nothing in it is
     executed. Raises `ValueError` for another network or another file, and then changes nothing.
     """
     encoder = getattr(network, "encoder", None)
     if not isinstance(encoder, EfficientEncoder):
-        raise ValueError("init.efficientnet_lite is for filmfirst with model.arguments.encoder=efficient only")
+        raise ValueError("init.efficientnet_lite is for filmfirst with the encoder lite0, lite1 or lite2 only")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is no file of weights that can be loaded safely: {error}") from error
-    blocks = [(stage, place) for stage, (*_, blocks) in enumerate(STAGES) for place in range(blocks)]
+    blocks = [
+        (stage, place) for stage, (*_, blocks) in enumerate(stages_of(encoder.variant)) for place in range(blocks)
+    ]
     names = {"stem.": "_conv_stem.", "stem_norm.": "_bn0."}
     for number, (stage, place) in enumerate(blocks):
         ours, theirs = f"stages.{stage}.{place}", f"_blocks.{number}"
@@ -93,7 +95,8 @@ def start_from_efficientnet_lite(network: nn.Module, path: str | Path) -> int:
         theirs = names[prefixes[key]] + key.removeprefix(prefixes[key])
         if not isinstance(found, dict) or getattr(found.get(theirs), "shape", None) != value.shape:
             raise ValueError(
-                f"{path} is not EfficientNet-Lite0: it holds no {theirs} of the shape {tuple(value.shape)}"
+                f"{path} is not EfficientNet-Lite{encoder.variant}: it holds no {theirs} of the shape "
+                f"{tuple(value.shape)}"
             )
         copied[key] = found[theirs]
     encoder.load_state_dict(copied)

@@ -40,6 +40,12 @@ class Augmentation:
     shift: tuple[float, float] = (0.0, 0.0)
     """Right and down, as fractions of the width and the height."""
     gamma: float = 1.0
+    contrast: float = 1.0
+    """Factor of the differences from the film's mean."""
+    brightness: float = 0.0
+    """Added to the film, which is then cut to [0, 1]."""
+    blur: float = 0.0
+    """Standard deviation of a Gaussian blur of the film, in pixels."""
     smooth: bool = True
     """Interpolate the film bilinearly where it is rotated, scaled or shifted; the mask never is."""
 
@@ -65,6 +71,20 @@ def draw_consistent(generator: np.random.Generator) -> Augmentation:
     )
 
 
+def draw_strong(generator: np.random.Generator) -> Augmentation:
+    """Draw what `draw_consistent` draws, wider, and contrast, brightness and, for one film in four, a blur."""
+    return Augmentation(
+        mirror=bool(generator.random() < 0.5),
+        degrees=float(generator.uniform(-18, 18)),
+        scale=float(np.exp(generator.uniform(-0.22, 0.22))),
+        shift=(float(generator.uniform(-0.08, 0.08)), float(generator.uniform(-0.08, 0.08))),
+        gamma=float(np.exp(generator.uniform(-0.4, 0.4))),
+        contrast=float(np.exp(generator.uniform(-0.3, 0.3))),
+        brightness=float(generator.uniform(-0.1, 0.1)),
+        blur=float(generator.uniform(0.3, 1.2)) if generator.random() < 0.25 else 0.0,
+    )
+
+
 def draw_mirror(generator: np.random.Generator) -> Augmentation:
     """Draw a mirror with its report and nothing else, as the published loader of MedT does."""
     return Augmentation(mirror=bool(generator.random() < 0.5))
@@ -77,13 +97,14 @@ def draw_none(generator: np.random.Generator) -> Augmentation:
 
 AUGMENTATIONS: dict[str, Callable[[np.random.Generator], Augmentation]] = {
     "consistent": draw_consistent,
+    "strong": draw_strong,
     "mirror": draw_mirror,
     "paper": draw_published,
     "none": draw_none,
 }
 
 
-MIRRORS_REPORTS = ("consistent", "mirror")
+MIRRORS_REPORTS = ("consistent", "strong", "mirror")
 """Augmentations that mirror reports with their films."""
 
 
@@ -93,6 +114,12 @@ def apply(augmentation: Augmentation, sample: Sample) -> Sample:
     mask = None if sample.mask is None else _move(augmentation, sample.mask, smooth=False)
     if augmentation.gamma != 1.0:
         image = cv2.pow(image, augmentation.gamma)
+    if augmentation.contrast != 1.0 or augmentation.brightness:
+        mean = float(image.mean())
+        moved = mean + augmentation.brightness - augmentation.contrast * mean
+        image = np.clip(image * np.float32(augmentation.contrast) + np.float32(moved), 0, 1)
+    if augmentation.blur:
+        image = cv2.GaussianBlur(image, (0, 0), augmentation.blur)
     report = sample.report
     if augmentation.mirror and augmentation.mirror_report and report is not None:
         report = report.mirrored()

@@ -1,4 +1,4 @@
-"""The encoder of EfficientNet-Lite0: inverted bottlenecks with depthwise convolutions, for machines without a GPU.
+"""The encoders of EfficientNet-Lite 0 to 2: inverted bottlenecks with depthwise convolutions, for small machines.
 
 Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019, in its Lite form:
 no squeeze-and-excitation, ReLU6 for swish. Stages, widths and kernels are those of the published weights, so that a
@@ -6,6 +6,8 @@ network can start from them (`init.efficientnet_lite`); the last stage and the c
 pad both borders alike, where the published ones pad the right and lower one by a pixel more: the maps are those of the
 picture moved by so much.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -21,20 +23,47 @@ STAGES = (
     (5, 1, 6, 112, 3),
     (5, 2, 6, 192, 4),
 )
+"""Of Lite0; the others have wider stages of more blocks."""
+VARIANTS = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}
+"""How much wider and deeper than Lite0 each variant is."""
 NORM_EPSILON = 1e-3
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the images that the published weights were trained on."""
 
 
-class EfficientEncoder(nn.Module):
-    """image (B, in_channels, H, W) in [0, 1] → maps at strides 2, 4, 8, 16 and 32; H and W divisible by 32."""
+def stages_of(variant: int) -> tuple[tuple[int, int, int, int, int], ...]:
+    """Return (kernel, stride, expansion, width, blocks) of each stage; stem and first stage never have more blocks."""
+    wider, deeper = VARIANTS[variant]
+    return tuple(
+        (kernel, stride, expansion, _in_eights(width * wider), math.ceil(blocks * deeper) if place else blocks)
+        for place, (kernel, stride, expansion, width, blocks) in enumerate(STAGES)
+    )
 
-    widths = (16, 24, 40, 112, 192)
+
+def _in_eights(width: float) -> int:
+    """Return the nearest multiple of 8, but none smaller than nine tenths of the width."""
+    rounded = max(8, int(width + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * width else rounded
+
+
+class EfficientEncoder(nn.Module):
+    """image (B, in_channels, H, W) in [0, 1] → maps at strides 2, 4, 8, 16 and 32; H and W divisible by 32.
+
+    In training each block but the first of a stage is left out, film by film, with a probability that grows from 0 to
+    `drop_path` with depth (Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016).
+    """
+
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, in_channels: int = 3) -> None:
+    def __init__(self, in_channels: int = 3, *, variant: int = 0, drop_path: float = 0.0) -> None:
         super().__init__()
+        self.variant = variant
+        shapes = stages_of(variant)
+        *_, before_last, last = widths = [width for *_, width, _ in shapes]
+        self.widths = (*widths[:3], before_last, last)
+        self.strides = tuple(stride for _, stride, *_ in shapes)
+        num_blocks = sum(blocks for *_, blocks in shapes)
         for name, values in (("mean", MEAN), ("deviation", DEVIATION)):
             of_channels = values if in_channels == len(values) else [sum(values) / len(values)] * in_channels
             self.register_buffer(name, torch.tensor(of_channels)[:, None, None], persistent=False)
@@ -42,26 +71,27 @@ class EfficientEncoder(nn.Module):
         self.stem_norm = nn.BatchNorm2d(STEM_WIDTH, eps=NORM_EPSILON)
         self.stages = nn.ModuleList()
         width = STEM_WIDTH
-        for kernel, stride, expansion, out, blocks in STAGES:
+        before = 0
+        for kernel, stride, expansion, out, blocks in shapes:
             self.stages.append(
                 nn.Sequential(
                     *(
                         InvertedBottleneck(
                             out if place else width, out, kernel=kernel, stride=1 if place else stride,
-                            expansion=expansion,
+                            expansion=expansion, drop=drop_path * (before + place) / num_blocks,
                         )
                         for place in range(blocks)
                     )
                 )
             )  # fmt: skip
-            width = out
+            width, before = out, before + blocks
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return the five maps, finest first."""
         image = (image - self.mean) / self.deviation
         features = functional.relu6(self.stem_norm(self.stem(image)), inplace=True)
         maps = []
-        for (_, stride, *_), stage in zip(STAGES, self.stages, strict=True):
+        for stride, stage in zip(self.strides, self.stages, strict=True):
             if stride == 2:
                 maps.append(features)
             features = stage(features)
@@ -69,12 +99,16 @@ class EfficientEncoder(nn.Module):
 
 
 class InvertedBottleneck(nn.Module):
-    """Widen by 1 × 1, convolve each channel by itself, narrow by 1 × 1; added to its input where shapes agree."""
+    """Widen by 1 × 1, convolve each channel by itself, narrow by 1 × 1; added to its input where shapes agree.
 
-    def __init__(self, width: int, out: int, *, kernel: int, stride: int, expansion: int) -> None:
+    `drop` is the probability with which, in training, a film passes by what is added.
+    """
+
+    def __init__(self, width: int, out: int, *, kernel: int, stride: int, expansion: int, drop: float = 0.0) -> None:
         super().__init__()
         inner = width * expansion
         self.adds = stride == 1 and width == out
+        self.drop = drop
         self.expand: nn.Module = nn.Conv2d(width, inner, 1, bias=False) if expansion > 1 else nn.Identity()
         self.expand_norm: nn.Module = nn.BatchNorm2d(inner, eps=NORM_EPSILON) if expansion > 1 else nn.Identity()
         self.depthwise = nn.Conv2d(inner, inner, kernel, stride=stride, padding=kernel // 2, groups=inner, bias=False)
@@ -89,4 +123,9 @@ class InvertedBottleneck(nn.Module):
             widened = functional.relu6(self.expand_norm(self.expand(features)), inplace=True)
         widened = functional.relu6(self.depthwise_norm(self.depthwise(widened)), inplace=True)
         narrowed = self.project_norm(self.project(widened))
-        return features + narrowed if self.adds else narrowed
+        if not self.adds:
+            return narrowed
+        if self.training and self.drop:
+            keeps = torch.rand(len(narrowed), 1, 1, 1, device=narrowed.device) >= self.drop
+            narrowed = narrowed * (keeps / (1 - self.drop)).to(narrowed.dtype)
+        return features + narrowed

@@ -53,9 +53,11 @@ class FilmFirst(nn.Module):
     each film, NaN for what is not known, and so is `text=None` for the whole batch. Returns logits (B, C, H, W), the
     coarser side maps in `aux`, and in `reading` what it read off the film and how far it believed the report.
 
-    `trust` is what a row without one is given. `encoder` is "efficient" (EfficientNet-Lite0), "plain" (convolutions of
-    the same cost) or "wide" (more of them, for a GPU); `fusion` is how the belief reaches the decoder: "scales" (scale
-    and shift of channels), "maps" (its zones as maps in the picture's space) or "attention" (from pixels to zones).
+    `trust` is what a row without one is given. `encoder` is "lite0", "lite1" or "lite2" (EfficientNet-Lite), "plain"
+    (convolutions of lite0's cost) or "wide" (more of them, for a GPU). `drop_path` is how often its deepest block is
+    left out in training (lite only), `dropout` that of the reading. `fusion` is how the belief reaches the decoder:
+    "scales" (scale and shift of channels), "maps" (its zones as maps in the picture's space) or "attention" (from
+    pixels to zones).
 
     Raises `ValueError` for arguments that are not known and for inputs of a wrong shape.
     """
@@ -65,15 +67,20 @@ class FilmFirst(nn.Module):
         *,
         in_channels: int = 3,
         num_classes: int = 1,
-        encoder: str = "efficient",
+        encoder: str = "lite0",
         widths: tuple[int, ...] = (24, 40, 64, 96),
         fusion: str = "maps",
         trust: float = DEFAULT_TRUST,
         dropout: float = 0.1,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         if encoder not in ENCODERS:
             raise ValueError(f"encoder is {encoder!r}; known are {', '.join(ENCODERS)}")
+        if drop_path and not encoder.startswith("lite"):
+            raise ValueError(f"drop_path is {drop_path}, but the encoder {encoder} has no blocks to leave out; set 0")
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path is {drop_path}; expected is a probability from 0 to below 1")
         if fusion not in FUSIONS:
             raise ValueError(f"fusion is {fusion!r}; known are {', '.join(FUSIONS)}")
         if not 0 <= trust <= 1:
@@ -83,7 +90,7 @@ class FilmFirst(nn.Module):
         self.trust = float(trust)
         self.makes_side_maps = True
         """Only a loss reads them; the inference form leaves them out."""
-        self.encoder: EfficientEncoder | PlainEncoder = ENCODERS[encoder](in_channels)
+        self.encoder: EfficientEncoder | PlainEncoder = ENCODERS[encoder](in_channels, drop_path)
         *skips, deepest = self.encoder.widths
         self.context = ConvNormReLU(deepest, widths[-1])
         inputs = (*widths[1:], widths[-1])
@@ -332,10 +339,12 @@ def places(features: Tensor) -> Tensor:
     return torch.stack([x, y, x * x, y * y, x * y], dim=1).to(features.dtype)
 
 
-ENCODERS: dict[str, type[EfficientEncoder | PlainEncoder]] = {
-    "efficient": EfficientEncoder,
-    "plain": PlainEncoder,
-    "wide": WideEncoder,
+ENCODERS: dict[str, Callable[[int, float], EfficientEncoder | PlainEncoder]] = {
+    "lite0": lambda channels, drop: EfficientEncoder(channels, variant=0, drop_path=drop),
+    "lite1": lambda channels, drop: EfficientEncoder(channels, variant=1, drop_path=drop),
+    "lite2": lambda channels, drop: EfficientEncoder(channels, variant=2, drop_path=drop),
+    "plain": lambda channels, _: PlainEncoder(channels),
+    "wide": lambda channels, _: WideEncoder(channels),
 }
 FUSIONS: dict[str, Callable[[tuple[int, ...]], Fusion]] = {
     "scales": ScaleFusion,
