@@ -354,13 +354,14 @@ def read(
         yield from ahead(lambda keys: _read_batch(dataset, keys, pin_memory=pin_memory), batches, most=_AHEAD)
         return
     keys = list(batches)
+    cv2.setNumThreads(1)  # before the readers begin: they would wait for threads of OpenCV that a fork leaves behind
     yield from DataLoader(
         dataset,
         batch_sampler=keys,
         collate_fn=collate,
         num_workers=min(workers, len(keys)),
         pin_memory=pin_memory,
-        worker_init_fn=_begin_reading,
+        worker_init_fn=_leave_signals_to_the_loop,
         generator=torch.Generator(),  # else each new loader would draw from the generator of the dropouts
     )
 
@@ -370,12 +371,8 @@ def _read_batch(dataset: FilmDataset, keys: list[tuple[int, int]], *, pin_memory
     return batch.pin_memory() if pin_memory else batch
 
 
-def _begin_reading(worker: int) -> None:
-    """Leave signals to the loop, and use one thread: every reader with a thread per processor is slower than alone.
-
-    Ctrl-C reaches every process of a terminal; a reader that died of it would keep the loop from saving.
-    """
-    cv2.setNumThreads(1)
+def _leave_signals_to_the_loop(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; a reader that died of it would keep the loop from saving."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
