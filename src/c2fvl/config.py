@@ -113,6 +113,9 @@ class ModelConfig:
 class InitConfig:
     """What the network starts from in place of random weights; read once, when a training begins."""
 
+    model: str = _setting(
+        "", "a trained model of the same network, by its name or folder, whose weights are all taken over, to train on"
+    )
     unet: str = _setting(
         "", "model folder of a U-Net trained here, whose encoder, decoder and head lvit, uctransnet or c2fvl take over"
     )

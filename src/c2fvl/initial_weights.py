@@ -1,4 +1,4 @@
-"""What a network starts from in place of random weights: a U-Net trained here, or published weights of photographs."""
+"""What a network starts from in place of random weights: a model trained here, or published weights of photographs."""
 
 import logging
 import pickle
@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from c2fvl.checkpoint import load_model
+from c2fvl.checkpoint import load_model, restore_weights
 from c2fvl.config import InitConfig
 from c2fvl.models.efficient import EfficientEncoder, stages_of
 from c2fvl.vit_weights import start_from_vit
@@ -26,6 +26,9 @@ def start_from(network: nn.Module, name: str, config: InitConfig) -> None:
     named = [name for name, value in vars(config).items() if value]
     if len(named) > 1:
         raise ValueError(f"init.{' and init.'.join(named)} are both set; a network can start from one of them")
+    if config.model:
+        count = start_from_model(network, name, config.model)
+        logger.info("%d weights are those of %s", count, config.model)
     if config.unet:
         count = start_from_unet(network, name, config.unet)
         logger.info("%d weights are those of the U-Net %s", count, config.unet)
@@ -35,6 +38,24 @@ def start_from(network: nn.Module, name: str, config: InitConfig) -> None:
     if config.vit_npz:
         count = start_from_vit(network, config.vit_npz)
         logger.info("%d weights are those of %s", count, config.vit_npz)
+
+
+def start_from_model(network: nn.Module, name: str, path: str | Path) -> int:
+    """Give `network` all the weights of a trained model of its kind; return how many.
+
+    Raises `ValueError` where that is another network, one of other arguments, or one whose words belong to its own
+    training captions, and then changes nothing.
+    """
+    model = load_model(path)
+    if model.config.model.name != name:
+        raise ValueError(f"init.model={path} holds the network {model.config.model.name!r}; expected is {name}")
+    if model.config.data.vocabulary:
+        raise ValueError(
+            f"init.model={path} reads words by a vocabulary of its own, which another training does not have"
+        )
+    weights = model.network.state_dict()
+    restore_weights(network, weights, where=f"init.model={path}")
+    return len(weights)
 
 
 def start_from_unet(network: nn.Module, name: str, folder: str | Path) -> int:
