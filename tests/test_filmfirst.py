@@ -270,3 +270,44 @@ def test_trust_is_for_this_network_alone(model, phantom_root):
     with pytest.raises(ValueError, match="filmfirst"):
         measure_trust(other, phantom_root)
     assert parse_report(str(LEFT)) == LEFT
+
+
+def test_training_goes_on_from_a_trained_model(network, settings, tmp_path):
+    save_model(tmp_path / "model", network, settings, {})
+    init = dataclasses.replace(settings.init, model=str(tmp_path / "model"))
+    fresh = build_model("filmfirst", {**settings.model.arguments, "drop_path": 0.2})
+    assert not torch.equal(fresh.encoder.stem.weight, network.encoder.stem.weight)
+    start_from(fresh, "filmfirst", init)
+    for (name, value), other in zip(network.state_dict().items(), fresh.state_dict().values(), strict=True):
+        assert torch.equal(value, other), name
+    with pytest.raises(ValueError, match="holds the network 'filmfirst'; expected is unet"):
+        start_from(build_model("unet", {"base_width": 8}), "unet", init)
+    wider = build_model("filmfirst", {"encoder": "lite1"})
+    before = wider.encoder.stem.weight.clone()
+    with pytest.raises(ValueError, match="does not fit"):
+        start_from(wider, "filmfirst", init)
+    assert torch.equal(wider.encoder.stem.weight, before)
+
+
+def test_blocks_are_left_out_in_training_only():
+    encoder = build_model("filmfirst", {"drop_path": 0.5}).encoder
+    drops = [block.drop for stage in encoder.stages for block in stage]
+    assert drops == sorted(drops)
+    assert drops[0] == 0
+    assert 0.4 < drops[-1] < 0.5
+    block = encoder.stages[-1][-1]
+    block.drop = 0.75
+    features = torch.randn(400, 192, 1, 1)
+    block.eval()
+    whole = block(features) - features
+    block.train()
+    for norm in (block.expand_norm, block.depthwise_norm, block.project_norm):
+        norm.eval()  # statistics of the batch would hide which films were left out
+    added = block(features) - features
+    left_out = added.abs().sum(dim=(1, 2, 3)) == 0
+    assert 0.65 < left_out.float().mean() < 0.85
+    assert torch.allclose(added[~left_out], whole[~left_out] * 4, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="no blocks to leave out"):
+        build_model("filmfirst", {"encoder": "plain", "drop_path": 0.1})
+    with pytest.raises(ValueError, match="below 1"):
+        build_model("filmfirst", {"drop_path": 1.0})

@@ -584,6 +584,15 @@ def test_the_best_model_is_the_averaged_one(tiny_config, tmp_path):
     assert any(not torch.equal(value, state.weights[name]) for name, value in best.items())
 
 
+def test_the_average_of_a_short_training_is_not_its_beginning(tiny_config, tmp_path):
+    long = train(override(tiny_config, ["train.ema=0.999", "train.epochs=2"]), run=tmp_path / "long").run
+    state = load_state(long / "last")
+    start = load_state(train(override(tiny_config, ["train.epochs=1"]), run=tmp_path / "one").run / "last").weights
+    name = "head.weight" if "head.weight" in start else next(name for name in start if name.endswith("weight"))
+    last, averaged = state.weights[name], state.average[f"module.{name}"]
+    assert (averaged - last).norm() < 0.6 * (start[name] - last).norm()
+
+
 def test_all_generators_are_restored(tiny_config, tmp_path):
     run = train(override(tiny_config, ["train.epochs=1"]), run=tmp_path / "run").run
 

@@ -185,7 +185,10 @@ class TrainConfig:
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     ema: float = _setting(
-        0.0, "decay of an exponential moving average of the weights; 0 keeps none", least=0, most=0.99999
+        0.0,
+        "decay of an exponential moving average of the weights, which the average rises to; 0 keeps none",
+        least=0,
+        most=0.99999,
     )
     patience: int = _setting(50, "epochs without a better Dice after which training stops; 0 never stops", least=0)
     best_from_epoch: int = _setting(1, "first epoch, counted from 1, whose Dice may count as the best", least=1)

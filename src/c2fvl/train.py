@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from c2fvl import storage
@@ -166,9 +166,9 @@ class _Trainer:
         optimizer = build_optimizer(network, config.optimizer)
         self.model, self.optimizer = self.accelerator.prepare(network, optimizer)
         if settings.ema:
-            self.average = AveragedModel(
-                self.network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True
-            ).to(self.device)
+            self.average = AveragedModel(self.network, multi_avg_fn=_rising_average(settings.ema), use_buffers=True).to(
+                self.device
+            )
         if settings.recompute:
             recompute_activations(self.network)
         if settings.compile:
@@ -475,6 +475,19 @@ class _Trainer:
             return bool(wish)
         flag = torch.tensor([float(bool(wish))], device=self.device)
         return bool(self.accelerator.reduce(flag).item())
+
+
+def _rising_average(decay: float) -> Callable[..., None]:
+    """Return a step of a moving average whose decay rises to `decay`, so that the random beginning is soon forgotten.
+
+    After n steps it is (1 + n) / (10 + n) where that is smaller.
+    """
+
+    def step(averaged: tuple[Tensor, ...], current: tuple[Tensor, ...], count: Tensor) -> None:
+        steps = float(count)
+        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averaged, current, count)
+
+    return step
 
 
 def end_processes() -> None:
