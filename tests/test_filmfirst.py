@@ -276,7 +276,7 @@ def test_training_goes_on_from_a_trained_model(network, settings, tmp_path):
     save_model(tmp_path / "model", network, settings, {})
     init = dataclasses.replace(settings.init, model=str(tmp_path / "model"))
     fresh = build_model("filmfirst", settings.model.arguments)
-    assert not torch.equal(fresh.encoder.stem.weight, network.encoder.stem.weight)
+    assert not torch.equal(fresh.heads[0].weight, network.heads[0].weight)
     start_from(fresh, "filmfirst", init)
     for (name, value), other in zip(network.state_dict().items(), fresh.state_dict().values(), strict=True):
         assert torch.equal(value, other), name
