@@ -50,7 +50,8 @@ def test_importing_the_package_is_light():
 
 
 LIGHT = (
-    "cli", "config", "report", "images", "datasets", "check", "catalogue", "describe", "phantom", "predict", "labels",
+    "cli", "commands", "config", "report", "images", "datasets", "check", "catalogue", "describe", "phantom", "predict",
+    "labels",
     "text_encoders", "language_model", "film_cache", "onnx_model", "confidence", "calibration", "temperature",
     "findings", "free_text", "model_folders", "hub", "reading", "familiarity",
 )  # fmt: skip
@@ -64,6 +65,7 @@ def test_light_modules_import_no_torch(module):
 
 LAYERS = [
     {"cli", "__main__"},
+    {"commands"},
     {"comparison_tables", "model_card"},
     {"compare", "train", "export", "reference", "bench", "calibrate", "audit", "trust", "acquaint", "packing"},
     {"evaluate", "profiling"},
