@@ -210,3 +210,16 @@ def test_a_wheel_carries_the_weights(packed, tmp_path):
     shutil.copytree(packed.folder, tmp_path / "weights" / "small")
     carried = {file.name for pattern in patterns for file in tmp_path.glob(pattern)}
     assert carried == {file.name for file in packed.folder.iterdir()}
+
+
+def test_a_curve_of_trust_of_other_weights_is_used_nowhere(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    curve = {"weights_sha256": "0" * 64, "points": [], "default": 0.1}
+    for content, wrong in ((json.dumps(curve), "other weights"), ("{", "damaged"), ("[1]", "damaged")):
+        (folder / "best" / "trust.json").write_text(content)
+        with pytest.raises(ValueError, match=wrong):
+            write_card(folder)
+        with pytest.raises(ValueError, match=wrong):
+            pack(folder, tmp_path / "packed")
+        assert not (tmp_path / "packed").exists()

@@ -25,6 +25,7 @@ from c2fvl import storage
 from c2fvl.catalogue import find_entry
 from c2fvl.config import Config, to_toml
 from c2fvl.familiarity import Familiarity
+from c2fvl.findings import checked_trust
 from c2fvl.model_folders import (
     CALIBRATION,
     FAMILIARITY,
@@ -79,11 +80,10 @@ class TrainedModel:
             raise ValueError(
                 f"the network {self.config.model.name} has no trust in reports to be set; leave the trust out"
             )
-        if not 0 <= trust <= 1:
-            raise ValueError(f"the trust is {trust}; expected is a number from 0 (the film alone) to 1 (the report)")
+        trust = checked_trust(trust)
         network = copy.copy(self.network)
-        network.trust = float(trust)  # type: ignore[assignment]
-        arguments = {**self.config.model.arguments, "trust": float(trust)}
+        network.trust = trust  # type: ignore[assignment]
+        arguments = {**self.config.model.arguments, "trust": trust}
         config = replace(self.config, model=replace(self.config.model, arguments=arguments))
         return replace(self, network=network, config=config)
 

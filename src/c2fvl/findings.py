@@ -12,7 +12,7 @@ import numpy as np
 from c2fvl.free_text import FreeReading, read_free_text
 from c2fvl.report import SIDES, ZONES, Report, zone_in_words
 
-__all__ = ["FINDINGS", "FIRST_ZONE", "SIDE_ORDER", "TRUST", "explain", "findings_of", "says_something"]
+__all__ = ["FINDINGS", "FIRST_ZONE", "SIDE_ORDER", "TRUST", "checked_trust", "explain", "findings_of", "says_something"]
 
 FINDINGS = ("side", "number", *ZONES, "trust")
 """The order of a network's nine numbers."""
@@ -26,6 +26,13 @@ MOST_LINES = 12
 """More phrases of one kind than this `explain` counts and does not quote."""
 
 assert set(SIDE_ORDER) == set(SIDES)
+
+
+def checked_trust(trust: float) -> float:
+    """Return the trust, which must be a probability; `ValueError` where it is none."""
+    if not 0 <= trust <= 1:
+        raise ValueError(f"the trust is {trust}; expected is a number from 0 (the film alone) to 1 (the report)")
+    return float(trust)
 
 
 def findings_of(report: Report | None) -> np.ndarray:

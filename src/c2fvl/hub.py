@@ -6,7 +6,6 @@ something are emptied.
 """
 
 import contextlib
-import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -31,6 +30,7 @@ from c2fvl.model_folders import (
     WEIGHTS,
     find_model,
     parse_settings,
+    parse_trust_curve,
     portable,
     pulled_folder,
     read,
@@ -158,22 +158,12 @@ def _checked(folder: Path) -> tuple[dict[str, bytes], Config]:
     if FAMILIARITY in files:
         Familiarity.from_bytes(files[FAMILIARITY], where=folder / FAMILIARITY)
     if TRUST_CURVE in files:
-        _check_curve(files[TRUST_CURVE], folder / TRUST_CURVE, checksum)
+        parse_trust_curve(files[TRUST_CURVE], where=folder / TRUST_CURVE, weights_sha256=checksum)
     if CALIBRATION in files:
         found = parse_calibration(files[CALIBRATION], where=folder / CALIBRATION)
         if found["weights_sha256"] != checksum:
             raise ValueError(f"{folder / CALIBRATION} was fitted to other weights; fit it anew with `c2fvl calibrate`")
     return files, config
-
-
-def _check_curve(data: bytes, where: Path, checksum: str) -> None:
-    """Raise `ValueError` unless a curve of trust was measured on the weights of that checksum."""
-    try:
-        measured_on = dict(json.loads(data)).get("weights_sha256")
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{where} is damaged: {error}") from error
-    if measured_on != checksum:
-        raise ValueError(f"{where} was measured on other weights; measure it anew with `c2fvl trust --keep`")
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from c2fvl.battery import battery
 from c2fvl.catalogue import find_entry
 from c2fvl.config import Config, to_toml
 from c2fvl.markdown import escape, table
-from c2fvl.model_folders import CARD, FAMILIARITY, TRUST_CURVE, find_model, parse_settings, read_metrics
+from c2fvl.model_folders import CARD, FAMILIARITY, find_model, parse_settings, read_metrics, read_trust_curve
 from c2fvl.page import given, reading_rows, show
 
 _MADE = "<!-- Made by `c2fvl card`; run it again after a new evaluation. -->"
@@ -178,9 +178,9 @@ def _audits(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _trust(folder: Path) -> list[str]:
-    if not (folder / TRUST_CURVE).is_file():
+    found = read_trust_curve(folder)
+    if found is None:
         return []
-    found = _read_json(folder / TRUST_CURVE)
     wrong = list(found["points"][0]["harm"])
     rows = [
         [f"{point['trust']:g}{' (default)' if point['trust'] == found['default'] else ''}"]

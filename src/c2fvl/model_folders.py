@@ -118,6 +118,28 @@ def read_metrics(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder / METRICS} is damaged: {error}; delete it to load the weights alone") from error
 
 
+def read_trust_curve(folder: Path) -> dict[str, Any] | None:
+    """Return what `c2fvl trust --keep` left in a model folder; None where it left nothing.
+
+    Raises `ValueError` where that is damaged or was measured on other weights.
+    """
+    path = folder / TRUST_CURVE
+    if not path.is_file():
+        return None
+    return parse_trust_curve(read(path), where=path, weights_sha256=read_metrics(folder).get("weights_sha256"))
+
+
+def parse_trust_curve(data: bytes, *, where: Path, weights_sha256: str | None) -> dict[str, Any]:
+    """Return the curve of trust in a file's content; `ValueError` unless it was measured on the weights named."""
+    try:
+        curve = dict(json.loads(data))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where} is damaged: {error}; measure it anew with `c2fvl trust --keep`") from error
+    if curve.get("weights_sha256") != weights_sha256:
+        raise ValueError(f"{where} was measured on other weights; measure it anew with `c2fvl trust --keep`")
+    return curve
+
+
 def read(path: Path) -> bytes:
     """Return the content of a file of a model folder; `ValueError` where it cannot be read."""
     try:

@@ -1,6 +1,5 @@
 """Trained models to give away: half the size, and nothing in them of the machine that trained them."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from c2fvl.model_folders import (
     WEIGHTS,
     WEIGHTS_CHECKSUM,
     portable,
-    read,
+    read_trust_curve,
 )
 
 _ABSOLUTE = re.compile(r"(?<![\w:/.~])~?/(?:[\w.+@-]+/)+([\w.+@-]*)")
@@ -72,9 +71,9 @@ def pack(model: Path | str, out: Path | str) -> Packed:
             storage.write_json(folder / CALIBRATION, {**trained.calibration, "weights_sha256": checksum})
         if trained.familiarity is not None:
             storage.write_bytes(folder / FAMILIARITY, trained.familiarity.to_bytes())
-        curve = trained.path / TRUST_CURVE
-        if curve.is_file():
-            storage.write_json(folder / TRUST_CURVE, {**json.loads(read(curve)), "weights_sha256": checksum})
+        curve = read_trust_curve(trained.path)
+        if curve is not None:
+            storage.write_json(folder / TRUST_CURVE, {**curve, "weights_sha256": checksum})
         card = _card(trained, checksum)
         if card is not None:
             storage.write_text(folder / CARD, card)

@@ -20,7 +20,7 @@ import numpy as np
 
 from c2fvl.catalogue import find_entry
 from c2fvl.config import Config, DataConfig
-from c2fvl.findings import FINDINGS, TRUST, findings_of, says_something
+from c2fvl.findings import FINDINGS, TRUST, checked_trust, findings_of, says_something
 from c2fvl.language_model import SentenceEncoder
 from c2fvl.report import Report
 
@@ -80,9 +80,7 @@ class FindingsEncoder:
     shape = (1, len(FINDINGS))
 
     def __init__(self, trust: float | None = None) -> None:
-        if trust is not None and not 0 <= trust <= 1:
-            raise ValueError(f"the trust is {trust}; expected is a number from 0 (the film alone) to 1 (the report)")
-        self.trust = trust
+        self.trust = None if trust is None else checked_trust(trust)
 
     def reads(self, report: Report | None) -> bool:
         """Tell whether any finding is known, of a caption or of free text."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2fvl.findings import DEFAULT_TRUST, FINDINGS, FIRST_ZONE, SIDE_ORDER, TRUST
+from c2fvl.findings import DEFAULT_TRUST, FINDINGS, FIRST_ZONE, SIDE_ORDER, TRUST, checked_trust
 from c2fvl.models.blocks import ConvNormReLU, JoinedConvolutions, conv_stack, upsample_nearest
 from c2fvl.models.efficient import EfficientEncoder
 from c2fvl.models.output import Output, Reading, check_size, check_text
@@ -83,11 +83,9 @@ class FilmFirst(nn.Module):
             raise ValueError(f"drop_path is {drop_path}; expected is a probability from 0 to below 1")
         if fusion not in FUSIONS:
             raise ValueError(f"fusion is {fusion!r}; known are {', '.join(FUSIONS)}")
-        if not 0 <= trust <= 1:
-            raise ValueError(f"trust is {trust}; expected is a probability from 0 to 1")
         if len(widths) != 4:
             raise ValueError(f"widths are {tuple(widths)}; expected are four, of the maps at strides 2, 4, 8 and 16")
-        self.trust = float(trust)
+        self.trust = checked_trust(trust)
         self.makes_side_maps = True
         """Only a loss reads them; the inference form leaves them out."""
         self.encoder: EfficientEncoder | PlainEncoder = ENCODERS[encoder](in_channels, drop_path)
