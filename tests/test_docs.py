@@ -217,6 +217,18 @@ def test_the_page_of_files_names_every_key_and_file(demo, tiny_run, phantom_root
     assert {entry.name for entry in next((tiny_run / "last").iterdir()).iterdir()} <= named
 
 
+def test_the_page_of_files_names_what_a_network_that_reads_films_adds(phantom_root, tmp_path, capsys):
+    named = set(re.findall(r"`([^`]+)`", (DOCS / "formats.md").read_text(encoding="utf-8")))
+    film = sorted((phantom_root / "Test_Folder" / "img").iterdir())[0]
+    report = "Consolidation in the left upper zone."
+    assert main(["predict", str(film), "--report", report, "--out", str(tmp_path / "out"), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert set(record["film"]) | set(record["reading"]) <= named
+    assert main(["evaluate", "default", str(phantom_root), "--out", str(tmp_path / "scores"), "--json"]) == 0
+    reading = json.loads(capsys.readouterr().out)["reading"]
+    assert set(reading) | set(next(iter(reading["zones"].values()))) | set(reading["number"]) <= named
+
+
 def test_every_direct_dependency_is_accounted_for():
     import tomllib
 
