@@ -1,6 +1,7 @@
 """FilmFirst: the film is read before the report, and the report is followed as far as it is believed."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from c2fvl.models import build_model
 from c2fvl.models.efficient import STAGES
 from c2fvl.models.output import Reading
 from c2fvl.report import ZONES, Report, parse_report
-from c2fvl.trust import TRUSTS, measure_trust
+from c2fvl.trust import TRUSTS, WRONG, _held_out, measure_trust
 
 SMALL = {"encoder": "plain", "widths": (8, 8, 16, 16)}
 UNKNOWN = torch.full((2, 1, len(FINDINGS)), torch.nan)
@@ -249,8 +250,30 @@ def test_the_curve_of_trust_is_what_evaluations_find(model, phantom_root):
         for text in ("right", "shuffled", "zone_off"):
             assert point[text]["value"] == pytest.approx(dice(point["trust"], text), abs=1e-6), (point["trust"], text)
     assert curve["none"]["value"] == pytest.approx(dice(0.5, "none"), abs=1e-6)
+    held_out = curve["held_out"]
+    assert set(held_out["defaults"]) <= {0.0, 0.3, 1.0}
+    assert set(held_out["harm"]) == set(WRONG)
     best = [point["trust"] for point in curve["points"] if point["within_bounds"]]
     assert curve["default"] == max(best)
+
+
+def test_a_default_is_scored_on_patients_that_it_was_not_chosen_on():
+    """Films of "a" stand a trust of 0.5, those of "b" only 0.2: each half's choice is charged to the other."""
+    cases = [SimpleNamespace(id=f"{name}{number}", group=name) for name in "ab" for number in range(4)]
+    films = type("Films", (), {"cases": cases, "__len__": lambda self: 8})()
+    trusts = (0.0, 0.2, 0.5, 1.0)
+    right = np.outer([0.5, 0.6, 0.7, 0.8], np.ones(8))
+    costs = np.array([[0, 0.005, 0.008, 0.3]] * 4 + [[0, 0.005, 0.05, 0.3]] * 4).T
+    scores = {"right": right, **dict.fromkeys(WRONG, 0.5 - costs)}
+    found = _held_out(films, scores, trusts, seed=0)
+    assert sorted(found["defaults"]) == [0.2, 0.5]
+    assert found["right"]["value"] == pytest.approx(0.65)
+    assert found["gain_kept"] == pytest.approx(0.5)
+    for name in WRONG:  # 0.005 of "a" at 0.2, 0.05 of "b" at 0.5
+        assert found["harm"][name]["value"] == pytest.approx((0.005 + 0.05) / 2)
+    for case in cases:
+        case.group = "one"
+    assert _held_out(films, scores, trusts, seed=0) is None
 
 
 def test_the_default_trust_is_kept_in_the_model_folder(model, phantom_root):

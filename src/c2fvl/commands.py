@@ -218,6 +218,14 @@ def run_trust(options: argparse.Namespace) -> int:
     print(
         f"Dice per image, %; without a report {100 * found['none']['value']:.2f}. Default: {found['default']:g}{kept}"
     )
+    held_out = found["held_out"]
+    if held_out is not None:
+        costs = ", ".join(f"{name.replace('_', ' ')} {100 * held_out['harm'][name]['value']:.2f}" for name in WRONG)
+        share = "–" if held_out["gain_kept"] is None else f"{100 * held_out['gain_kept']:.0f}"
+        print(
+            f"Chosen on half of the patients ({' and '.join(f'{trust:g}' for trust in held_out['defaults'])}) and "
+            f"scored on the other: right {100 * held_out['right']['value']:.2f}, gain kept {share} %; below no report: {costs}"
+        )
     return 0
 
 

@@ -196,6 +196,19 @@ def _trust(folder: Path) -> list[str]:
         f"{show(found['none'], share=True)}. The default is the highest trust at which a wrong report costs at most so "
         f"many points: {bounds}. The gain kept is that of the right report, against trust 1.", "",
         *table(["trust", "right report", *(titles[name] for name in wrong), "gain kept, %"], rows, numbers=5), "",
+        *_held_out(found, titles),
+    ]  # fmt: skip
+
+
+def _held_out(curve: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
+    found = curve.get("held_out")
+    if found is None:
+        return []
+    costs = ", ".join(f"{titles[name]} {show(cost, share=True)}" for name, cost in found["harm"].items())
+    kept = "" if found["gain_kept"] is None else f", {100 * found['gain_kept']:.0f} % of the gain kept"
+    return [
+        f"Chosen on half of the patients ({' and '.join(f'{trust:g}' for trust in found['defaults'])}) and scored on "
+        f"the other: the right report {show(found['right'], share=True)}{kept}; points below no report: {costs}.", "",
     ]  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from c2fvl.scoring import inference_form, probabilities
 from c2fvl.statistics import Bootstrap
 from c2fvl.text_encoders import FindingsEncoder
 
-TRUSTS = (0.0, 0.02, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.3, 0.5, 0.8, 1.0)
+TRUSTS = (0.0, 0.02, 0.05, 0.08, 0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 0.25, 0.3, 0.5, 0.8, 1.0)
 WRONG = ("shuffled", "sides_exchanged", "zone_off")
 """Changes of `battery` that bound the default."""
 MOST_HARM = {"shuffled": 1.0, "sides_exchanged": 1.0, "zone_off": 2.0}
@@ -50,7 +50,9 @@ def measure_trust(
     """Return Dice per image with the right report and with wrong ones at each trust, and the default chosen.
 
     The default is the highest trust at which no change of `WRONG` costs more than `MOST_HARM` against no report, by
-    its mean over the films. `keep` writes it to the settings of the model folder, and the curve beside them.
+    its mean over the films. "held_out" tells what such a choice does on films that it was not made on: the default of
+    each half of the patients, drawn by `seed`, is scored on the other half. `keep` writes the default to the settings
+    of the model folder, and the curve beside them.
 
     Raises `ValueError` for a network that does not read the film first, and for films of which none has a report.
     """
@@ -99,6 +101,7 @@ def measure_trust(
     for name in WRONG:
         scores[name][0] = scores["right"][0]
     found = _curve(films, scores, trusts) | {
+        "held_out": _held_out(films, scores, trusts, seed),
         "weights_sha256": model.metrics.get("weights_sha256"),
         "measured_on": {
             "root": Path(root).resolve().name, "split": split, "num_cases": len(films), "seed": seed,
@@ -131,16 +134,50 @@ def _curve(films: FilmDataset, scores: dict[str, np.ndarray], trusts: Sequence[f
     none = scores["right"][0]
     gain = float((scores["right"][-1] - none).mean())
     points: list[dict[str, Any]] = []
-    default = 0.0
+    bounded = _within_bounds(scores, np.arange(len(films)))
     for step, trust in enumerate(trusts):
         harm = {name: bootstrap.means(none - scores[name][step])[0].as_dict() for name in WRONG}
-        bounded = all(100 * float(own["value"] or 0.0) <= MOST_HARM[name] for name, own in harm.items())
-        default = trust if bounded else default
         right = scores["right"][step]
         points.append({
             "trust": trust, "right": bootstrap.means(right)[0].as_dict(),
             **{name: bootstrap.means(scores[name][step])[0].as_dict() for name in WRONG},
-            "harm": harm, "within_bounds": bounded,
+            "harm": harm, "within_bounds": bool(bounded[step]),
             "gain_kept": float((right - none).mean()) / gain if gain > 0 else None,
         })  # fmt: skip
+    default = trusts[np.flatnonzero(bounded)[-1]]
     return {"default": default, "most_harm": MOST_HARM, "none": bootstrap.means(none)[0].as_dict(), "points": points}
+
+
+def _within_bounds(scores: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Return for each trust whether on these films no wrong report costs more than it may; at trust 0 none does."""
+    none = scores["right"][0, rows]
+    costs = {name: 100 * (none - scores[name][:, rows]).mean(axis=1) for name in WRONG}
+    return np.all([costs[name] <= MOST_HARM[name] for name in WRONG], axis=0)
+
+
+def _held_out(
+    films: FilmDataset, scores: dict[str, np.ndarray], trusts: Sequence[float], seed: int
+) -> dict[str, Any] | None:
+    """Return the defaults that each half of the patients asks for, and what they do on the other; None for one."""
+    groups = [case.group or case.id for case in films.cases]
+    names = sorted(set(groups))
+    if len(names) < 2:
+        return None
+    first = {names[place] for place in np.random.default_rng(seed).permutation(len(names))[: len(names) // 2]}
+    is_first = np.array([group in first for group in groups])
+    chosen = {name: np.empty(len(films)) for name in scores}
+    defaults = []
+    for own in (is_first, ~is_first):
+        step = np.flatnonzero(_within_bounds(scores, np.flatnonzero(own)))[-1]
+        defaults.append(trusts[step])
+        for name, values in chosen.items():
+            values[~own] = scores[name][step, ~own]
+    bootstrap = Bootstrap([case.group for case in films.cases])
+    none, followed = scores["right"][0], scores["right"][-1]
+    gain = float((followed - none).mean())
+    return {
+        "defaults": defaults,
+        "right": bootstrap.means(chosen["right"])[0].as_dict(),
+        "harm": {name: bootstrap.means(none - chosen[name])[0].as_dict() for name in WRONG},
+        "gain_kept": float((chosen["right"] - none).mean()) / gain if gain > 0 else None,
+    }
