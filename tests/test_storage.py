@@ -2,6 +2,7 @@ import ast
 import builtins
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -283,3 +284,15 @@ def test_the_guard_sees_writers(source):
 )  # fmt: skip
 def test_the_guard_lets_readers_pass(source):
     assert not writes(ast.parse(source, mode="eval").body)
+
+
+def test_threads_that_write_one_file_leave_it_whole(tmp_path):
+    contents = [bytes([number]) * 20_000 for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(
+            pool.map(
+                lambda number: storage.write_bytes(tmp_path / "file", contents[number % 4], durable=False), range(400)
+            )
+        )
+    assert (tmp_path / "file").read_bytes() in contents
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]

@@ -224,7 +224,8 @@ def run_trust(options: argparse.Namespace) -> int:
         share = "–" if held_out["gain_kept"] is None else f"{100 * held_out['gain_kept']:.0f}"
         print(
             f"Chosen on half of the patients ({' and '.join(f'{trust:g}' for trust in held_out['defaults'])}) and "
-            f"scored on the other: right {100 * held_out['right']['value']:.2f}, gain kept {share} %; below no report: {costs}"
+            f"scored on the other: right {100 * held_out['right']['value']:.2f}, gain kept {share} %; below no report: "
+            f"{costs}"
         )
     return 0
 

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ def write_bytes(path: Path | str, data: bytes, *, durable: bool = True) -> None:
     """
     path = Path(path)
     make_folder(path.parent)
-    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}"[:250])
+    writer = f"{os.getpid()}-{threading.get_native_id()}"  # threads, too, may write one file at a time
+    temporary = path.with_name(f"{_TEMPORARY}{writer}-{path.name}"[:250])
     try:
         if durable:
             _write_and_sync(temporary, data)
