@@ -21,6 +21,7 @@ from c2fvl.models import build_model
 from c2fvl.models.efficient import STAGES
 from c2fvl.models.output import Reading
 from c2fvl.report import ZONES, Report, parse_report
+from c2fvl.storage import checksum
 from c2fvl.trust import TRUSTS, WRONG, _held_out, measure_trust
 
 SMALL = {"encoder": "plain", "widths": (8, 8, 16, 16)}
@@ -300,7 +301,9 @@ def test_training_goes_on_from_a_trained_model(network, settings, tmp_path):
     init = dataclasses.replace(settings.init, model=str(tmp_path / "model"))
     fresh = build_model("filmfirst", settings.model.arguments)
     assert not torch.equal(fresh.heads[0].weight, network.heads[0].weight)
-    start_from(fresh, "filmfirst", init)
+    begun_from = start_from(fresh, "filmfirst", init)
+    weights = (tmp_path / "model" / "model.safetensors").read_bytes()
+    assert begun_from == {"setting": f"init.model={tmp_path / 'model'}", "sha256": checksum(weights)}
     for (name, value), other in zip(network.state_dict().items(), fresh.state_dict().values(), strict=True):
         assert torch.equal(value, other), name
     with pytest.raises(ValueError, match="holds the network 'filmfirst'; expected is unet"):

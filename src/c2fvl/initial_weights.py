@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from c2fvl import storage
 from c2fvl.checkpoint import load_model, restore_weights
 from c2fvl.config import InitConfig
+from c2fvl.model_folders import WEIGHTS, find_model
 from c2fvl.models.efficient import EfficientEncoder, stages_of
 from c2fvl.vit_weights import start_from_vit
 
@@ -18,8 +20,10 @@ HEADS = {"c2fvl": "heads.0.", "lvit": "head.", "uctransnet": "head."}
 """Networks built around the U-Net, and the name of their head."""
 
 
-def start_from(network: nn.Module, name: str, config: InitConfig) -> None:
+def start_from(network: nn.Module, name: str, config: InitConfig) -> dict[str, str] | None:
     """Give `network` the weights that the settings name; without any, it keeps its own.
+
+    Returns what they were: the `setting` with its value, and the `sha256` of the file; None without any.
 
     Raises `ValueError` and `FileNotFoundError` for weights that do not fit, and then changes nothing.
     """
@@ -38,6 +42,12 @@ def start_from(network: nn.Module, name: str, config: InitConfig) -> None:
     if config.vit_npz:
         count = start_from_vit(network, config.vit_npz)
         logger.info("%d weights are those of %s", count, config.vit_npz)
+    if not named:
+        return None
+    (setting,) = named
+    value = str(getattr(config, setting))
+    file = find_model(value) / WEIGHTS if setting in ("model", "unet") else Path(value)
+    return {"setting": f"init.{setting}={value}", "sha256": storage.checksum(file.read_bytes())}
 
 
 def start_from_model(network: nn.Module, name: str, path: str | Path) -> int:

@@ -128,11 +128,18 @@ def _recipe(config: Config, environment: Mapping[str, Any], run: Path) -> list[s
         f"- Recipe: preset {escape(config.preset or 'none')}, seed {config.train.seed}, {len(rows)} epochs in "
         f"{minutes:.0f} minutes",
         f"- Command: `{command}`",
+        *_beginning(environment.get("begun_from")),
         f"- Machine: {escape(machine)}; {environment.get('threads', '?')} threads",
         f"- Versions: c2fvl {environment.get('c2fvl')}, torch {environment.get('torch')}, Python "
         f"{environment.get('python')}",
         "",
     ]
+
+
+def _beginning(begun_from: Mapping[str, str] | None) -> list[str]:
+    if begun_from is None:
+        return []
+    return [f"- Begun from: `{begun_from['setting']}`, a file of the SHA-256 `{begun_from['sha256']}`"]
 
 
 def _figures(summaries: Sequence[Mapping[str, Any]]) -> list[str]:

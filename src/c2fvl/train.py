@@ -155,8 +155,7 @@ class _Trainer:
         torch.backends.cudnn.deterministic = settings.deterministic
         seed_everything(settings.seed)
         network = build_model(config.model.name, config.model.arguments).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if not resumed:
-            start_from(network, config.model.name, config.init)
+        self.begun_from = None if resumed else start_from(network, config.model.name, config.init)
         self.frozen = frozen_parameters(network, config.optimizer)
         seed_everything(settings.seed * 1000 + self.rank)  # dropout differs between processes
         self.loss = build_loss(config.loss)
@@ -220,6 +219,7 @@ class _Trainer:
                     "num_train": len(self.train_films),
                     "num_val": len(self.val_films),
                     "num_parameters": sum(parameter.numel() for parameter in self.network.parameters()),
+                    "begun_from": self.begun_from,
                 },
             )
         if self.config.train.trackers:
