@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from inference import commit, probability, timed
+from inference import probability, timed
 from published_c2fvl import PublishedC2FVL
 from torch import nn
 
@@ -99,7 +99,7 @@ def main() -> None:
     if options.json:
         found = {
             "seconds": seconds, "differences": differences, "width": options.width, "threads": options.threads,
-            "commit": commit(), "environment": describe_environment(torch.device("cpu")),
+            "environment": describe_environment(torch.device("cpu")),
         }  # fmt: skip
         storage.write_text(options.json, json.dumps(found, indent=2) + "\n")
 

@@ -12,7 +12,6 @@ import argparse
 import functools
 import json
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -91,12 +90,6 @@ def peak_memory(form: str, options: argparse.Namespace) -> float:
     return Speed.of(start, conditions).peak_memory
 
 
-def commit() -> str:
-    """Return the commit that is measured."""
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip()
-
-
 def main() -> None:
     """Measure and print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -168,7 +161,7 @@ def main() -> None:
         found = {
             "rows": rows, "peak_memory_mib": memory, "peak_gflops": rates, "batch": options.batch,
             "width": options.width,
-            "commit": commit(), "environment": describe_environment(torch.device("cpu")),
+            "environment": describe_environment(torch.device("cpu")),
         }  # fmt: skip
         storage.write_text(options.json, json.dumps(found, indent=2) + "\n")
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from inference import commit
 from published_c2fvl import PublishedC2FVL
 from torch.nn import functional
 
@@ -112,7 +111,7 @@ def main() -> None:
     if options.json:
         found = {
             "rows": rows, "batch": options.batch, "width": options.width, "threads": options.threads,
-            "commit": commit(), "environment": describe_environment(torch.device("cpu")),
+            "environment": describe_environment(torch.device("cpu")),
         }  # fmt: skip
         storage.write_text(options.json, json.dumps(found, indent=2) + "\n")
 

@@ -123,6 +123,7 @@ def _recipe(config: Config, environment: Mapping[str, Any], run: Path) -> list[s
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
     minutes = sum(row["train_seconds"] + row["val_seconds"] for row in rows) / 60
     machine = ", ".join(str(environment[name]) for name in ("processor", "device", "platform") if name in environment)
+    commit = f" (commit {environment['commit']})" if environment.get("commit") else ""
     return [
         *lines,
         f"- Recipe: preset {escape(config.preset or 'none')}, seed {config.train.seed}, {len(rows)} epochs in "
@@ -130,7 +131,7 @@ def _recipe(config: Config, environment: Mapping[str, Any], run: Path) -> list[s
         f"- Command: `{command}`",
         *_beginning(environment.get("begun_from")),
         f"- Machine: {escape(machine)}; {environment.get('threads', '?')} threads",
-        f"- Versions: c2fvl {environment.get('c2fvl')}, torch {environment.get('torch')}, Python "
+        f"- Versions: c2fvl {environment.get('c2fvl')}{commit}, torch {environment.get('torch')}, Python "
         f"{environment.get('python')}",
         "",
     ]

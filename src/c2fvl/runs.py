@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import torch
 
 import c2fvl
 from c2fvl.config import Config, override, parse_config
+from c2fvl.model_folders import CHECKOUT
 
 logger = logging.getLogger(__name__)
 
@@ -81,10 +83,22 @@ def lock_run(run: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _commit() -> str | None:
+    """Return the commit of the checkout that the package runs from, "-dirty" where it is changed; None without one."""
+    if not (CHECKOUT / ".git").exists():
+        return None
+    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
 def describe_environment(device: torch.device) -> dict[str, Any]:
     """Return the versions, the machine and the command, to be kept with a run."""
     return {
         "c2fvl": c2fvl.__version__,
+        "commit": _commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
