@@ -9,7 +9,7 @@ import c2fvl
 from c2fvl.checkpoint import load_model
 from c2fvl.cli import main
 from c2fvl.images import read_image
-from c2fvl.model_folders import CARD, SHIPPED, TRUST_CURVE
+from c2fvl.model_folders import CARD, CHECKOUT, SHIPPED, TRUST_CURVE
 from c2fvl.predict import Predictor
 
 REPORT = "Unilateral pulmonary infection, one infected area, upper left lung."
@@ -70,3 +70,18 @@ def test_more_trust_moves_the_mask_to_the_report(film):
         left = probability[:, : probability.shape[1] // 2].sum()
         shares.append(left / probability.sum())
     assert shares[0] < shares[1] < shares[2]
+
+
+@pytest.mark.skipif(not (CHECKOUT / "weights").is_dir(), reason="the package does not run from a checkout")
+def test_weights_of_the_checkout_are_found_by_name(film, tmp_path, capsys):
+    model = load_model("ct_small")
+    assert model.path == CHECKOUT / "weights" / "ct_small"
+    assert model.config.model.name == "filmfirst"
+    curve = json.loads((model.path / TRUST_CURVE).read_text(encoding="utf-8"))
+    assert curve["default"] == model.network.trust
+    assert curve["held_out"]["harm"].keys() == curve["most_harm"].keys()
+    card = (model.path / CARD).read_text(encoding="utf-8")
+    assert "not for diagnosis" in card and "Begun from: `init.model=small`" in card
+    assert "/work/" not in card and "/tmp/" not in card
+    assert main(["predict", str(film), "--model", "ct_small", "--out", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["reading"]["frame"] == "viewer"
