@@ -195,7 +195,7 @@ def test_weights_that_are_no_safetensors_are_refused(repository):
     del repository["files"]["calibration.json"]
     with pytest.raises(ValueError, match=r"not a whole safetensors file"):
         pull("owner/name")
-    assert all(model.place == "package" for model in model_folders.named_models())
+    assert all(model.place != "cache" for model in model_folders.named_models())
 
 
 def test_a_newer_model_takes_the_place_of_the_older(repository):
@@ -231,7 +231,7 @@ def test_pulling_says_what_stands_in_the_way(repository, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     huggingface_hub.close_session()
     assert "HF_HUB_OFFLINE is set" in said("owner/name")
-    assert all(model.place == "package" for model in model_folders.named_models())
+    assert all(model.place != "cache" for model in model_folders.named_models())
 
 
 def test_a_model_is_pushed_as_one_commit(stand_in, packed, monkeypatch, capsys):
