@@ -23,15 +23,15 @@ from inference import probability, timed
 from published_c2fvl import PublishedC2FVL
 from torch import nn
 
-from c2fvl import storage
-from c2fvl.checkpoint import TrainedModel
-from c2fvl.export import DTYPES, export
+from c2fvl.checkpoints.provenance import describe_environment
+from c2fvl.checkpoints.trained_model import TrainedModel
+from c2fvl.data.phantom.draw import write_phantom
+from c2fvl.files import storage
+from c2fvl.inference.cost import example_settings
+from c2fvl.inference.export import DTYPES, export
+from c2fvl.inference.onnx_engine import OnnxModel
 from c2fvl.models import build_model
-from c2fvl.onnx_model import OnnxModel
-from c2fvl.optimize import optimize
-from c2fvl.phantom import write_phantom
-from c2fvl.profiling import example_settings
-from c2fvl.runs import describe_environment
+from c2fvl.models.inference_form import optimize
 
 
 class _Probability(nn.Module):

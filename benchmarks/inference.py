@@ -21,12 +21,12 @@ import torch
 from published_c2fvl import PublishedC2FVL
 from torch import nn
 
-from c2fvl import storage
+from c2fvl.checkpoints.provenance import describe_environment
+from c2fvl.files import storage
+from c2fvl.inference.cost import Conditions, Speed, count_flops, in_own_process
 from c2fvl.models import Output, build_model
-from c2fvl.models.blocks import ConvNormReLU
-from c2fvl.optimize import optimize
-from c2fvl.profiling import Conditions, Speed, count_flops, in_own_process
-from c2fvl.runs import describe_environment
+from c2fvl.models.inference_form import optimize
+from c2fvl.models.layers.blocks import ConvNormReLU
 
 PEAK_CONVOLUTIONS = ((64, 224), (128, 112), (256, 56))
 PEAK_MATRIX = 2048

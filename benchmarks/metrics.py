@@ -17,9 +17,9 @@ from functools import partial
 import cv2
 import numpy as np
 
-from c2fvl.metrics import score_case
-from c2fvl.phantom import draw_case
-from c2fvl.statistics import Bootstrap, summarise_scores
+from c2fvl.data.phantom.draw import draw_case
+from c2fvl.metrics.case_scores import score_case
+from c2fvl.metrics.intervals import Bootstrap, summarise_scores
 
 BOUNDS = {224: 0.005, 1024: 0.060}
 BOUND_OF_DRAWS = 2.0

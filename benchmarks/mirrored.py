@@ -11,14 +11,15 @@ import dataclasses
 
 import torch
 
-from c2fvl.batches import EpochBatches, FilmDataset, read
-from c2fvl.checkpoint import load_model
-from c2fvl.evaluate import films_of
-from c2fvl.findings import TRUST
-from c2fvl.labels import to_labels, to_original
-from c2fvl.metrics import dice, overlap
-from c2fvl.scoring import inference_form
-from c2fvl.statistics import Bootstrap
+from c2fvl.checkpoints.trained_model import load_model
+from c2fvl.data.batches import EpochBatches, read
+from c2fvl.data.dataset import FilmDataset
+from c2fvl.inference.cases import films_of
+from c2fvl.inference.masks import to_labels, to_original
+from c2fvl.inference.torch_engine import inference_form
+from c2fvl.metrics.intervals import Bootstrap
+from c2fvl.metrics.overlap import dice, overlap
+from c2fvl.reports.findings import TRUST
 
 
 def main() -> None:

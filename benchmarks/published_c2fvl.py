@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from c2fvl.checkpoints.official.convert import official_keys
 from c2fvl.models.c2fvl import C2FVL
-from c2fvl.reference import official_keys
 
 PATCHES = (16, 8, 4, 2)
 HEADS = 8

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from c2fvl import __version__
-from c2fvl.datasets import scan
-from c2fvl.describe import describe_mask
-from c2fvl.images import read_mask
-from c2fvl.report import ZONES, Report
+from c2fvl.data.scan import scan
+from c2fvl.files.images import read_mask
+from c2fvl.reports.from_mask import describe_mask
+from c2fvl.reports.report import Report
+from c2fvl.reports.zones import ZONES
 
 QUESTIONS: dict[str, Callable[[Report], Any]] = {
     "count": lambda report: report.number,

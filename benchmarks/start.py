@@ -18,12 +18,12 @@ from pathlib import Path
 
 import torch
 
-from c2fvl.checkpoint import TrainedModel, save_model
-from c2fvl.export import export
+from c2fvl.checkpoints.trained_model import TrainedModel, save_model
+from c2fvl.data.phantom.draw import write_phantom
+from c2fvl.inference.cost import example_settings
+from c2fvl.inference.export import export
+from c2fvl.inference.predictor import Predictor
 from c2fvl.models import build_model
-from c2fvl.phantom import write_phantom
-from c2fvl.predict import Predictor
-from c2fvl.profiling import example_settings
 
 OUT = "a new folder for each answer"
 

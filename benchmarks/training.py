@@ -20,11 +20,12 @@ import torch
 from published_c2fvl import PublishedC2FVL
 from torch.nn import functional
 
-from c2fvl import storage
-from c2fvl.memory import keep_freed_memory, resident, resident_peak
+from c2fvl.checkpoints.provenance import describe_environment
+from c2fvl.files import storage
+from c2fvl.inference.cost import resident, resident_peak
 from c2fvl.models import Output, build_model
-from c2fvl.recompute import recompute_activations
-from c2fvl.runs import describe_environment
+from c2fvl.training.allocator import keep_freed_memory
+from c2fvl.training.recompute import recompute_activations
 
 FORMS = ("published form", "published form, memory kept", "our network as it trains", "the same, parts recomputed")
 COMPILED = "the same, compiled"

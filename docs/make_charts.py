@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from c2fvl import storage
-from c2fvl.csv_tables import read_csv
-from c2fvl.page import charts_of
+from c2fvl.evaluation.pages.page import charts_of
+from c2fvl.files import storage
+from c2fvl.files.csv_tables import read_csv
 
 SHOWN = ("battery", "reliability", "risk", "cases")
 

@@ -9,8 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from c2fvl import cli, storage
-from c2fvl.catalogue import CATALOGUE, arguments_of
+from c2fvl.cli import main as cli
 from c2fvl.config import (
     PRESETS,
     SECTIONS,
@@ -21,6 +20,8 @@ from c2fvl.config import (
     preset_names,
     to_toml,
 )
+from c2fvl.files import storage
+from c2fvl.models.catalogue import CATALOGUE, arguments_of
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Made by docs/make_reference.py; change the program, not this page. -->"

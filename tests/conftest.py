@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from support.tiny_runs import TINY
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -33,21 +34,11 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def phantom_root(tmp_path_factory) -> Path:
     """A phantom of 40 films of 64 × 64, read only."""
-    from c2fvl.phantom import write_phantom
+    from c2fvl.data.phantom.draw import write_phantom
 
     root = tmp_path_factory.mktemp("data") / "phantom"
     write_phantom(root, num_cases=40, seed=1, size=64)
     return root
-
-
-TIMES = {"train_seconds", "val_seconds", "films_per_second", "waiting_share"}
-"""What a run's log says of time, which no two runs share."""
-
-TINY = (
-    "data.image_size=32", "model.arguments.image_size=32", "model.arguments.base_width=8", "train.threads=1",
-    "train.epochs=2", "train.batch_size=4", "train.device=cpu",
-)  # fmt: skip
-"""Overrides of the preset `debug` that make an epoch take about a second."""
 
 
 @pytest.fixture
@@ -61,7 +52,7 @@ def tiny_config(phantom_root):
 def tiny_run(phantom_root, tmp_path_factory) -> Path:
     """A finished run of two epochs, read only."""
     from c2fvl.config import load_config
-    from c2fvl.train import train
+    from c2fvl.training.loop import train
 
     config = load_config("debug", [*TINY, f'data.root="{phantom_root}"'])
     return train(config, run=tmp_path_factory.mktemp("runs") / "tiny").run

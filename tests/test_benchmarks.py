@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference_weights import official_state_dict, recorded_image, recording
+from support.reference_weights import official_state_dict, recorded_image, recording
 
+from c2fvl.checkpoints.official.convert import from_reference
 from c2fvl.config import LossConfig
-from c2fvl.losses import build_loss
 from c2fvl.models import build_model
 from c2fvl.models.output import Output
-from c2fvl.reference import from_reference
+from c2fvl.training.losses import build_loss
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from published_c2fvl import PublishedC2FVL

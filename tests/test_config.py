@@ -15,9 +15,9 @@ from c2fvl.config import (
     preset_names,
     to_toml,
 )
-from c2fvl.losses import build_loss
+from c2fvl.data.transforms import AUGMENTATIONS
 from c2fvl.models import build_model
-from c2fvl.transforms import AUGMENTATIONS
+from c2fvl.training.losses import build_loss
 
 EXPECTED = {
     "debug", "phantom", "c2fvl_qata_paper", "c2fvl_qata", "c2fvl_qata_small", "c2fvl_mosmed_paper", "c2fvl_mosmed",

@@ -1,10 +1,10 @@
 """From films to scores, on the phantom, for the idea that the package exists for."""
 
-from c2fvl.checkpoint import load_model
+from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.config import load_config
-from c2fvl.evaluate import evaluate
-from c2fvl.phantom import write_phantom
-from c2fvl.train import train
+from c2fvl.data.phantom.draw import write_phantom
+from c2fvl.evaluation.evaluate import evaluate
+from c2fvl.training.loop import train
 
 
 def test_reading_the_report_pays_on_the_phantom(tmp_path):

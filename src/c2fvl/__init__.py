@@ -7,21 +7,22 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from c2fvl.checkpoint import load_model
-    from c2fvl.models import build_model
-    from c2fvl.predict import Predictor
-    from c2fvl.report import Report, parse_report
+from c2fvl.version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from c2fvl.checkpoints.trained_model import load_model
+    from c2fvl.inference.predictor import Predictor
+    from c2fvl.models import build_model
+    from c2fvl.reports.report import Report, parse_report
+
 __all__ = ["Predictor", "Report", "__version__", "build_model", "load_model", "parse_report"]
 
 _HOMES = {
-    "Predictor": "c2fvl.predict",
-    "Report": "c2fvl.report",
+    "Predictor": "c2fvl.inference.predictor",
+    "Report": "c2fvl.reports.report",
     "build_model": "c2fvl.models",
-    "load_model": "c2fvl.checkpoint",
-    "parse_report": "c2fvl.report",
+    "load_model": "c2fvl.checkpoints.trained_model",
+    "parse_report": "c2fvl.reports.report",
 }
 
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from c2fvl.cli import main
+from c2fvl.cli.main import main
 
 sys.exit(main())

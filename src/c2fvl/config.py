@@ -6,7 +6,6 @@ named by its `base` says. Every setting carries one sentence of help, from which
 """
 
 import dataclasses
-import difflib
 import json
 import math
 import tomllib
@@ -15,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from c2fvl.messages import nearest_names
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -435,10 +436,3 @@ def _toml(value: Any) -> str:
     if isinstance(value, float):
         return repr(value)
     return str(value)
-
-
-def nearest_names(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error about a name that is not known: the nearest that are, or all."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=2)
-    return f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(known)}."

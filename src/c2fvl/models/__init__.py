@@ -1,58 +1,17 @@
-"""All networks by name."""
+"""Networks, one file each. What needs torch is loaded when it is first asked for."""
 
-import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from c2fvl.catalogue import find_entry
-from c2fvl.config import nearest_names
-from c2fvl.models.c2fvl import C2FVL
-from c2fvl.models.filmfirst import FilmFirst
-from c2fvl.models.lvit import LViT
-from c2fvl.models.medt import AxialUNet, GatedAxialUNet, LoGo, MedT
-from c2fvl.models.output import Output, Reading, SegmentationModel
-from c2fvl.models.transunet import TransUNet
-from c2fvl.models.uctransnet import UCTransNet
-from c2fvl.models.unet import UNet
+if TYPE_CHECKING:
+    from c2fvl.models.build import MODELS, build_model
+    from c2fvl.models.output import Output, Reading, SegmentationModel
 
 __all__ = ["MODELS", "Output", "Reading", "SegmentationModel", "build_model"]
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "filmfirst": FilmFirst,
-    "c2fvl": C2FVL,
-    "lvit": LViT,
-    "unet": UNet,
-    "uctransnet": UCTransNet,
-    "transunet": TransUNet,
-    "medt": MedT,
-    "logo": LoGo,
-    "gatedaxialunet": GatedAxialUNet,
-    "axialunet": AxialUNet,
-}
-
-
-def build_model(name: str, arguments: Mapping[str, Any] | None = None, /, **keywords: Any) -> nn.Module:
-    """Return a new network by name with its keyword-only arguments.
-
-    Raises `ValueError` for a name or an argument that is not known, with the nearest that is.
-    """
-    find_entry(name)
-    build = MODELS[name]
-    arguments = {**(arguments or {}), **keywords}
-    known = list(inspect.signature(build).parameters)
-    for argument in arguments:
-        if argument not in known:
-            raise ValueError(f"{name} has no argument {argument!r}{nearest_names(argument, known)}")
-    classes = arguments.get("num_classes", 1)
-    if isinstance(classes, int) and classes < 1:
-        raise ValueError(
-            f"{name}: num_classes is {classes}; expected is 1 for a lesion, or the classes with background"
-        )
-    try:
-        return build(**arguments)
-    except (TypeError, ZeroDivisionError, RuntimeError, OverflowError) as error:
-        shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        raise ValueError(f"{name} cannot be built with {shown} ({error}); see `c2fvl models {name}`") from error
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'c2fvl.models' has no attribute {name!r}")
+    home = "build" if name in ("MODELS", "build_model") else "output"
+    return getattr(importlib.import_module(f"c2fvl.models.{home}"), name)

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2fvl.models.blocks import ConvNormReLU, JoinedConvolutions, UNetEncoder, add_enlarged, upsample_nearest
-from c2fvl.models.gradients import average_and_maximum
+from c2fvl.models.layers.blocks import ConvNormReLU, JoinedConvolutions, UNetEncoder, add_enlarged, upsample_nearest
+from c2fvl.models.layers.cpu_gradients import average_and_maximum
+from c2fvl.models.layers.transformer import TransformerBranch
 from c2fvl.models.output import Output, check_size, check_text
-from c2fvl.models.transformer import TransformerBranch
 
 NUM_ATTRIBUTES = 8
 COUNT_INDEX = 1

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2fvl.findings import DEFAULT_TRUST, FINDINGS, FIRST_ZONE, SIDE_ORDER, TRUST, checked_trust
-from c2fvl.models.blocks import ConvNormReLU, JoinedConvolutions, conv_stack, upsample_nearest
-from c2fvl.models.efficient import EfficientEncoder
+from c2fvl.models.layers.blocks import ConvNormReLU, JoinedConvolutions, conv_stack, upsample_nearest
+from c2fvl.models.layers.efficient import EfficientEncoder
 from c2fvl.models.output import Output, Reading, check_size, check_text
-from c2fvl.report import ZONES
+from c2fvl.reports.findings import DEFAULT_TRUST, FINDINGS, FIRST_ZONE, SIDE_ORDER, TRUST, checked_trust
+from c2fvl.reports.zones import ZONES
 
 SIZE_STEP = 32
 NUM_ZONES, NUM_SIDES = len(ZONES), len(SIDE_ORDER)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2fvl.models.axial_attention import AxialBranch
+from c2fvl.models.layers.axial_attention import AxialBranch
 from c2fvl.models.output import Output
 
 PATCHES_PER_SIDE = 4

@@ -1,5 +1,6 @@
 """What every network returns, and the checks of what it is given."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -33,6 +34,13 @@ class Output(NamedTuple):
         one = slice(index, index + 1)
         reading = None if self.reading is None else Reading(*(values[one] for values in self.reading))
         return Output(self.logits[one], tuple(side[one] for side in self.aux), reading)
+
+
+Loss = Callable[..., dict[str, Tensor]]
+"""(Output, mask (B, H, W) of classes, text (B, T, F) or None, findings (B, 9) or None) → terms.
+
+Of these "loss" is the sum that is minimised; text and findings are read by the losses of a network with a reading.
+"""
 
 
 class SegmentationModel(Protocol):

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2fvl.models.blocks import ConvNormReLU, conv_stack
+from c2fvl.models.layers.blocks import ConvNormReLU, conv_stack
+from c2fvl.models.layers.transformer import PatchEmbedding, TransformerBlock, as_map, as_tokens
 from c2fvl.models.output import Output, check_size
-from c2fvl.models.transformer import PatchEmbedding, TransformerBlock, as_map, as_tokens
 
 SIZE_STEP = 16
 ENCODERS = ("r50-vit-b16", "vit-b16")

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2fvl.models.blocks import ConvNormReLU, JoinedConvolutions, UNetEncoder, add_enlarged
+from c2fvl.models.layers.blocks import ConvNormReLU, JoinedConvolutions, UNetEncoder, add_enlarged
+from c2fvl.models.layers.transformer import PatchEmbedding, TokenMLP, as_map, as_tokens
 from c2fvl.models.output import Output, check_size
-from c2fvl.models.transformer import PatchEmbedding, TokenMLP, as_map, as_tokens
 
 SIZE_STEP = 16
 NUM_SCALES = 4

@@ -7,7 +7,7 @@ repositories have it: with norms, convolutions that keep the size, and a coarses
 import torch
 from torch import Tensor, nn
 
-from c2fvl.models.blocks import UNetEncoder, conv_stack
+from c2fvl.models.layers.blocks import UNetEncoder, conv_stack
 from c2fvl.models.output import Output, check_size
 
 SIZE_STEP = 16

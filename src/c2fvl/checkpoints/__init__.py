@@ -1,0 +1,1 @@
+"""Trained weights as files: model folders, the hub, official checkpoints."""

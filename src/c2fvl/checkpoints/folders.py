@@ -1,0 +1,239 @@
+"""Model folders: their files, and how a path or a name leads to one. No torch.
+
+A name is looked for in three places: `weights/` of the package, `weights/` of the checkout that the package runs from,
+and the user's cache, which holds what `c2fvl pull OWNER/NAME` fetched. A path that exists is always taken as a path.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from c2fvl.config import Config, InitConfig, parse_config
+from c2fvl.files import storage
+from c2fvl.messages import nearest_names
+
+WEIGHTS, SETTINGS, METRICS = "model.safetensors", "config.toml", "metrics.json"
+CALIBRATION, CARD = "calibration.json", "README.md"
+TRUST_CURVE, FAMILIARITY = "trust.json", "familiarity.safetensors"
+"""What `c2fvl trust --keep` and `c2fvl acquaint` leave."""
+WEIGHTS_CHECKSUM = f"{WEIGHTS}.sha256"
+"""In packed folders, as `sha256sum` writes it."""
+PULLED = "pulled.json"
+"""In folders of the cache: where the model came from."""
+
+DEFAULT, ALIAS = "small", "default"
+"""The shipped model that films are predicted with unless another is named, and its other name."""
+SHIPPED = Path(__file__).parents[1] / "weights"
+CHECKOUT = Path(__file__).parents[3]
+"""The checkout that the package runs from, if it does: then it holds `pyproject.toml`."""
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+_ID = re.compile(rf"{_NAME.pattern}/{_NAME.pattern}", re.ASCII)
+_LONGEST_LINE = 72
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A trained model that can be named."""
+
+    name: str
+    """By which it is found: NAME, or OWNER/NAME where it was pulled."""
+    place: str
+    """"package", "checkout" or "cache"."""
+    folder: Path
+
+    @property
+    def network(self) -> str:
+        """Return the name of its network; "settings damaged" where they are."""
+        try:
+            return parse_settings(self.folder).model.name
+        except ValueError:
+            return "settings damaged"
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the size of its weights."""
+        return (self.folder / WEIGHTS).stat().st_size
+
+    @property
+    def words(self) -> str:
+        """Return the first sentence of its card, cut to a line; empty without a card."""
+        card = self.folder / CARD
+        text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+        after = text.partition("\n# ")[2].splitlines()[1:]
+        line = next((line for line in after if line.strip() and not line.startswith(("**", "<!--"))), "")
+        return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 1].rstrip()}…"
+
+
+def find_model(path: Path | str) -> Path:
+    """Return the model folder that a user means: the folder itself, the best of a run folder, or that of a name.
+
+    Raises `FileNotFoundError` where there is none, with the names that are known, and `ValueError` where the weights
+    of a named model are not those of the checksum beside them.
+    """
+    given, path = str(path), Path(path)
+    if path.exists():
+        return _folder_at(path)
+    model = _find_named(DEFAULT if given == ALIAS else given)
+    if model is None:
+        raise FileNotFoundError(_unknown(given))
+    _check_weights(model)
+    return model.folder
+
+
+def named_models() -> list[NamedModel]:
+    """Return the trained models that can be named here, by place and name; of two of one name the one that is found."""
+    found: dict[str, NamedModel] = {}
+    for model in (*_in("package", SHIPPED), *_in("checkout", _checkout()), *_pulled()):
+        found.setdefault(model.name, model)
+    return list(found.values())
+
+
+def pulled_folder(repository: str) -> Path:
+    """Return where the model of a repository OWNER/NAME is kept, there or not; `ValueError` for no such name."""
+    if not _ID.fullmatch(repository):
+        raise ValueError(f"{repository!r} names no repository; expected is OWNER/NAME, such as c2fvl/small")
+    return _cache() / repository
+
+
+def name_of(folder: Path) -> str | None:
+    """Return the name by which a model folder is found; None for a folder of the user's own."""
+    return next((model.name for model in named_models() if model.folder.resolve() == folder.resolve()), None)
+
+
+def parse_settings(folder: Path) -> Config:
+    """Return the settings of a model folder; `ValueError` where they are damaged."""
+    return parse_config(read(folder / SETTINGS).decode("utf-8", "replace"), where=str(folder / SETTINGS))
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Return what a model folder tells of its weights, if anything; `ValueError` where that is damaged."""
+    if not (folder / METRICS).exists():
+        return {}
+    try:
+        return dict(json.loads(read(folder / METRICS)))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{folder / METRICS} is damaged: {error}; delete it to load the weights alone") from error
+
+
+def read_trust_curve(folder: Path) -> dict[str, Any] | None:
+    """Return what `c2fvl trust --keep` left in a model folder; None where it left nothing.
+
+    Raises `ValueError` where that is damaged or was measured on other weights.
+    """
+    path = folder / TRUST_CURVE
+    if not path.is_file():
+        return None
+    return parse_trust_curve(read(path), where=path, weights_sha256=read_metrics(folder).get("weights_sha256"))
+
+
+def parse_trust_curve(data: bytes, *, where: Path, weights_sha256: str | None) -> dict[str, Any]:
+    """Return the curve of trust in a file's content; `ValueError` unless it was measured on the weights named."""
+    try:
+        curve = dict(json.loads(data))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where} is damaged: {error}; measure it anew with `c2fvl trust --keep`") from error
+    if curve.get("weights_sha256") != weights_sha256:
+        raise ValueError(f"{where} was measured on other weights; measure it anew with `c2fvl trust --keep`")
+    return curve
+
+
+def read(path: Path) -> bytes:
+    """Return the content of a file of a model folder; `ValueError` where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def portable(config: Config) -> Config:
+    """Return the settings without places of one machine, and with nothing that is fetched or written elsewhere."""
+    data = config.data
+    model = data.text_model
+    if not (_NAME.fullmatch(model) or _ID.fullmatch(model)):  # a folder, not a name of the hub
+        model = Path(model).name
+    data = dataclasses.replace(
+        data, root="", table="" if Path(data.table).is_absolute() else data.table, film_cache="", text_cache="",
+        text_model=model, text_fetch=False,
+    )  # fmt: skip
+    return dataclasses.replace(config, data=data, init=InitConfig())
+
+
+def _folder_at(path: Path) -> Path:
+    for folder in (path, path / "best"):
+        if _is_model(folder):
+            return folder
+    runs = sorted(found.parent for found in path.glob(f"*/best/{WEIGHTS}")) if path.is_dir() else []
+    hint = f"; did you mean {runs[-1]}?" if runs else ""
+    if _find_named(str(path)) is not None:
+        hint = f"; to use the trained model of that name, run this in another folder than {Path.cwd()}"
+    raise FileNotFoundError(
+        f"{path} is no model folder: expected are {WEIGHTS} and {SETTINGS} in it, or in its folder best{hint}"
+    )
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / WEIGHTS).is_file() and (folder / SETTINGS).is_file()
+
+
+def _find_named(name: str) -> NamedModel | None:
+    return next((model for model in named_models() if model.name == name), None)
+
+
+def _in(place: str, folder: Path | None) -> Iterator[NamedModel]:
+    if folder is not None and folder.is_dir():
+        for entry in sorted(folder.iterdir()):
+            if _NAME.fullmatch(entry.name) and _is_model(entry):
+                yield NamedModel(entry.name, place, entry)
+
+
+def _checkout() -> Path | None:
+    return CHECKOUT / "weights" if (CHECKOUT / "pyproject.toml").is_file() else None
+
+
+def _cache() -> Path:
+    return storage.cache_folder("", "models")
+
+
+def _pulled() -> Iterator[NamedModel]:
+    cache = _cache()
+    for owner in sorted(cache.iterdir()) if cache.is_dir() else ():
+        for model in _in("cache", owner):
+            yield dataclasses.replace(model, name=f"{owner.name}/{model.name}")
+
+
+def _check_weights(model: NamedModel) -> None:
+    """Compare weights with the checksum beside them, which those of a checkout must have."""
+    file = model.folder / WEIGHTS_CHECKSUM
+    if not file.is_file():
+        if model.place != "checkout":
+            return
+        raise ValueError(f"{file} is missing, without which these weights are not used; get the checkout again")
+    expected = file.read_text(encoding="utf-8", errors="replace").partition(" ")[0].strip()
+    if storage.checksum(read(model.folder / WEIGHTS)) != expected:
+        raise ValueError(
+            f"{model.folder / WEIGHTS} does not match the checksum in {WEIGHTS_CHECKSUM}: it is damaged or was not "
+            "fetched whole; install the package or get the checkout again"
+        )
+
+
+def _unknown(given: str) -> str:
+    names = [model.name for model in named_models()]
+    fetch = f"; `c2fvl pull {given}` fetches the model of that name" if _ID.fullmatch(given) else ""
+    if given == ALIAS:
+        here = f"at hand are {', '.join(names)}" if names else "none is at hand"
+        return (
+            f"there is no trained model {ALIAS!r}: no weights came with this copy of the package ({SHIPPED / DEFAULT} "
+            f"is not there); {here}; name a model folder or run folder, or fetch one with `c2fvl pull OWNER/NAME`"
+        )
+    known = [ALIAS, *names] if DEFAULT in names else names
+    if not known:
+        said = "; no trained model is at hand"
+    else:
+        said = nearest_names(given, known)
+        if "did you mean" in said:
+            said += f" Trained models at hand: {', '.join(known)}"
+    return f"{given} is no model folder and no name of a trained model{fetch}{said}"

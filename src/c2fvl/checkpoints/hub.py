@@ -1,0 +1,201 @@
+"""Trained models from and to the Hugging Face hub. No torch.
+
+Only the files of a model folder are fetched, whatever else a repository holds; they are safetensors, TOML, JSON and
+Markdown, none of which can execute. They are checked before they are kept, and settings that name folders or fetch
+something are emptied.
+"""
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from c2fvl.checkpoints.folders import (
+    CALIBRATION,
+    CARD,
+    FAMILIARITY,
+    METRICS,
+    PULLED,
+    SETTINGS,
+    TRUST_CURVE,
+    WEIGHTS,
+    find_model,
+    parse_settings,
+    parse_trust_curve,
+    portable,
+    pulled_folder,
+    read,
+    read_metrics,
+)
+from c2fvl.config import Config, to_toml
+from c2fvl.files import storage
+from c2fvl.metrics.out_of_distribution import Familiarity
+from c2fvl.metrics.temperature import parse_calibration
+from c2fvl.models.catalogue import find_entry
+from c2fvl.version import __version__
+
+NEEDED = (WEIGHTS, SETTINGS, METRICS)
+FILES = (*NEEDED, CALIBRATION, FAMILIARITY, TRUST_CURVE, CARD)
+"""What is pulled and pushed, and nothing else."""
+MOST_BYTES = {WEIGHTS: 2 * 2**30}
+"""Largest weights that are fetched; the other files may have 4 MiB each."""
+_OTHER_BYTES = 4 * 2**20
+
+
+def pull(repository: str, *, revision: str = "", endpoint: str | None = None, token: str | None = None) -> Path:
+    """Fetch the model of a repository OWNER/NAME into the user's cache and return its folder.
+
+    A model that was pulled before is replaced once the new one is whole. `endpoint` and `token` are those of the hub's
+    own settings (HF_ENDPOINT, HF_TOKEN, a login) unless given. Raises `ValueError` for a repository that is not there
+    or not to be reached, lacks a file, or whose files are damaged or do not belong together; nothing is kept then.
+    """
+    target = pulled_folder(repository)
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=endpoint, token=token, library_name="c2fvl", library_version=__version__)
+    with tempfile.TemporaryDirectory(prefix="c2fvl-pull-") as place:
+        with _clear_errors(repository, api.endpoint, "fetched", revision):
+            info = api.model_info(repository, revision=revision or None, files_metadata=True)
+            sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or ()}
+        _check_listing(repository, sizes)
+        with _clear_errors(repository, api.endpoint, "fetched", revision):
+            for name in FILES:
+                if name in sizes:
+                    api.hf_hub_download(repository, name, revision=info.sha, local_dir=place)
+        try:
+            files, config = _checked(Path(place))
+        except ValueError as error:
+            said = str(error).replace(f"{place}/", "")
+            raise ValueError(f"the model {repository} is not kept: {said}") from error
+    files[SETTINGS] = to_toml(portable(config)).encode()
+    with storage.new_folder(target, replace=True) as folder:
+        for name, data in files.items():
+            storage.write_bytes(folder / name, data)
+        storage.write_json(
+            folder / PULLED, {"repository": repository, "revision": info.sha, "endpoint": str(api.endpoint)}
+        )
+    return target
+
+
+def push(
+    model: Path | str,
+    repository: str,
+    *,
+    private: bool = False,
+    endpoint: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Upload a packed model folder as one commit to a repository OWNER/NAME, made if need be; return its address.
+
+    Files of a model folder that the repository has and this one lacks are removed by the same commit; others stay.
+    Raises `FileNotFoundError` where no model is and `ValueError` for a folder that is not packed, has no card or is
+    damaged, without a token, and where the hub refuses.
+    """
+    pulled_folder(repository)  # raises for what is no name of a repository
+    folder = find_model(model)
+    files, config = _checked(folder)
+    if portable(config) != config:
+        raise ValueError(f"{folder / SETTINGS} names folders of this machine; make a folder to push with `c2fvl pack`")
+    if CARD not in files:
+        raise ValueError(f"{folder} has no model card, {CARD}; write one with `c2fvl card {model}` before packing")
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+
+    api = HfApi(endpoint=endpoint, token=token or get_token(), library_name="c2fvl", library_version=__version__)
+    if api.token is None:
+        raise ValueError(
+            "no token of the Hugging Face hub is at hand; make one that may write "
+            f"({api.endpoint}/settings/tokens), then set HF_TOKEN or run `hf auth login`"
+        )
+    with _clear_errors(repository, api.endpoint, "pushed to"):
+        api.create_repo(repository, private=private or None, exist_ok=True)
+        info = api.model_info(repository)
+    if private and not info.private:
+        raise ValueError(
+            f"{repository} is there already and public, so nothing was pushed; make it private at "
+            f"{api.endpoint}/{repository}/settings, or leave out --private"
+        )
+    there = {entry.rfilename for entry in info.siblings or ()}
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(path_in_repo=name, path_or_fileobj=data) for name, data in files.items()
+    ]
+    operations += [CommitOperationDelete(path_in_repo=name) for name in FILES if name in there - files.keys()]
+    message = f"{config.preset or config.model.name}, by c2fvl {__version__}"
+    with _clear_errors(repository, api.endpoint, "pushed to"):
+        return str(api.create_commit(repository, operations, commit_message=message).commit_url)
+
+
+def _check_listing(repository: str, sizes: Mapping[str, int]) -> None:
+    """Raise `ValueError` where a repository lacks a needed file or has one beyond all measure."""
+    missing = [name for name in NEEDED if name not in sizes]
+    if missing:
+        raise ValueError(
+            f"{repository} is no model of c2fvl: it lacks {', '.join(missing)}; `c2fvl push` makes repositories that "
+            "can be pulled, and nothing but safetensors is read"
+        )
+    for name in FILES:
+        most = MOST_BYTES.get(name, _OTHER_BYTES)
+        if sizes.get(name, 0) > most:
+            raise ValueError(f"{repository}: {name} has {sizes[name]:,} bytes; fetched are {most:,} at most")
+
+
+def _checked(folder: Path) -> tuple[dict[str, bytes], Config]:
+    """Return the files of a model folder and its settings; `ValueError` where one is damaged or of another model."""
+    files = {name: read(folder / name) for name in FILES if name in NEEDED or (folder / name).is_file()}
+    config = parse_settings(folder)
+    find_entry(config.model.name)
+    checksum = storage.checksum(files[WEIGHTS])
+    if read_metrics(folder).get("weights_sha256") != checksum:
+        raise ValueError(f"{folder / WEIGHTS} does not match the checksum in {METRICS}: it is damaged or another's")
+    try:
+        with safe_open(folder / WEIGHTS, framework="numpy") as content:
+            content.keys()
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{folder / WEIGHTS} is not a whole safetensors file: {error}") from error
+    if FAMILIARITY in files:
+        Familiarity.from_bytes(files[FAMILIARITY], where=folder / FAMILIARITY)
+    if TRUST_CURVE in files:
+        parse_trust_curve(files[TRUST_CURVE], where=folder / TRUST_CURVE, weights_sha256=checksum)
+    if CALIBRATION in files:
+        found = parse_calibration(files[CALIBRATION], where=folder / CALIBRATION)
+        if found["weights_sha256"] != checksum:
+            raise ValueError(f"{folder / CALIBRATION} was fitted to other weights; fit it anew with `c2fvl calibrate`")
+    return files, config
+
+
+@contextlib.contextmanager
+def _clear_errors(repository: str, endpoint: str, done: str, revision: str = "") -> Iterator[None]:
+    """Turn what the hub's client raises into `ValueError` with a remedy."""
+    from huggingface_hub import errors
+
+    no_answer: Any = errors.HfHubHTTPError.__mro__[1]  # of its HTTP library, which changed between versions
+    here = f"{repository} cannot be {done} ({endpoint})"
+    token = "set HF_TOKEN or run `hf auth login`"
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise ValueError(f"{here}: accept its conditions at {endpoint}/{repository}, then {token}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise ValueError(
+            f"{here}: there is no such repository, or it is private; check the name, and for a private one {token}"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ValueError(f"{here}: it has no revision {revision!r}; leave --revision out for the newest") from error
+    except errors.OfflineModeIsEnabled as error:
+        raise ValueError(f"{here}: HF_HUB_OFFLINE is set; unset it to reach the hub") from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        remedy = {
+            401: f"the token is not accepted; make a new one, then {token}",
+            403: "the token has no right to that; make one that may write to this owner's repositories",
+        }.get(status, "try again later")
+        raise ValueError(f"{here}: the hub answered {status} ({_first_line(error)}); {remedy}") from error
+    except (OSError, no_answer) as error:
+        raise ValueError(f"{here}: {_first_line(error)}; check the connection, the proxy and HF_ENDPOINT") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return re.sub(r"\s*\(Request ID.*?\)", "", next(iter(str(error).splitlines()), type(error).__name__)).strip()

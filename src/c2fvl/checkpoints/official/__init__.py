@@ -1,0 +1,1 @@
+"""Checkpoints of the reference implementations: read without executing anything, renamed to our networks."""

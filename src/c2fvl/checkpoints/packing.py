@@ -1,0 +1,104 @@
+"""Trained models to give away: half the size, and nothing in them of the machine that trained them."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from c2fvl.checkpoints.folders import (
+    CALIBRATION,
+    CARD,
+    FAMILIARITY,
+    METRICS,
+    SETTINGS,
+    TRUST_CURVE,
+    WEIGHTS,
+    WEIGHTS_CHECKSUM,
+    portable,
+    read_trust_curve,
+)
+from c2fvl.checkpoints.trained_model import TrainedModel, load_model
+from c2fvl.config import to_toml
+from c2fvl.files import storage
+
+_ABSOLUTE = re.compile(r"(?<![\w:/.~])~?/(?:[\w.+@-]+/)+([\w.+@-]*)")
+"""A path from the root of a file system, as commands and settings in a card hold it; no address of the web."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What was packed."""
+
+    folder: Path
+    num_bytes: int
+    """Of the weights."""
+    largest_difference: float
+    """Of a weight, by its rounding to half precision."""
+    tensor: str
+    """That which holds this weight."""
+    has_calibration: bool
+    has_card: bool
+
+
+def pack(model: Path | str, out: Path | str) -> Packed:
+    """Write a trained model as a new model folder with weights in float16 and without places of this machine.
+
+    `model` is a model folder, a run folder or a name. Settings lose their folders, the scores in `metrics.json` are
+    carried over, a calibration is tied to the new weights, and of absolute paths in the card the last name remains.
+    Raises `FileNotFoundError` where no model is, `FileExistsError` where `out` is there, and `ValueError` for weights
+    that are damaged or too large for float16.
+    """
+    trained = load_model(model)
+    weights = {name: value.detach().cpu().contiguous() for name, value in trained.network.state_dict().items()}
+    halves = {name: _half(name, value, trained.path) for name, value in weights.items()}
+    differences = {
+        name: float((value.double() - halves[name].double()).abs().max())
+        for name, value in weights.items()
+        if value.is_floating_point() and value.numel()
+    }
+    tensor = max(differences, key=lambda name: differences[name])
+    data = to_safetensors(halves)
+    checksum = storage.checksum(data)
+    with storage.new_folder(out) as folder:
+        storage.write_bytes(folder / WEIGHTS, data)
+        storage.write_text(folder / WEIGHTS_CHECKSUM, f"{checksum}  {WEIGHTS}\n")
+        storage.write_text(folder / SETTINGS, to_toml(portable(trained.config)))
+        storage.write_json(folder / METRICS, {**trained.metrics, "weights_sha256": checksum})
+        if trained.calibration is not None:
+            storage.write_json(folder / CALIBRATION, {**trained.calibration, "weights_sha256": checksum})
+        if trained.familiarity is not None:
+            storage.write_bytes(folder / FAMILIARITY, trained.familiarity.to_bytes())
+        curve = read_trust_curve(trained.path)
+        if curve is not None:
+            storage.write_json(folder / TRUST_CURVE, {**curve, "weights_sha256": checksum})
+        card = _card(trained, checksum)
+        if card is not None:
+            storage.write_text(folder / CARD, card)
+    return Packed(Path(out), len(data), differences[tensor], tensor, trained.calibration is not None, card is not None)
+
+
+def _half(name: str, value: Tensor, where: Path) -> Tensor:
+    """Return numbers with a fraction in float16, others as they are."""
+    if not value.is_floating_point():
+        return value
+    half = value.to(torch.float16)
+    if not torch.isfinite(half).all():
+        largest = float(value.abs().max())
+        raise ValueError(
+            f"{where / WEIGHTS}: {name} holds {largest:g}; float16 ends at {torch.finfo(torch.float16).max:g}, so this "
+            "model cannot be packed; give its own folder away as it is"
+        )
+    return half
+
+
+def _card(model: TrainedModel, checksum: str) -> str | None:
+    """Return the card for weights of this checksum; None where there is no card."""
+    file = model.path / CARD
+    if not file.is_file():
+        return None
+    text = _ABSOLUTE.sub(r"\1", file.read_text(encoding="utf-8", errors="replace"))
+    old = model.metrics.get("weights_sha256")
+    return text.replace(old, checksum) if old else text

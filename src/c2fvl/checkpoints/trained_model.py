@@ -1,0 +1,186 @@
+"""Model folders and resume states.
+
+A model folder holds `model.safetensors`, `config.toml` and `metrics.json`: all that `load_model` needs; and, once its
+probabilities were calibrated, `calibration.json`. A resume state
+is a folder of safetensors and JSON with a manifest of checksums; `last/` keeps the newest two of a run, so that one
+whole state is there whatever happens to the other. Nothing that is loaded can execute.
+"""
+
+import copy
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from c2fvl.checkpoints.folders import (
+    CALIBRATION,
+    FAMILIARITY,
+    METRICS,
+    SETTINGS,
+    WEIGHTS,
+    find_model,
+    parse_settings,
+    read,
+    read_metrics,
+)
+from c2fvl.config import Config, to_toml
+from c2fvl.files import storage
+from c2fvl.metrics.out_of_distribution import Familiarity
+from c2fvl.metrics.temperature import Scaling, parse_calibration
+from c2fvl.models import build_model
+from c2fvl.models.catalogue import find_entry
+from c2fvl.reports.findings import checked_trust
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network with what is needed to use it."""
+
+    network: nn.Module = field(repr=False)
+    """In eval mode."""
+    config: Config = field(repr=False)
+    metrics: dict[str, Any] = field(repr=False)
+    path: Path
+    calibration: dict[str, Any] | None = field(repr=False, default=None)
+    """The content of `calibration.json`; None where the probabilities were never calibrated."""
+
+    familiarity: Familiarity | None = field(repr=False, default=None)
+    """What is usual among the films trained on; None where `c2fvl acquaint` never looked at them."""
+
+    @property
+    def scaling(self) -> Scaling:
+        """Return what makes the network's probabilities calibrated ones; it changes nothing without a calibration."""
+        return Scaling.of(self.calibration)
+
+    def with_text_model(self, folder: str) -> "TrainedModel":
+        """Return the model with its language model at another place; its content must be the same."""
+        data = replace(self.config.data, text_model=folder, text_revision="", text_fetch=False)
+        return replace(self, config=replace(self.config, data=data))
+
+    def with_trust(self, trust: float) -> "TrainedModel":
+        """Return the model with another trust in reports, its weights shared.
+
+        Raises `ValueError` for a network that does not read the film first, and for a trust outside of 0 … 1.
+        """
+        if find_entry(self.config.model.name).text != "findings":
+            raise ValueError(
+                f"the network {self.config.model.name} has no trust in reports to be set; leave the trust out"
+            )
+        trust = checked_trust(trust)
+        network = copy.copy(self.network)
+        network.trust = trust  # type: ignore[assignment]
+        arguments = {**self.config.model.arguments, "trust": trust}
+        config = replace(self.config, model=replace(self.config.model, arguments=arguments))
+        return replace(self, network=network, config=config)
+
+
+def save_model(folder: Path | str, network: nn.Module, config: Config, metrics: Mapping[str, Any]) -> None:
+    """Write a model folder. Each file is replaced whole; the checksum in the metrics ties them together."""
+    folder = Path(folder)
+    weights = to_safetensors(plain_tensors(network.state_dict()))
+    storage.write_text(folder / SETTINGS, to_toml(config))
+    storage.write_bytes(folder / WEIGHTS, weights)
+    storage.write_json(folder / METRICS, {**metrics, "weights_sha256": storage.checksum(weights)})
+
+
+def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> TrainedModel:
+    """Return the network of a model folder, of a run folder's best, or of a trained model's name, on `device`.
+
+    It is in eval mode, and in float32 whatever the numbers in the file. Raises `FileNotFoundError` where no model
+    folder is, `ValueError` where its files are damaged or do not belong together. A calibration of other weights is not
+    used, and the log says so.
+    """
+    folder = find_model(path)
+    config, metrics = parse_settings(folder), read_metrics(folder)
+    data = read(folder / WEIGHTS)
+    calibration = read_calibration(folder, data)
+    if metrics:
+        expected = metrics.get("weights_sha256")
+        if expected != storage.checksum(data):
+            raise ValueError(
+                f"{folder / WEIGHTS} does not match the checksum in {METRICS}: it is damaged, or a run was interrupted "
+                f"between the two (resume that run), or it was replaced (then delete {METRICS})"
+            )
+    weights = parse_tensors(data, folder / WEIGHTS)
+    del data  # so that weights are never there three times
+    network = build_model(config.model.name, config.model.arguments)
+    restore_weights(network, weights, where=str(folder / WEIGHTS))
+    familiarity = read_familiarity(folder)
+    return TrainedModel(network.to(check_device(device)).eval(), config, metrics, folder, calibration, familiarity)
+
+
+def read_calibration(folder: Path, weights: bytes) -> dict[str, Any] | None:
+    """Return what `c2fvl calibrate` left in a model folder of these weights; `ValueError` where that is damaged.
+
+    None where nothing is there, or where it was fitted to other weights, which the log says.
+    """
+    file = folder / CALIBRATION
+    if not file.exists():
+        return None
+    found = parse_calibration(read(file), where=file)
+    if found["weights_sha256"] == storage.checksum(weights):
+        return found
+    logger.warning(
+        "%s was fitted to other weights than those beside it and is not used: probabilities are not calibrated until "
+        "`c2fvl calibrate` fits it anew",
+        file,
+    )
+    return None
+
+
+def read_familiarity(folder: Path) -> Familiarity | None:
+    """Return what `c2fvl acquaint` left in a model folder, if anything; `ValueError` where that is damaged."""
+    file = folder / FAMILIARITY
+    return Familiarity.from_bytes(read(file), where=file) if file.exists() else None
+
+
+def check_device(device: torch.device | str) -> torch.device:
+    """Return the device, or raise `ValueError` where this machine or this torch has none of that name."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"the device {str(device)!r} cannot be used here ({reason}); cpu always can") from error
+    return found
+
+
+def restore_weights(network: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> None:
+    """Load weights strictly; `ValueError` lists what is missing, surplus or of a wrong shape."""
+    expected = network.state_dict()
+    missing, surplus = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    wrong = [
+        f"{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in weights and weights[key].shape != value.shape
+    ]
+    if missing or surplus or wrong:
+        raise ValueError(
+            f"{where} does not fit its settings: missing {missing[:5]}, surplus {surplus[:5]}, wrong shape {wrong[:5]}"
+        )
+    network.load_state_dict(weights, strict=True)  # copies, so that half precision becomes the network's float32
+
+
+def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous copies on the CPU that share no memory, which is what safetensors can hold."""
+    return {
+        name: value.detach().to("cpu", copy=True).contiguous(memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+    }
+
+
+def parse_tensors(data: bytes, where: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file; `ValueError` names it where it is damaged."""
+    try:
+        return parse_safetensors(data)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{where} is not a whole safetensors file: {error}") from error

@@ -1,0 +1,169 @@
+"""Commands that score trained networks."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from c2fvl.cli.options import PROGRAM, load_named_model
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """Run `c2fvl evaluate`; return its exit status."""
+    from c2fvl.cli.terminal import counting
+    from c2fvl.evaluation.evaluate import evaluate
+
+    with counting("Scoring", quiet=options.json) as progress:
+        found = evaluate(
+            load_named_model(options), options.root, text=options.text, progress=progress, **_scoring_options(options)
+        )
+    if options.json:
+        print(json.dumps(found.summary))
+        return 0
+    _print_scores(found)
+    print(f"Page: {found.page}")
+    return 0
+
+
+def run_audit(options: argparse.Namespace) -> int:
+    """Run `c2fvl audit`; return its exit status."""
+    from c2fvl.cli.terminal import counting, table
+    from c2fvl.evaluation.audit import audit
+    from c2fvl.evaluation.pages.page import show
+
+    with counting("Auditing", quiet=options.json) as progress:
+        found = audit(load_named_model(options), options.root, progress=progress, **_scoring_options(options))
+    if options.json:
+        print(json.dumps(found.summary))
+        return 0
+    _print_scores(found)
+    shown = found.summary["audit"]
+    rows = [
+        [row["title"], show(row["dice"], share=True), show(row["difference_to_right"], share=True),
+         show(row["wrong_lungs"], share=True)]
+        for row in shown["changes"]
+    ]  # fmt: skip
+    if rows:
+        header = ["report given", "Dice per image, %", "less its own report, points", "in lungs without infection, %"]
+        print(table(header, rows, width=160))
+    for line in shown["words"]:
+        print(line["text"])
+    print(f"Page: {found.page}")
+    return 0
+
+
+def run_card(options: argparse.Namespace) -> int:
+    """Run `c2fvl card`; return its exit status."""
+    from c2fvl.evaluation.pages.model_card import write_card
+
+    card = write_card(
+        options.model, evaluations=options.evaluation, data=options.data, text_version=options.text_version,
+        licence=options.licence, replace=options.replace,
+    )  # fmt: skip
+    print(card)
+    return 0
+
+
+def _scoring_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what `evaluate` and `audit` have in common."""
+    from c2fvl.metrics.case_scores import TOLERANCES
+
+    return {
+        "split": options.split, "table": options.table, "seed": options.seed, "out": options.out,
+        "device": options.device, "batch_size": options.batch, "workers": options.workers, "spacing": options.spacing,
+        "tolerances": tuple(dict.fromkeys(options.tolerance or TOLERANCES)),
+    }  # fmt: skip
+
+
+def _print_scores(found: Any) -> None:
+    from c2fvl.cli.terminal import table
+    from c2fvl.evaluation.pages.page import ROW_LABELS, given, show
+
+    columns = ("dice_per_image", "iou_per_image", "dice_pooled", "iou_pooled")
+    rows = [
+        [ROW_LABELS[row["grid"], row["rule"]], *(f"{100 * row[name]:.2f}" for name in columns)]
+        for row in found.summary["scores"]
+    ]
+    first = found.summary["scores"][0]
+    rows += [
+        [f"  {name}, own grid", *(f"{100 * row[column]:.2f}" for column in columns)]
+        for name, row in zip(found.summary["class_names"], first.get("classes", ()), strict=False)
+    ]
+    print(table(["%", "Dice per image", "IoU per image", "Dice pooled", "IoU pooled"], rows))
+    print(
+        f"{first['num_cases']} films, {first['num_empty_masks']} with an empty mask, {first['num_false_alarms']} false "
+        f"alarms, {first['num_misses']} missed; report given: {given(found.summary)}"
+    )
+    per_image, unit = found.summary["figures"]["per_image"], found.summary["unit"]["length"]
+    print(
+        f"Dice per image {show(per_image['dice'], share=True)} %, IoU {show(per_image['iou'], share=True)} %, 95th "
+        f"percentile of the Hausdorff distance {show(per_image['hd95'], share=False)} {unit}; in brackets 95 % "
+        f"intervals, {found.summary['figures']['intervals']}"
+    )
+
+
+def run_bench(options: argparse.Namespace) -> int:
+    """Run `c2fvl bench`; return its exit status."""
+    import dataclasses
+
+    from c2fvl.evaluation.bench import PARTS, bench, to_markdown
+    from c2fvl.files import storage
+    from c2fvl.inference.cost import Conditions
+
+    out = None if options.out is None else storage.check_folder(options.out, what="figures")
+    found = bench(
+        options.models, conditions=Conditions(options.device, options.dtype, options.batch, options.repeats),
+        root=options.root, parts=options.only or PARTS,
+        progress=lambda message: print(f"{PROGRAM}: measuring {message}", file=sys.stderr),
+    )  # fmt: skip
+    figures = dataclasses.asdict(found) | {"command": sys.argv}
+    if out is not None:
+        storage.write_text(out / "bench.md", to_markdown(found))
+        storage.write_json(out / "bench.json", figures)
+    print(json.dumps(figures) if options.json else to_markdown(found), end="\n" if options.json else "")
+    return 0
+
+
+def run_compare(options: argparse.Namespace) -> int:
+    """Run `c2fvl compare`; return its exit status."""
+    from c2fvl.cli.terminal import table
+    from c2fvl.evaluation.compare.compare import compare
+    from c2fvl.evaluation.compare.tables import DIFFERENCE_HEADER, difference_rows, header, rows, to_json, write
+
+    if options.published is not None:
+        return _read_published(options)
+    found = compare(
+        options.models, options.root, split=options.split, table=options.table, text=options.text, seed=options.seed,
+        text_model=options.text_model, device=options.device, batch_size=options.batch, workers=options.workers,
+        speed=not options.no_speed, fresh=options.fresh,
+        progress=lambda message: print(f"{PROGRAM}: {message}", file=sys.stderr),
+    )  # fmt: skip
+    files = write(found, options.out) if options.out else []
+    if options.json:
+        print(json.dumps(to_json(found)))
+        return 0
+    print(table(header(found), rows(found), numbers=len(found.columns), width=240))
+    print(found.caption)
+    if found.differences:
+        print(table(list(DIFFERENCE_HEADER), difference_rows(found), numbers=4, width=200))
+    if found.statistics:
+        print(found.statistics)
+    for file in files:
+        print(file)
+    return 0
+
+
+def _read_published(options: argparse.Namespace) -> int:
+    import dataclasses
+
+    from c2fvl.metrics.published import read_published
+
+    if options.models:
+        raise ValueError("--published reads one pair of figures and compares no models; leave them out")
+    dice, iou = options.published
+    found = read_published(dice, iou)
+    if options.json:
+        print(json.dumps({"dice": dice, "iou": iou, **dataclasses.asdict(found)}))
+    else:
+        print(f"Dice {dice}, IoU {iou}: {found.words}")
+    return 1 if found.kind == "impossible" else 0

@@ -1,0 +1,118 @@
+"""Progress on the terminal, drawn only where there is one; elsewhere one line per epoch."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import rich.box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from c2fvl.config import Config
+from c2fvl.training.callbacks import Observer
+
+
+class TerminalObserver(Observer):
+    """A bar with loss, best Dice, films per second and time left; a line when an epoch ends."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.is_main = True
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(
+                "loss {task.fields[loss]:.4f} · best Dice {task.fields[dice]} · {task.fields[rate]:.1f} films/s"
+            ),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None, epoch="", loss=0.0, dice="–", rate=0.0)
+        self._epochs = 0
+        self._best = "–"
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def start(self, run: Path, config: Config, num_train: int, num_val: int, resumed_at: int, *, is_main: bool) -> None:
+        """Say where the run writes."""
+        self.is_main, self._epochs = is_main, config.train.epochs
+        if not is_main:
+            self._bar.disable = True
+            return
+        begun = f"Resuming after epoch {resumed_at}" if resumed_at else "Training"
+        self._say(
+            f"{begun}: {config.preset}, {num_train} films to train on, {num_val} to validate on; writing to {run}"
+        )
+
+    def step(self, epoch: int, batch: int, num_batches: int, loss: float, films_per_second: float) -> None:
+        """Move the bar."""
+        self._bar.update(
+            self._task,
+            total=num_batches * self._epochs,
+            completed=num_batches * (epoch - 1) + batch,
+            epoch=f"{epoch}/{self._epochs}",
+            loss=loss,
+            rate=films_per_second,
+            dice=self._best,
+        )
+
+    def epoch(self, line: dict[str, Any], best: bool) -> None:
+        """Print the epoch's line."""
+        if best:
+            self._best = f"{line['val_dice_per_image']:.4f}"
+        if self.is_main:
+            self._say(
+                f"epoch {line['epoch']}/{self._epochs}: loss {line['train_loss']:.4f}, validation loss "
+                f"{line['val_loss']:.4f}, Dice {line['val_dice_per_image']:.4f}, IoU {line['val_iou_per_image']:.4f} "
+                f"per image{' (best)' if best else ''}, {line['films_per_second']:.1f} films/s"
+            )
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def counting(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function (done, total) that moves a bar with films per second."""
+    console = Console(stderr=True)
+    began = time.monotonic()
+    with Progress(
+        TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:.1f} films/s"),
+        TimeRemainingColumn(), console=console, disable=quiet or not console.is_terminal,
+    ) as bar:  # fmt: skip
+        task = bar.add_task(title, total=None, rate=0.0)
+
+        def moved(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, rate=done / max(time.monotonic() - began, 1e-9))
+
+        yield moved
+
+
+def table(header: list[str], rows: list[list[str]], *, numbers: int | None = None, width: int = 120) -> str:
+    """Return a plain table for the terminal, the last `numbers` columns (all but the first) to the right."""
+    grid = Table(box=rich.box.SIMPLE_HEAD)
+    first = 1 if numbers is None else len(header) - numbers
+    for place, name in enumerate(header):
+        grid.add_column(name, justify="left" if place < first else "right", no_wrap=True)
+    for row in rows:
+        grid.add_row(*(Text(cell) for cell in row))
+    console = Console(file=sys.stdout, width=width)
+    with console.capture() as captured:
+        console.print(grid)
+    return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines())

@@ -1,0 +1,1 @@
+"""Cases on disk to batches; the check of a data set; synthetic images."""

@@ -1,0 +1,133 @@
+"""A data set of one's own, listed in a csv with the columns image, mask, text, group, split and frame.
+
+Only image is required. Files are named relative to the csv and lie in its folder or below.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from c2fvl.data.cases import NOT_YET_SUFFIXES, SPLITS, Case, Problem, Scan, group_from_name, split_name
+from c2fvl.files.csv_tables import read_csv
+from c2fvl.reports.report import Report, parse_report
+
+_COLUMNS = ("image", "mask", "text", "report", "group", "split", "frame")
+"""`report` is another name of `text`, so that a table for prediction serves here too."""
+
+
+def splits_of_csv(path: Path) -> tuple[str, ...]:
+    """Return the splits named in the csv, in the order train, val, test; ("all",) where it has no column split."""
+    columns, rows = read_csv(path)
+    named = {row["split"].strip().lower() for _, row in rows} if "split" in columns else set()
+    return tuple(split for split in SPLITS if split in named) or ("all",)
+
+
+def inspect_csv(path: Path, split: str) -> Scan:
+    """Look at one split of the csv `path`; "all" takes every row.
+
+    Raises `ValueError` where the columns do not serve; what is wrong with single rows is among the problems.
+    """
+    problems: list[Problem] = []
+    columns, rows = read_csv(path)
+    if "image" not in columns:
+        raise ValueError(f"{path}: there is no column image; found {', '.join(columns)}; expected {_COLUMNS}")
+    if {"text", "report"} <= set(columns):
+        raise ValueError(f"{path}: there are both columns text and report, which mean the same; keep one")
+    unused = [column for column in columns if column not in _COLUMNS]
+    if unused:
+        what = f"the columns {', '.join(unused)} are used for strata of scores only"
+        problems.append(Problem("column", str(path), what, f"known are {', '.join(_COLUMNS)}", "warning"))
+    if split != "all" and "split" not in columns:
+        raise ValueError(f"{path}: there is no column split, so {split} cannot be told; add it, or ask for split all")
+    if not rows:
+        problems.append(Problem("empty table", str(path), "holds no row", "add one row per image"))
+    chosen = [(number, row) for number, row in rows if _in_split(path, number, row, split, problems)]
+    if rows and not chosen:
+        problems.append(Problem("empty table", str(path), f"no row is of split {split}", "name it in column split"))
+    found = [(number, row, _find_file(path, number, row, "image", problems)) for number, row in chosen]
+    ids = _ids([row for _, row in rows])
+    first_row: dict[str, int] = {}
+    mask_row: dict[Path, int] = {}
+    cases = []
+    for number, row, image in found:
+        mask = _find_file(path, number, row, "mask", problems) if row.get("mask", "").strip() else None
+        report = _read_report(path, number, row, problems)
+        if mask is not None:
+            named = mask_row.setdefault(mask.resolve(), number)
+            if named != number:
+                what = f"the mask {row['mask']!r} was named in row {named} already"
+                problems.append(Problem("duplicate row", f"{path}, row {number}", what, "give each image its own mask"))
+        if image is None:
+            continue
+        case_id = ids[row["image"]]
+        if case_id in first_row:
+            what = f"the image {row['image']!r} was named in row {first_row[case_id]} already"
+            problems.append(Problem("duplicate row", f"{path}, row {number}", what, "keep one row per image"))
+            continue
+        first_row[case_id] = number
+        group = row.get("group", "").strip() or group_from_name(image.name)
+        further = tuple((column, row[column].strip()) for column in unused)
+        cases.append(Case(case_id, image, mask, report, group, further))
+    _note_gaps(path, cases, problems)
+    cases.sort(key=lambda case: case.id)
+    return Scan(path, split, "csv", "csv", path, tuple(cases), tuple(problems))
+
+
+def _in_split(path: Path, number: int, row: Mapping[str, str], split: str, problems: list[Problem]) -> bool:
+    if "split" not in row:
+        return True
+    named = row["split"].strip().lower()
+    if named not in SPLITS:
+        what = f"the split is {row['split']!r}"
+        problems.append(Problem("split", f"{path}, row {number}", what, "write train, val or test"))
+    return split in ("all", named)
+
+
+def _find_file(path: Path, number: int, row: Mapping[str, str], column: str, problems: list[Problem]) -> Path | None:
+    """Return the file that a cell names, relative to the csv; it must lie in the csv's folder or below."""
+    where, name = f"{path}, row {number}, column {column}", row[column].strip()
+    file = path.parent / name
+    kind = split_name(name)[1]
+    if not name:
+        problems.append(Problem("empty cell", where, "is empty", "name a file"))
+    elif not file.resolve().is_relative_to(path.parent.resolve()):
+        what = f"{name!r} lies outside the folder of the csv"
+        problems.append(Problem("outside", where, what, "copy the file there, or put the csv in a folder above both"))
+    elif not file.is_file():
+        problems.append(Problem(f"missing {column}", where, f"there is no file {file}", "correct the name"))
+    elif kind in NOT_YET_SUFFIXES:
+        problems.append(Problem("file kind", where, f"{kind} is not read yet", "export it as PNG"))
+    else:
+        return file
+    return None
+
+
+def _ids(rows: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Return image cell → id: the bare name where all of the csv are different, else with the folders before it."""
+    names = {cell: os.path.normpath(cell.strip()) for cell in (row["image"] for row in rows) if cell.strip()}
+    ids = {name: split_name(Path(name).name)[0] for name in names.values()}
+    if len(set(ids.values())) < len(ids):
+        ids = {name: "__".join(part for part in Path(split_name(name)[0]).parts if part != os.sep) for name in ids}
+    return {cell: ids[name] for cell, name in names.items()}
+
+
+def _read_report(path: Path, number: int, row: Mapping[str, str], problems: list[Problem]) -> Report | None:
+    text = row.get("text", row.get("report", "")).strip()
+    frame = row.get("frame", "").strip().lower() or "viewer"
+    if frame not in ("viewer", "patient"):
+        what = f"the frame is {frame!r}"
+        remedy = "write viewer (left of the picture) or patient (the patient's left)"
+        problems.append(Problem("frame", f"{path}, row {number}, column frame", what, remedy))
+        return None
+    return parse_report(text, frame=frame).in_frame("viewer") if text else None
+
+
+def _note_gaps(path: Path, cases: list[Case], problems: list[Problem]) -> None:
+    """Masks and reports may be absent from all rows; absent from some, they are worth a word."""
+    for part, missing in (
+        ("mask", [case.id for case in cases if case.mask is None]),
+        ("text", [case.id for case in cases if case.report is None]),
+    ):
+        if missing and len(missing) < len(cases):
+            what = f"{len(missing)} of {len(cases)} rows have no {part}, {missing[0]} the first"
+            problems.append(Problem(f"empty {part}", str(path), what, "fill the column where it is meant", "warning"))

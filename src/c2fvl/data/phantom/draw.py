@@ -1,0 +1,259 @@
+"""The phantom: synthetic chest films with lesions, exact masks and reports, made from a seed.
+
+Films of one group share the anatomy, as films of one patient do (`phantom_anatomy.py` draws it).
+
+Some shadows are lesions, some are decoys. Places, shapes and contrasts of all shadows are drawn first; only then is it
+drawn which of them are lesions. Nothing in the picture tells the two apart, therefore, and a network that ignores the
+report cannot find out: the report names the zones of the lesions, and no decoy lies in a zone of a lesion.
+
+A lesion's mask is where its opacity field is above a half of its peak, inside the lung. The report counts the
+8-connected lesions of the mask. A zone is a third of the rows of its lung; it is named when it holds at least a tenth
+of one lesion. Left is the left of the picture (frame `viewer`); the heart lies to the right of the picture.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from c2fvl.data.phantom.anatomy import Canvas, draw_anatomy, draw_clouds, draw_lung_outline, expose
+from c2fvl.files import storage
+from c2fvl.files.images import write_image, write_mask
+from c2fvl.files.tables import write_cells
+from c2fvl.reports.caption_tables import write_table
+from c2fvl.reports.report import Report
+from c2fvl.reports.zones import ZONES
+
+MIN_CASES, MIN_SIZE = 6, 32
+MASK_THRESHOLD = 0.5  # of the opacity field of a shadow, whose peak is 1
+ZONE_SHARE = 0.1  # of one lesion's pixels, from which its zone is named
+EMPTY_SHARE = 0.05  # films without a lesion; half of them carry decoys alone
+CONTESTED_SHARE = 0.9  # of the films with shadows in two places or more: these carry decoys beside lesions
+MAX_SHADOWS = 6
+_FILMS_OF_GROUPS = ((0, 1), (0, 2), (1, 1), (2, 1))  # of four films in a row: the group and its run
+
+
+@dataclass(frozen=True)
+class PhantomCase:
+    """One film with all that is known of it; the arrays are (H, W) uint8."""
+
+    name: str  # file name without its ending
+    image: np.ndarray  # grey values
+    mask: np.ndarray  # 1 on lesions
+    decoys: np.ndarray  # 1 on shadows that look like lesions and are none
+    lungs: np.ndarray  # 1 on the lung at the left of the picture, 2 on the other
+    report: Report  # frame "viewer"
+    group: str
+
+
+def draw_case(seed: int, index: int, *, size: int = 224) -> PhantomCase:
+    """Draw film number `index` (from 0) of the set `seed`, `size` pixels high and wide.
+
+    The film depends on the three arguments alone. Raises `ValueError` for a negative seed or index, or a size below 32.
+    """
+    if seed < 0 or index < 0:
+        raise ValueError(f"seed {seed} and index {index} must not be negative; take 0 or more")
+    if size < MIN_SIZE:
+        raise ValueError(f"size {size} is too small to draw a chest in; take {MIN_SIZE} pixels or more")
+    group, run = _group_of(index)
+    patient = np.random.default_rng([seed, 0, group])
+    film = np.random.default_rng([seed, 1, index])
+
+    canvas = Canvas(size, film)
+    outlines = [draw_lung_outline(patient, side) for side in (-1, 1)]
+    lungs = np.zeros((size, size), np.uint8)
+    for number, outline in enumerate(outlines, start=1):
+        lungs[canvas.fill([outline]) > 0.5] = number
+    opacity = draw_anatomy(canvas, patient, outlines)
+
+    lesions = np.zeros((size, size), bool)
+    decoys = np.zeros((size, size), bool)
+    places = _choose_places(film)
+    shadows = [_draw_shadows(film, lungs, zones, num_shadows) for zones, num_shadows in places]
+    for (mask, shadow), is_lesion in zip(shadows, _choose_lesions(film, len(places)), strict=True):
+        opacity += shadow
+        (lesions if is_lesion else decoys)[mask] = True
+
+    mask = lesions.astype(np.uint8)
+    return PhantomCase(
+        name=f"sub-S{group:05d}_run-{run}",
+        image=expose(canvas, film, opacity),
+        mask=mask,
+        decoys=decoys.astype(np.uint8),
+        lungs=lungs,
+        report=_report(mask, lungs),
+        group=f"sub-S{group:05d}",
+    )
+
+
+def write_phantom(
+    out: Path | str,
+    *,
+    num_cases: int = 160,
+    seed: int = 0,
+    size: int = 224,
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+) -> dict[str, int]:
+    """Write `num_cases` films to the folder `out` in the seed layout and return the films per split.
+
+    The layout is `out/{Train,Val,Test}_Folder` with `img/NAME.png`, `labelcol/mask_NAME.png` (0 and 255) and the
+    reports three times: `{Split}_text.xlsx` (sentences), `{Split}_attributes.xlsx` (C2FVL's eight numbers), and
+    `{Split}_films.csv`, which lists images, masks, reports and groups as a table of one's own does.
+    `fractions` are the shares of train, val and test; no group is in two splits and no split is empty. The set is
+    built in a hidden folder beside `out` and renamed when it is complete, so an interruption leaves no half set.
+
+    Raises `ValueError` for fewer than 6 cases, a size below 32 or bad fractions, and `FileExistsError` for an `out`
+    that is there and not empty.
+    """
+    if num_cases < MIN_CASES:
+        raise ValueError(f"num_cases {num_cases} is too few for three splits; take {MIN_CASES} or more")
+    if size < MIN_SIZE:
+        raise ValueError(f"size {size} is too small to draw a chest in; take {MIN_SIZE} pixels or more")
+    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"fractions {fractions} must be three positive shares of train, val and test with the sum 1")
+    counts = {}
+    with storage.new_folder(out) as building:
+        for split, indices in _split(num_cases, fractions).items():
+            _write_split(building / f"{split}_Folder", split, [(seed, index, size) for index in indices])
+            counts[split.lower()] = len(indices)
+    return counts
+
+
+def _write_split(folder: Path, split: str, films: list[tuple[int, int, int]]) -> None:
+    rows, listed = [], [["image", "mask", "report", "group"]]
+    for seed, index, size in films:
+        case = draw_case(seed, index, size=size)
+        write_image(folder / "img" / f"{case.name}.png", case.image)
+        write_mask(folder / "labelcol" / f"mask_{case.name}.png", case.mask)
+        rows.append((f"mask_{case.name}.png", case.report))
+        listed.append([f"img/{case.name}.png", f"labelcol/mask_{case.name}.png", str(case.report), case.group])
+    write_table(folder / f"{split}_text.xlsx", rows, form="lvit")
+    write_table(folder / f"{split}_attributes.xlsx", rows, form="c2fvl")
+    write_cells(folder / f"{split}_films.csv", listed)
+
+
+def _group_of(index: int) -> tuple[int, int]:
+    """Return the group of a film and its number in the group: of three groups, the first has two films."""
+    group, run = _FILMS_OF_GROUPS[index % 4]
+    return 3 * (index // 4) + group, run
+
+
+def _split(num_cases: int, fractions: tuple[float, float, float]) -> dict[str, range]:
+    """Cut the films into three runs where a group ends, as near to the fractions as that allows; none is empty."""
+    starts = [index for index in range(num_cases) if _group_of(index)[1] == 1]
+    val = min(starts[1:-1], key=lambda start: abs(start - fractions[0] * num_cases))
+    later = [start for start in starts if start > val]
+    test = min(later, key=lambda start: abs(start - (fractions[0] + fractions[1]) * num_cases))
+    return {"Train": range(val), "Val": range(val, test), "Test": range(test, num_cases)}
+
+
+def _choose_places(random: np.random.Generator) -> list[tuple[list[int], int]]:
+    """Draw the places of a film's shadows: for each its one or two zones (numbers in `ZONES`) and its shadows."""
+    if random.random() < EMPTY_SHARE / 2:
+        return []
+    zones = sorted(random.permutation(len(ZONES))[: random.choice([1, 2, 3, 4, 5], p=[0.08, 0.27, 0.3, 0.23, 0.12])])
+    places: list[list[int]] = []
+    for zone in zones:
+        below = places and len(places[-1]) == 1 and places[-1][0] == zone - 1 and zone != 3  # 3: the other lung
+        if below and random.random() < 0.3:
+            places[-1].append(zone)
+        else:
+            places.append([zone])
+    extra = random.random(len(places)) < 0.35
+    extra &= np.cumsum(extra) + len(places) <= MAX_SHADOWS
+    return [(place, 1 + int(more)) for place, more in zip(places, extra, strict=True)]
+
+
+def _choose_lesions(random: np.random.Generator, num_places: int) -> np.ndarray:
+    """Draw which places hold lesions, without a look at what was drawn there; the others hold decoys."""
+    if random.random() < EMPTY_SHARE / 2:
+        return np.zeros(num_places, bool)
+    chosen = np.ones(num_places, bool)
+    if num_places > 1 and random.random() < CONTESTED_SHARE:
+        while chosen.all() or not chosen.any():
+            chosen = random.random(num_places) < 0.5
+    return chosen
+
+
+def _draw_shadows(
+    random: np.random.Generator, lungs: np.ndarray, zones: list[int], num_shadows: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the shadows of one place: the mask (H, W) bool and the opacity (H, W) float32 to add."""
+    lung = lungs == 1 + zones[0] // 3
+    soft_lung = cv2.GaussianBlur(lung.astype(np.float32), (0, 0), 0.008 * len(lung))  # as the lungs are drawn
+    bounds = _zone_bounds(lung)
+    first, last = bounds[zones[0] % 3], bounds[zones[-1] % 3 + 1]
+    field, opacity = np.zeros(lung.shape, np.float32), np.zeros(lung.shape, np.float32)
+    texture = 1 + 0.12 * draw_clouds(random, 28, len(lung)) + 0.1 * draw_clouds(random, 11, len(lung))
+    for _ in range(num_shadows):
+        shadow = _draw_shadow(random, lung, first, last)
+        field = np.maximum(field, shadow)
+        opacity = np.maximum(opacity, random.uniform(0.16, 0.36) * shadow)
+    return (field > MASK_THRESHOLD) & lung, opacity * texture * soft_lung
+
+
+def _draw_shadow(random: np.random.Generator, lung: np.ndarray, first: int, last: int) -> np.ndarray:
+    """Draw one soft, irregular shadow whose core stays inside the rows from `first` up to `last`: (H, W) from 0 to 1.
+
+    A small gap to the rows' ends keeps shadows of neighbouring zones apart. A draw of which the lung leaves too little,
+    or several pieces, is repeated.
+    """
+    size = len(lung)
+    gap = max(1.0, 0.012 * size)
+    smallest = max(6.0, 10 * (size / 224) ** 2)
+    reach = (last - first) / 2 - gap
+    rows, columns = np.nonzero(lung[first:last])
+    waves = np.arange(1, 8, dtype=np.float32)
+    shadow = np.zeros(lung.shape, np.float32)
+    for _ in range(30):
+        height = reach * random.uniform(0.08, 1.0) ** random.choice([0.35, 1.0])
+        height = max(height, min(reach, 0.009 * size, 2.0))
+        width = height * random.uniform(0.7, 1.7)
+        centre = random.integers(len(rows))
+        row = np.clip(first + rows[centre] + 0.5, first + gap + height, last - gap - height)
+        column = columns[centre] + 0.5
+        window = (_window(row, 2 * height, size), _window(column, 2 * width, size))  # beyond it, all but nothing
+        y = (np.arange(window[0].start, window[0].stop, dtype=np.float32)[:, None] + 0.5 - row) / height
+        x = (np.arange(window[1].start, window[1].stop, dtype=np.float32) + 0.5 - column) / width
+        angle = np.arctan2(y, x).astype(np.float32)
+        edge = np.ones_like(angle)  # as distance from the centre; the waves make it less, never more
+        for wave, strength in zip(waves, random.dirichlet(6 / waves) * random.uniform(0.2, 0.55), strict=True):
+            edge -= np.float32(strength / 2) * (1 + np.cos(wave * angle + np.float32(random.uniform(0, 2 * np.pi))))
+        softness = random.uniform(0.04, 0.14)
+        piece = 1 / (1 + np.exp(np.minimum((np.hypot(x, y) - edge) / np.float32(softness), 30)))
+        core = ((piece > MASK_THRESHOLD) & lung[window]).astype(np.uint8)
+        num_labels, _, facts, _ = cv2.connectedComponentsWithStats(core, connectivity=4)
+        if num_labels == 2 and facts[1, cv2.CC_STAT_AREA] >= smallest:
+            shadow[window] = piece
+            break
+    return shadow
+
+
+def _window(centre: float, reach: float, size: int) -> slice:
+    return slice(max(int(centre - reach), 0), min(int(centre + reach) + 1, size))
+
+
+def _zone_bounds(lung: np.ndarray) -> list[int]:
+    """Return the first row of the upper, middle and lower third of one lung, and the row after its last."""
+    rows = np.flatnonzero(lung.any(axis=1))
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    return [top, top + round((bottom - top) / 3), top + round((bottom - top) * 2 / 3), bottom]
+
+
+def _report(mask: np.ndarray, lungs: np.ndarray) -> Report:
+    """Read the report off the mask (viewer frame)."""
+    num_labels, labels = cv2.connectedComponents(mask, connectivity=8)
+    zones = set()
+    for number in (1, 2):
+        lung = lungs == number
+        bounds = _zone_bounds(lung)
+        for label in range(1, num_labels):
+            lesion = labels == label
+            for third in range(3):
+                inside = np.count_nonzero((lesion & lung)[bounds[third] : bounds[third + 1]])
+                if inside and inside >= ZONE_SHARE * np.count_nonzero(lesion):
+                    zones.add(ZONES[3 * (number - 1) + third])
+    sides = {zone[0] for zone in zones}
+    side = ("none", "unilateral", "bilateral")[len(sides)]
+    return Report(side=side, number=num_labels - 1, zones=frozenset(zones), frame="viewer")

@@ -1,0 +1,158 @@
+"""Pictures of cases.
+
+Colours are from the palette of Okabe and Ito, which colour-blind people tell apart, and differ in brightness too.
+"""
+
+import io
+import textwrap
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from c2fvl.reports.report import Report
+
+FOUND = (0, 158, 115)
+"""Bluish green: lesion that was found."""
+FALSE_ALARM = (230, 159, 0)
+"""Orange: predicted where nothing is."""
+MISSED = (86, 180, 233)
+"""Sky blue: lesion that was missed."""
+PREDICTION_LINE = (240, 228, 66)
+"""Yellow: contour of the prediction."""
+TRUTH_LINE = (255, 255, 255)
+"""White: contour of the truth."""
+
+CLASS_COLOURS = ((0, 158, 115), (230, 159, 0), (86, 180, 233), (204, 121, 167), (213, 94, 0), (0, 114, 178))
+"""Of the classes 1, 2, … of a network that knows several; they begin again where they end."""
+
+_SHORTEST_SIDE, _LONGEST_SIDE = 320, 768
+_OPACITY = 0.4
+
+
+def overlay(
+    image: np.ndarray, prediction: np.ndarray, target: np.ndarray | None = None, *, num_classes: int = 1
+) -> np.ndarray:
+    """Return the film with areas and contours, (h, w, 3) uint8, enlarged to 320 pixels, reduced to 768 at most.
+
+    image (H, W, 3) float32 in [0, 1]; prediction and target (H, W) in {0, 1}. With a target, areas are coloured as
+    found, false alarm and missed; without one, the prediction is green in a yellow contour. With several classes
+    besides the background each predicted one has its colour, and the target's are outlined in white.
+    Raises `ValueError` where the shapes differ.
+    """
+    for name, mask in (("prediction", prediction), ("target", target)):
+        if mask is not None and mask.shape != image.shape[:2]:
+            raise ValueError(f"the {name} has the shape {mask.shape} and the film {image.shape[:2]}")
+    size = _display_size(image)
+    canvas = _displayed(image, size)
+    if num_classes > 1:
+        return _coloured(canvas, prediction, target, num_classes, size)
+    found = _resized_mask(prediction, size)
+    true = None if target is None else _resized_mask(target, size)
+    areas = [(found, FOUND)]
+    if true is not None:
+        areas = [(found & true, FOUND), (found & ~true, FALSE_ALARM), (true & ~found, MISSED)]
+    for area, colour in areas:
+        _tint(canvas, area, colour)
+    if true is not None:
+        _outline(canvas, true, TRUTH_LINE)
+    _outline(canvas, found, PREDICTION_LINE)
+    return canvas
+
+
+def _coloured(
+    canvas: np.ndarray, prediction: np.ndarray, target: np.ndarray | None, num_classes: int, size: tuple[int, int]
+) -> np.ndarray:
+    for number in range(1, num_classes + 1):
+        area = _resized_mask(prediction == number, size)
+        _tint(canvas, area, class_colour(number))
+        _outline(canvas, area, class_colour(number))
+    if target is not None:
+        for number in range(1, num_classes + 1):
+            _outline(canvas, _resized_mask(np.equal(target, number), size), TRUTH_LINE)
+    return canvas
+
+
+def class_colour(number: int) -> tuple[int, int, int]:
+    """Return the colour of class `number`, from 1 on."""
+    return CLASS_COLOURS[(number - 1) % len(CLASS_COLOURS)]
+
+
+def _tint(canvas: np.ndarray, area: np.ndarray, colour: tuple[int, int, int]) -> None:
+    canvas[area] = np.rint((1 - _OPACITY) * canvas[area] + _OPACITY * np.asarray(colour)).astype(np.uint8)
+
+
+def case_picture(
+    image: np.ndarray,
+    prediction: np.ndarray,
+    *,
+    target: np.ndarray | None = None,
+    report: Report | None = None,
+    dice: float | None = None,
+    classes: Sequence[str] = ("lesion",),
+) -> np.ndarray:
+    """Return film and overlay side by side with the report beneath and the Dice in the corner, (h, w, 3) uint8.
+
+    `classes` names those besides the background.
+    """
+    drawn = overlay(image, prediction, target, num_classes=len(classes))
+    height, width = drawn.shape[:2]
+    plain = _displayed(image, (width, height))
+    font_size = max(13, width // 26)
+    font = ImageFont.load_default(size=font_size)
+    said = "No report" if report is None else report.text or str(report)
+    lines = textwrap.wrap(said, width=max(20, int(2 * width / (0.52 * font_size))))[:4]
+    legend = [("found", FOUND), ("false alarm", FALSE_ALARM), ("missed", MISSED)] if target is not None else []
+    legend = [*legend, ("contour of the prediction", PREDICTION_LINE)]
+    if len(classes) > 1:
+        legend = [(name, class_colour(number)) for number, name in enumerate(classes, start=1)]
+    if target is not None:
+        legend.append(("of the truth" if len(classes) == 1 else "contours of the truth", TRUTH_LINE))
+    line_height = int(font_size * 1.45)
+    picture = Image.new("RGB", (2 * width + 4, height + line_height * (len(lines) + 1) + 12), (24, 24, 24))
+    picture.paste(Image.fromarray(plain), (0, 0))
+    picture.paste(Image.fromarray(drawn), (width + 4, 0))
+    pen = ImageDraw.Draw(picture)
+    if dice is not None:
+        label = f"Dice {dice:.3f}"
+        box = pen.textbbox((0, 0), label, font=font)
+        pen.rectangle((width + 4, 0, width + 14 + box[2], box[3] + 8), fill=(0, 0, 0))
+        pen.text((width + 9, 3), label, font=font, fill=(255, 255, 255))
+    for row, line in enumerate(lines):
+        pen.text((6, height + 4 + row * line_height), line, font=font, fill=(235, 235, 235))
+    left, top = 6, height + 4 + len(lines) * line_height
+    for name, colour in legend:
+        pen.rectangle((left, top + 4, left + font_size - 4, top + font_size), fill=colour)
+        pen.text((left + font_size, top), name, font=font, fill=(200, 200, 200))
+        left += font_size + int(pen.textlength(name, font=font)) + 12
+    return np.asarray(picture)
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    """Return (H, W, 3) uint8 RGB as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", optimize=False, compress_level=4)
+    return buffer.getvalue()
+
+
+def _display_size(image: np.ndarray) -> tuple[int, int]:
+    """Return (width, height) of the picture of a film: small films are enlarged, huge ones reduced."""
+    height, width = image.shape[:2]
+    factor = min(max(1, -(-_SHORTEST_SIDE // min(height, width))), _LONGEST_SIDE / max(height, width))
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def _displayed(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    shrinks = size[0] < image.shape[1]
+    pixels = np.rint(image * 255).astype(np.uint8)
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+def _resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(np.asarray(mask != 0, np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+
+
+def _outline(canvas: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> None:
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(canvas, contours, -1, colour, 1, cv2.LINE_8)

@@ -1,0 +1,87 @@
+"""Data sets on disk to lists of cases: the folder layout of C2FVL and LViT, or a csv of one's own.
+
+Images, masks and captions find each other by their names, never by the order of a listing; whatever is left over is
+a problem and is named. Nothing here opens a picture.
+"""
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+from c2fvl.data.cases import SPLITS, Case, Problem, Scan
+from c2fvl.data.csv_layout import inspect_csv, splits_of_csv
+from c2fvl.data.folder_layout import inspect_folders, splits_of_folders
+from c2fvl.files import storage
+
+__all__ = ["SPLITS", "Case", "Problem", "Scan", "find_splits", "fingerprint", "inspect", "scan"]
+
+MAX_SHOWN = 10
+
+_logger = logging.getLogger(__name__)
+
+
+def scan(root: Path | str, split: str = "train", *, table: str | Path | None = None) -> list[Case]:
+    """Return the cases of one split, sorted by id.
+
+    `root` is a folder that holds `Train_Folder` and its like, or a csv file with the columns image, mask, text,
+    group, split and frame, of which only image is required. `split` is "train", "val" or "test", or "all" for a csv
+    as a whole. `table` chooses another caption table: a name such as "{split}_text_revised.xlsx", looked for in the
+    split's folder and in `root`, or a path ({split} stands for Train, Val or Test).
+
+    Raises `FileNotFoundError` where root, split or table is missing, and `ValueError` with the first problems where
+    images, masks and captions do not fit together. Warnings are logged.
+    """
+    found = inspect(root, split, table=table)
+    if found.errors:
+        shown = "\n".join(f"- {problem}" for problem in found.errors[:MAX_SHOWN])
+        rest = len(found.errors) - MAX_SHOWN
+        more = f"\nand {rest} more; `c2fvl check {root}` lists them all" if rest > 0 else ""
+        noun = "problem" if len(found.errors) == 1 else "problems"
+        raise ValueError(f"{found.root} ({found.split}): {len(found.errors)} {noun} with the data\n{shown}{more}")
+    for kind, count in Counter(problem.kind for problem in found.problems).items():
+        first = next(problem for problem in found.problems if problem.kind == kind)
+        _logger.warning("%s (%s), %d time(s): %s", kind, found.split, count, first)
+    return list(found.cases)
+
+
+def inspect(root: Path | str, split: str = "train", *, table: str | Path | None = None) -> Scan:
+    """Look at one split as `scan` does, and return everything found, problems included, instead of raising on them."""
+    root = Path(root)
+    split = split.lower()
+    if split not in (*SPLITS, "all"):
+        raise ValueError(f"there is no split {split!r}; expected train, val, test, or all for a csv")
+    if not root.exists():
+        raise FileNotFoundError(f"{root}: there is no such folder or csv file; check the name")
+    if root.is_dir():
+        return inspect_folders(root, split, table)
+    if root.suffix.lower() != ".csv":
+        raise ValueError(f"{root}: expected a folder that holds Train_Folder, or a csv file")
+    if table is not None:
+        raise ValueError(f"{root}: a csv holds its captions in its column text; leave out the table {table}")
+    return inspect_csv(root, split)
+
+
+def fingerprint(*parts: list[Case]) -> str:
+    """Return a checksum of the films by name and size, of their reports and of their masks, wherever the data lie."""
+    lines = [
+        f"{case.id} {case.image.stat().st_size} {case.report} {_mask_checksum(case)}" for part in parts for case in part
+    ]
+    return storage.checksum("\n".join(lines).encode())
+
+
+def mask_fingerprint(cases: list[Case]) -> str:
+    """Return a checksum of the masks by film, the same whichever reports the films are given."""
+    return storage.checksum("\n".join(f"{case.id} {_mask_checksum(case)}" for case in cases).encode())
+
+
+def _mask_checksum(case: Case) -> str:
+    return "none" if case.mask is None else storage.checksum(case.mask.read_bytes())
+
+
+def find_splits(root: Path | str) -> tuple[str, ...]:
+    """Return the splits that `root` holds, in the order train, val, test; ("all",) for a csv without splits.
+
+    Raises `FileNotFoundError` for a root that is missing or holds none.
+    """
+    root = Path(root)
+    return splits_of_csv(root) if root.is_file() else splits_of_folders(root)

@@ -1,0 +1,187 @@
+"""Film, mask and report together: resizing and augmentation.
+
+The random draw stands apart from its application: `draw_*` takes a generator and returns an `Augmentation`, `apply`
+is exact and repeatable. Film (H, W, 3) float32 in [0, 1], mask (H, W) uint8 in {0, 1} or None, report or None.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from c2fvl.config import DataConfig
+from c2fvl.reports.report import Report
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One film as the transforms hand it on."""
+
+    image: np.ndarray
+    mask: np.ndarray | None
+    report: Report | None
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to one sample, in this order; the default does nothing."""
+
+    quarter_turns: int = 0
+    """Counter-clockwise turns by 90°; a film so turned keeps its report, which is then wrong."""
+    flip_vertical: bool = False
+    mirror: bool = False
+    """Exchange the picture's left and right."""
+    mirror_report: bool = True
+    """Whether the report moves with a mirrored film."""
+    degrees: float = 0.0
+    """Counter-clockwise rotation about the centre; what comes in from outside is 0."""
+    scale: float = 1.0
+    shift: tuple[float, float] = (0.0, 0.0)
+    """Right and down, as fractions of the width and the height."""
+    gamma: float = 1.0
+    contrast: float = 1.0
+    """Factor of the differences from the film's mean."""
+    brightness: float = 0.0
+    """Added to the film, which is then cut to [0, 1]."""
+    blur: float = 0.0
+    """Standard deviation of a Gaussian blur of the film, in pixels."""
+    smooth: bool = True
+    """Interpolate the film bilinearly where it is rotated, scaled or shifted; the mask never is."""
+
+
+def draw_published(generator: np.random.Generator) -> Augmentation:
+    """Draw as the published loader does: half are turned and always flipped, a quarter rotated, text unmoved."""
+    if generator.random() > 0.5:
+        turns, axis = int(generator.integers(0, 4)), int(generator.integers(0, 2))
+        return Augmentation(quarter_turns=turns, flip_vertical=axis == 0, mirror=axis == 1, mirror_report=False)
+    if generator.random() > 0.5:
+        return Augmentation(degrees=float(generator.integers(-20, 20)), smooth=False)
+    return Augmentation()
+
+
+def draw_consistent(generator: np.random.Generator) -> Augmentation:
+    """Draw a mirror with its report, a small rotation, scaling and shift, and a change of exposure."""
+    return Augmentation(
+        mirror=bool(generator.random() < 0.5),
+        degrees=float(generator.uniform(-10, 10)),
+        scale=float(np.exp(generator.uniform(-0.12, 0.12))),
+        shift=(float(generator.uniform(-0.05, 0.05)), float(generator.uniform(-0.05, 0.05))),
+        gamma=float(np.exp(generator.uniform(-0.3, 0.3))),
+    )
+
+
+def draw_strong(generator: np.random.Generator) -> Augmentation:
+    """Draw what `draw_consistent` draws, wider, and contrast, brightness and, for one film in four, a blur."""
+    return Augmentation(
+        mirror=bool(generator.random() < 0.5),
+        degrees=float(generator.uniform(-18, 18)),
+        scale=float(np.exp(generator.uniform(-0.22, 0.22))),
+        shift=(float(generator.uniform(-0.08, 0.08)), float(generator.uniform(-0.08, 0.08))),
+        gamma=float(np.exp(generator.uniform(-0.4, 0.4))),
+        contrast=float(np.exp(generator.uniform(-0.3, 0.3))),
+        brightness=float(generator.uniform(-0.1, 0.1)),
+        blur=float(generator.uniform(0.3, 1.2)) if generator.random() < 0.25 else 0.0,
+    )
+
+
+def draw_mirror(generator: np.random.Generator) -> Augmentation:
+    """Draw a mirror with its report and nothing else, as the published loader of MedT does."""
+    return Augmentation(mirror=bool(generator.random() < 0.5))
+
+
+def draw_none(generator: np.random.Generator) -> Augmentation:
+    """Draw nothing."""
+    return Augmentation()
+
+
+AUGMENTATIONS: dict[str, Callable[[np.random.Generator], Augmentation]] = {
+    "consistent": draw_consistent,
+    "strong": draw_strong,
+    "mirror": draw_mirror,
+    "paper": draw_published,
+    "none": draw_none,
+}
+
+
+MIRRORS_REPORTS = ("consistent", "strong", "mirror")
+"""Augmentations that mirror reports with their films."""
+
+
+def apply(augmentation: Augmentation, sample: Sample) -> Sample:
+    """Return the sample as `augmentation` leaves it; its own arrays are not written to."""
+    image = _move(augmentation, sample.image, smooth=augmentation.smooth)
+    mask = None if sample.mask is None else _move(augmentation, sample.mask, smooth=False)
+    if augmentation.gamma != 1.0:
+        image = cv2.pow(image, augmentation.gamma)
+    if augmentation.contrast != 1.0 or augmentation.brightness:
+        mean = float(image.mean())
+        moved = mean + augmentation.brightness - augmentation.contrast * mean
+        image = np.clip(image * np.float32(augmentation.contrast) + np.float32(moved), 0, 1)
+    if augmentation.blur:
+        image = cv2.GaussianBlur(image, (0, 0), augmentation.blur)
+    report = sample.report
+    if augmentation.mirror and augmentation.mirror_report and report is not None:
+        report = report.mirrored()
+    return replace(sample, image=image, mask=mask, report=report)
+
+
+def resize(sample: Sample, size: int, *, rule: str, labels: bool = False) -> Sample:
+    """Return the sample at size × size pixels.
+
+    rule "exact": the film by area average where it shrinks, else bilinearly; the mask by nearest neighbour.
+    rule "published": both bilinearly on 8 bits, then every mask pixel above 0 counts, so that masks grow.
+    rule "none": nothing is resized, and `ValueError` is raised for a film of another size. Masks of several classes
+    (`labels`) are always resized by nearest neighbour: there is no class between two others.
+    """
+    mask = sample.mask
+    if mask is not None:
+        mask = resize_mask(mask, size, rule="exact" if labels else rule)
+    return replace(sample, image=resize_image(sample.image, size, rule=rule), mask=mask)
+
+
+def resize_image(image: np.ndarray, size: int, *, rule: str) -> np.ndarray:
+    """Return the film (H, W, 3) at size × size by the rule of `resize`."""
+    if image.shape[:2] == (size, size):
+        return image
+    if rule == "none":
+        raise ValueError(
+            f"the film is {image.shape[0]}×{image.shape[1]} (height × width) and data.resize=none takes {size}×{size} "
+            "only; cut or resize the film, or set data.resize=exact"
+        )
+    if rule == "published":
+        eight_bit = np.rint(image * 255).astype(np.uint8)
+        return cv2.resize(eight_bit, (size, size), interpolation=cv2.INTER_LINEAR).astype(np.float32) / np.float32(255)
+    shrinks = min(image.shape[:2]) > size
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def resize_mask(mask: np.ndarray, size: int, *, rule: str) -> np.ndarray:
+    """Return the mask (H, W) at size × size by the rule of `resize`."""
+    if mask.shape == (size, size):
+        return mask
+    if rule == "published":
+        grown = cv2.resize(mask * np.uint8(255), (size, size), interpolation=cv2.INTER_LINEAR)
+        return (grown > 0).astype(np.uint8)
+    return cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def in_channel_order(image: np.ndarray, config: DataConfig) -> np.ndarray:
+    """Return (H, W, 3) RGB in the network's channel order; grey (H, W) is left as it is."""
+    return image[:, :, ::-1] if image.ndim == 3 and config.channel_order == "bgr" else image
+
+
+def _move(augmentation: Augmentation, array: np.ndarray, *, smooth: bool) -> np.ndarray:
+    if augmentation.quarter_turns:
+        array = np.rot90(array, augmentation.quarter_turns)
+    if augmentation.flip_vertical:
+        array = array[::-1]
+    if augmentation.mirror:
+        array = array[:, ::-1]
+    array = np.ascontiguousarray(array)
+    if augmentation.degrees or augmentation.scale != 1 or augmentation.shift != (0.0, 0.0):
+        height, width = array.shape[:2]
+        matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), augmentation.degrees, augmentation.scale)
+        matrix[:, 2] += (augmentation.shift[0] * width, augmentation.shift[1] * height)
+        array = cv2.warpAffine(array, matrix, (width, height), flags=cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST)
+    return array

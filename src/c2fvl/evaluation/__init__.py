@@ -1,0 +1,1 @@
+"""Trained networks on data sets: scores, audit, comparison, pages."""

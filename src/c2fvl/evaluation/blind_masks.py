@@ -1,0 +1,101 @@
+"""Masks that never see the film: what a score is worth that a network has to beat.
+
+Both are made from the training part alone. The constant mask is where most training films have lesion; the mask of a
+caption is the same among the training films whose report says the same, so it shows what the report alone tells. Where
+the mean of the masks is cut is chosen on the training films, by the best mean Dice.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from c2fvl.data.cases import Case
+from c2fvl.data.prefetch import ahead
+from c2fvl.files.images import read_mask_as
+from c2fvl.inference.masks import to_labels, to_original
+from c2fvl.reports.report import Report
+
+SIDE = 96
+"""Of the grid on which masks are averaged."""
+LEAST_FILMS = 5
+"""A report of fewer training films than this takes the constant mask."""
+_CUTS = np.arange(0.05, 0.95, 0.05).astype(np.float32)  # as exact as the means that they cut
+_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class BlindMasks:
+    """Mean masks, (S, S) from 0 to 1, and where they are cut."""
+
+    constant: NDArray[np.float32]
+    constant_cut: float
+    of_report: dict[Report, NDArray[np.float32]]
+    report_cut: float
+    num_films: int
+
+    def constant_mask(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Return the constant mask in the size (H, W) of a film."""
+        return to_labels(to_original(self.constant, shape), self.constant_cut)
+
+    def mask_of(self, report: Report | None, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Return the mask of a report in the size (H, W) of a film; the constant one where it is too rare."""
+        if report not in self.of_report:
+            return self.constant_mask(shape)
+        return to_labels(to_original(self.of_report[report], shape), self.report_cut)
+
+
+def fit_blind_masks(
+    cases: Sequence[Case], kind: str, *, progress: Callable[[int, int], None] | None = None
+) -> BlindMasks:
+    """Return the mean masks of training cases, whose masks hold what `kind` says (the setting data.mask).
+
+    All classes count as lesion. Raises `ValueError` where no case has a mask.
+    """
+    labelled = [case for case in cases if case.mask is not None]
+    if not labelled:
+        raise ValueError("no film of the training part has a mask, so there is no mean mask")
+    masks = np.empty((len(labelled), SIDE * SIDE), np.uint8)
+    for place, mask in enumerate(ahead(lambda case: _small(case, kind), labelled, most=64)):
+        masks[place] = mask.ravel()
+        if progress is not None:
+            progress(place + 1, len(labelled))
+    members: dict[Report, list[int]] = defaultdict(list)
+    for place, case in enumerate(labelled):
+        if case.report is not None and case.report.has_attributes:
+            members[case.report].append(place)
+    constant = masks.mean(axis=0, dtype=np.float64).astype(np.float32)
+    common = {report: np.array(places) for report, places in members.items() if len(places) >= LEAST_FILMS}
+    means = {
+        report: masks[places].mean(axis=0, dtype=np.float64).astype(np.float32) for report, places in common.items()
+    }
+    scores = np.zeros(len(_CUTS))
+    for report, places in common.items():
+        scores += _dice_by_cut(masks[places], means[report]).sum(axis=0)
+    return BlindMasks(
+        constant=constant.reshape(SIDE, SIDE),
+        constant_cut=float(_CUTS[_dice_by_cut(masks, constant).mean(axis=0).argmax()]),
+        of_report={report: mean.reshape(SIDE, SIDE) for report, mean in means.items()},
+        report_cut=float(_CUTS[scores.argmax()]),
+        num_films=len(labelled),
+    )
+
+
+def _small(case: Case, kind: str) -> NDArray[np.uint8]:
+    assert case.mask is not None
+    mask = (read_mask_as(case.mask, kind) > 0).astype(np.uint8)
+    return np.asarray(cv2.resize(mask, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST), np.uint8)
+
+
+def _dice_by_cut(masks: NDArray[np.uint8], mean: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the Dice (films, cuts) of a mean mask, cut in each way, on masks (films, pixels)."""
+    cut = (mean[:, None] >= _CUTS).astype(np.float32)
+    parts = []
+    for start in range(0, len(masks), _AT_ONCE):
+        some = masks[start : start + _AT_ONCE].astype(np.float32)
+        both = some.sum(axis=1)[:, None] + cut.sum(axis=0)
+        parts.append(np.divide(2 * (some @ cut), both, out=np.ones_like(both), where=both > 0))
+    return np.concatenate(parts).astype(np.float64)

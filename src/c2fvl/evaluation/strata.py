@@ -1,0 +1,116 @@
+"""Parts of a data set by which scores are told apart: size, side, number and place of lesions, columns of its table.
+
+All but the columns are read off the true masks, never off the reports.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c2fvl.data.cases import STRAY_SHARE, Case
+from c2fvl.reports.zones import ZONES
+
+NUM_PARTS = 5
+MOST_LABELS = 12
+_ZONE_NAMES = {zone: f"{zone[1:]} {'left' if zone[0] == 'l' else 'right'}" for zone in ZONES}
+
+Rows = tuple[tuple[str, NDArray[np.intp]], ...]
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """One way to part the cases."""
+
+    name: str
+    rows: Rows
+    """Label → places of its cases; none is empty."""
+    overlapping: bool = False
+    """Whether a case can be in several rows."""
+
+
+def strata(cases: Sequence[Case], scores: Mapping[str, NDArray[np.float64]]) -> list[Stratum]:
+    """Return every way to part the cases by their `metrics.score_case` scores and by the columns of their table.
+
+    A way with a single row is left out. A column of more than 12 different cells is parted into fifths where they are
+    numbers, and left out else.
+    """
+    area = scores["area_target"]
+    found = [
+        Stratum("size of the lesion", _sizes(area)),
+        Stratum("side", _sides(scores)),
+        Stratum("number of lesions", _numbers(scores["lesions_target"])),
+        Stratum("zone that holds lesion", _zones(scores), overlapping=True),
+    ]
+    names = dict.fromkeys(name for case in cases for name, _ in case.columns)
+    for name in names:
+        rows = _column([dict(case.columns).get(name, "") for case in cases])
+        found.append(Stratum(f"column {name}", rows))
+    return [stratum for stratum in found if len(stratum.rows) > 1]
+
+
+def columns_left_out(cases: Sequence[Case]) -> list[str]:
+    """Return the columns of a table by which `strata` does not part the cases."""
+    names = dict.fromkeys(name for case in cases for name, _ in case.columns)
+    return [name for name in names if len(_column([dict(case.columns).get(name, "") for case in cases])) < 2]
+
+
+def _sizes(area: NDArray[np.float64]) -> Rows:
+    """Return films without lesion, and fifths of the others by the area of their lesions."""
+    filled = np.flatnonzero(area > 0)
+    order = filled[np.argsort(area[filled], kind="stable")]
+    names = ("smallest fifth", "second fifth", "third fifth", "fourth fifth", "largest fifth")
+    fifths = [(name, np.sort(part)) for name, part in zip(names, np.array_split(order, NUM_PARTS), strict=True)]
+    return _filled([("no lesion", np.flatnonzero(area == 0)), *fifths])
+
+
+def _sides(scores: Mapping[str, NDArray[np.float64]]) -> Rows:
+    halves = {hand: sum(scores[f"area_target_{zone}"] for zone in ZONES if zone[0] == hand) for hand in "lr"}
+    left, right = (np.asarray(halves[hand], np.float64) for hand in "lr")
+    least = STRAY_SHARE * (left + right)
+    both = (left > least) & (right > least)
+    return _filled([
+        ("no lesion", np.flatnonzero(left + right == 0)),
+        ("left of the picture", np.flatnonzero((left > right) & ~both)),
+        ("right of the picture", np.flatnonzero((right > left) & ~both)),
+        ("both sides", np.flatnonzero(both)),
+    ])  # fmt: skip
+
+
+def _numbers(lesions: NDArray[np.float64]) -> Rows:
+    alone = [(f"{number}", np.flatnonzero(lesions == number)) for number in range(4)]
+    return _filled([*alone, ("4 and more", np.flatnonzero(lesions >= 4))])
+
+
+def _zones(scores: Mapping[str, NDArray[np.float64]]) -> Rows:
+    least = STRAY_SHARE * scores["area_target"]
+    return _filled(
+        [
+            (name, np.flatnonzero((scores[f"area_target_{zone}"] > least) & (scores["area_target"] > 0)))
+            for zone, name in _ZONE_NAMES.items()
+        ]
+    )
+
+
+def _column(cells: Sequence[str]) -> Rows:
+    labels = sorted(set(cells))
+    if len(labels) <= MOST_LABELS:
+        rows = [(label or "(empty)", [place for place, cell in enumerate(cells) if cell == label]) for label in labels]
+        return _filled([(label, np.array(places, np.intp)) for label, places in rows])
+    try:
+        values = np.array([float(cell) if cell else np.nan for cell in cells])
+    except ValueError:
+        return ()
+    known = np.flatnonzero(np.isfinite(values))
+    if not len(known):
+        return ()
+    bounds = np.unique(np.quantile(values[known], np.linspace(0, 1, NUM_PARTS + 1)[1:-1]))
+    part = np.searchsorted(bounds, values[known], side="right")
+    rows_of = [(number, known[part == number]) for number in range(len(bounds) + 1)]
+    named = [(f"{values[places].min():g} to {values[places].max():g}", places) for _, places in rows_of if len(places)]
+    return _filled([*named, ("(empty)", np.flatnonzero(~np.isfinite(values)))])
+
+
+def _filled(rows: Sequence[tuple[str, NDArray[np.intp]]]) -> Rows:
+    return tuple((label, places) for label, places in rows if len(places))

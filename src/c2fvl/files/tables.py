@@ -1,0 +1,191 @@
+"""Cells of xlsx and csv files as text and numbers, read with limits, written so that nothing in them can run.
+
+A table is not trusted: a few kilobytes of xlsx may unpack to gigabytes or claim thousands of millions of cells. Size,
+unpacked size and rows are therefore limited, the first two before anything is parsed. Formulas are never computed.
+"""
+
+import csv
+import io
+import logging
+import re
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from c2fvl.files import storage
+
+MAX_BYTES = 64 * 2**20
+MAX_UNPACKED_BYTES = 256 * 2**20
+MAX_ROWS = 1_000_000
+MAX_COLUMNS = 64
+"""Cells further to the right are not looked at."""
+
+Row = tuple[int, list[object]]
+"""Row number as a spreadsheet shows it, and its cells: str, int, float, bool, a date, or None for an empty one."""
+
+_ZIP_MAGIC = b"PK\x03\x04"
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""What a spreadsheet runs, and the same behind apostrophes, so that writing and reading undo each other."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+
+_BAD_ZIP = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
+_DAMAGE = (*_BAD_ZIP, ValueError, LookupError, TypeError, AttributeError, OverflowError, ElementTree.ParseError)
+
+_logger = logging.getLogger(__name__)
+
+
+def read_cells(path: Path | str) -> list[Row]:
+    """Read the first sheet of an xlsx or a csv (UTF-8, parted by commas, semicolons or tabs).
+
+    Rows without content are left out; the others keep their number. Text keeps its spaces. The apostrophe that
+    `write_cells` puts before text that looks like a formula is taken off. Raises `FileNotFoundError`, or `ValueError`
+    for another kind of file, a damaged one, or one beyond the limits.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file; check the name")
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise ValueError(f"{path}: {size} bytes, the limit of a table is {MAX_BYTES}; split it")
+    suffix = path.suffix.lower()
+    if suffix == ".xlsx":
+        rows = _rows_of_xlsx(path)
+    elif suffix == ".csv":
+        rows = _rows_of_csv(path)
+    else:
+        raise ValueError(
+            f"{path}: expected a table that ends in .xlsx or .csv, found {suffix or 'no ending'}; save it so"
+        )
+    found: list[Row] = []
+    for number, cells in enumerate(rows, start=1):
+        if number > MAX_ROWS:
+            raise ValueError(f"{path}: more than {MAX_ROWS} rows; split the table or remove what stands far below it")
+        if any(cell is not None and str(cell).strip() for cell in cells):
+            found.append((number, cells))
+    return found
+
+
+def write_cells(path: Path | str, rows: Iterable[Sequence[object]]) -> None:
+    """Write rows of text and whole numbers as xlsx or csv, by the ending of `path`, whole or not at all.
+
+    Text that a spreadsheet would run as a formula is stored as text: marked so in an xlsx, behind an apostrophe in a
+    csv. Raises `ValueError` for another ending, for control characters, and for more than `MAX_ROWS` rows.
+    """
+    path = Path(path)
+    rows = [list(row) for row in rows]
+    if len(rows) > MAX_ROWS:
+        raise ValueError(f"{path}: {len(rows)} rows are to be written, the limit is {MAX_ROWS}; split the table")
+    for number, row in enumerate(rows, start=1):
+        for cell in row:
+            if isinstance(cell, str) and _CONTROL.search(cell):
+                raise ValueError(f"{path}, row {number}: {cell!r} holds a control character; remove it")
+    suffix = path.suffix.lower()
+    if suffix == ".xlsx":
+        storage.write_bytes(path, _xlsx(rows))
+    elif suffix == ".csv":
+        buffer = io.StringIO(newline="")
+        csv.writer(buffer).writerows([[_inert(cell) for cell in row] for row in rows])
+        storage.write_text(path, buffer.getvalue())
+    else:
+        raise ValueError(f"{path}: a table is written as .xlsx or .csv, not as {suffix or 'a file without ending'}")
+
+
+def printable(text: str) -> str:
+    """Return the text with a space for every character that does not show, such as a new line."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _rows_of_xlsx(path: Path) -> Iterator[list[object]]:
+    from openpyxl import load_workbook  # a tenth of a second that who reads no xlsx need not wait for
+
+    _check_zip(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about styles and other things that are not read
+            workbook = load_workbook(path, read_only=True, data_only=False, keep_links=False)
+            try:
+                if not workbook.worksheets:
+                    raise ValueError("it holds no sheet")
+                if len(workbook.worksheets) > 1:
+                    _logger.info("%s: only the first of %d sheets is read", path, len(workbook.worksheets))
+                sheet = workbook.worksheets[0]
+                sheet.reset_dimensions()  # what the file claims its size to be is not to be believed
+                rows: list[list[object]] = []
+                for row in sheet.iter_rows(max_col=MAX_COLUMNS, values_only=True):
+                    if len(rows) > MAX_ROWS:
+                        break
+                    rows.append(_trim(row))
+            finally:
+                workbook.close()
+    except _DAMAGE as error:
+        # a damaged part may fail anywhere inside the reader, with whatever it stumbles over
+        raise ValueError(f"{path}: not a readable xlsx ({error}); open it and save it again as xlsx") from error
+    yield from rows
+
+
+def _trim(row: Sequence[object]) -> list[object]:
+    cells = list(row)
+    while cells and cells[-1] is None:
+        cells.pop()
+    return cells
+
+
+def _check_zip(path: Path) -> None:
+    """Refuse what is no zip, what unpacks too large, and XML that defines entities of its own."""
+    with path.open("rb") as file:
+        if file.read(4) != _ZIP_MAGIC:
+            raise ValueError(f"{path}: not an xlsx (it does not begin as a zip does); save it as xlsx or as csv")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > MAX_UNPACKED_BYTES:
+                raise ValueError(f"{path}: unpacks to {unpacked} bytes, the limit is {MAX_UNPACKED_BYTES}; split it")
+            for member in archive.infolist():
+                if member.filename.endswith((".xml", ".rels")):
+                    with archive.open(member) as part:
+                        if b"<!" in part.read(1024).replace(b"\0", b"").replace(b"<!--", b""):
+                            raise ValueError(f"{path}: {member.filename} defines a document type; save it again")
+    except _BAD_ZIP as error:
+        raise ValueError(f"{path}: not a readable xlsx ({error}); open it and save it again as xlsx") from error
+
+
+def _rows_of_csv(path: Path) -> Iterator[list[object]]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a csv in UTF-8 ({error}); save it as CSV UTF-8") from error
+    header = text.lstrip().split("\n", 1)[0]
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for row in reader:
+            yield _trim([_live(cell) or None for cell in row])
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: not a readable csv ({error}); save it again") from error
+
+
+def _xlsx(rows: Sequence[Sequence[object]]) -> bytes:
+    from openpyxl import Workbook
+
+    workbook = Workbook()
+    sheet = workbook.worksheets[0]
+    for row_number, row in enumerate(rows, start=1):
+        for column, value in enumerate(row, start=1):
+            if value is not None:
+                cell = sheet.cell(row_number, column, value)
+                if isinstance(value, str):
+                    cell.data_type = "s"
+    buffer = io.BytesIO()
+    workbook.save(buffer)
+    return buffer.getvalue()
+
+
+def _inert(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
+
+
+def _live(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

@@ -1,0 +1,153 @@
+"""Networks on the cases of a data set: probability maps, and the overlap of each case on each grid."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from c2fvl.checkpoints.trained_model import TrainedModel
+from c2fvl.data.batches import Batch, EpochBatches, read
+from c2fvl.data.dataset import FilmDataset
+from c2fvl.data.scan import scan
+from c2fvl.data.text_changes import change_text
+from c2fvl.data.transforms import resize_mask
+from c2fvl.inference.masks import THRESHOLD, to_labels, to_original
+from c2fvl.inference.torch_engine import infer, probabilities
+from c2fvl.metrics.overlap import Overlap, overlap
+from c2fvl.models import Output
+from c2fvl.models.catalogue import num_classes
+from c2fvl.models.output import Loss
+
+GRIDS = ("network", "published", "original")
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """What one case scored."""
+
+    id: str
+    classes: tuple[dict[str, Overlap], ...]
+    """For each class but the background, by grid."""
+    loss: float | None
+    """Of this film alone, so that it does not depend on its neighbours in the batch."""
+    details: tuple[dict[str, float], ...] = ()
+    """For each class but the background, every score of `metrics.score_case` on the film's own grid, if asked for."""
+
+    @property
+    def overlaps(self) -> dict[str, Overlap]:
+        """Return those of the lesion, by grid, where it is the only class."""
+        (lesion,) = self.classes
+        return lesion
+
+
+@dataclass(frozen=True)
+class CasePrediction:
+    """One film's probabilities."""
+
+    id: str
+    index: int
+    """Its place in the data set."""
+    probability: np.ndarray
+    """Of the lesion (S, S), or of three classes and more (C, S, S), float32, on the network's grid."""
+    original_mask: np.ndarray | None
+    """(H, W) uint8."""
+    loss: float | None
+    logits: tuple[np.ndarray, ...] = ()
+    """What the network read off the film, in the order of `reading.LOGITS`."""
+
+
+def predict_cases(
+    network: nn.Module,
+    dataset: FilmDataset,
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 8,
+    workers: int = 0,
+    precision: str = "fp32",
+    loss: Loss | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[CasePrediction]:
+    """Yield the prediction of every film of this process's share, in the order of the data set.
+
+    The network is put in eval mode for it and left in it.
+    """
+    network.eval()
+    batches = EpochBatches(len(dataset), batch_size, rank=rank, world=world)
+    places = [index for batch in batches for _, index in batch]
+    done = 0
+    pin_memory = torch.device(device).type == "cuda"
+    for batch in (batch.to(device) for batch in read(dataset, batches, workers=workers, pin_memory=pin_memory)):
+        output = infer(network, batch, device=device, precision=precision)
+        probability = probabilities(output).cpu().numpy()
+        losses = None if loss is None else _losses(loss, output, batch)
+        logits = [values.float().cpu().numpy() for values in output.reading or ()]
+        for row, name in enumerate(batch.ids):
+            yield CasePrediction(
+                id=name,
+                index=places[done + row],
+                probability=probability[row],
+                original_mask=batch.original_masks[row],
+                loss=None if losses is None else losses[row],
+                logits=tuple(values[row] for values in logits),
+            )
+        done += len(batch.ids)
+
+
+def score_on_grids(
+    prediction: CasePrediction,
+    *,
+    grids: tuple[str, ...] = GRIDS,
+    threshold: float = THRESHOLD,
+    details: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None,
+) -> CaseScore:
+    """Return the overlap of a prediction with its mask on the given grids, and `details` of both on the film's own."""
+    mask = prediction.original_mask
+    if mask is None:
+        raise ValueError(f"{prediction.id} has no mask to be scored against")
+    probability = prediction.probability
+    size, is_lesion = probability.shape[-1], probability.ndim == 2
+    classes: tuple[dict[str, Overlap], ...] = tuple({} for _ in range(1 if is_lesion else len(probability) - 1))
+    every: list[dict[str, float]] = []
+    for grid in grids:
+        if grid == "original":
+            found, target = to_labels(to_original(probability, mask.shape), threshold), mask
+        elif grid == "published" and is_lesion:
+            found, target = probability > threshold, resize_mask(mask, size, rule="published")
+        else:  # several classes are always resized by nearest neighbour
+            found, target = to_labels(probability, threshold), resize_mask(mask, size, rule="exact")
+        for number, overlaps in enumerate(classes, start=1):
+            pair = (found, target) if is_lesion else (found == number, target == number)
+            overlaps[grid] = overlap(*pair)
+            if grid == "original" and details is not None:
+                every.append(details(*pair))
+    return CaseScore(prediction.id, classes, prediction.loss, tuple(every))
+
+
+def _losses(loss: Loss, output: Output, batch: Batch) -> list[float] | None:
+    if batch.mask is None:
+        return None
+
+    def of(row: int) -> float:
+        mask, text, findings = (
+            None if values is None else values[row : row + 1] for values in (batch.mask, batch.text, batch.findings)
+        )
+        return float(loss(output.row(row), mask, text, findings)["loss"])
+
+    return [of(row) for row in range(len(batch.mask))]
+
+
+def films_of(
+    model: TrainedModel, root: Path | str, *, split: str, table: str | None, text: str, seed: int
+) -> FilmDataset:
+    """Return the films of one split as the model takes them, with the reports that `text` says."""
+    config = model.config
+    cases = change_text(scan(root, split, table=table or config.data.table or None), text, seed=seed)
+    settings = dataclasses.replace(config.data, missing_text="allow")
+    if config.data.text != "none" and text != "none":
+        settings = dataclasses.replace(settings, missing_text=config.data.missing_text)
+    return FilmDataset(cases, settings, num_classes=num_classes(config.model))

@@ -1,0 +1,42 @@
+"""What an engine is: the protocol that PyTorch and ONNX Runtime both answer. No torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from c2fvl.config import Config
+from c2fvl.metrics.out_of_distribution import Familiarity
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a network computed of several films."""
+
+    probability: np.ndarray
+    """(B, S, S) of the lesion, or (B, C, S, S) of three classes and more, float32."""
+    logits: tuple[np.ndarray, ...] = ()
+    """(B, …) each, in the order of `LOGITS`; empty for a network that reads none."""
+
+    def row(self, place: int) -> "Computed":
+        """Return what was computed of one film, without the first axis."""
+        return Computed(self.probability[place], tuple(values[place] for values in self.logits))
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What computes: a network of PyTorch or of ONNX Runtime, with the settings it was trained by."""
+
+    config: Config
+    path: Path
+    metrics: dict[str, Any]
+    calibration: dict[str, Any] | None
+    """The content of `calibration.json`, if there is one."""
+    familiarity: Familiarity | None
+    """What is usual among the films trained on, if that is known."""
+    batch_size: int
+    """Films at once that suit it."""
+
+    def compute(self, images: np.ndarray, text: np.ndarray | None) -> Computed:
+        """Return what the network makes of images (B, 3, S, S) float32 and their text (B, T, F)."""

@@ -1,0 +1,385 @@
+"""A trained network → one ONNX file that ONNX Runtime computes without torch.
+
+The file takes films as `Predictor` prepares them and gives probabilities; what it needs to be used rightly lies in its
+metadata. It is compared with the network in PyTorch before it is written.
+"""
+
+import base64
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from c2fvl.checkpoints.trained_model import TrainedModel
+from c2fvl.config import DataConfig, to_toml
+from c2fvl.data.batches import collate
+from c2fvl.data.classes import class_names
+from c2fvl.data.dataset import FilmDataset
+from c2fvl.data.scan import scan
+from c2fvl.files import storage
+from c2fvl.inference.masks import THRESHOLD, to_labels, to_original
+from c2fvl.inference.onnx_engine import (
+    CALIBRATION_KEY,
+    FAMILIARITY_KEY,
+    IMAGE,
+    METRICS_KEY,
+    PROBABILITY,
+    SETTINGS_KEY,
+    TEXT,
+    OnnxModel,
+)
+from c2fvl.inference.torch_engine import NetworkEngine, probabilities
+from c2fvl.metrics.overlap import dice, overlap
+from c2fvl.models.catalogue import find_entry, num_classes
+from c2fvl.models.inference_form import optimize
+from c2fvl.reports.encoders import text_shape
+from c2fvl.reports.findings import FINDINGS
+from c2fvl.reports.predicted_findings import LOGITS
+from c2fvl.version import __version__
+
+DTYPES = ("fp32", "fp16", "int8")
+TOLERANCE = {"fp32": 1e-5, "fp16": 2e-2}
+"""Largest difference of a probability that is let pass; int8 is judged by Dice."""
+OLDEST_OPSET = 18
+CALIBRATION_FILMS, SCORED_FILMS = 64, 200
+_ANY_SIZE = {"unet": 16}
+"""Networks without positions, whose films may have any size divisible by this."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    path: Path
+    dtype: str
+    opset: int
+    difference: float
+    """Largest difference to PyTorch in probability, over the films it was compared on."""
+    dice_before: float | None = None
+    """Mean Dice per image of the network on the films named for calibration; None but for int8."""
+    dice_after: float | None = None
+    num_scored: int = 0
+
+
+def export(
+    model: TrainedModel,
+    out: Path | str,
+    *,
+    dtype: str = "fp32",
+    opset: int | None = None,
+    calibration: Path | str | None = None,
+    table: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Exported:
+    """Write the network of `model` to the file `out` (.onnx) and return what was measured of it.
+
+    int8 takes its scales from films of the training part of the data set `calibration`, and is scored on films of its
+    validation part. Raises `ValueError` where the network cannot be exported so, where calibration data are missing or
+    surplus, and where the result differs too much; nothing is written then.
+    """
+    out, say = Path(out), progress or (lambda message: None)
+    if out.suffix != ".onnx":
+        raise ValueError(f"{out}: an exported network has the ending .onnx")
+    if dtype not in DTYPES:
+        raise ValueError(f"the dtype is {dtype!r}; expected is one of {', '.join(DTYPES)}")
+    if (dtype == "int8") != (calibration is not None):
+        raise ValueError(
+            "int8 needs films to take its scales from; name a data set with --calibration"
+            if calibration is None
+            else f"--calibration is for int8; {dtype} needs none"
+        )
+    films = None if calibration is None else _films(model, calibration, table)
+    say("translating")
+    content = _described(_translate(model, opset), model, dtype)
+    with tempfile.TemporaryDirectory(prefix="c2fvl-export-") as folder:
+        file = Path(folder) / "network.onnx"
+        storage.write_bytes(file, content)
+        say("comparing with PyTorch")
+        difference = _difference(model, _opened(file, model.config.model.name, opset))
+        _check("fp32", difference)
+        if dtype == "fp16":
+            storage.write_bytes(file, _halved(content))
+            difference = _difference(model, OnnxModel(file))
+            _check(dtype, difference)
+        if films is None:
+            storage.write_bytes(out, file.read_bytes())
+            return Exported(out, dtype, _opset(file), difference)
+        say("taking scales")
+        calibrated, scored = films
+        quantised = Path(folder) / "int8.onnx"
+        _quantise(file, quantised, calibrated)
+        say("scoring both")
+        before, after = (
+            _mean_dice(engine, scored)
+            for engine in (NetworkEngine(dataclasses.replace(model, network=model.network.cpu())), OnnxModel(quantised))
+        )
+        difference = _difference(model, OnnxModel(quantised))
+        storage.write_bytes(out, quantised.read_bytes())
+        return Exported(out, dtype, _opset(quantised), difference, before, after, len(scored))
+
+
+def _logits(model: TrainedModel) -> tuple[str, ...]:
+    """Return the names of what the network reads off films."""
+    return LOGITS if find_entry(model.config.model.name).text == "findings" else ()
+
+
+class _Probability(nn.Module):
+    """The network with probabilities for logits; what it read off the film follows, if it reads films."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return (B, S, S) of the lesion, or (B, C, S, S), and the logits of the reading."""
+        output = self.network(*inputs)
+        return probabilities(output), *(output.reading or ())
+
+
+def _translate(model: TrainedModel, opset: int | None) -> Any:
+    """Return the network as an ONNX model, in memory."""
+    if opset is not None and opset < OLDEST_OPSET:
+        raise ValueError(f"the opset is {opset}; the exporter of PyTorch writes {OLDEST_OPSET} and later")
+    inputs = _examples(model, 2)
+    names = [IMAGE, TEXT][: len(inputs)]
+    axes: list[dict[int, Any]] = [{0: "batch"} for _ in inputs]
+    step = _ANY_SIZE.get(model.config.model.name)
+    if step is not None:
+        height, width = torch.export.Dim("height_in_steps", min=2), torch.export.Dim("width_in_steps", min=2)
+        axes[0] = {0: torch.export.Dim("batch"), 2: step * height, 3: step * width}
+    network = _Probability(optimize(model.network.cpu())).eval()
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                network, inputs, dynamo=True, input_names=names, output_names=[PROBABILITY, *_logits(model)],
+                dynamic_shapes=[tuple(axes)], opset_version=opset, verbose=False,
+            )  # fmt: skip
+    except ImportError as error:
+        raise ValueError("the export needs onnx and onnxscript: pip install 'c2fvl[onnx]'") from error
+    except Exception as error:  # the exporter's own exceptions are many and not public
+        at = "" if opset is None else f" at opset {opset}; leave --opset out"
+        raise ValueError(
+            f"the network {model.config.model.name} cannot be exported{at}: {str(error).strip().splitlines()[0]}"
+        ) from error
+    assert program is not None
+    return program.model_proto
+
+
+def _opened(file: Path, name: str, opset: int | None) -> OnnxModel:
+    """Return the translated network, which must be of the opset asked for and of one that ONNX Runtime computes."""
+    at = "" if opset is None else f" at opset {opset}"
+    written = _opset(file)
+    if opset not in (None, written):
+        raise ValueError(
+            f"the network {name} cannot be exported{at}: the exporter wrote opset {written}; leave --opset out"
+        )
+    try:
+        return OnnxModel(file)
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{file} ")
+        raise ValueError(f"the network {name} exported{at} {reason}; leave --opset out") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's words about itself from the user."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _described(proto: Any, model: TrainedModel, dtype: str) -> bytes:
+    config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, root="", film_cache=""))
+    classes = num_classes(config.model)
+    found = {
+        SETTINGS_KEY: to_toml(config),
+        METRICS_KEY: json.dumps(model.metrics, allow_nan=False),
+        "c2fvl.version": __version__,
+        "c2fvl.dtype": dtype,
+        "c2fvl.classes": json.dumps(class_names(config.data, classes)),
+        "c2fvl.threshold": str(THRESHOLD),
+        f"c2fvl.{IMAGE}": _describe_image(config.data),
+        f"c2fvl.{PROBABILITY}": (
+            "(batch, height, width) float32, the probability of the lesion in [0, 1]"
+            if classes <= 2
+            else "(batch, class, height, width) float32, probabilities in [0, 1]; class 0 is the background"
+        ),
+        "c2fvl.intended_use": "research, not for diagnosis",
+    }
+    if model.calibration is not None:
+        found[CALIBRATION_KEY] = json.dumps(model.calibration, allow_nan=False)
+    if model.familiarity is not None:
+        found[FAMILIARITY_KEY] = base64.b64encode(model.familiarity.to_bytes()).decode()
+    shape = text_shape(model.config)
+    if shape is not None:
+        found[f"c2fvl.{TEXT}"] = (
+            f"(batch, {shape[0]}, {shape[1]}) float32, {config.data.text} in the viewer's frame; NaN without a report"
+        )
+    del proto.metadata_props[:]
+    for key, value in found.items():
+        proto.metadata_props.add(key=key, value=value)
+    for node in proto.graph.node:  # where in the source a node came from, paths of this machine included
+        del node.metadata_props[:]
+        node.doc_string = ""
+    return proto.SerializeToString()
+
+
+def _describe_image(data: DataConfig) -> str:
+    side = data.image_size
+    return (
+        f"(batch, channel, height, width) float32, {data.channel_order.upper()}, grey repeated; values in [0, 1], "
+        f"8-bit films divided by 255 and 16-bit films by 65535; resized to {side}×{side} by the rule {data.resize!r}"
+    )
+
+
+def _examples(model: TrainedModel, count: int, *, seed: int = 0) -> tuple[Tensor, ...]:
+    """Return films of the network's size that vary smoothly, with noise, and reports of which the last is missing."""
+    generator = torch.Generator().manual_seed(seed)
+    side, channels = model.config.data.image_size, int(model.config.model.arguments.get("in_channels", 3))
+    coarse = torch.rand(count, channels, 7, 7, generator=generator)
+    image = nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 1)
+    image = (0.9 * image + 0.1 * torch.rand(image.shape, generator=generator)).clamp(0, 1)
+    shape = text_shape(model.config)
+    if shape is None:
+        return (image,)
+    text = torch.rand(count, *shape, generator=generator)
+    if model.config.data.text == "attributes":
+        text = text.round()
+    elif model.config.data.text == "findings":
+        text[:, :, : len(FINDINGS) - 1] = text[:, :, : len(FINDINGS) - 1].round()
+        text[0, :, -1] = torch.nan
+    elif model.config.data.text == "words":
+        text = (text * max(len(model.config.data.vocabulary), 1)).floor()
+    text[-1] = torch.nan
+    return image, text
+
+
+def _difference(model: TrainedModel, exported: OnnxModel) -> float:
+    """Return the largest difference between both for one film, for two and for three."""
+    engine = NetworkEngine(dataclasses.replace(model, network=model.network.cpu()))
+    differences = []
+    for count in (1, 2, 3):
+        image, *rest = (values.numpy() for values in _examples(model, count, seed=count))
+        text = rest[0] if rest else None
+        ours, theirs = engine.compute(image, text), exported.compute(image, text)
+        differences.append(np.abs(ours.probability - theirs.probability).max())
+        for logits, others in zip(ours.logits, theirs.logits, strict=True):
+            with np.errstate(invalid="ignore"):  # where a report is followed whatever is seen, both are infinite
+                apart = np.where(logits == others, 0.0, np.tanh(logits / 2) - np.tanh(others / 2))
+            differences.append(np.abs(apart).max() / 2)
+    return float(max(differences))
+
+
+def _check(dtype: str, difference: float) -> None:
+    if not difference <= TOLERANCE[dtype]:  # a NaN fails too
+        raise ValueError(
+            f"the exported network in {dtype} differs from PyTorch by {difference:.1e} in probability, more than "
+            f"{TOLERANCE[dtype]:.0e}; nothing was written" + ("" if dtype == "fp32" else "; export it as fp32")
+        )
+
+
+def _opset(file: Path) -> int:
+    import onnx
+
+    return max(entry.version for entry in onnx.load_model(file).opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def _halved(content: bytes) -> bytes:
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with _quiet():
+        return convert_float_to_float16(onnx.load_model_from_string(content), keep_io_types=True).SerializeToString()
+
+
+def _films(model: TrainedModel, root: Path | str, table: str | None) -> tuple[FilmDataset, FilmDataset]:
+    """Return films to take scales from and films to score, spread evenly over the two parts of a data set."""
+    config = dataclasses.replace(model.config.data, missing_text="allow")
+    parts = []
+    for split, most in ((config.train_split, CALIBRATION_FILMS), (config.val_split, SCORED_FILMS)):
+        cases = scan(root, split, table=table or config.table or None)
+        chosen = [cases[place] for place in np.linspace(0, len(cases) - 1, min(most, len(cases))).astype(int)]
+        parts.append(FilmDataset(chosen, config, num_classes=num_classes(model.config.model)))
+    return parts[0], parts[1]
+
+
+class _Reader:
+    """Films one by one, as the quantiser asks for them."""
+
+    def __init__(self, films: FilmDataset, names: Sequence[str]) -> None:
+        self.films, self.names, self.place = films, names, 0
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """Return the inputs of the next film, or None after the last."""
+        if self.place == len(self.films):
+            return None
+        image, text = _inputs(self.films, self.place)
+        self.place += 1
+        return {IMAGE: image} if text is None or TEXT not in self.names else {IMAGE: image, TEXT: text}
+
+
+def _inputs(films: FilmDataset, place: int) -> tuple[np.ndarray, np.ndarray | None]:
+    batch = collate([films[0, place]])
+    return batch.image.numpy(), None if batch.text is None else batch.text.numpy()
+
+
+def _quantise(source: Path, target: Path, films: FilmDataset) -> None:
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.calibrate import CalibrationDataReader
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    names = [entry.name for entry in onnx.load_model(source).graph.input]
+    reader = type("Reader", (_Reader, CalibrationDataReader), {})(films, names)
+    described = onnx.load_model(source).metadata_props
+    prepared = source.with_name("prepared.onnx")
+    with _quiet():
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared, target, reader, quant_format=QuantFormat.QDQ, op_types_to_quantize=["Conv"], per_channel=True,
+            reduce_range=not _has_vnni(), activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+        )  # fmt: skip
+    written = onnx.load_model(target)
+    del written.metadata_props[:]
+    written.metadata_props.extend(described)
+    for entry in written.metadata_props:
+        if entry.key == "c2fvl.dtype":
+            entry.value = "int8"
+    storage.write_bytes(target, written.SerializeToString())
+
+
+def _has_vnni() -> bool:
+    """Tell whether this processor multiplies 8-bit numbers without the risk of overflow that older ones have."""
+    with contextlib.suppress(OSError):
+        return "vnni" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    return os.uname().machine.startswith(("arm", "aarch"))
+
+
+def _mean_dice(engine: Any, films: FilmDataset) -> float:
+    """Return the mean Dice per image on the films' own grid."""
+    values = []
+    for place in range(len(films)):
+        item = films[0, place]
+        assert item.original_mask is not None
+        (probability,) = engine.compute(*_inputs(films, place)).probability
+        found, target = to_labels(to_original(probability, item.original_mask.shape)), item.original_mask
+        classes = range(1, max(int(films.num_classes), 2))
+        values.append(np.mean([dice(overlap(found == number, target == number)) for number in classes]))
+    return float(np.mean(values))

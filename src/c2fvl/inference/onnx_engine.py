@@ -1,0 +1,93 @@
+"""Exported networks on ONNX Runtime, without torch.
+
+The file carries in its metadata all that a model folder carries beside the weights; `docs/export.md` lists the keys.
+"""
+
+import base64
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from c2fvl.config import Config, parse_config
+from c2fvl.inference.engine import Computed
+from c2fvl.metrics.out_of_distribution import Familiarity
+from c2fvl.metrics.temperature import parse_calibration
+from c2fvl.reports.predicted_findings import LOGITS
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+SETTINGS_KEY, METRICS_KEY, CALIBRATION_KEY = "c2fvl.settings", "c2fvl.metrics", "c2fvl.calibration"
+FAMILIARITY_KEY = "c2fvl.familiarity"
+IMAGE, TEXT, PROBABILITY = "image", "text", "probability"
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_NOT_INSTALLED = "exported networks need ONNX Runtime, which is not installed: pip install 'c2fvl[onnx]'"
+
+
+class OnnxModel:
+    """An exported network that gives probabilities for arrays.
+
+    Raises `FileNotFoundError`, or `ValueError` for a file that is damaged or was not exported by this program, or a
+    device for which this ONNX Runtime has nothing.
+    """
+
+    batch_size = 1
+
+    def __init__(self, path: Path | str, *, device: str = "cpu") -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path}: there is no such file; `c2fvl export MODEL {self.path}` makes one")
+        self._session = _open(self.path, device)
+        found = self._session.get_modelmeta().custom_metadata_map
+        if SETTINGS_KEY not in found:
+            raise ValueError(f"{self.path} was not exported by c2fvl: its metadata have no {SETTINGS_KEY}")
+        self.config: Config = parse_config(found[SETTINGS_KEY], where=f"{self.path} ({SETTINGS_KEY})")
+        try:
+            self.metrics: dict[str, Any] = dict(json.loads(found.get(METRICS_KEY, "{}")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{self.path}: the metadata {METRICS_KEY} are damaged: {error}") from error
+        self.calibration: dict[str, Any] | None = None
+        if CALIBRATION_KEY in found:
+            self.calibration = parse_calibration(found[CALIBRATION_KEY], where=f"{self.path} ({CALIBRATION_KEY})")
+        self.familiarity: Familiarity | None = None
+        if FAMILIARITY_KEY in found:
+            where = f"{self.path} ({FAMILIARITY_KEY})"
+            try:
+                data = base64.b64decode(found[FAMILIARITY_KEY], validate=True)
+            except ValueError as error:
+                raise ValueError(f"{where} is damaged: {error}") from error
+            self.familiarity = Familiarity.from_bytes(data, where=where)
+        self._reads_text = TEXT in {entry.name for entry in self._session.get_inputs()}
+        given = {entry.name for entry in self._session.get_outputs()}
+        self._logits = [name for name in LOGITS if name in given]
+
+    def compute(self, images: np.ndarray, text: np.ndarray | None) -> Computed:
+        """Return what the network makes of images (B, 3, S, S) and text (B, T, F), as `Engine` says."""
+        given = {IMAGE: np.ascontiguousarray(images, np.float32)}
+        if self._reads_text:
+            assert text is not None
+            given[TEXT] = np.ascontiguousarray(text, np.float32)
+        probability, *logits = self._session.run([PROBABILITY, *self._logits], given)
+        return Computed(np.asarray(probability, np.float32), tuple(np.asarray(values) for values in logits))
+
+
+def _open(path: Path, device: str) -> "onnxruntime.InferenceSession":
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ValueError(_NOT_INSTALLED) from error
+    kind = str(device).partition(":")[0]
+    provider = _PROVIDERS.get(kind)
+    if provider not in onnxruntime.get_available_providers():
+        raise ValueError(
+            f"the device {str(device)!r} cannot be used with an exported network here; ONNX Runtime has "
+            f"{', '.join(onnxruntime.get_available_providers())}; cpu always can"
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=[provider])
+    except Exception as error:  # its own exceptions have no public common class
+        raise ValueError(f"{path} cannot be read by ONNX Runtime: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,40 @@
+"""The number format that a network computes in."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def check_precision(device: torch.device | str, precision: str) -> None:
+    """Raise `ValueError` for a precision that is not known or that the device does not compute in."""
+    if precision not in ("fp32", *_PRECISIONS):
+        raise ValueError(f"the precision is {precision!r}; expected is one of fp32, {', '.join(_PRECISIONS)}")
+    kind = torch.device(device).type
+    if kind == "cpu" and precision == "fp16":
+        raise ValueError("processors do not compute in fp16; use bf16 or fp32, or --device cuda")
+    if kind == "cuda" and precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(f"{torch.cuda.get_device_name(device)} does not compute in bf16; use fp16 or fp32")
+
+
+def settled_precision(device: torch.device | str, precision: str) -> str:
+    """Return the precision, "auto" settled: bf16 where the device computes in it itself, else fp32."""
+    if precision != "auto":
+        return precision
+    if torch.device(device).type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+
+
+def is_emulated(device: torch.device | str, precision: str) -> bool:
+    """Tell whether a processor computes in a precision that it does not have, which is many times slower."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return precision == "bf16" and torch.device(device).type == "cpu" and supported is not None and not supported()
+
+
+def autocast(device: torch.device | str, precision: str) -> AbstractContextManager[object]:
+    """Return the context in which the network runs in `precision`."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, _PRECISIONS[precision])

@@ -1,0 +1,268 @@
+"""One film, or thousands, → masks in the films' own size."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from c2fvl.data.classes import class_names
+from c2fvl.data.transforms import in_channel_order, resize_image
+from c2fvl.files.images import read_image
+from c2fvl.inference.engine import Computed, Engine
+from c2fvl.inference.masks import THRESHOLD, to_labels, to_original
+from c2fvl.metrics.confidence import expected_dice
+from c2fvl.metrics.out_of_distribution import Look
+from c2fvl.metrics.temperature import Scaling
+from c2fvl.models.catalogue import num_classes
+from c2fvl.reports.encoders import build_text_encoder
+from c2fvl.reports.findings import explain
+from c2fvl.reports.from_mask import zone_areas
+from c2fvl.reports.predicted_findings import FilmReading
+from c2fvl.reports.report import MAX_AREAS, Report, parse_report
+
+if TYPE_CHECKING:
+    from c2fvl.checkpoints.trained_model import TrainedModel
+
+logger = logging.getLogger(__name__)
+
+FRAMES = ("viewer", "patient")
+ONNX = ".onnx"
+_DOUBTS = ("uncertain:", "not read:", "contradiction:")
+"""Beginnings of the lines of `explain` that a user is told."""
+
+
+class UnreadableReportError(ValueError):
+    """A report of which nothing can be read, with the reason."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network makes of one film."""
+
+    mask: np.ndarray
+    """(H, W) uint8 in {0, 1}, or the class of each pixel, in the film's own size."""
+    probability: np.ndarray
+    """Of the lesion (H, W), or of three classes and more (C, H, W), float32 in [0, 1]; calibrated if the model is."""
+    report: Report | None
+    """The report as understood, in the viewer's frame; None where none was given or the network reads none."""
+    reading: FilmReading | None = None
+    """What the network read off the film, and how far it followed the report; None for one that reads no films."""
+    look: Look | None = None
+    """Whether the film is such as the network was trained on; None where the model does not know its films."""
+    refusal: str = ""
+    """Why the report given could not be read; the mask is then the one without a report."""
+
+    @property
+    def areas(self) -> dict[str, int]:
+        """Return the predicted pixels, of any class, in each zone of the picture, viewer's frame."""
+        return zone_areas((self.mask > 0).astype(np.uint8))
+
+    @property
+    def expected_dice(self) -> float | None:
+        """Return the Dice that the mask can be expected to have by its probabilities; None for several classes."""
+        return expected_dice(self.probability, self.mask) if self.probability.ndim == 2 else None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A film and its report as the network takes them."""
+
+    size: tuple[int, int]
+    """(H, W) of the film."""
+    image: np.ndarray
+    """(3, S, S)."""
+    text: np.ndarray | None
+    """(T, F)."""
+    report: Report | None
+    look: Look | None = None
+    refusal: str = ""
+    """Why the report given could not be read."""
+
+
+class Predictor:
+    """A trained network, ready for films of any size.
+
+    `model` is a model folder, a run folder, the name of a trained model such as "default", a loaded model or an
+    exported file `.onnx`, which needs no torch. Call it with a film, as a path or as a grey or RGB array (H, W) or
+    (H, W, 3), float in [0, 1], uint8 or uint16, and a report as a sentence or a `Report`. `trust`, from 0 (the film
+    alone) to 1 (follow the report), is for networks that read the film before the report; None takes the model's own.
+    """
+
+    def __init__(
+        self,
+        model: "str | Path | TrainedModel | Engine",
+        *,
+        device: str = "cpu",
+        threshold: float = THRESHOLD,
+        batch_size: int | None = 1,
+        trust: float | None = None,
+    ) -> None:
+        if not 0 < threshold < 1:
+            raise ValueError(f"the threshold is {threshold}; expected is a probability between 0 and 1")
+        self.engine = _engine(model, device, batch_size)
+        self.batch_size = self.engine.batch_size if batch_size is None else batch_size
+        self.threshold = threshold
+        self.is_calibrated = self.engine.calibration is not None
+        self.scaling = Scaling.of(self.engine.calibration)
+        self._said: set[str] = set()
+        self._speaking = threading.Lock()
+        config = self.engine.config
+        self.classes = class_names(config.data, num_classes(config.model))
+        if len(self.classes) > 1 and threshold != THRESHOLD:
+            raise ValueError(
+                f"the threshold is {threshold}, but this network tells {len(self.classes)} classes apart, each pixel "
+                "going to the most probable; leave the threshold out"
+            )
+        self.encoder = build_text_encoder(config.data, trust=trust)
+
+    def __call__(
+        self, image: str | Path | np.ndarray, report: str | Report | None = None, *, laterality: str = "viewer"
+    ) -> Prediction:
+        """Return the prediction for one film.
+
+        `laterality` says whose left a report's "left" is: the viewer's (as in the captions of QaTa-COV19) or the
+        patient's (as a radiologist writes). Raises `ValueError` for a film or a report that cannot be read.
+        """
+        prepared = self.prepare(image, report, laterality=laterality)
+        return self.finish(prepared, self.run([prepared])[0])
+
+    def describe(self, image: str | Path | np.ndarray) -> Prediction:
+        """Return the prediction for one film without a report, with what the network reads off it.
+
+        Raises `ValueError` for a network that reads no films, and for a film that cannot be read.
+        """
+        found = self(image)
+        if found.reading is None:
+            name = self.engine.config.model.name
+            raise ValueError(f"the network {name} reads no report off a film; filmfirst does")
+        return found
+
+    def prepare(
+        self, image: str | Path | np.ndarray, report: str | Report | None = None, *, laterality: str = "viewer"
+    ) -> Prepared:
+        """Return film and report ready for `run`. Raises as a call does."""
+        film = _as_film(image)
+        understood, refusal = self.understand_or_refuse(report, laterality=laterality)
+        config = self.engine.config.data
+        resized = resize_image(film, config.image_size, rule=config.resize)
+        text = None if self.encoder is None else self.encoder.encode(understood)
+        image = in_channel_order(resized, config).transpose(2, 0, 1)
+        size = int(film.shape[0]), int(film.shape[1])
+        known = self.engine.familiarity
+        look = None if known is None else known.look(film)
+        return Prepared(size, np.ascontiguousarray(image, np.float32), text, understood, look, refusal)
+
+    def run(self, prepared: Sequence[Prepared]) -> list[Computed]:
+        """Return what the network makes of several films at once, on its own grid, not calibrated yet."""
+        texts = [one.text for one in prepared if one.text is not None]
+        found = self.engine.compute(np.stack([one.image for one in prepared]), np.stack(texts) if texts else None)
+        return [found.row(place) for place in range(len(prepared))]
+
+    def finish(self, prepared: Prepared, found: Computed) -> Prediction:
+        """Return the prediction in the film's own size, its mask cut from what the network gives."""
+        probability = to_original(found.probability, prepared.size)
+        mask = to_labels(probability, self.threshold)
+        told = None if prepared.text is None else prepared.text[0]
+        reading = FilmReading.from_logits(found.logits, told) if found.logits else None
+        return Prediction(
+            mask, self.scaling.apply(probability), prepared.report, reading, prepared.look, prepared.refusal
+        )
+
+    @property
+    def reads_films(self) -> bool:
+        """Tell whether the network reads films itself, so that a report is a help that can be done without."""
+        return self.engine.config.data.text == "findings"
+
+    def understand_or_refuse(
+        self, report: str | Report | None, *, laterality: str = "viewer"
+    ) -> tuple[Report | None, str]:
+        """Return the report as `understand` does, or why nothing of it can be read.
+
+        Only where the network reads films itself; of another such a report is an error.
+        """
+        try:
+            return self.understand(report, laterality=laterality), ""
+        except UnreadableReportError as error:
+            if not self.reads_films:
+                raise
+            return None, str(error)
+
+    def understand(self, report: str | Report | None, *, laterality: str = "viewer") -> Report | None:
+        """Return the report in the viewer's frame as this network reads it; None for none or a blank one.
+
+        Raises `UnreadableReportError`, a `ValueError`, for a sentence of which the network can read nothing.
+        """
+        if laterality not in FRAMES:
+            raise ValueError(f"the laterality is {laterality!r}; expected is one of {', '.join(FRAMES)}")
+        if report is None or (isinstance(report, str) and not report.strip()):
+            return None
+        if isinstance(report, str):
+            report = parse_report(report, frame=laterality)
+        elif not isinstance(report, Report):
+            raise ValueError(f"the report is {report!r}; expected is a sentence or a Report")
+        elif laterality not in (report.frame, "viewer"):
+            raise ValueError(f"the Report is in the {report.frame}'s frame but laterality says {laterality}; give one")
+        if self.encoder is None:
+            self._say_once("this network reads no report; the one given changes nothing")
+            return None
+        if not self.encoder.reads(report):
+            if self.reads_films:
+                raise UnreadableReportError(explain(report)[-1].removeprefix("refused: "))
+            raise UnreadableReportError(
+                f"the report {report.text!r} names no side and no zone that could be read; expected is a sentence such "
+                "as 'Bilateral pulmonary infection, two infected areas, upper left lung and lower right lung.'"
+            )
+        if self.reads_films:
+            for line in explain(report):
+                if line.startswith(_DOUBTS):
+                    self._say_once(f"of the report {report.text!r}, {line}")
+            return report.in_frame("viewer")
+        by_attributes = self.engine.config.data.text == "attributes"
+        if by_attributes and report.number is not None and report.number > MAX_AREAS:
+            raise ValueError(f"the report counts {report.number} infected areas; expected are {MAX_AREAS} at most")
+        for contradiction in report.contradictions():
+            self._say_once(f"the report {report.text!r} contradicts itself: {contradiction}")
+        if by_attributes and report.unread:
+            self._say_once(f"of the report {report.text!r} this was not understood: {'; '.join(report.unread)}")
+        return report.in_frame("viewer")
+
+    def _say_once(self, message: str) -> None:
+        with self._speaking:
+            if message not in self._said:
+                self._said.add(message)
+                logger.warning("%s", message)
+
+
+def _engine(model: "str | Path | TrainedModel | Engine", device: str, batch_size: int | None) -> Engine:
+    if isinstance(model, str | Path) and Path(model).suffix == ONNX:
+        from c2fvl.inference.onnx_engine import OnnxModel
+
+        return OnnxModel(model, device=device)
+    if isinstance(model, Engine):
+        return model
+    from c2fvl.checkpoints.trained_model import load_model
+    from c2fvl.inference.torch_engine import NetworkEngine
+
+    if isinstance(model, str | Path):
+        return NetworkEngine(load_model(model, device=device), device=device, batch_size=batch_size, in_place=True)
+    return NetworkEngine(model, device=device, batch_size=batch_size)
+
+
+def _as_film(image: str | Path | np.ndarray) -> np.ndarray:
+    if not isinstance(image, np.ndarray):
+        return read_image(image)
+    if image.ndim == 2:
+        image = np.repeat(image[:, :, None], 3, axis=2)
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(
+            f"the film has the shape {image.shape}; expected is (height, width), or (height, width, 3) RGB"
+        )
+    if image.dtype in (np.uint8, np.uint16):
+        return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
+    if image.dtype.kind != "f" or not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
+        raise ValueError("the film must be uint8, uint16, or floating point in [0, 1] without NaN")
+    return image.astype(np.float32, copy=False)

@@ -1,0 +1,255 @@
+"""Predictions of many images, written to a folder."""
+
+import glob
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from c2fvl.data.pictures import case_picture
+from c2fvl.data.prefetch import ahead
+from c2fvl.files import storage
+from c2fvl.files.csv_tables import read_csv
+from c2fvl.files.images import read_image, write_image, write_labels, write_mask, write_probability
+from c2fvl.inference.engine import Computed
+from c2fvl.reports.findings import explain
+
+if TYPE_CHECKING:
+    pass
+from c2fvl.inference.predictor import Prediction, Predictor, Prepared
+
+logger = logging.getLogger(__name__)
+
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+
+def _written(stem: str, num_foreground: int = 1) -> tuple[str, ...]:
+    """Return the names of all files that a film of this stem may leave in the folder; the record is the last."""
+    return f"{stem}.png", *_probabilities(stem, num_foreground), f"{stem}_overlay.png", f"{stem}.json"
+
+
+def _probabilities(stem: str, num_foreground: int) -> list[str]:
+    """Return the file of the lesion's probability, or those of several classes."""
+    if num_foreground == 1:
+        return [f"{stem}_probability.png"]
+    return [f"{stem}_probability_{number}.png" for number in range(1, num_foreground + 1)]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One film to predict."""
+
+    image: Path
+    report: str | None = None
+
+
+def collect(inputs: Sequence[str], *, table: Path | str | None = None, report: str | None = None) -> list[Request]:
+    """Return what files, folders, globs and a csv table (columns image, report) ask for, in order, each film once.
+
+    Raises `FileNotFoundError` for what is not there, and `ValueError` for two films whose results would overwrite each
+    other, and for one film with two reports.
+    """
+    requests = [Request(path, report) for item in inputs for path in _expand(item)]
+    if table is not None:
+        requests += list(_from_table(Path(table), report))
+    if not requests:
+        raise ValueError("there is no film to predict; name files, folders, globs, or a table with --csv")
+    films: dict[Path, Request] = {}
+    for request in requests:
+        other = films.setdefault(request.image.resolve(), request)
+        if other.report != request.report:
+            raise ValueError(f"{request.image} is asked for with two reports; predict it into two folders")
+    requests = list(films.values())
+    seen: dict[str, Path] = {}
+    for request in requests:
+        for name in _written(request.image.stem):
+            other_film = seen.setdefault(name, request.image)
+            if other_film is request.image:
+                continue
+            raise ValueError(
+                f"{other_film} and {request.image} would both be written as {name}; rename one, or predict them into "
+                "two folders"
+            )
+    return requests
+
+
+def predict_to_folder(
+    predictor: Predictor,
+    requests: Iterable[Request],
+    out: Path | str,
+    *,
+    laterality: str = "viewer",
+    probability: bool = False,
+    overlay: bool = False,
+    workers: int = 1,
+) -> Iterator[dict[str, Any]]:
+    """Predict film after film into `out` and yield the record of each, which is also written as `<stem>.json`.
+
+    While the network computes, `workers` threads read the next films and as many write the last results; only a few
+    films are held at a time, however many there are.
+
+    Raises `ValueError`, before anything is written, where a result would replace one of the films. Writes
+    `<stem>.png` (0 and 255, or the numbers of several classes, in the film's size), on request
+    `<stem>_probability.png` (16 bit, value / 65535; of several classes `<stem>_probability_1.png` and so on) and
+    `<stem>_overlay.png`; what an earlier call left of that film is removed first. A film that cannot be read ends
+    with a record that holds an "error" and nothing written; the films after it are still predicted.
+    """
+    out, requests = storage.check_folder(out, what="masks"), list(requests)
+    films = {request.image.resolve() for request in requests}
+    for request in requests:
+        for name in _written(request.image.stem, len(predictor.classes)):
+            if (out / name).resolve() in films:
+                raise ValueError(f"{out / name} is a film to be predicted and would be replaced; name another folder")
+
+    def prepare(request: Request) -> _Film:
+        try:
+            pixels = read_image(request.image)
+            prepared = predictor.prepare(pixels, request.report, laterality=laterality)
+        except (OSError, ValueError) as error:
+            return _Film(request, error=str(error).removeprefix(f"{request.image}: "))
+        return _Film(request, prepared, pixels if overlay else None)
+
+    def write(film: _Film) -> dict[str, Any]:
+        return _write(predictor, film, out, laterality, probability=probability)
+
+    most = predictor.batch_size
+    read = ahead(prepare, requests, workers=workers, most=most)
+    return ahead(write, _computed(predictor, read), workers=workers, most=most)
+
+
+@dataclass(frozen=True)
+class _Film:
+    """A film on its way from its file to its mask."""
+
+    request: Request
+    prepared: Prepared | None = None
+    pixels: np.ndarray | None = None
+    """Where it is to be drawn."""
+    found: Computed | None = None
+    error: str = ""
+
+
+def _computed(predictor: Predictor, films: Iterable[_Film]) -> Iterator[_Film]:
+    """Yield the films with what is computed of them in batches, in order; those with an error as they are."""
+    waiting: list[_Film] = []
+
+    def compute() -> list[_Film]:
+        readable = [film.prepared for film in waiting if film.prepared is not None]
+        found = iter(predictor.run(readable) if readable else ())
+        return [replace(film, found=None if film.error else next(found)) for film in waiting]
+
+    for film in films:
+        waiting.append(film)
+        if sum(not film.error for film in waiting) == predictor.batch_size:
+            yield from compute()
+            waiting.clear()
+    yield from compute()
+
+
+def _write(predictor: Predictor, film: _Film, out: Path, laterality: str, *, probability: bool) -> dict[str, Any]:
+    """Write what was found of a film and return its record."""
+    request, stem = film.request, film.request.image.stem
+    if (out / f"{stem}.json").is_file():  # the record goes first and comes last: where it is, all belongs together
+        for name in reversed(_written(stem, len(predictor.classes))):
+            (out / name).unlink(missing_ok=True)
+    if film.prepared is None or film.found is None:
+        return {"image": str(request.image), "error": film.error}
+    prediction = predictor.finish(film.prepared, film.found)
+    several = len(predictor.classes) > 1
+    (write_labels if several else write_mask)(out / f"{stem}.png", prediction.mask)
+    if probability:
+        maps = prediction.probability[1:] if several else [prediction.probability]
+        for name, of_class in zip(_probabilities(stem, len(predictor.classes)), maps, strict=True):
+            write_probability(out / name, of_class)
+    if film.pixels is not None:
+        picture = case_picture(film.pixels, prediction.mask, report=prediction.report, classes=predictor.classes)
+        write_image(out / f"{stem}_overlay.png", picture)
+    record = _record(predictor, request, prediction, laterality)
+    storage.write_json(out / f"{stem}.json", record)
+    return record
+
+
+def _record(predictor: Predictor, request: Request, prediction: Prediction, laterality: str) -> dict[str, Any]:
+    understood = prediction.report
+    said: dict[str, Any] | None = None
+    if understood is not None:
+        said = {
+            "sentence": request.report,
+            "laterality": laterality,
+            "understood": str(understood),
+            "frame": understood.frame,
+            "zones": sorted(understood.zones),
+            "number": understood.number,
+            "not_understood": list(understood.unread),
+            "contradictions": list(understood.contradictions()),
+        }
+        if predictor.reads_films:
+            said["explained"] = list(explain(understood.in_frame(laterality)))
+    elif prediction.refusal:
+        said = {"sentence": request.report, "laterality": laterality, "refused": prediction.refusal}
+    height, width = prediction.mask.shape
+    sure = prediction.expected_dice
+    model = predictor.engine
+    return {
+        "image": str(request.image),
+        "mask": f"{request.image.stem}.png",
+        "height": height,
+        "width": width,
+        "area": int(np.count_nonzero(prediction.mask)),
+        "area_fraction": float(np.mean(prediction.mask > 0)),
+        "area_per_class": {
+            name: int(np.count_nonzero(prediction.mask == number))
+            for number, name in enumerate(predictor.classes, start=1)
+        },
+        "area_per_zone": prediction.areas,
+        "area_unit": "pixel",
+        "zones_frame": "viewer",
+        "threshold": predictor.threshold,
+        "expected_dice": None if sure is None else round(sure, 4),  # further digits depend on the size of the batch
+        "calibrated": predictor.is_calibrated,
+        "report": said,
+        "film": None if prediction.look is None else prediction.look.as_dict(),
+        "reading": None if prediction.reading is None else prediction.reading.as_dict(laterality),
+        "model": {
+            "name": model.config.model.name,
+            "preset": model.config.preset,
+            "path": str(model.path),
+            "weights_sha256": model.metrics.get("weights_sha256"),
+        },
+    }
+
+
+def _expand(item: str) -> list[Path]:
+    path = Path(item)
+    if path.is_dir():
+        found = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES)
+        if not found:
+            raise FileNotFoundError(f"the folder {path} holds no film ({', '.join(IMAGE_SUFFIXES)})")
+        return found
+    if path.exists():
+        return [path]
+    found = sorted(Path(name) for name in glob.glob(item, recursive=True))  # noqa: PTH207 - patterns may be absolute
+    if not found:
+        raise FileNotFoundError(f"there is no file, folder or match of {item!r}")
+    return [entry for entry in found if entry.is_file()]
+
+
+def _from_table(path: Path, report: str | None) -> Iterator[Request]:
+    columns, rows = read_csv(path)
+    named = [column for column in ("report", "text") if column in columns]
+    if "image" not in columns or len(named) > 1:
+        raise ValueError(
+            f"{path}: the columns are {', '.join(columns)}; expected are image and, if wanted, report (or text)"
+        )
+    unused = sorted(set(columns) - {"image", *named})
+    if unused:
+        logger.warning("%s: the columns %s are not used; known are image and report", path, ", ".join(unused))
+    for number, row in rows:
+        image = path.parent / row["image"].strip()  # an absolute path stays as it is
+        if not image.is_file():
+            raise FileNotFoundError(f"{path}, row {number}, column image: there is no file {image}")
+        yield Request(image, next((row[column] for column in named if row[column]), report))

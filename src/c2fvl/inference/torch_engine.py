@@ -1,0 +1,115 @@
+"""Networks on data sets: probability maps, and the overlap of each case on each grid.
+
+Three pairs of grid and rule are kept apart and always labelled:
+- `network`: the network's own grid against the mask resized by nearest neighbour;
+- `published`: the network's grid against the mask that the published loader makes (bilinear, every touched pixel);
+- `original`: the probability map brought to the film's own size against the mask as it is in the file.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from c2fvl.checkpoints.trained_model import TrainedModel, check_device
+from c2fvl.data.batches import Batch
+from c2fvl.inference.engine import Computed
+from c2fvl.inference.precision import autocast
+from c2fvl.models import Output
+from c2fvl.models.inference_form import optimize
+from c2fvl.reports.encoders import text_shape
+
+
+def inference_form(model: TrainedModel, *, batch_size: int = 1, in_place: bool = False) -> nn.Module:
+    """Return the inference form of a model's network, made ready for films of its size in such batches.
+
+    `in_place` as in `optimize`.
+    """
+    side, channels = model.config.data.image_size, int(model.config.model.arguments.get("in_channels", 3))
+    device = next(model.network.parameters()).device
+    example = torch.zeros(batch_size, channels, side, side, device=device)
+    return optimize(model.network, example=example, in_place=in_place)
+
+
+def automatic_batch(model: TrainedModel, *, most: int = 32) -> int:
+    """Return how many films at once suit the device that the model lies on.
+
+    On a processor one, for larger batches leave its caches and are no faster (`docs/performance.md`); on a GPU as many
+    as its memory takes, up to `most`.
+    """
+    device = next(model.network.parameters()).device
+    if device.type == "cpu":
+        return 1
+    side, channels = model.config.data.image_size, int(model.config.model.arguments.get("in_channels", 3))
+    shape = text_shape(model.config)
+
+    def attempt(size: int) -> None:
+        text = None if shape is None else torch.zeros(size, *shape)
+        batch = Batch([""] * size, torch.zeros(size, channels, side, side), None, text, [None] * size)
+        infer(model.network, batch, device=device, precision="fp32")
+
+    return largest_batch(attempt, most=most)
+
+
+def largest_batch(attempt: Callable[[int], object], *, most: int) -> int:
+    """Return the largest size, from `most` down by halves, that `attempt` does not run out of memory with."""
+    size = most
+    while size > 1:
+        try:
+            attempt(size)
+        except torch.OutOfMemoryError:
+            size //= 2
+            torch.cuda.empty_cache()
+        else:
+            return size
+    return 1
+
+
+class NetworkEngine:
+    """A trained network that gives probabilities for arrays, in its inference form.
+
+    `batch_size` is how many films it is made ready for at once, None for what suits the device; `in_place` as in
+    `optimize`.
+    """
+
+    def __init__(
+        self,
+        model: TrainedModel,
+        *,
+        device: torch.device | str = "cpu",
+        batch_size: int | None = 1,
+        in_place: bool = False,
+    ) -> None:
+        self.config, self.path, self.metrics = model.config, model.path, model.metrics
+        self.calibration, self.familiarity = model.calibration, model.familiarity
+        self.device = check_device(device)
+        self.batch_size = batch_size or automatic_batch(model)
+        self.network = inference_form(model, batch_size=self.batch_size, in_place=in_place)
+
+    def compute(self, images: np.ndarray, text: np.ndarray | None) -> Computed:
+        """Return what the network makes of images (B, 3, S, S) and their text (B, T, F), as `Engine` says."""
+        rows = None if text is None else torch.from_numpy(text)
+        batch = Batch([""] * len(images), torch.from_numpy(images), None, rows, [None] * len(images))
+        output = infer(self.network, batch, device=self.device, precision="fp32")
+        logits = tuple(values.cpu().numpy() for values in output.reading or ())
+        return Computed(probabilities(output).cpu().numpy(), logits)
+
+
+def infer(network: nn.Module, batch: Batch, *, device: torch.device | str, precision: str) -> Output:
+    """Return the network's output for a batch without gradients."""
+    batch = batch.to(device)
+    with torch.inference_mode(), autocast(device, precision):
+        return network(batch.image, batch.text)
+
+
+def probabilities(output: Output) -> Tensor:
+    """Return the probability of the lesion (B, H, W), or of three classes and more (B, C, H, W), float32.
+
+    A network with one logit and one with two, of background and lesion, both tell the lesion alone.
+    """
+    logits = output.logits.float()
+    if logits.shape[1] == 1:
+        return logits[:, 0].sigmoid()
+    shares = logits.softmax(dim=1)
+    return shares[:, 1] if logits.shape[1] == 2 else shares

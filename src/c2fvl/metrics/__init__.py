@@ -1,0 +1,1 @@
+"""Arrays to numbers: scores of a case, intervals, calibration. No torch."""

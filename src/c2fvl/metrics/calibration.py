@@ -1,0 +1,224 @@
+"""Whether probabilities mean what they say: on pixels, on areas, and on the confidence of each case. No torch.
+
+A probability is calibrated where, of all pixels that are given 0.8, eight in ten are lesion. `of_case` measures one
+film; `summarise` puts films together. All of it is of the lesion alone: several classes are refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from c2fvl.metrics.confidence import RiskCoverage, checked, expected_dice, risk_coverage
+from c2fvl.metrics.overlap import dice, overlap
+
+NUM_BINS = 15
+"""Of one width, as Guo et al. ("On Calibration of Modern Neural Networks", ICML 2017) have them."""
+NUM_GROUPS = 10
+"""Of cases by their expected area."""
+NUM_COVERAGES = 100
+"""Points of a risk-coverage curve that are kept."""
+
+
+@dataclass(frozen=True)
+class PixelCalibration:
+    """Sums over pixels, which can be added over films."""
+
+    num_pixels: NDArray[np.int64]
+    """(15,), pixels by their probability; a bin takes its lower edge, the last one both."""
+    probability: NDArray[np.float64]
+    """(15,), sum of the probabilities."""
+    lesion: NDArray[np.int64]
+    """(15,), pixels that are lesion."""
+    squared_error: float
+    """Sum of (probability − lesion)²."""
+
+    @classmethod
+    def of(cls, probability: np.ndarray, mask: np.ndarray) -> "PixelCalibration":
+        """Return the sums of one probability map (H, W) and mask (H, W); `ValueError` as `checked`."""
+        exact, lesion = checked(probability, mask).ravel(), (np.asarray(mask) != 0).ravel()
+        return cls.of_counts(exact, ~lesion, lesion)
+
+    @classmethod
+    def of_counts(
+        cls, probability: NDArray[np.float64], background: NDArray[Any], lesion: NDArray[Any]
+    ) -> "PixelCalibration":
+        """Return the sums where each probability (N,) was given to so many pixels of background and of lesion."""
+        places = np.minimum((probability * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+        pixels = background.astype(np.int64) + lesion
+
+        def by_bin(values: NDArray[Any]) -> NDArray[np.float64]:
+            return np.asarray(np.bincount(places, weights=values, minlength=NUM_BINS), np.float64)
+
+        return cls(
+            num_pixels=by_bin(pixels).astype(np.int64),
+            probability=by_bin(probability * pixels),
+            lesion=by_bin(lesion).astype(np.int64),
+            squared_error=float((lesion * (1 - probability) ** 2 + background * probability**2).sum()),
+        )
+
+    def __add__(self, other: "PixelCalibration") -> "PixelCalibration":
+        return PixelCalibration(
+            self.num_pixels + other.num_pixels,
+            self.probability + other.probability,
+            self.lesion + other.lesion,
+            self.squared_error + other.squared_error,
+        )
+
+    @property
+    def ece(self) -> float:
+        """Return the expected calibration error: |mean probability − share of lesion|, meaned over all pixels."""
+        return float(np.abs(self.probability - self.lesion).sum() / self.num_pixels.sum())
+
+    @property
+    def ece_foreground(self) -> float | None:
+        """Return the same over the pixels of probability 1/15 and more; None where there is none.
+
+        Nine pixels in ten are background that no network doubts. They lie in the first bin, are right there, and hold
+        the error over all pixels near 0 however wrong the others are.
+        """
+        pixels = self.num_pixels[1:].sum()
+        return float(np.abs(self.probability - self.lesion)[1:].sum() / pixels) if pixels else None
+
+    @property
+    def brier(self) -> float:
+        """Return the mean squared difference of probability and mask."""
+        return self.squared_error / int(self.num_pixels.sum())
+
+    def curve(self) -> list[dict[str, Any]]:
+        """Return the reliability curve: of each bin its edges, its pixels, mean probability and share of lesion."""
+        return [
+            {
+                "from": number / NUM_BINS,
+                "to": (number + 1) / NUM_BINS,
+                "num_pixels": int(pixels),
+                "mean_probability": float(self.probability[number] / pixels) if pixels else None,
+                "lesion_share": float(self.lesion[number] / pixels) if pixels else None,
+            }
+            for number, pixels in enumerate(self.num_pixels)
+        ]
+
+
+@dataclass(frozen=True)
+class CaseCalibration:
+    """What one film tells of its probabilities."""
+
+    pixels: PixelCalibration
+    expected_area: float
+    """Sum of the probabilities, as share of the picture."""
+    area: float
+    """Lesion in the mask, as share of the picture."""
+    confidence: float
+    """`expected_dice` of the prediction."""
+    dice: float
+    """What it came to, by the corrected rule."""
+
+
+def of_case(probability: np.ndarray, mask: np.ndarray, prediction: np.ndarray) -> CaseCalibration:
+    """Measure the probabilities of one film against its mask, and the confidence that they give in the predicted mask.
+
+    All are (H, W), on the film's own grid. The prediction is cut from what the network gives; for the probabilities
+    that a user is given, apply the model's `scaling` to that. Raises `ValueError` as `confidence.checked`.
+    """
+    exact, lesion = checked(probability, mask), np.asarray(mask) != 0
+    return CaseCalibration(
+        pixels=PixelCalibration.of(probability, mask),
+        expected_area=float(exact.mean()),
+        area=float(lesion.mean()),
+        confidence=expected_dice(probability, prediction),
+        dice=dice(overlap(prediction, lesion)),
+    )
+
+
+def summarise(cases: Sequence[CaseCalibration], *, calibration: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return all figures and curves as plain values for JSON; shares and scores are from 0 to 1.
+
+    `calibration` is that of the model by whose `scaling` the probabilities went, None where they are the network's own.
+
+    - num_cases; calibrated, and the temperature and offset that were applied (null without);
+    - pixels: num_pixels, ece (all pixels: the headline), ece_foreground (those of probability 1/15 and more, null
+      without any), brier, and reliability, the curve: a list with from, to, num_pixels, mean_probability and
+      lesion_share (both null without pixels) of each of 15 bins;
+    - area, in shares of the picture: mean_absolute_gap and mean_difference of expected less true area, and groups, up
+      to ten of equally many cases by rising expected area, each with num_cases, expected, true (means);
+    - confidence: mean, mean_dice of all cases; spearman (null where one of the two is constant); risk_area,
+      risk_area_ideal, risk_area_random under the risk-coverage curve, for the order by confidence, that by the Dice
+      itself and a random one; curve, with the lists coverage and dice (mean Dice of the kept); and doubtful, the least
+      confident tenth: num_cases, coverage (of the others), threshold (their lowest confidence), dice_kept (theirs),
+      dice_doubtful. Null for one case, which has no order;
+    - remarks: a list of what a reader must know, in words.
+
+    Raises `ValueError` for no cases.
+    """
+    if not cases:
+        raise ValueError("there are no cases whose probabilities could be measured")
+    pixels = cases[0].pixels
+    for case in cases[1:]:
+        pixels = pixels + case.pixels
+    remarks = []
+    if calibration is None:
+        remarks.append("the probabilities are not calibrated: the model has no temperature, `c2fvl calibrate` fits one")
+    order = None
+    if len(cases) == 1:
+        remarks.append("one case has no order by confidence, so there is no risk-coverage curve")
+    else:
+        order = risk_coverage([case.confidence for case in cases], [case.dice for case in cases])
+        if order.spearman is None:
+            remarks.append("all cases have one confidence or one Dice, so the two have no rank correlation")
+    return {
+        "num_cases": len(cases),
+        "calibrated": calibration is not None,
+        "temperature": None if calibration is None else calibration["temperature"],
+        "offset": None if calibration is None else calibration["offset"],
+        "pixels": {
+            "num_pixels": int(pixels.num_pixels.sum()),
+            "ece": pixels.ece,
+            "ece_foreground": pixels.ece_foreground,
+            "brier": pixels.brier,
+            "reliability": pixels.curve(),
+        },
+        "area": _areas(cases),
+        "confidence": None if order is None else _confidence(order),
+        "remarks": remarks,
+    }
+
+
+def _areas(cases: Sequence[CaseCalibration]) -> dict[str, Any]:
+    expected = np.array([case.expected_area for case in cases])
+    true = np.array([case.area for case in cases])
+    groups = np.array_split(np.argsort(expected, kind="stable"), min(NUM_GROUPS, len(cases)))
+    return {
+        "mean_absolute_gap": float(np.abs(expected - true).mean()),
+        "mean_difference": float((expected - true).mean()),
+        "groups": [
+            {"num_cases": len(group), "expected": float(expected[group].mean()), "true": float(true[group].mean())}
+            for group in groups
+        ],
+    }
+
+
+def _confidence(order: RiskCoverage) -> dict[str, Any]:
+    count = len(order.dice)
+    kept = count - order.num_doubtful
+    places = np.unique(np.ceil(np.arange(1, NUM_COVERAGES + 1) * count / NUM_COVERAGES).astype(np.int64))
+    return {
+        "mean": float(order.confidence.mean()),
+        "mean_dice": float(order.dice.mean()),
+        "spearman": order.spearman,
+        "risk_area": order.area,
+        "risk_area_ideal": order.area_ideal,
+        "risk_area_random": order.area_random,
+        "curve": {
+            "coverage": (places / count).tolist(),
+            "dice": order.kept_dice[places - 1].tolist(),
+        },
+        "doubtful": {
+            "num_cases": order.num_doubtful,
+            "coverage": kept / count,
+            "threshold": order.threshold,
+            "dice_kept": float(order.kept_dice[kept - 1]),
+            "dice_doubtful": float(order.dice[kept:].mean()),
+        },
+    }

@@ -1,0 +1,85 @@
+"""Which text a network reads."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from c2fvl.config import Config
+from c2fvl.models.catalogue import find_entry
+from c2fvl.reports.encoders import sentence_of, words_of
+from c2fvl.reports.language_model import SentenceEncoder
+from c2fvl.reports.report import Report
+
+MOST_WORDS = 4096
+"""A vocabulary holds no more; rarer words are unknown ones."""
+LEARNED_FEATURES = 256
+"""Features of a word that is learned with the network, unless model.arguments.text_features says otherwise."""
+_READABLE = {
+    "attributes": ("attributes", "none"),
+    "findings": ("findings", "none"),
+    "sentence": ("words", "sentence", "none"),
+    "none": ("none",),
+}
+
+
+def text_kind(config: Config) -> str:
+    """Return data.text with "auto" resolved. Raises `ValueError` for a text that the network cannot read."""
+    reads, text = find_entry(config.model.name).text, config.data.text
+    if text == "auto":
+        return {"sentence": "sentence" if config.data.text_model else "words"}.get(reads, reads)
+    if text not in _READABLE[reads]:
+        raise ValueError(
+            f"data.text is {text}, which the network {config.model.name} cannot read; set data.text=auto, or one of "
+            f"{', '.join(_READABLE[reads])}"
+        )
+    return text
+
+
+def settle_text(config: Config, reports: Iterable[Report | None]) -> Config:
+    """Return the settings with all that depends on the reports of the training part: kind, vocabulary, arguments.
+
+    What a run then writes is complete: its model needs neither the captions nor, but for a language model, anything
+    else. Settled settings stay as they are. Raises `ValueError` for settings that contradict each other.
+    """
+    kind, data = text_kind(config), config.data
+    wanted: dict[str, int] = {}
+    free = dict(config.model.arguments)
+    if kind == "words":
+        data = dataclasses.replace(data, vocabulary=data.vocabulary or _vocabulary(reports))
+        free.setdefault("text_features", LEARNED_FEATURES)
+        wanted = {"text_tokens": data.text_tokens, "vocabulary_size": len(data.vocabulary)}
+    elif kind == "sentence":
+        model = SentenceEncoder.from_settings(data)
+        place = str(model.folder.resolve()) if Path(data.text_model).expanduser().is_dir() else data.text_model
+        data = dataclasses.replace(data, text_fingerprint=model.fingerprint, text_model=place)
+        wanted = {"text_tokens": data.text_tokens, "text_features": model.num_features, "vocabulary_size": 0}
+    elif find_entry(config.model.name).text == "sentence":
+        wanted = {"text_tokens": 0}
+    for name, value in wanted.items():
+        if free.setdefault(name, value) != value:
+            raise ValueError(
+                f"model.arguments.{name} is {free[name]}, but data.text={kind} makes {value}; leave it out"
+                + (", or change data.text_tokens" if name == "text_tokens" else "")
+            )
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(data, text=kind),
+        model=dataclasses.replace(config.model, arguments=free),
+    )
+
+
+def _vocabulary(reports: Iterable[Report | None]) -> tuple[str, ...]:
+    """Return the words of all reports and of their mirrored forms, the most frequent first."""
+    counts: Counter[str] = Counter()
+    for report in reports:
+        if report is not None:
+            counts.update(words_of(sentence_of(report)))
+            counts.update(words_of(sentence_of(report.mirrored())))
+    if not counts:
+        raise ValueError(
+            "no film to train on has a report, so there are no words to learn; add a caption table, or set "
+            "data.text=none"
+        )
+    ordered = sorted(counts, key=lambda word: (-counts[word], word))
+    return tuple(ordered[:MOST_WORDS])

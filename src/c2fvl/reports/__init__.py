@@ -1,0 +1,1 @@
+"""What a report says: zones, captions, free sentences, findings, and the numbers that a network reads."""

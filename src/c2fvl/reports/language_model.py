@@ -1,0 +1,250 @@
+"""Sentences → token features by a frozen language model of the BERT family, computed once and kept on disk.
+
+The features of the last layer, without the marks of beginning and end; the pieces of one word are averaged, as LViT
+(Li et al., IEEE TMI 2023) reads its captions. The model is loaded by transformers, from safetensors alone, and only if
+a sentence is met whose features are not in the cache. The cache is keyed by the content of the model's files and by
+the settings that matter, so that a changed model never finds the features of another.
+"""
+
+import functools
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as parse_safetensors
+from safetensors.numpy import save as to_safetensors
+
+from c2fvl.config import DataConfig
+from c2fvl.files import storage
+
+logger = logging.getLogger(__name__)
+
+CACHE_VERSION = 1
+PUBLISHED_PIECES = 25
+"""LViT's language model read no more word pieces, marks of beginning and end included."""
+PUBLISHED_WORDS = 9
+"""LViT filled shorter captions up."""
+BATCH = 32
+_PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors")
+
+
+class SentenceEncoder:
+    """One language model with the settings that matter, and the features it has given so far."""
+
+    def __init__(self, folder: Path, *, tokens: int, rule: str, cache: Path) -> None:
+        self.folder, self.tokens, self.rule = folder, tokens, rule
+        self.num_features = _num_features(folder)
+        self.fingerprint = _fingerprint(folder)
+        key = f"{CACHE_VERSION} {self.fingerprint} {rule} {tokens}"
+        self.cache = cache / storage.checksum(key.encode())[:32]
+        self._known: dict[str, np.ndarray] | None = None
+
+    @classmethod
+    def from_settings(cls, config: DataConfig) -> "SentenceEncoder":
+        """Return the encoder that the settings name.
+
+        Raises `ValueError` where it is not at hand, is incomplete, or is not the one a network was trained with.
+        """
+        if not config.text_model:
+            raise ValueError(
+                "data.text=sentence needs a language model: set data.text_model to a folder with one of the BERT "
+                "family, or to a name of the Hugging Face hub with data.text_fetch=true; data.text=words needs none"
+            )
+        folder = _find(config.text_model, config.text_revision, fetch=config.text_fetch)
+        encoder = cls(
+            folder,
+            tokens=config.text_tokens,
+            rule=config.text_rule,
+            cache=storage.cache_folder(config.text_cache, "text"),
+        )
+        if config.text_fingerprint not in ("", encoder.fingerprint):
+            raise ValueError(
+                f"the language model in {folder} is not the one that the network was trained with: its checksum is "
+                f"{encoder.fingerprint[:12]}…, expected is {config.text_fingerprint[:12]}…; name the right one with "
+                "--text-model or data.text_model"
+            )
+        return encoder
+
+    def prepare(self, sentences: Iterable[str]) -> None:
+        """Have the features of all sentences at hand, and those that are new on disk."""
+        if self._known is None:
+            self._known = self._read_cache()
+        new = sorted(sentence for sentence in set(sentences) if _key(sentence) not in self._known)
+        if not new:
+            return
+        found: dict[str, np.ndarray] = {}
+        tokenizer, network = _load(self.folder, self.fingerprint)
+        for start in range(0, len(new), BATCH):
+            batch = new[start : start + BATCH]
+            for sentence, features in zip(batch, self._compute(batch, tokenizer, network), strict=True):
+                found[_key(sentence)] = features
+        self._known |= found
+        data = to_safetensors(found)
+        try:
+            storage.make_folder(self.cache)
+            storage.write_bytes(self.cache / f"{storage.checksum(data)}.safetensors", data)
+        except OSError as error:
+            logger.warning("the features of %d sentences are not kept: %s", len(found), error)
+
+    def features(self, sentence: str) -> np.ndarray:
+        """Return (n, F) float32 of the sentence's first n ≤ tokens tokens."""
+        if self._known is None or _key(sentence) not in self._known:
+            self.prepare([sentence])
+        assert self._known is not None
+        return self._known[_key(sentence)]
+
+    def _compute(self, sentences: list[str], tokenizer: Any, network: Any) -> list[np.ndarray]:
+        import torch
+
+        published = self.rule == "published"
+        texts = [_filled_up(sentence) if published else sentence for sentence in sentences]
+        longest = PUBLISHED_PIECES if published else min(tokenizer.model_max_length, _positions(network))
+        encoded = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=longest)
+        with torch.inference_mode():
+            states = network(**encoded).last_hidden_state.float().numpy()
+        found = []
+        for row in range(len(texts)):
+            words: dict[int, list[int]] = {}
+            for place, word in enumerate(encoded.word_ids(row)):
+                if word is not None:  # None: a mark of beginning, end or padding
+                    words.setdefault(word, []).append(place)
+            averaged = [states[row, places].mean(axis=0) for places in list(words.values())[: self.tokens]]
+            found.append(np.asarray(averaged, np.float32).reshape(-1, states.shape[2]))
+        return found
+
+    def _read_cache(self) -> dict[str, np.ndarray]:
+        known: dict[str, np.ndarray] = {}
+        for path in sorted(self.cache.glob("*.safetensors")):
+            try:
+                data = path.read_bytes()
+                if storage.checksum(data) != path.stem:
+                    raise ValueError("its content does not match its name")
+                known |= parse_safetensors(data)
+            except (OSError, ValueError, SafetensorError) as error:
+                logger.warning("%s is damaged and passed over, its sentences are computed again: %s", path, error)
+                path.unlink(missing_ok=True)
+        return known
+
+
+def _key(sentence: str) -> str:
+    return storage.checksum(sentence.encode())[:32]
+
+
+def _filled_up(sentence: str) -> str:
+    """Return the caption as LViT gives it to its language model: the first line, of nine words or more."""
+    line = sentence.splitlines()[0]
+    return line + " EOF XXX" * max(0, PUBLISHED_WORDS - len(line.split()))
+
+
+def _positions(network: Any) -> int:
+    return int(getattr(network.config, "max_position_embeddings", 512))
+
+
+def _find(name: str, revision: str, *, fetch: bool) -> Path:
+    """Return the folder of a language model: the one named, or the one that the hub's cache holds."""
+    folder = Path(name).expanduser()
+    if folder.exists():
+        if not folder.is_dir():
+            raise ValueError(f"data.text_model={name} is a file; name the folder that holds config.json")
+    else:
+        folder = _from_hub(name, revision, fetch=fetch)
+    absent = [file for file in ("config.json", "tokenizer.json") if not (folder / file).is_file()]
+    if not list(folder.glob("*.safetensors")):
+        absent.append("weights as *.safetensors (others could execute code and are not read)")
+    if absent:
+        raise ValueError(f"data.text_model={name} is no complete language model: {folder} lacks {', '.join(absent)}")
+    return folder
+
+
+def _from_hub(name: str, revision: str, *, fetch: bool) -> Path:
+    if Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ValueError(f"data.text_model={name}: there is no such folder")
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as error:
+        raise ValueError(_NOT_INSTALLED) from error
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                name, revision=revision or None, local_files_only=not fetch, allow_patterns=list(_PATTERNS)
+            )
+        )
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        if fetch:
+            raise ValueError(
+                f"the language model {name!r} cannot be fetched ({str(error).splitlines()[0]}); check the name and the "
+                "connection"
+            ) from error
+        raise ValueError(
+            f"the language model {name!r} is neither a folder here nor in the hub's cache on this machine; to train, "
+            "set data.text_model to a folder that holds it, data.text_fetch=true to have it fetched, or "
+            "data.text=words, which needs none; a trained network finds it with --text-model FOLDER"
+        ) from error
+
+
+_NOT_INSTALLED = (
+    "sentences need transformers, which is not installed: pip install 'c2fvl[text]'; or set data.text=words, which "
+    "needs none"
+)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(folder: Path, fingerprint: str) -> tuple[Any, Any]:
+    """Return the tokenizer and the frozen network; the checksum is there so that a changed folder is read again."""
+    import torch
+
+    try:
+        import transformers
+    except ImportError as error:
+        raise ValueError(_NOT_INSTALLED) from error
+    transformers.utils.logging.disable_progress_bar()
+    safe = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **safe)
+        network, loading = transformers.AutoModel.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **safe
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ValueError(f"{folder} cannot be loaded as a language model: {error}") from error
+    absent = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))  # which nothing reads
+    wrong = sorted(str(entry[0]) for entry in loading["mismatched_keys"])
+    if absent or wrong:
+        raise ValueError(
+            f"the weights in {folder} are not those that its config.json describes: {len(absent)} are missing, "
+            f"{len(wrong)} of another shape ({(absent + wrong)[0]}, …); get the model again"
+        )
+    if not tokenizer.is_fast:
+        raise ValueError(f"{folder} has no tokenizer that tells which pieces make a word; expected is tokenizer.json")
+    return tokenizer, network.eval()
+
+
+def _num_features(folder: Path) -> int:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        size = config.get("hidden_size", config.get("dim"))  # DistilBERT says dim
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{folder / 'config.json'} cannot be read: {error}") from error
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"{folder / 'config.json'} tells no hidden_size; expected is a model of the BERT family")
+    return size
+
+
+def _fingerprint(folder: Path) -> str:
+    """Return the checksum of everything in the folder that the features depend on."""
+    files = sorted({path for pattern in _PATTERNS for path in folder.glob(pattern)})
+    lines = []
+    for path in files:
+        stat = path.stat()
+        lines.append(f"{path.name} {_file_checksum(path, stat.st_size, stat.st_mtime_ns)}")
+    return storage.checksum("\n".join(lines).encode())
+
+
+@functools.lru_cache(maxsize=256)
+def _file_checksum(path: Path, size: int, changed: int) -> str:
+    """Return a file's checksum; size and time are there so that a changed file is read again."""
+    return storage.checksum(path.read_bytes())

@@ -1,0 +1,16 @@
+"""The six zones of the lungs and the frame that left and right are meant in."""
+
+ZONES = ("lupper", "lmiddle", "llower", "rupper", "rmiddle", "rlower")
+FRAMES = ("viewer", "patient")
+HEIGHTS = ("upper", "middle", "lower")
+
+
+def zone_in_words(zone: str) -> str:
+    """Return a zone as it is told: "left upper zone"."""
+    return f"{'left' if zone[0] == 'l' else 'right'} {zone[1:]} zone"
+
+
+def check_frame(frame: str) -> None:
+    """Raise `ValueError` for a frame that is not known."""
+    if frame not in FRAMES:
+        raise ValueError(f"the frame of a report is {frame!r}; expected {' or '.join(FRAMES)}")

@@ -1,0 +1,101 @@
+"""Fit temperature and offset of a trained network to films it was not trained on, and keep them in the model folder."""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from c2fvl.checkpoints.folders import CALIBRATION, WEIGHTS
+from c2fvl.checkpoints.trained_model import TrainedModel
+from c2fvl.data.prefetch import ahead
+from c2fvl.data.scan import fingerprint
+from c2fvl.data.text_changes import describe_text
+from c2fvl.files import storage
+from c2fvl.inference.cases import CasePrediction, films_of, predict_cases
+from c2fvl.inference.masks import to_original
+from c2fvl.inference.torch_engine import automatic_batch, inference_form
+from c2fvl.metrics.temperature import LogitHistogram, Scaling
+from c2fvl.models.catalogue import num_classes
+
+logger = logging.getLogger(__name__)
+
+_DOUBTS = {
+    "train": "the network has seen these films and is surer of them than of others; fit on the val part",
+    "test": "figures of calibration on these films will then be too good; fit on the val part",
+    "all": "the network may have seen some of these films and be surer of them than of others",
+}
+
+
+def calibrate(
+    model: TrainedModel,
+    root: Path | str,
+    *,
+    split: str = "val",
+    table: str | None = None,
+    text: str = "right",
+    seed: int = 0,
+    device: str = "cpu",
+    batch_size: int | None = None,
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Fit to the films of one split, write `calibration.json` to the model folder and return its content.
+
+    `text` and `seed` say which report each film gets, as in `evaluate`; a temperature is for films that are given such
+    reports. Raises `ValueError`, with nothing written, for a network of several classes and for films to which no
+    temperature can be fitted: without masks, with empty masks only, or all of them right.
+    """
+    classes = num_classes(model.config.model)
+    if classes > 2:
+        raise ValueError(
+            f"{model.path}: the network tells {classes} classes apart, and a temperature is fitted for one lesion "
+            "only; its probabilities stay as they are"
+        )
+    films = films_of(model, root, split=split, table=table, text=text, seed=seed)
+    cases, config = films.cases, model.config
+    if split.lower() in _DOUBTS:
+        logger.warning("the temperature is fitted on the split %s: %s", split, _DOUBTS[split.lower()])
+
+    histogram = LogitHistogram()
+    batch_size = batch_size or automatic_batch(model)
+    network = inference_form(model, batch_size=batch_size)
+    found = predict_cases(network, films, device=device, batch_size=batch_size, workers=workers)
+    counted = ahead(lambda prediction: _count(histogram, prediction), found, most=2 * batch_size)
+    for done, _ in enumerate(counted, start=1):
+        if progress is not None:
+            progress(done, len(films))
+
+    try:
+        scaling = histogram.fit()
+    except ValueError as error:
+        raise ValueError(f"{root} ({split}): {error}") from error
+    alone = histogram.fit_temperature()
+    before, after = histogram.quality(Scaling()), histogram.quality(scaling)
+    record = {
+        "temperature": scaling.temperature, "offset": scaling.offset,
+        "weights_sha256": model.metrics.get("weights_sha256") or storage.checksum((model.path / WEIGHTS).read_bytes()),
+        "fitted_on": {
+            "root": Path(root).resolve().name, "split": split, "fingerprint": fingerprint(cases),
+            "num_cases": len(cases), "text": text,
+            "given": describe_text(text, config.data.text, films.num_readable, len(cases)),
+        },
+        "nll_before": before.nll, "nll_after": after.nll,
+        "ece_before": before.ece, "ece_after": after.ece,
+        "brier_before": before.brier, "brier_after": after.brier,
+        "without_offset": None if alone is None else {
+            "temperature": alone.temperature, **dataclasses.asdict(histogram.quality(alone)),
+        },
+    }  # fmt: skip
+    storage.write_json(model.path / CALIBRATION, record)
+    return record
+
+
+def _count(histogram: LogitHistogram, prediction: CasePrediction) -> None:
+    """Count the pixels of a film on its own grid; one thread alone may do so at a time."""
+    mask = prediction.original_mask
+    assert mask is not None
+    try:
+        histogram.add(to_original(prediction.probability, mask.shape), mask)
+    except ValueError as error:
+        raise ValueError(f"{prediction.id}: {error}") from error

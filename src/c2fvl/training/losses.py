@@ -1,0 +1,167 @@
+"""Losses on logits.
+
+The loss of C2FVL, LViT and UCTransNet, whose one logit tells lesion from background, is half a Dice loss and half a
+balanced cross-entropy; C2FVL adds the alignment of its side maps. Of a network with a logit for each class the two are
+those of TransUNet (Chen et al., 2021): a Dice loss over batch and classes, and the plain cross-entropy, which alone is
+the loss of MedT. All of it is computed in float32, whatever the network ran in.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from c2fvl.config import LossConfig
+from c2fvl.models.output import Loss, Output, Reading
+from c2fvl.reports.findings import FIRST_ZONE, TRUST
+
+DICE_SMOOTHING = 4e-5
+CLASS_DICE_SMOOTHING = 1e-5
+COUNT_SMOOTHING = 1e-12
+
+
+def build_loss(config: LossConfig) -> Loss:
+    """Return the loss that the settings describe; its terms are named as in the log."""
+
+    if not any((config.dice, config.cross_entropy, config.alignment, config.side_maps)):
+        raise ValueError(
+            "all weights of the loss are 0, so that nothing would be learned; set loss.dice=0.5, for example"
+        )
+
+    def loss(
+        output: Output, mask: Tensor, text: Tensor | None = None, findings: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        dice, cross_entropy = _overlap_and_entropy(output.logits, mask, balanced=config.balanced)
+        terms = {"dice_loss": dice, "cross_entropy": cross_entropy}
+        total = config.dice * dice + config.cross_entropy * cross_entropy
+        if config.alignment:
+            terms["alignment"] = alignment_loss(output.aux)
+            total = total + config.alignment * terms["alignment"]
+        if config.side_maps:
+            terms["side_maps"] = _side_map_loss(output.aux, mask, balanced=config.balanced)
+            total = total + config.side_maps * terms["side_maps"]
+        if config.reading or config.agreement:
+            if output.reading is None or text is None or findings is None:
+                raise ValueError(
+                    "the network reads no findings off the films; set loss.reading=0 and loss.agreement=0 for it"
+                )
+            terms["reading"] = reading_loss(output.reading, findings)
+            terms["agreement"] = agreement_loss(output.reading, text[:, 0], findings)
+            total = total + config.reading * terms["reading"] + config.agreement * terms["agreement"]
+        return {"loss": total, **terms}
+
+    return loss
+
+
+def reading_loss(reading: Reading, findings: Tensor) -> Tensor:
+    """Return the cross-entropy of zones, number and side against what the report says of them, where it does.
+
+    findings (B, 9); the mean over the zones, plus a tenth of the means for number and side.
+    """
+    zones = _mean_known(
+        lambda target: functional.binary_cross_entropy_with_logits(reading.zones, target, reduction="none"),
+        findings[:, FIRST_ZONE:TRUST],
+    )
+    number = _mean_known(_entropy_of_classes(reading.number), findings[:, 1])
+    side = _mean_known(_entropy_of_classes(reading.side), findings[:, 0])
+    return zones + 0.1 * (number + side)
+
+
+def agreement_loss(reading: Reading, told: Tensor, findings: Tensor) -> Tensor:
+    """Return the cross-entropy of the belief in each statement against whether it is true.
+
+    told and findings (B, 9): what the network was told and what is so. Statements told with a trust of 0 or 1, of which
+    there is nothing to learn, and those of which either knows nothing are left out.
+    """
+    said, true = told[:, :TRUST], findings[:, :TRUST]
+    certain = reading.statements.isinf()
+    is_true = torch.where(said.isnan() | true.isnan() | certain, torch.nan, (said == true).float())
+    logits = reading.statements.masked_fill(certain, 0.0)
+    return _mean_known(
+        lambda target: functional.binary_cross_entropy_with_logits(logits, target, reduction="none"), is_true
+    )
+
+
+def _entropy_of_classes(logits: Tensor) -> Callable[[Tensor], Tensor]:
+    last = logits.shape[1] - 1
+    return lambda target: functional.cross_entropy(logits, target.long().clamp(0, last), reduction="none")
+
+
+def _mean_known(cost: Callable[[Tensor], Tensor], target: Tensor) -> Tensor:
+    """Return the mean cost where the target is known, 0 where it nowhere is."""
+    known = ~target.isnan()
+    costs = cost(target.nan_to_num(0.0))
+    return torch.where(known, costs, torch.zeros_like(costs)).sum() / known.sum().clamp(min=1)
+
+
+def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Return 1 − Dice with squares in the denominator, per image over all pixels, meaned over the batch.
+
+    logits and target (B, H, W). The smoothing of 4e-5 equals the published 1e-5 after its weights of one half.
+    """
+    probability, target = logits.float().sigmoid().flatten(1), target.float().flatten(1)
+    intersection = (probability * target).sum(1)
+    size = probability.square().sum(1) + target.square().sum(1)
+    return (1 - (2 * intersection + DICE_SMOOTHING) / (size + DICE_SMOOTHING)).mean()
+
+
+def balanced_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the cross-entropy of which lesion and background each weigh one half over the whole batch.
+
+    From logits, so that it keeps its gradient where the published form, which cuts logarithms off at −100, loses it.
+    """
+    logits, target = logits.float(), target.float()
+    cost = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    background = 1 - target
+    return 0.5 * (cost * target).sum() / (target.sum() + COUNT_SMOOTHING) + 0.5 * (cost * background).sum() / (
+        background.sum() + COUNT_SMOOTHING
+    )
+
+
+def class_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Return 1 − Dice of the softmax with squares in the denominator, meaned over all classes, background included.
+
+    logits (B, C, H, W), target (B, H, W) whole numbers. Each class is counted over the whole batch (TransUNet).
+    """
+    probability = logits.float().softmax(dim=1)
+    truth = functional.one_hot(target, logits.shape[1]).movedim(-1, 1).float()
+    intersection = (probability * truth).sum((0, 2, 3))
+    size = probability.square().sum((0, 2, 3)) + truth.sum((0, 2, 3))
+    return (1 - (2 * intersection + CLASS_DICE_SMOOTHING) / (size + CLASS_DICE_SMOOTHING)).mean()
+
+
+def alignment_loss(side_maps: tuple[Tensor, ...]) -> Tensor:
+    """Return half the sum of 1 − cosine between the finest side map and each coarser one, meaned over the batch."""
+    if len(side_maps) < 2:
+        raise ValueError(
+            f"the alignment compares side maps with the finest, but the network returned {len(side_maps)}; "
+            "set loss.alignment=0 for this network"
+        )
+    finest, *coarser = (side_map.float().flatten(1) for side_map in side_maps)
+    distances = [1 - functional.cosine_similarity(finest, other, dim=1, eps=1e-8) for other in coarser]
+    return 0.5 * torch.stack(distances).sum(0).mean()
+
+
+def _side_map_loss(side_maps: tuple[Tensor, ...], mask: Tensor, *, balanced: bool) -> Tensor:
+    """Return the mean over the side maps of their own Dice and cross-entropy against the mask (deep supervision)."""
+    if not side_maps:
+        raise ValueError("the network returned no side maps; set loss.side_maps=0 for this network")
+    losses = [_overlap_and_entropy(side_map, mask, balanced=balanced) for side_map in side_maps]
+    return torch.stack([0.5 * dice + 0.5 * cross_entropy for dice, cross_entropy in losses]).mean()
+
+
+def _overlap_and_entropy(logits: Tensor, mask: Tensor, *, balanced: bool) -> tuple[Tensor, Tensor]:
+    """Return the Dice loss and the cross-entropy of a network with one logit, or with one for each class."""
+    if logits.shape[-2:] != mask.shape[-2:]:
+        raise ValueError(
+            f"the logits have the shape {tuple(logits.shape)} and the mask {tuple(mask.shape)}; expected are "
+            "(B, C, H, W) and (B, H, W)"
+        )
+    if logits.shape[1] == 1:
+        if balanced:
+            return dice_loss(logits[:, 0], mask), balanced_cross_entropy(logits[:, 0], mask)
+        plain = functional.binary_cross_entropy_with_logits(logits[:, 0].float(), mask.float())
+        return dice_loss(logits[:, 0], mask), plain
+    classes = mask.long()
+    return class_dice_loss(logits, classes), functional.cross_entropy(logits.float(), classes)

@@ -1,0 +1,75 @@
+"""Run folders: which one a call of training writes to, by which settings, and on what machine."""
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from c2fvl.config import Config, override, parse_config
+
+logger = logging.getLogger(__name__)
+
+RESUMABLE_SETTINGS = (
+    "data.root", "data.workers", "train.epochs", "train.patience", "train.trackers", "train.max_hours",
+    "train.save_minutes", "train.threads",
+)  # fmt: skip
+"""Settings that may change when a run is resumed."""
+
+
+def resolve_run(
+    config: Config | None,
+    out: Path | str,
+    run: Path | str | None,
+    resume: Path | str | None,
+    overrides: tuple[str, ...],
+) -> tuple[Config, Path]:
+    """Return the settings and the run folder, which is not made yet."""
+    if resume is None:
+        if config is None:
+            raise ValueError("give settings to train by, or a run folder to resume")
+        config = override(config, overrides)
+        folder = Path(out) / config.preset / time.strftime("%Y-%m-%d_%H-%M-%S") if run is None else Path(run)
+        if folder.exists():
+            raise FileExistsError(f"{folder} exists already and nothing in it is overwritten; name another run folder")
+        return config, folder
+    folder = Path(resume)
+    settings = folder / "config.toml"
+    if not settings.is_file():
+        raise FileNotFoundError(f"{folder} is no run folder: it holds no config.toml")
+    saved = parse_config(settings.read_text(encoding="utf-8"), where=str(settings))
+    for item in overrides:
+        if item.partition("=")[0].strip() not in RESUMABLE_SETTINGS:
+            raise ValueError(
+                f"{item!r} cannot change when a run is resumed, for then it would be another run; "
+                f"what can: {', '.join(RESUMABLE_SETTINGS)}"
+            )
+    config = override(saved, ("train.max_hours=0", *overrides))  # that limit was of the call that set it
+    if config.train.epochs != saved.train.epochs and config.optimizer.schedule == "one_cycle":
+        logger.warning(
+            "the rates of one_cycle depend on the number of epochs; with %d instead of %d the run goes on with other "
+            "rates than it would have had from the start",
+            config.train.epochs,
+            saved.train.epochs,
+        )
+    return config, folder
+
+
+@contextlib.contextmanager
+def lock_run(run: Path) -> Iterator[None]:
+    """Hold a run folder for this process alone; `ValueError` where another one trains in it. On POSIX systems only."""
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(run, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"another process is training in {run}; wait until it has ended") from error
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,307 @@
+"""The guarded reader of official checkpoints, attacked."""
+
+import collections
+import io
+import pickle
+import random
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from support.reference_weights import official_state_dict
+
+from c2fvl.checkpoints.official.convert import convert, from_reference
+from c2fvl.checkpoints.official.unpickler import read_official
+from c2fvl.checkpoints.trained_model import load_model
+from c2fvl.config import load_config
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """A small state dict with the kinds of tensor that a checkpoint holds."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(4, 6, generator=generator)
+    return collections.OrderedDict(
+        matrix=base, view=base[1:3, ::2], transposed=base.t(), scalar=torch.tensor(3.5), empty=torch.zeros(0, 3),
+        half=base.half(), double=base.double(), count=torch.tensor(7), flags=base > 0, brain=base.bfloat16(),
+        parameter=torch.nn.Parameter(base * 2),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def checkpoint(tmp_path, weights):
+    path = tmp_path / "best_model-C2FVL.pth.tar"
+    optimizer = {"state": {0: {"step": 3, "exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1e-3, "params": [0]}]}
+    torch.save(
+        {"epoch": 17, "best_model": True, "model": "C2FVL", "state_dict": weights, "val_loss": torch.tensor(0.3),
+         "optimizer": optimizer}, path,
+    )  # fmt: skip
+    return path
+
+
+def test_reads_what_torch_reads(checkpoint, weights):
+    found = read_official(checkpoint)
+    assert list(found) == list(weights)
+    for name, value in weights.items():
+        assert found[name].dtype == value.dtype
+        assert torch.equal(found[name], value.detach()), name
+
+
+def test_reads_a_bare_state_dict(tmp_path, weights):
+    torch.save(weights, tmp_path / "epoch_149.pth")
+    assert torch.equal(read_official(tmp_path / "epoch_149.pth")["matrix"], weights["matrix"])
+
+
+def test_old_files_are_refused_with_the_way_to_re_save_them(tmp_path, weights):
+    torch.save({"state_dict": weights}, tmp_path / "old.pth.tar", _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match=r"(?s)not in PyTorch's zip format.*torch\.save\("):
+        read_official(tmp_path / "old.pth.tar")
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(ValueError, match="not in PyTorch's zip format"):
+        read_official(tmp_path / "text")
+    with pytest.raises(FileNotFoundError):
+        read_official(tmp_path / "none")
+
+
+class Evil:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        import os
+
+        return os.system, (f"touch {self.target}",)
+
+
+def repacked(path, out, change, *, compression=zipfile.ZIP_STORED):
+    """Write the archive again with its members changed, checksums made to fit."""
+    with zipfile.ZipFile(path) as archive:
+        members = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    change(members)
+    with zipfile.ZipFile(out, "w", compression) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return out
+
+
+def table(members):
+    return next(name for name in members if name.endswith("data.pkl"))
+
+
+def test_nothing_in_a_file_can_run(checkpoint, tmp_path):
+    target = tmp_path / "ran"
+
+    def change(members):
+        members[table(members)] = pickle.dumps({"state_dict": {"a": Evil(target)}}, protocol=2)
+
+    with pytest.raises(ValueError, match=r"asks for (posix|nt)\.system"):
+        read_official(repacked(checkpoint, tmp_path / "evil.pth.tar", change))
+    assert not target.exists()
+
+
+def test_sparse_tensors_and_other_kinds_are_refused(tmp_path):
+    for name, value in {"sparse": torch.eye(3).to_sparse(), "complex": torch.ones(2, dtype=torch.complex64)}.items():
+        torch.save({"state_dict": {"a": value}}, tmp_path / name)
+        with pytest.raises(ValueError, match="asks for"):
+            read_official(tmp_path / name)
+    torch.save({"state_dict": {"a": "text"}}, tmp_path / "text")
+    with pytest.raises(ValueError, match="not a tensor"):
+        read_official(tmp_path / "text")
+    torch.save([1, 2], tmp_path / "list")
+    with pytest.raises(ValueError, match="holds no state dict"):
+        read_official(tmp_path / "list")
+
+
+def test_damaged_archives_are_refused(checkpoint, tmp_path):
+    data = checkpoint.read_bytes()
+    (tmp_path / "cut").write_bytes(data[:-200])
+    with pytest.raises(ValueError, match="damaged"):
+        read_official(tmp_path / "cut")
+
+    def shorten(members):
+        name = next(name for name in members if name.endswith("data/0"))
+        members[name] = members[name][:-4]
+
+    def drop(members):
+        del members[next(name for name in members if name.endswith("data/0"))]
+
+    def big_endian(members):
+        members[next(name for name in members if name.endswith("byteorder"))] = b"big"
+
+    for change, message in [(shorten, "bytes instead of"), (drop, "is missing"), (big_endian, "big-endian")]:
+        with pytest.raises(ValueError, match=message):
+            read_official(repacked(checkpoint, tmp_path / "changed", change))
+    with pytest.raises(ValueError, match="compressed"):
+        read_official(repacked(checkpoint, tmp_path / "packed", lambda members: None, compression=zipfile.ZIP_DEFLATED))
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "offset"),
+    [((4, 7), (7, 1), 0), ((4, 6), (6, 1), 1), ((2, 2), (100, 1), 0), ((-1, 6), (6, 1), 0), ((4, 6), (-6, 1), 0),
+     ((2**40, 1), (0, 1), 0), ((4,), (6, 1), 0), ((4.0, 6), (6, 1), 0)],
+)  # fmt: skip
+def test_views_beyond_their_storage_are_refused(size, stride, offset):
+    from c2fvl.checkpoints.official.unpickler import _rebuild_tensor, _Storage
+
+    storage = _Storage("0", torch.zeros(24))
+    with pytest.raises(ValueError, match=r"storage|wrongly"):
+        _rebuild_tensor(storage, offset, size, stride)
+    assert _rebuild_tensor(storage, 0, (4, 6), (6, 1)).shape == (4, 6)
+
+
+def test_a_thousand_damaged_files_never_load_silently_different(checkpoint, tmp_path, weights):
+    """Each is read exactly as it was or refused with a ValueError; nothing else."""
+    data = bytearray(checkpoint.read_bytes())
+    generator = random.Random(0)
+    expected = {name: value.detach().float().numpy() for name, value in weights.items()}
+    refused = 0
+    path = tmp_path / "damaged.pth.tar"
+    for _ in range(1000):
+        changed = bytearray(data)
+        for _ in range(generator.choice([1, 1, 2, 8])):
+            changed[generator.randrange(len(changed))] = generator.randrange(256)
+        if generator.random() < 0.1:
+            del changed[generator.randrange(len(changed)) :]
+        path.write_bytes(changed)
+        try:
+            found = read_official(path)
+        except ValueError:
+            refused += 1
+            continue
+        assert {name: value.shape for name, value in found.items()} == {
+            name: value.shape for name, value in expected.items()
+        }
+        assert all(np.array_equal(value.float().numpy(), expected[name]) for name, value in found.items())
+    assert 100 < refused < 1000
+
+
+def test_damaged_tables_are_refused_with_valid_checksums(checkpoint, tmp_path):
+    """The table of weights itself is damaged and the checksums made to fit: no crash, no other error."""
+    generator = random.Random(1)
+    outcomes = collections.Counter()
+    for _ in range(300):
+
+        def change(members):
+            name = table(members)
+            content = bytearray(members[name])
+            content[generator.randrange(len(content))] = generator.randrange(256)
+            members[name] = bytes(content)
+
+        try:
+            read_official(repacked(checkpoint, tmp_path / "changed", change))
+            outcomes["read"] += 1
+        except ValueError:
+            outcomes["refused"] += 1
+    assert outcomes["refused"] > 30
+
+
+def test_converting_an_official_file(tmp_path):
+    from c2fvl.cli.main import main
+
+    file = tmp_path / "best_model-C2FVL.pth.tar"
+    state = {f"module.{key}": value for key, value in official_state_dict("c2fvl").items()}
+    torch.save(
+        {"epoch": 3, "best_model": True, "model": "C2FVL", "state_dict": state, "val_loss": torch.tensor(0.5)}, file
+    )
+    assert main(["convert", str(file), str(tmp_path / "model"), "--model", "c2fvl"]) == 0
+    model = load_model(tmp_path / "model")
+    expected = from_reference("c2fvl", official_state_dict("c2fvl")).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.network.state_dict().items())
+    assert model.config.data.channel_order == "bgr"
+    assert model.config.data.resize == "published"
+    assert model.metrics["source"] == file.name
+    with pytest.raises(FileExistsError, match="nothing is overwritten"):
+        convert(file, tmp_path / "model", name="c2fvl", config=load_config("c2fvl_qata_paper"))
+    assert main(["convert", str(file), str(tmp_path / "other"), "--model", "unet"]) == 2
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("name", ["lvit", "unet", "uctransnet", "transunet", "medt", "axialunet", "logo"])
+def test_the_authors_files_of_every_network_become_model_folders(name, tmp_path, capsys):
+    from c2fvl.cli.main import main
+
+    file = tmp_path / "official.pth"
+    torch.save(official_state_dict(name), file)
+    assert main(["convert", str(file), str(tmp_path / "model"), "--model", name]) == 0
+    assert "parameters" in capsys.readouterr().out
+    model = load_model(tmp_path / "model")
+    expected = from_reference(name, official_state_dict(name)).state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in model.network.state_dict().items())
+    data = model.config.data
+    assert data.image_size == (128 if name in ("medt", "axialunet", "logo") else 224)
+    assert (data.text, data.text_tokens) == ("sentence", 10) if name == "lvit" else data.text == "none"
+    other = "unet" if name != "unet" else "uctransnet"
+    assert main(["convert", str(file), str(tmp_path / "other"), "--model", other]) == 2
+    assert f"no checkpoint of the published {other}" in capsys.readouterr().err.replace("not a", "no")
+    assert not (tmp_path / "other").exists()
+
+
+def with_table(content):
+    def change(members):
+        members[table(members)] = content
+
+    return change
+
+
+def test_a_deep_nest_as_a_key_does_not_crash(checkpoint, tmp_path):
+    content = b"\x80\x02})" + b"\x85" * 3_000_000 + b"K\x01s."
+    with pytest.raises(ValueError, match="neither a name nor a number"):
+        read_official(repacked(checkpoint, tmp_path / "deep", with_table(content)))
+
+
+def test_a_memo_place_out_of_all_bounds_fills_no_memory(checkpoint, tmp_path):
+    """A LONG_BINPUT of two thousand million would have a list of that many places made."""
+    content = b"\x80\x02}r\x00\x00\x00\x7f."
+    with pytest.raises(ValueError, match="holds no state dict"):
+        read_official(repacked(checkpoint, tmp_path / "memo", with_table(content)))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\x80\x02ctorch._utils\n_rebuild_parameter\n}b.", b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nNb.",
+     b"\x80\x02ctorch\nFloatStorage\nNb."],
+)  # fmt: skip
+def test_nothing_s_state_can_be_set(checkpoint, tmp_path, content):
+    from c2fvl.checkpoints.official import unpickler as official
+
+    before = official._rebuild_parameter.__defaults__
+    with pytest.raises(ValueError, match="sets the state"):
+        read_official(repacked(checkpoint, tmp_path / "build", with_table(content)))
+    assert official._rebuild_parameter.__defaults__ == before
+
+
+def test_many_views_of_one_storage_are_no_bomb(tmp_path):
+    storage = torch.zeros(2**18)
+    torch.save({"state_dict": {str(number): storage.view(-1) for number in range(100)}}, tmp_path / "bomb")
+    with pytest.raises(ValueError, match="many times as large"):
+        read_official(tmp_path / "bomb")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value.to(torch.int32), r"int32 instead of torch\.float32"),
+        (lambda value: value.to(torch.complex64), "instead of"),
+        (lambda value: value * torch.nan, "not finite"),
+        (lambda value: value.double() * 1e300, "not finite"),
+        (lambda value: value.to_sparse(), "no dense tensor"),
+        (lambda value: value.to("meta"), "no dense tensor"),
+        (lambda value: torch.zeros(1024, 0, 3, 3), "wrong shape"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused(change, message):
+    weights = official_state_dict("c2fvl")
+    weights["inc.conv.weight"] = change(weights["inc.conv.weight"])
+    with pytest.raises(ValueError, match=message):
+        from_reference("c2fvl", weights)
+
+
+def test_reading_makes_no_copy_of_a_view_too_large(tmp_path):
+    """A view that repeats one number a million times over would be a bomb; it is refused by its count."""
+    storage = torch.zeros(1).expand(1000, 1000)
+    buffer = io.BytesIO()
+    torch.save({"state_dict": {"a": storage}}, buffer)
+    (tmp_path / "bomb").write_bytes(buffer.getvalue())
+    with pytest.raises(ValueError, match="beyond its storage"):
+        read_official(tmp_path / "bomb")

@@ -1,0 +1,225 @@
+"""Models by path and by name, and what is packed to be given away."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import c2fvl
+from c2fvl.checkpoints import folders as model_folders
+from c2fvl.checkpoints.packing import pack
+from c2fvl.checkpoints.trained_model import load_model
+from c2fvl.cli.main import main
+from c2fvl.config import parse_config
+from c2fvl.evaluation.pages.model_card import write_card
+from c2fvl.files.storage import checksum
+
+REPORT = "Unilateral pulmonary infection, one infected area, upper left lung."
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """Empty places for named models: package, checkout, cache; and an empty current folder."""
+    monkeypatch.setattr(model_folders, "SHIPPED", tmp_path / "package")
+    monkeypatch.setattr(model_folders, "CHECKOUT", tmp_path / "checkout")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    for name in ("checkout", "here"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkout" / "pyproject.toml").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run, tmp_path_factory):
+    """A run with a calibration and a card."""
+    folder = tmp_path_factory.mktemp("named") / "run"
+    shutil.copytree(tiny_run, folder, ignore=shutil.ignore_patterns("evaluation-*"))
+    weights = json.loads((folder / "best" / "metrics.json").read_text())["weights_sha256"]
+    calibration = {"temperature": 1.5, "offset": -0.5, "weights_sha256": weights, "fitted_on": {"split": "val"}}
+    (folder / "best" / "calibration.json").write_text(json.dumps(calibration))
+    write_card(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packed(run, tmp_path_factory):
+    return pack(run, tmp_path_factory.mktemp("packed") / "model")
+
+
+@pytest.fixture(scope="module")
+def film(phantom_root):
+    return sorted((phantom_root / "Test_Folder" / "img").iterdir())[0]
+
+
+def test_a_packed_model_is_half_as_large_and_predicts_the_same(run, packed, film):
+    source, halves = load_file(run / "best" / "model.safetensors"), load_file(packed.folder / "model.safetensors")
+    assert halves.keys() == source.keys()
+    for name, value in source.items():
+        assert halves[name].dtype == (torch.float16 if value.is_floating_point() else value.dtype)
+    assert packed.largest_difference == max(
+        (source[name].double() - halves[name].double()).abs().max().item() for name in source
+    )
+    assert 0 < packed.largest_difference < 0.01
+    model = load_model(packed.folder)
+    loaded = model.network.state_dict()
+    assert all(loaded[name].dtype == value.dtype for name, value in source.items())
+    assert all(torch.equal(loaded[name], value.to(source[name].dtype)) for name, value in halves.items())
+    expected, found = c2fvl.Predictor(run)(film, REPORT), c2fvl.Predictor(packed.folder)(film, REPORT)
+    assert np.abs(expected.probability - found.probability).max() < 0.01
+    assert not np.array_equal(expected.probability, found.probability)
+
+
+def test_a_packed_model_holds_nothing_of_this_machine(run, packed, phantom_root):
+    written = (packed.folder / "model.safetensors").read_bytes()
+    before, after = (load_model(folder) for folder in (run, packed.folder))
+    assert before.config.data.root and not after.config.data.root
+    assert after.config.model == before.config.model
+    assert after.metrics == {**before.metrics, "weights_sha256": checksum(written)}
+    assert after.calibration == {**before.calibration, "weights_sha256": checksum(written)}
+    card = (packed.folder / "README.md").read_text()
+    assert before.metrics["weights_sha256"] in (run / "best" / "README.md").read_text()
+    assert before.metrics["weights_sha256"] not in card and checksum(written) in card
+    for file in packed.folder.iterdir():
+        assert str(phantom_root.parent).encode() not in file.read_bytes(), file.name
+    assert (packed.folder / "model.safetensors.sha256").read_text() == f"{checksum(written)}  model.safetensors\n"
+
+
+def test_settings_that_are_places_of_a_machine_are_emptied():
+    given = parse_config(
+        '[data]\nroot = "a"\ntable = "/b/{split}.csv"\nfilm_cache = "c"\ntext_cache = "d"\ntext_fetch = true\n'
+        'text_model = "/e/MiniLM"\n[init]\nunet = "f"\nvit_npz = "g"\nefficientnet_lite = "h"\n'
+    )
+    assert model_folders.portable(given) == parse_config('[data]\ntext_model = "MiniLM"\n')
+    kept = parse_config('[data]\ntable = "own.csv"\ntext_model = "owner/MiniLM"\n')
+    assert model_folders.portable(kept) == kept
+
+
+def test_paths_in_a_card_lose_their_folders_and_addresses_do_not(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    words = "77.3 / 63.8, /a/b/run data.root=/a/b/films, `~/c/d.py`, and/or, https://host/x/y, docs/results.md"
+    (tmp_path / "run" / "best" / "README.md").write_text(words)
+    pack(tmp_path / "run", tmp_path / "out")
+    kept = "77.3 / 63.8, run data.root=films, `d.py`, and/or, https://host/x/y, docs/results.md"
+    assert (tmp_path / "out" / "README.md").read_text() == kept
+
+
+def test_what_cannot_be_packed_is_refused(run, tmp_path, capsys):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").touch()
+    shutil.copytree(run / "best", tmp_path / "large")
+    weights = load_file(run / "best" / "model.safetensors")
+    name = next(name for name, value in weights.items() if value.is_floating_point())
+    save_file({**weights, name: weights[name] + 7e4}, tmp_path / "large" / "model.safetensors")
+    (tmp_path / "large" / "metrics.json").unlink()
+    for call, message in (
+        ([str(tmp_path), str(tmp_path / "out")], "no model folder"),
+        ([str(run), str(tmp_path / "there")], "exists already"),
+        ([str(tmp_path / "large"), str(tmp_path / "out")], f"{name} holds 7"),
+    ):
+        assert main(["pack", *call]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_lead_to_models_and_paths_come_first(places, packed, run, film, capsys):
+    shutil.copytree(packed.folder, places / "package" / "small")
+    shutil.copytree(packed.folder, places / "checkout" / "weights" / "large")
+    shutil.copytree(packed.folder, places / "home" / "c2fvl" / "models" / "owner" / "name")
+    for name, folder in (
+        ("default", places / "package" / "small"),
+        ("small", places / "package" / "small"),
+        ("large", places / "checkout" / "weights" / "large"),
+        ("owner/name", places / "home" / "c2fvl" / "models" / "owner" / "name"),
+    ):
+        assert c2fvl.load_model(name).path == folder
+    assert main(["predict", str(film), "--report", REPORT]) == 0
+    assert (places / "here" / "predictions" / f"{film.stem}.png").is_file()
+    capsys.readouterr()
+    assert main(["models"]) == 0
+    said = capsys.readouterr().out
+    size = f"{packed.num_bytes / 1e6:.1f} MB"
+    for name, place in (("small (default)", "package"), ("large", "checkout"), ("owner/name", "cache")):
+        (line,) = (line for line in said.splitlines() if line.startswith(name))
+        assert [place, "c2fvl", *size.split(), "The", "network"] == line.removeprefix(name).split()[:6]
+
+    shutil.copytree(run / "best", places / "here" / "large")
+    assert c2fvl.load_model("large").path.resolve() == places / "here" / "large"
+    (places / "here" / "small").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no model folder.*of that name, run this in another folder"):
+        c2fvl.load_model("small")
+
+
+def test_scores_of_a_named_model_stay_out_of_its_folder(places, packed, phantom_root):
+    shutil.copytree(packed.folder, places / "package" / "small")
+    before = sorted((places / "package" / "small").iterdir())
+    assert main(["evaluate", "default", str(phantom_root), "--split", "test"]) == 0
+    assert (places / "here" / "scores" / "small" / "evaluation-test" / "right" / "summary.json").is_file()
+    assert sorted((places / "package" / "small").iterdir()) == before
+
+
+def test_names_that_are_not_known_say_what_is(places, packed, film, capsys):
+    assert main(["predict", str(film)]) == 2
+    assert "no weights came with this copy of the package" in capsys.readouterr().err
+    shutil.copytree(packed.folder, places / "package" / "small")
+    shutil.copytree(packed.folder, places / "home" / "c2fvl" / "models" / "owner" / "name")
+    for name, *messages in (
+        ("smal", "did you mean small?", "default, small, owner/name"),
+        ("xyz", "known are default, small, owner/name"),
+        ("owner/nam", "`c2fvl pull owner/nam`", "did you mean owner/name?"),
+        ("../package/smal", "no model folder"),
+    ):
+        assert main(["predict", str(film), "--model", name]) == 2
+        error = capsys.readouterr().err
+        assert all(message in error for message in messages), error
+
+
+@pytest.mark.parametrize("damage", ["weights", "no checksum"])
+def test_weights_of_a_checkout_must_have_their_checksum(places, packed, damage):
+    folder = places / "checkout" / "weights" / "large"
+    shutil.copytree(packed.folder, folder)
+    if damage == "weights":
+        (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    else:
+        (folder / "model.safetensors.sha256").unlink()
+    with pytest.raises(ValueError, match=r"sha256.*get the checkout"):
+        c2fvl.load_model("large")
+
+
+def test_weights_that_come_along_are_small_whole_and_of_no_machine():
+    place = model_folders.SHIPPED
+    files = [file for file in place.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= 10e6
+    for folder, most in ((place, 10e6), (model_folders.CHECKOUT / "weights", 60e6)):
+        for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+            assert sum(file.stat().st_size for file in entry.iterdir()) <= most, entry
+            model = load_model(model_folders.find_model(entry.name))
+            assert model.config == model_folders.portable(model.config), entry
+            assert model.metrics["weights_sha256"] and (entry / "README.md").is_file(), entry
+            assert (model.calibration is None) == (not (entry / "calibration.json").is_file()), entry
+
+
+def test_a_wheel_carries_the_weights(packed, tmp_path):
+    import tomllib
+
+    project = model_folders.CHECKOUT / "pyproject.toml"
+    patterns = tomllib.loads(project.read_text())["tool"]["setuptools"]["package-data"]["c2fvl"]
+    shutil.copytree(packed.folder, tmp_path / "weights" / "small")
+    carried = {file.name for pattern in patterns for file in tmp_path.glob(pattern)}
+    assert carried == {file.name for file in packed.folder.iterdir()}
+
+
+def test_a_curve_of_trust_of_other_weights_is_used_nowhere(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    curve = {"weights_sha256": "0" * 64, "points": [], "default": 0.1}
+    for content, wrong in ((json.dumps(curve), "other weights"), ("{", "damaged"), ("[1]", "damaged")):
+        (folder / "best" / "trust.json").write_text(content)
+        with pytest.raises(ValueError, match=wrong):
+            write_card(folder)
+        with pytest.raises(ValueError, match=wrong):
+            pack(folder, tmp_path / "packed")
+        assert not (tmp_path / "packed").exists()

@@ -1,0 +1,144 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from c2fvl.cli.main import main
+
+SENTENCE = "Unilateral pulmonary infection, one infected area, upper left lung."
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["models"], ["models", "c2fvl"], ["presets"], ["settings"], ["check", "--help"]]
+)
+def test_light_commands_answer_without_torch(arguments):
+    code = (
+        "import sys, contextlib; from c2fvl.cli.main import main\n"
+        f"with contextlib.suppress(SystemExit): main({arguments!r})\n"
+        "heavy = {'torch', 'accelerate', 'matplotlib', 'rich', 'transformers'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    assert "c2fvl" in done.stdout or "data.root" in done.stdout
+
+
+def test_help_takes_less_than_half_a_second():
+    def seconds():
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "c2fvl", "--help"], capture_output=True, check=True)
+        return time.perf_counter() - began
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, c2fvl; c2fvl.parse_report; sys.exit(bool({'torch', 'cv2', 'numpy'} & set(sys.modules)))"
+    assert python(code).returncode == 0
+
+
+def test_train_evaluate_predict_from_the_command_line(phantom_root, tmp_path, capsys):
+    from support.tiny_runs import TINY
+
+    run = str(tmp_path / "run")
+    assert main(["train", "debug", *TINY, "train.epochs=1", f"data.root={phantom_root}", "--run-dir", run]) == 0
+    assert "Best validation Dice per image" in capsys.readouterr().out
+    assert main(["train", "train.patience=9", "--resume", run, "train.epochs=2"]) == 0
+    assert "epochs = 2" in Path(run, "config.toml").read_text()  # the next resume keeps to it
+    capsys.readouterr()
+    assert main(["evaluate", run, str(phantom_root), "--json", "--text", "shuffled"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["text"]["kind"] == "shuffled"
+    assert main(["evaluate", run, str(phantom_root)]) == 0
+    printed = capsys.readouterr().out
+    assert "Dice per image" in printed
+    assert str(tmp_path / "run" / "evaluation-val" / "right" / "report.html") in printed
+    film = next((phantom_root / "Test_Folder" / "img").iterdir())
+    assert (
+        main(["predict", str(film), "--model", run, "--report", SENTENCE, "--out", str(tmp_path / "out"), "--json"])
+        == 0
+    )
+    record = json.loads(capsys.readouterr().out)
+    assert record["report"]["zones"] == ["lupper"]
+    assert (tmp_path / "out" / f"{film.stem}.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "give a preset"),
+        (["train", "phantm"], "did you mean phantom"),
+        (["train", "debug", "train.epoch=1"], "did you mean epochs"),
+        (["train", "debug", "data.root=/nowhere"], "/nowhere"),
+        (["train", "debug", "--resume", "x"], "leave out the preset"),
+        (["evaluate", "/nowhere", "/nowhere"], "no model folder"),
+        (["predict", "/nowhere.png", "--model", "x", "--out", "y"], "no file, folder or match"),
+        (["check", "/nowhere"], "/nowhere"),
+        (["convert", "/nowhere", "x", "--model", "c2fvl"], "nowhere"),
+        (["models", "c2fv"], "did you mean c2fvl"),
+        (["presets", "nothing"], "Presets are"),
+        (["phantom", "/proc/x"], "/proc"),
+    ],
+)
+def test_wrong_calls_end_with_one_clear_line(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_report_that_cannot_be_read_writes_nothing(tiny_run, phantom_root, tmp_path, capsys):
+    film = next((phantom_root / "Test_Folder" / "img").iterdir())
+    assert (
+        main(["predict", str(film), "--model", str(tiny_run), "--report", "hello", "--out", str(tmp_path / "out")]) == 2
+    )
+    assert "names no side and no zone" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_check_exits_with_one_where_something_is_wrong(phantom_root, tmp_path, capsys):
+    import shutil
+
+    assert main(["check", str(phantom_root)]) == 0
+    capsys.readouterr()
+    shutil.copytree(phantom_root, tmp_path / "set")
+    mask = next((tmp_path / "set" / "Train_Folder" / "labelcol").iterdir())
+    mask.unlink()
+    assert main(["check", str(tmp_path / "set")]) == 1
+    assert mask.name.removeprefix("mask_") in capsys.readouterr().out
+
+
+def test_captions_are_made_from_masks(phantom_root, tmp_path, capsys):
+    import shutil
+
+    from c2fvl.data.scan import scan
+
+    root = tmp_path / "set"
+    shutil.copytree(phantom_root, root, ignore=shutil.ignore_patterns("*.xlsx"))
+    table = root / "Val_Folder" / "Val_text.xlsx"
+    assert main(["captions", str(root), str(table), "--split", "val"]) == 0
+    made, drawn = scan(root, "val"), scan(phantom_root, "val")
+    assert [case.id for case in made] == [case.id for case in drawn]
+    assert [case.report.number for case in made] == [case.report.number for case in drawn]
+    assert main(["captions", str(root), str(table), "--split", "val"]) == 2
+    assert "nothing is overwritten" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["models", "--unknown"], ["presets", "debug", "a.b=1"], ["train", "debug", "--x=1"]]
+)
+def test_arguments_that_are_not_known_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "unrecognized arguments" in capsys.readouterr().err

@@ -1,0 +1,313 @@
+import json
+import os
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import c2fvl
+from c2fvl.files.images import read_image, read_mask, write_image
+from c2fvl.inference.predictor import Predictor
+from c2fvl.inference.to_folder import Request, collect, predict_to_folder
+from c2fvl.inference.torch_engine import largest_batch
+
+RIGHT = "Unilateral pulmonary infection, one infected area, upper right lung."
+LEFT = "Unilateral pulmonary infection, one infected area, upper left lung."
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_run):
+    return Predictor(tiny_run)
+
+
+@pytest.fixture
+def films(phantom_root):
+    return sorted((phantom_root / "Test_Folder" / "img").iterdir())
+
+
+def test_masks_have_the_film_s_own_size(predictor, tmp_path):
+    generator = np.random.default_rng(0)
+    for height, width in [(64, 64), (50, 71), (300, 20), (33, 400)]:
+        film = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        prediction = predictor(film)
+        assert prediction.mask.shape == prediction.probability.shape == (height, width)
+        assert set(np.unique(prediction.mask)) <= {0, 1}
+        assert 0 <= prediction.probability.min() <= prediction.probability.max() <= 1
+        assert np.array_equal(prediction.mask, prediction.probability >= 0.5)
+        assert sum(prediction.areas.values()) == prediction.mask.sum()
+
+
+def test_a_file_and_its_pixels_give_the_same(predictor, films):
+    image = read_image(films[0])
+    by_path, by_float = predictor(films[0], LEFT), predictor(image, LEFT)
+    by_bytes = predictor(np.rint(image * 255).astype(np.uint8), LEFT)
+    assert np.array_equal(by_path.probability, by_float.probability)
+    assert np.allclose(by_path.probability, by_bytes.probability, atol=1e-6)
+
+
+def test_laterality_turns_the_report(predictor, films):
+    viewer, patient = predictor(films[0], LEFT), predictor(films[0], RIGHT, laterality="patient")
+    assert viewer.report == patient.report
+    assert viewer.report.zones == {"lupper"}
+    assert np.array_equal(viewer.probability, patient.probability)
+    with pytest.raises(ValueError, match="viewer, patient"):
+        predictor(films[0], LEFT, laterality="mine")
+
+
+def test_the_report_is_read_and_a_blank_one_is_none(predictor, films):
+    with_left, without = predictor(films[0], LEFT), predictor(films[0])
+    assert not np.array_equal(with_left.probability, without.probability)
+    assert np.array_equal(predictor(films[0], "  ").probability, without.probability)
+    assert predictor(films[0], c2fvl.parse_report(LEFT)).report == with_left.report
+
+
+@pytest.mark.parametrize("nonsense", ["The nuclei density in the upper right is high.", "hello", "123"])
+def test_a_report_that_says_nothing_is_refused(predictor, films, nonsense):
+    with pytest.raises(ValueError, match="names no side and no zone"):
+        predictor(films[0], nonsense)
+
+
+@pytest.mark.parametrize(
+    "film",
+    [
+        np.zeros((8,), np.float32), np.zeros((8, 8, 4), np.uint8), np.full((8, 8, 3), 2.0),
+        np.full((8, 8, 3), np.nan), np.zeros((8, 8, 3), np.int64), np.zeros((0, 8, 3), np.uint8),
+    ],
+    ids=["line", "rgba", "too bright", "nan", "integers", "empty"],
+)  # fmt: skip
+def test_wrong_pixels_are_refused(predictor, film):
+    with pytest.raises(ValueError, match="the film"):
+        predictor(film)
+
+
+def test_files_are_written_and_say_what_was_done(predictor, films, tmp_path):
+    requests = collect([str(films[0])], report=LEFT)
+    (record,) = predict_to_folder(predictor, requests, tmp_path, probability=True, overlay=True, laterality="patient")
+    stem = films[0].stem
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{stem}.png", f"{stem}.json", f"{stem}_probability.png", f"{stem}_overlay.png",
+    }  # fmt: skip
+    assert json.loads((tmp_path / f"{stem}.json").read_text()) == record
+    raw = cv2.imread(str(tmp_path / f"{stem}.png"), cv2.IMREAD_UNCHANGED)
+    expected = predictor(films[0], LEFT, laterality="patient")
+    assert set(np.unique(raw)) <= {0, 255}
+    assert np.array_equal(read_mask(tmp_path / f"{stem}.png"), expected.mask)
+    probability = cv2.imread(str(tmp_path / f"{stem}_probability.png"), cv2.IMREAD_UNCHANGED)
+    assert probability.dtype == np.uint16
+    assert np.abs(probability / 65535 - expected.probability).max() < 1e-5
+    assert record["report"]["zones"] == ["rupper"]
+    assert record["report"]["frame"] == "viewer"
+    assert record["report"]["sentence"] == LEFT
+    assert record["area"] == int(expected.mask.sum())
+    assert record["model"]["name"] == "c2fvl"
+    assert len(record["model"]["weights_sha256"]) == 64
+
+
+def test_one_bad_film_does_not_stop_the_others(predictor, films, tmp_path):
+    (tmp_path / "broken.png").write_bytes(films[0].read_bytes()[:100])
+    requests = collect([str(tmp_path / "broken.png"), str(films[0])])
+    records = list(predict_to_folder(predictor, requests, tmp_path / "out"))
+    assert records[0] == {"image": str(tmp_path / "broken.png"), "error": records[0]["error"]}
+    assert "cut short" in records[0]["error"]
+    assert "error" not in records[1]
+    assert {path.stem for path in (tmp_path / "out").iterdir()} == {films[0].stem}
+
+
+def test_collecting_files_folders_globs_and_tables(films, tmp_path, phantom_root):
+    folder = phantom_root / "Test_Folder" / "img"
+    assert [request.image for request in collect([str(folder)])] == films
+    assert [request.image for request in collect([str(folder / "*.png")])] == films
+    table = tmp_path / "table.csv"
+    table.write_text(f'image,report\n{films[0]},"{LEFT}"\n{films[1]},\n')
+    first, second = collect([], table=table)
+    assert (first.image, first.report, second.report) == (films[0], LEFT, None)
+    assert collect([], table=table, report=RIGHT)[1].report == RIGHT
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("film,report\na.png,x\n", "expected are image and"),
+        ("image,report,text\na.png,x,y\n", "expected are image and"),
+        ("image\nnone.png\n", r"row 2, column image: there is no file"),
+        ("", "empty"),
+        ("image,report\na.png,one,two\n", "3 cells"),
+    ],
+)
+def test_wrong_tables_say_what_is_wrong(tmp_path, content, message):
+    (tmp_path / "table.csv").write_text(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        collect([], table=tmp_path / "table.csv")
+
+
+def test_two_films_of_one_stem_are_an_error_before_anything_is_written(tmp_path):
+    film = np.zeros((16, 16, 3), np.uint8)
+    for folder in ("a", "b"):
+        write_image(tmp_path / folder / "same.png", film)
+    with pytest.raises(ValueError, match=r"would both be written as same\.png"):
+        collect([str(tmp_path / "a"), str(tmp_path / "b")])
+    with pytest.raises(FileNotFoundError, match="no file, folder or match"):
+        collect([str(tmp_path / "c*.png")])
+    with pytest.raises(ValueError, match="no film to predict"):
+        collect([])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no film"):
+        collect([str(tmp_path / "empty")])
+
+
+def test_wrong_models_say_what_is_wrong(tmp_path, tiny_run):
+    with pytest.raises(FileNotFoundError, match="no model folder"):
+        c2fvl.load_model(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"did you mean .*{tiny_run.name}"):
+        c2fvl.load_model(tiny_run.parent)
+    with pytest.raises(ValueError, match="threshold"):
+        Predictor(tiny_run, threshold=1.5)
+    for device in ("tpu", "cuda:99"):
+        with pytest.raises(ValueError, match="cannot be used here"):
+            c2fvl.load_model(tiny_run, device=device)
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "other settings", "settings missing"])
+def test_damaged_models_are_refused(tmp_path, tiny_run, damage):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in (tiny_run / "best").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    weights = folder / "model.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+        (folder / "metrics.json").unlink()
+    elif damage == "changed":
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    elif damage == "other settings":
+        settings = (folder / "config.toml").read_text()
+        (folder / "config.toml").write_text(settings.replace("base_width = 8", "base_width = 16"))
+    else:
+        (folder / "config.toml").unlink()
+    with pytest.raises((ValueError, FileNotFoundError), match=r"safetensors|no model folder"):
+        c2fvl.load_model(folder)
+
+
+def test_loading_gives_the_trained_weights(tiny_run):
+    model = c2fvl.load_model(tiny_run)
+    assert not model.network.training
+    assert model.config.preset == "debug"
+    assert model.metrics["epoch"] in (1, 2)
+    assert model.network.encoder.stem.norm.num_batches_tracked > 0
+    assert all(torch.isfinite(parameter).all() for parameter in model.network.parameters())
+
+
+def test_grey_and_sixteen_bit_arrays(predictor):
+    grey = np.random.default_rng(0).integers(0, 256, (40, 30), dtype=np.uint8)
+    expected = predictor(np.repeat(grey[:, :, None], 3, axis=2)).probability
+    assert np.array_equal(predictor(grey).probability, expected)
+    assert np.allclose(predictor(grey.astype(np.uint16) * 257).probability, expected, atol=1e-5)
+
+
+def test_films_are_never_replaced_by_their_masks(predictor, films, tmp_path):
+    film = tmp_path / "a.png"
+    film.write_bytes(films[0].read_bytes())
+    with pytest.raises(ValueError, match="is a film to be predicted"):
+        predict_to_folder(predictor, collect([str(film)]), tmp_path)
+    assert film.read_bytes() == films[0].read_bytes()
+    overlay_film = tmp_path / "a_overlay.png"
+    overlay_film.write_bytes(films[1].read_bytes())
+    with pytest.raises(ValueError, match=r"would both be written as a_overlay\.png"):
+        collect([str(film), str(overlay_film)])
+    assert len(collect([str(film), f"{tmp_path}/./a.png", f"{tmp_path}/a.*"])) == 1
+    with pytest.raises(ValueError, match="is a file"):
+        predict_to_folder(predictor, collect([str(film)]), overlay_film)
+
+
+def test_a_failure_leaves_nothing_of_an_earlier_call(predictor, films, tmp_path):
+    request = collect([str(films[0])])
+    list(predict_to_folder(predictor, request, tmp_path, overlay=True))
+    (tmp_path / "notes.txt").write_text("mine")
+    bad = collect([str(films[0])], report="hello")
+    (record,) = predict_to_folder(predictor, bad, tmp_path)
+    assert "names no side" in record["error"]
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_reports_that_cannot_be_are_refused_or_said(predictor, films, tmp_path, caplog):
+    with pytest.raises(ValueError, match="90000 infected areas"):
+        predictor(films[0], "Unilateral pulmonary infection, 90000 infected areas, upper left lung.")
+    requests = collect([str(films[0])], report="No pulmonary infection, three infected areas, upper left lung.")
+    (record,) = predict_to_folder(predictor, requests, tmp_path)
+    assert record["report"]["contradictions"] == ["no infection, with infected areas or zones"]
+    assert "contradicts itself" in caplog.text
+    with pytest.raises(ValueError, match="expected is a sentence or a Report"):
+        predictor(films[0], 5)
+    with pytest.raises(ValueError, match="viewer's frame but laterality says patient"):
+        predictor(films[0], c2fvl.parse_report(LEFT), laterality="patient")
+
+
+def test_batches_and_threads_change_nothing(tiny_run, films, phantom_root, tmp_path):
+    requests = collect([str(phantom_root / "Val_Folder/img")])
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    requests = [*requests[:2], Request(broken, None), *requests[2:]]
+    written = []
+    for number, (batch_size, workers) in enumerate([(1, 1), (3, 2), (None, 4)]):
+        predictor = Predictor(tiny_run, batch_size=batch_size)
+        out = tmp_path / str(number)
+        records = list(predict_to_folder(predictor, requests, out, workers=workers, probability=True))
+        assert [record["image"] for record in records] == [str(request.image) for request in requests]
+        assert [name for name, record in enumerate(records) if "error" in record] == [2]
+        written.append({file.name: file.read_bytes() for file in out.iterdir() if "probability" not in file.name})
+    assert written[0] == written[1] == written[2]
+
+
+FLAT = """
+import sys
+from c2fvl.inference.cost import resident
+from c2fvl.inference.predictor import Predictor
+from c2fvl.inference.to_folder import Request, predict_to_folder
+from pathlib import Path
+run, folder, out = sys.argv[1:]
+requests = [Request(film, None) for film in sorted(Path(folder).iterdir())]
+marks = []
+for number, record in enumerate(predict_to_folder(Predictor(run, batch_size=4), requests, out, workers=2)):
+    assert "error" not in record, record
+    if number in (200, len(requests) - 1):
+        marks.append(resident())
+print(len(requests), marks[1] - marks[0])
+"""
+
+
+def test_memory_stays_flat_over_thousands_of_films(tiny_run, tmp_path):
+    folder = tmp_path / "films"
+    folder.mkdir()
+    shades = np.random.default_rng(0).integers(0, 256, (2000, 40, 40), np.uint8)
+    for number, film in enumerate(shades):
+        cv2.imwrite(str(folder / f"{number:04}.png"), film)
+    done = subprocess.run(
+        [sys.executable, "-c", FLAT, str(tiny_run), str(folder), str(tmp_path / "out")],
+        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    count, growth = map(int, done.stdout.split())
+    assert count == 2000 and len(list((tmp_path / "out").iterdir())) == 4000
+    assert growth < 50 * 2**20
+
+
+def test_batches_are_halved_until_they_fit():
+    tried = []
+
+    def attempt(size):
+        tried.append(size)
+        if size > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert largest_batch(attempt, most=32) == 4
+    assert tried == [32, 16, 8, 4]
+    assert largest_batch(lambda size: attempt(99), most=8) == 1
+
+    def fail(size):
+        raise ValueError("another error")
+
+    with pytest.raises(ValueError, match="another error"):
+        largest_batch(fail, most=8)

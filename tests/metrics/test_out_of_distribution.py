@@ -1,0 +1,106 @@
+"""Films unlike those trained on are flagged."""
+
+import cv2
+import numpy as np
+import pytest
+
+from c2fvl.checkpoints.trained_model import load_model, save_model
+from c2fvl.config import load_config
+from c2fvl.data.phantom.draw import write_phantom
+from c2fvl.files.images import read_image
+from c2fvl.inference.predictor import Predictor
+from c2fvl.metrics.out_of_distribution import FEWEST_FILMS, SIDE, Familiarity, picture, shares_flagged
+from c2fvl.models import build_model
+from c2fvl.training.fit_ood import acquaint
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("familiar") / "phantom"
+    write_phantom(folder, num_cases=500, seed=11, size=32)
+    return folder
+
+
+def films(root, part):
+    return [read_image(path) for path in sorted((root / part / "img").iterdir())]
+
+
+@pytest.fixture(scope="module")
+def known(root):
+    return Familiarity.fit(np.stack([picture(film) for film in films(root, "Train_Folder")]))
+
+
+def test_films_of_the_kind_pass_and_turned_or_inverted_ones_do_not(known, root):
+    others = np.stack([picture(film) for film in films(root, "Test_Folder")])
+    shares = shares_flagged(known, others)
+    assert shares["as they are"] <= 0.05 and shares["mirrored"] <= 0.05
+    assert min(share for name, share in shares.items() if name not in ("as they are", "mirrored")) >= 0.95
+
+
+def test_a_small_picture_does_not_depend_on_size_brightness_and_contrast(root):
+    film = films(root, "Test_Folder")[0]
+    larger = cv2.resize(film, (128, 128), interpolation=cv2.INTER_NEAREST)
+    assert np.allclose(picture(film), picture(larger), atol=1e-4)
+    assert np.allclose(picture(film), picture(0.2 + 0.5 * film), atol=1e-4)
+    assert picture(film).shape == (SIDE**2,)
+
+
+@pytest.mark.parametrize("kind", ["stripes", "noise", "disc"])
+def test_pictures_of_other_things_are_flagged(known, kind):
+    y, x = np.mgrid[0:96, 0:96] / 96
+    pictures = {
+        "stripes": 0.5 + 0.5 * np.sin(20 * (x + 2 * y)),
+        "noise": np.random.default_rng(0).random((96, 96)),
+        "disc": ((x - 0.2) ** 2 + (y - 0.8) ** 2 < 0.02).astype(float),
+    }
+    look = known.look(np.repeat(pictures[kind][:, :, None], 3, axis=2).astype(np.float32))
+    assert look.reasons and not look.as_dict()["is_familiar"]
+
+
+@pytest.mark.parametrize("level", [0.0, 0.4, 1.0])
+def test_blank_films_are_flagged(known, level):
+    look = known.look(np.full((50, 70, 3), level, np.float32))
+    assert "blank" in look.reasons[0]
+
+
+def test_it_is_the_same_from_its_file_and_damage_is_told(known, root, tmp_path):
+    data = known.to_bytes()
+    again = Familiarity.from_bytes(data, where="file")
+    film = films(root, "Test_Folder")[1]
+    assert again.look(film).kind == pytest.approx(known.look(film).kind, abs=1e-4)
+    for wrong in (data[:-9], b"", b"{}" * 50):
+        with pytest.raises(ValueError, match=r"familiar\.bin"):
+            Familiarity.from_bytes(wrong, where="familiar.bin")
+    with pytest.raises(ValueError, match=str(FEWEST_FILMS)):
+        Familiarity.fit(np.zeros((5, SIDE**2)))
+
+
+def test_a_model_that_knows_its_films_flags_others(root, tmp_path):
+    config = load_config("debug", ["data.text=attributes", "data.image_size=32", "model.arguments.image_size=32"])
+    save_model(tmp_path / "model", build_model(config.model.name, config.model.arguments), config, {})
+    model = load_model(tmp_path / "model")
+    film = films(root, "Test_Folder")[2]
+    assert Predictor(model)(film).look is None
+    found = acquaint(model, root)
+    assert found["flagged"]["as they are"] <= 0.05 and found["num_films"] == len(films(root, "Train_Folder"))
+    predictor = Predictor(tmp_path / "model")
+    assert not predictor(film).look.reasons
+    assert predictor(np.ascontiguousarray(film[::-1])).look.reasons
+
+
+def test_an_exported_network_knows_its_films_too(root, known, tmp_path):
+    pytest.importorskip("onnxruntime")
+    import dataclasses
+
+    from c2fvl.inference.export import export
+
+    config = load_config("debug", ["data.text=none", "data.image_size=32"])
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, name="unet", arguments={"base_width": 8})
+    )
+    save_model(tmp_path / "model", build_model("unet", base_width=8), config, {})
+    export(dataclasses.replace(load_model(tmp_path / "model"), familiarity=known), tmp_path / "network.onnx")
+    film = films(root, "Test_Folder")[3]
+    found = Predictor(tmp_path / "network.onnx")
+    assert found(film).look.kind == pytest.approx(known.look(film).kind, abs=1e-4)
+    assert found(1 - film).look.reasons

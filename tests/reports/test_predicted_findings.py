@@ -1,0 +1,218 @@
+"""What a network read off a film, in words, in records and in scores."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from c2fvl.checkpoints.trained_model import load_model, save_model
+from c2fvl.cli.main import main
+from c2fvl.config import load_config
+from c2fvl.evaluation.evaluate import evaluate
+from c2fvl.evaluation.pages.model_card import write_card
+from c2fvl.files.images import write_image
+from c2fvl.inference.predictor import Predictor
+from c2fvl.metrics.findings import area_under_curve, summarise_readings
+from c2fvl.models import build_model
+from c2fvl.reports.findings import findings_of
+from c2fvl.reports.predicted_findings import FilmReading
+from c2fvl.reports.report import Report, parse_report
+
+
+def logit(share):
+    return np.log(share / (1 - share))
+
+
+def reading(
+    zones=(0.9, 0.2, 0.1, 0.3, 0.2, 0.6), side=(0, 1, 3), number=(0, 0, 4, 1, 0, 0, 0, 0), weights=None, told=None
+):
+    statements = np.zeros(8) if weights is None else logit(np.asarray(weights))
+    return FilmReading.from_logits([logit(np.asarray(zones)), np.asarray(number, float), np.asarray(side, float),
+                                    statements], None if told is None else findings_of(told))  # fmt: skip
+
+
+def test_its_own_report_is_the_likeliest_that_fits_together():
+    assert reading().report == Report("bilateral", 2, frozenset({"lupper", "rlower"}))
+    one_lung = reading(side=(0, 3, 1)).report
+    assert one_lung == Report("unilateral", 2, frozenset({"lupper"}))
+    assert reading(side=(3, 1, 0)).report == Report("none", 0)
+    faint = reading(zones=(0.1, 0.2, 0.3, 0.1, 0.05, 0.02)).report
+    assert faint.zones == {"llower", "rupper"}  # bilateral: the likeliest of each lung
+    assert reading(number=(9, 8, 0, 0, 0, 0, 0, 0)).report.number == 2  # two lungs are two areas at least
+    assert all(not found.contradictions() for found in (reading().report, one_lung, faint))
+
+
+def test_remarks_tell_where_report_and_film_part():
+    found = reading(
+        told=Report("unilateral", 1, frozenset({"llower"})), weights=[0.3, 0.9, 0.1, 0.9, 0.2, 0.9, 0.9, 0.8]
+    )
+    words = found.remarks()
+    assert (
+        "the report names the left lower zone; the film shows little there (0.10); not followed (weight 0.20)" in words
+    )
+    assert any(
+        "by the report the left upper zone is free; the film shows infection there (0.90); not followed" in w
+        for w in words
+    )
+    assert any("right lower zone" in w and "followed all the same (weight 0.80)" in w for w in words)
+    assert any("the report says infection of one lung; the film looks like infection of both" in w for w in words)
+    turned = " ".join(found.remarks("patient"))
+    assert (
+        "the right lower zone; the film shows little" in turned
+        and "the left lower zone is free; the film shows infection" in turned
+    )
+    assert reading().remarks() == ()
+
+
+def test_records_are_in_the_frame_asked_for():
+    found = reading(told=Report("unilateral", 1, frozenset({"llower"})))
+    viewer, patient = found.as_dict(), found.as_dict("patient")
+    assert viewer["zones"]["lupper"] == patient["zones"]["rupper"] == pytest.approx(0.9)
+    assert parse_report(viewer["report"]).zones == {"lupper", "rlower"}
+    assert parse_report(patient["report"]).zones == {"rupper", "llower"}
+    assert list(patient["zones"]) == list(viewer["zones"])
+    assert set(viewer["agreement"]) == {"side", "number", *viewer["zones"]}
+    json.dumps(viewer, allow_nan=False)
+
+
+def test_the_area_under_the_curve_counts_all_pairs():
+    generator = np.random.default_rng(0)
+    scores, positive = generator.integers(0, 6, 60) / 5, generator.random(60) < 0.4
+    pairs = [(a > b) + 0.5 * (a == b) for a in scores[positive] for b in scores[~positive]]
+    assert area_under_curve(scores, positive) == pytest.approx(np.mean(pairs))
+    assert area_under_curve(scores, np.ones(60, bool)) is None
+
+
+def test_scores_of_readings_by_hand():
+    readings = [
+        reading(),
+        reading(zones=(0.2, 0.2, 0.1, 0.3, 0.2, 0.6), side=(0, 3, 1), number=(0, 3, 0, 0, 0, 0, 0, 0)),
+    ]
+    reports = [Report("bilateral", 3, frozenset({"lupper", "rlower"})), Report("unilateral", 1, frozenset({"rupper"}))]
+    found = summarise_readings(readings, reports)
+    assert found["zones"]["lupper"] == {"auc": 1.0, "accuracy": 1.0, "majority": 0.5}
+    assert found["zones"]["rlower"]["accuracy"] == 0.5 and found["zones"]["rlower"]["auc"] == 0.5
+    assert found["zones"]["llower"] == {"auc": None, "accuracy": 1.0, "majority": 1.0}
+    assert found["side"]["accuracy"] == 1.0 and found["side"]["majority"] == 0.5
+    assert found["number"]["accuracy"] == 0.5 and found["number"]["mean_absolute_error"] == 0.5
+    assert summarise_readings(readings, [None, None]) is None
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, phantom_root):
+    torch.manual_seed(0)
+    network = build_model("filmfirst", {"encoder": "plain", "widths": [8, 8, 16, 16]})
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+    config = load_config(
+        "filmfirst_phantom",
+        ["data.image_size=64", "data.text=findings", "model.arguments.widths=[8, 8, 16, 16]",
+         f'data.root="{phantom_root}"'],
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("model")
+    save_model(folder, network, config, {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    path = tmp_path_factory.mktemp("film") / "film.png"
+    write_image(path, np.random.default_rng(2).integers(0, 256, (70, 90, 3), np.uint8))
+    return path
+
+
+SENTENCE = "Unilateral pulmonary infection, one infected area, upper left lung."
+
+
+@pytest.mark.parametrize(
+    "report", ["Fracture of the left femur.", "Ligue para mim amanhã", "x" * 30_000, "?!", "the cat sat " * 900]
+)
+def test_a_report_that_cannot_be_read_leaves_the_mask_without_one(folder, film, report):
+    predictor = Predictor(folder)
+    found, alone = predictor(film, report), predictor(film)
+    assert found.report is None and found.refusal
+    assert np.array_equal(found.probability, alone.probability)
+    assert not alone.refusal and predictor(film, "  ").refusal == ""
+
+
+def test_reports_change_the_mask_as_far_as_they_are_trusted(folder, film):
+    alone = Predictor(folder)(film).probability
+    apart = [
+        np.abs(Predictor(folder, trust=trust)(film, SENTENCE).probability - alone).max() for trust in (0, 0.1, 0.9, 1)
+    ]
+    assert apart[0] == 0 and apart[0] < apart[1] < apart[2] < apart[3]
+    with pytest.raises(ValueError, match="trust is 2"):
+        Predictor(folder, trust=2)
+
+
+def test_a_report_in_the_patients_frame_is_that_of_the_other_side(folder, film):
+    predictor = Predictor(folder, trust=1)
+    viewer = predictor(film, SENTENCE)
+    patient = predictor(film, SENTENCE.replace("left", "right"), laterality="patient")
+    assert np.array_equal(viewer.probability, patient.probability)
+    free = predictor(film, "Patchy opacity in the left lower lobe.")
+    turned = predictor(film, "Patchy opacity in the right lower lobe.", laterality="patient")
+    assert np.array_equal(free.probability, turned.probability)
+    assert free.reading.told == {"llower": 1.0}
+
+
+def test_predict_writes_and_says_what_was_read(folder, film, tmp_path, capsys):
+    arguments = ["predict", str(film), "--model", str(folder), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--report", SENTENCE, "--json", "--trust", "0.3", "--laterality", "patient"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["reading"]["frame"] == "patient" and record["film"] is None
+    assert "named: left upper zone" in record["report"]["explained"]
+    assert set(record["reading"]["agreement"]) >= {"side", "number", "lupper"}
+    assert main([*arguments, "--report", "fracture of the femur", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert "femur" in json.loads(printed.out)["report"]["refused"] and "femur" in printed.err
+
+
+def test_describe_prints_a_report_and_a_figure_for_each_zone(folder, film, capsys):
+    assert main(["describe", str(film), "--model", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{film}: ") and len(lines) == 9
+    assert lines[1].startswith("  left upper zone: 0.")
+    assert main(["describe", str(film), "--model", str(folder), "--json", "--laterality", "patient"]) == 0
+    turned = json.loads(capsys.readouterr().out)
+    assert turned["frame"] == "patient" and f"{turned['zones']['rupper']:.2f}" == lines[1][-4:]
+
+
+def test_describe_of_a_network_that_reads_no_film_is_an_error(film, tmp_path, capsys):
+    config = load_config("debug", ["data.text=attributes", "data.image_size=32", "model.arguments.image_size=32"])
+    save_model(tmp_path / "c2fvl", build_model(config.model.name, config.model.arguments), config, {})
+    assert main(["describe", str(film), "--model", str(tmp_path / "c2fvl")]) == 1
+    assert "reads no report off a film" in capsys.readouterr().err
+
+
+def test_exported_networks_read_films_too(folder, film, tmp_path):
+    pytest.importorskip("onnxruntime")
+    assert main(["export", str(folder), str(tmp_path / "network.onnx")]) == 0
+    script = (
+        "import sys; from c2fvl.inference.predictor import Predictor; "
+        f"found = Predictor({str(tmp_path / 'network.onnx')!r}, trust=0.4)({str(film)!r}, {SENTENCE!r}); "
+        "print(found.reading.believed['lupper'], found.reading.zones['rlower']); assert 'torch' not in sys.modules"
+    )
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    believed, shown = map(float, printed.split())
+    found = Predictor(folder, trust=0.4)(film, SENTENCE).reading
+    assert believed == pytest.approx(found.believed["lupper"], abs=1e-4)
+    assert shown == pytest.approx(found.zones["rlower"], abs=1e-4)
+
+
+def test_an_evaluation_scores_readings_and_the_card_shows_them(folder, phantom_root, tmp_path):
+    model = load_model(folder)
+    found = evaluate(model, phantom_root, split="test", out=tmp_path / "right")
+    assert found.summary["reading"]["num_films"] == found.summary["data"]["num_cases"]
+    assert found.summary["text"]["trust"] == 0.5
+    page = found.page.read_text(encoding="utf-8")
+    assert "What the network reads off the films itself" in page and "left upper zone" in page
+    other = evaluate(model, phantom_root, split="test", text="none", out=tmp_path / "none").summary
+    assert other["reading"] is None
+    main(["trust", str(folder), str(phantom_root), "--split", "test", "--keep"])
+    card = write_card(folder, evaluations=[tmp_path / "right"]).read_text(encoding="utf-8")
+    assert "## Trust in reports" in card and "(default)" in card and "## What it reads off films, test part" in card
