@@ -43,7 +43,7 @@ demo: $(VENV)/installed ## train, score and draw on synthetic films; ends with t
 	@echo "The weights that come with c2fvl were trained on real chest films; on these synthetic ones they only show that they run:"
 	@$(BIN)/c2fvl models | sed -n '/trained/,$$p'
 	$(BIN)/c2fvl predict $$(ls $(DEMO)/phantom/Test_Folder/img/*.png | head -2) --out $(DEMO)/shipped --overlay
-	$(BIN)/c2fvl describe $$(ls $(DEMO)/phantom/Test_Folder/img/*.png | head -1)
+	$(BIN)/c2fvl read $$(ls $(DEMO)/phantom/Test_Folder/img/*.png | head -1)
 	@$(BIN)/python -c "import json; print('Dice per image with reports {:.1f}, without {:.1f}'.format(*(100 * json.load(open('$(DEMO)/' + name + '/summary.json'))['scores'][0]['dice_per_image'] for name in ('with-report', 'without-report'))))"
 	@echo "Masks and overlays: $(DEMO)/masks; scores without reports: $(DEMO)/without-report/report.html"
 	@echo "Open $(CURDIR)/$(DEMO)/with-report/report.html"

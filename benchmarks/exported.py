@@ -23,7 +23,7 @@ from inference import probability, timed
 from published_c2fvl import PublishedC2FVL
 from torch import nn
 
-from c2fvl.checkpoints.provenance import describe_environment
+from c2fvl.checkpoints.provenance import provenance
 from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.files import storage
@@ -80,13 +80,13 @@ def main() -> None:
         names = [entry.name for entry in session.get_inputs()]
         given = dict(zip(names, arrays, strict=True))
         runs["published form, ONNX Runtime"] = lambda: session.run(None, given)[0][:, 0]
-        films = Path(folder) / "phantom"
-        write_phantom(films, num_cases=20, seed=0)
+        images = Path(folder) / "phantom"
+        write_phantom(images, num_cases=20, seed=0)
         for dtype in DTYPES:
             out = Path(folder) / f"{dtype}.onnx"
             with torch.inference_mode(mode=False):
                 model = TrainedModel(network, config, {}, Path(folder))
-                export(model, out, dtype=dtype, calibration=films if dtype == "int8" else None)
+                export(model, out, dtype=dtype, calibration=images if dtype == "int8" else None)
             runs[f"exported, {dtype}, ONNX Runtime"] = functools.partial(OnnxModel(out).probabilities, *arrays)
         expected = next(iter(runs.values()))()
         differences = {name: float(np.abs(run() - expected).max()) for name, run in runs.items()}
@@ -99,7 +99,7 @@ def main() -> None:
     if options.json:
         found = {
             "seconds": seconds, "differences": differences, "width": options.width, "threads": options.threads,
-            "environment": describe_environment(torch.device("cpu")),
+            "environment": provenance(torch.device("cpu")),
         }  # fmt: skip
         storage.write_text(options.json, json.dumps(found, indent=2) + "\n")
 

@@ -21,7 +21,7 @@ import torch
 from published_c2fvl import PublishedC2FVL
 from torch import nn
 
-from c2fvl.checkpoints.provenance import describe_environment
+from c2fvl.checkpoints.provenance import provenance
 from c2fvl.files import storage
 from c2fvl.inference.cost import Conditions, Speed, count_flops, in_own_process
 from c2fvl.models import Output, build_model
@@ -144,7 +144,7 @@ def main() -> None:
             {
                 "form": name, "difference": differences[name], "seconds": median,
                 "p95": seconds[name][round(0.95 * (options.repeats - 1))],
-                "gflop": operations[name] / 1e9, "share_of_peak": operations[name] / median / 1e9 / best,
+                "gflop": operations[name] / 1e9, "fraction_of_peak": operations[name] / median / 1e9 / best,
             }
         )  # fmt: skip
     print("| form | GFLOP | times faster | p95 / median | share of the peak | largest difference of probability |")
@@ -152,7 +152,7 @@ def main() -> None:
     for row in rows:
         print(
             f"| {row['form']} | {row['gflop']:.1f} | {rows[0]['seconds'] / row['seconds']:.2f} | "
-            f"{row['p95'] / row['seconds']:.2f} | {100 * row['share_of_peak']:.0f} % | {row['difference']:.0e} |"
+            f"{row['p95'] / row['seconds']:.2f} | {100 * row['fraction_of_peak']:.0f} % | {row['difference']:.0e} |"
         )
     memory = [in_own_process(peak_memory, form, options) for form in (PUBLISHED, "inference form, made ready")]
     print(f"\nPeak of memory of the last form: {memory[1] / memory[0]:.2f} of the published form's")
@@ -161,7 +161,7 @@ def main() -> None:
         found = {
             "rows": rows, "peak_memory_mib": memory, "peak_gflops": rates, "batch": options.batch,
             "width": options.width,
-            "environment": describe_environment(torch.device("cpu")),
+            "environment": provenance(torch.device("cpu")),
         }  # fmt: skip
         storage.write_text(options.json, json.dumps(found, indent=2) + "\n")
 

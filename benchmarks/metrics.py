@@ -53,8 +53,8 @@ def main() -> None:
         _seconds(lambda: summarise_scores(scores, Bootstrap(groups), quantiles=("0", "1")))
         for _ in range(options.repeats)
     ]
-    shares = [seconds / BOUND_OF_DRAWS for seconds in drawn]
-    print(f"| 10 000 draws of {CASES} cases | {statistics.median(shares):.2f} | {max(shares):.2f} | 2 s |")
+    fractions = [seconds / BOUND_OF_DRAWS for seconds in drawn]
+    print(f"| 10 000 draws of {CASES} cases | {statistics.median(fractions):.2f} | {max(fractions):.2f} | 2 s |")
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -13,8 +13,8 @@ import torch
 
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.data.batches import EpochBatches, read
-from c2fvl.data.dataset import FilmDataset
-from c2fvl.inference.cases import films_of
+from c2fvl.data.dataset import CaseDataset
+from c2fvl.inference.cases import dataset_of
 from c2fvl.inference.masks import to_labels, to_original
 from c2fvl.inference.torch_engine import inference_form
 from c2fvl.metrics.intervals import Bootstrap
@@ -33,18 +33,18 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = load_model(options.model)
-    films = films_of(model, options.root, split=options.split, table=None, text="right", seed=0)
-    mirrored = FilmDataset(
+    images = dataset_of(model, options.root, split=options.split, table=None, text="right", seed=0)
+    mirrored = CaseDataset(
         [
             case if case.report is None else dataclasses.replace(case, report=case.report.mirrored())
-            for case in films.cases
+            for case in images.cases
         ],
-        films.config,
+        images.config,
     )
     network = inference_form(model, batch_size=8)
     given = [None, *(options.trust or [1.0])]
     scores: dict[tuple[float | None, str], list[float]] = {}
-    pairs = zip(*(read(part, EpochBatches(len(films), 8), workers=0) for part in (films, mirrored)), strict=True)
+    pairs = zip(*(read(part, EpochBatches(len(images), 8), workers=0) for part in (images, mirrored)), strict=True)
     with torch.inference_mode():
         for batch, turned in pairs:
             seen, seen_turned = network.observe(batch.image), network.observe(batch.image.flip(-1))
@@ -55,7 +55,7 @@ def main() -> None:
                     for values, mask in zip(probabilities.numpy(), batch.original_masks, strict=True):
                         labels = to_labels(to_original(values, mask.shape))
                         scores.setdefault((trust, name), []).append(dice(overlap(labels, mask)))
-    bootstrap = Bootstrap([case.group for case in films.cases])
+    bootstrap = Bootstrap([case.group for case in images.cases])
     for trust in given:
         alone, both = (torch.tensor(scores[trust, name]).numpy() for name in ("as it is", "averaged"))
         gain = bootstrap.means(both - alone)[0]

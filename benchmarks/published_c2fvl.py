@@ -145,8 +145,8 @@ class _Up(nn.Module):
 
     def forward(self, coarse: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
         aligned = self.vlab(skip)
-        enlarged = functional.interpolate(coarse, scale_factor=2.0, mode="nearest")
-        return self.nConvs(torch.cat([aligned, enlarged], dim=1)), aligned
+        upsampled = functional.interpolate(coarse, scale_factor=2.0, mode="nearest")
+        return self.nConvs(torch.cat([aligned, upsampled], dim=1)), aligned
 
 
 class PublishedC2FVL(nn.Module):
@@ -195,8 +195,8 @@ class PublishedC2FVL(nn.Module):
         decoded, sides = features[4], []
         for scale in reversed(range(4)):
             decoded, aligned = self._part("up", scale + 1)(decoded, skips[scale])
-            enlarged = aligned if scale == 0 else functional.interpolate(aligned, scale_factor=2.0**scale)
-            sides.insert(0, self._part("outc", scale + 1 if scale else "")(enlarged))
+            upsampled = aligned if scale == 0 else functional.interpolate(aligned, scale_factor=2.0**scale)
+            sides.insert(0, self._part("outc", scale + 1 if scale else "")(upsampled))
         return (torch.sigmoid(self._part("outc", "")(decoded)), *sides)
 
     def _part(self, name: str, number: int | str) -> nn.Module:

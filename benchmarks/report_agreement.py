@@ -16,7 +16,7 @@ from typing import Any, Literal
 from c2fvl import __version__
 from c2fvl.data.scan import scan
 from c2fvl.files.images import read_mask
-from c2fvl.reports.from_mask import describe_mask
+from c2fvl.reports.from_mask import report_from_mask
 from c2fvl.reports.report import Report
 from c2fvl.reports.zones import ZONES
 
@@ -45,7 +45,7 @@ def main(qata: Path, mosmed: Path) -> None:
     print(f"c2fvl {__version__}; agreement in %, in brackets the best constant answer\n")
     for name, modality, root, split, table in columns:
         cases = [case for case in scan(root, split, table=table) if case.report is not None and case.mask is not None]
-        pairs = [(describe_mask(read_mask(case.mask), modality=modality), case.report) for case in cases]
+        pairs = [(report_from_mask(read_mask(case.mask), modality=modality), case.report) for case in cases]
         cells["captions"].append(str(len(pairs)))
         for question, answer in QUESTIONS.items():
             agreed = sum(answer(made) == answer(said) for made, said in pairs) / len(pairs)

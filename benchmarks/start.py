@@ -39,13 +39,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="c2fvl-benchmark-") as place:
         folder = Path(place)
         write_phantom(folder / "phantom", num_cases=10, seed=0)
-        film = sorted((folder / "phantom" / "Test_Folder" / "img").iterdir())[0]
+        image = sorted((folder / "phantom" / "Test_Folder" / "img").iterdir())[0]
         config = example_settings("c2fvl", [f"base_width={options.width}"])
         network = build_model("c2fvl", config.model.arguments).eval()
         save_model(folder / "model", network, config, {})
         export(TrainedModel(network, config, {}, folder / "model"), folder / "network.onnx")
         command = [sys.executable, "-m", "c2fvl"]
-        predict = [*command, "predict", str(film), "--out", OUT, "--model"]
+        predict = [*command, "predict", str(image), "--out", OUT, "--model"]
         commands: dict[str, tuple[list[str], float | None]] = {
             "python, nothing imported": ([sys.executable, "-c", "pass"], None),
             "import c2fvl": ([sys.executable, "-c", "import c2fvl"], 0.1),
@@ -67,9 +67,9 @@ def main() -> None:
         own = {}
         for source in ("network.onnx", "model"):
             predictor = Predictor(folder / source)
-            predictor(film)
+            predictor(image)
             began = time.perf_counter()
-            predictor(film)
+            predictor(image)
             own[source] = time.perf_counter() - began
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     bare = medians["python, nothing imported"]

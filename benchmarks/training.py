@@ -20,7 +20,7 @@ import torch
 from published_c2fvl import PublishedC2FVL
 from torch.nn import functional
 
-from c2fvl.checkpoints.provenance import describe_environment
+from c2fvl.checkpoints.provenance import provenance
 from c2fvl.files import storage
 from c2fvl.inference.cost import resident, resident_peak
 from c2fvl.models import Output, build_model
@@ -29,7 +29,7 @@ from c2fvl.training.recompute import recompute_activations
 
 FORMS = ("published form", "published form, memory kept", "our network as it trains", "the same, parts recomputed")
 COMPILED = "the same, compiled"
-SIDE_SHARE = 0.1
+SIDE_FRACTION = 0.1
 
 
 def work(pipe: Connection, form: str, options: argparse.Namespace) -> None:
@@ -64,7 +64,7 @@ def work(pipe: Connection, form: str, options: argparse.Namespace) -> None:
         probability, sides = (found.logits.sigmoid(), found.aux) if ours else (found[0], found[1:])
         loss = functional.binary_cross_entropy(probability[:, 0], mask)
         for side in sides:
-            loss = loss + SIDE_SHARE * functional.binary_cross_entropy_with_logits(side[:, 0], mask)
+            loss = loss + SIDE_FRACTION * functional.binary_cross_entropy_with_logits(side[:, 0], mask)
         loss.backward()
         optimizer.step()
         pipe.send({"seconds": time.perf_counter() - began, "loss": loss.item(), "memory": resident_peak() - before})
@@ -112,7 +112,7 @@ def main() -> None:
     if options.json:
         found = {
             "rows": rows, "batch": options.batch, "width": options.width, "threads": options.threads,
-            "environment": describe_environment(torch.device("cpu")),
+            "environment": provenance(torch.device("cpu")),
         }  # fmt: skip
         storage.write_text(options.json, json.dumps(found, indent=2) + "\n")
 

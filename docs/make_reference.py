@@ -15,9 +15,9 @@ from c2fvl.config import (
     SECTIONS,
     Config,
     ModelConfig,
-    describe_settings,
     load_config,
     preset_names,
+    settings_table,
     to_toml,
 )
 from c2fvl.files import storage
@@ -101,7 +101,7 @@ def settings_page() -> str:
         "default. On the command line a setting is changed by `section.key=value`. An unknown name or a value of the",
         "wrong kind is an error that names it.",
     ]
-    described = describe_settings()
+    described = settings_table()
     for section, kind in SECTIONS.items():
         lines += ["", f"## {section}", "", f"{kind.__doc__}", "", "| setting | default | meaning |", "|---|---|---|"]
         for name, default, meaning in described:

@@ -37,7 +37,7 @@ def test_ours_trains_as_the_plain_form_does():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     generator = torch.Generator().manual_seed(1)
-    films = torch.rand(20, 3, 3, 64, 64, generator=generator).double()
+    images = torch.rand(20, 3, 3, 64, 64, generator=generator).double()
     masks = (torch.rand(20, 3, 8, 8, generator=generator) > 0.7).double()
     masks = masks.repeat_interleave(8, 2).repeat_interleave(8, 3)
     text = torch.tensor([[[1, 2, 1, 0, 0, 0, 1, 1]], [[0, 1, 0, 0, 1, 0, 0, 0]], [[0, 3, 0, 0, 0, 1, 1, 0]]]).double()
@@ -45,8 +45,8 @@ def test_ours_trains_as_the_plain_form_does():
     curves = []
     for network in (ours, plain):
         optimizer, curve = torch.optim.Adam(network.parameters(), 1e-3), []
-        for film, mask in zip(films, masks, strict=True):
-            found = network(film, text)
+        for image, mask in zip(images, masks, strict=True):
+            found = network(image, text)
             if not isinstance(found, Output):
                 found = Output(torch.logit(found[0]), found[1:])
             total = loss(found, mask)["loss"]

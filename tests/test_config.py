@@ -8,11 +8,11 @@ from c2fvl.config import (
     Config,
     DataConfig,
     ModelConfig,
-    describe_settings,
     load_config,
     override,
     parse_config,
     preset_names,
+    settings_table,
     to_toml,
 )
 from c2fvl.data.transforms import AUGMENTATIONS
@@ -45,7 +45,7 @@ def test_paper_presets_repeat_the_published_recipe(name):
     assert config.model.arguments == {}
     assert (config.loss.dice, config.loss.cross_entropy, config.loss.alignment) == (0.5, 0.5, 1.0)
     assert (config.optimizer.name, config.optimizer.learning_rate, config.optimizer.weight_decay) == ("adam", 1e-3, 0)
-    assert (config.optimizer.schedule, config.optimizer.period, config.optimizer.least_rate) == (
+    assert (config.optimizer.schedule, config.optimizer.period, config.optimizer.min_rate) == (
         "cosine_restarts",
         10,
         1e-4,
@@ -129,6 +129,6 @@ def test_toml_round_trip(root, dropout, arguments):
 
 
 def test_every_setting_has_help():
-    described = describe_settings()
+    described = settings_table()
     assert len(described) > 35
     assert all(len(meaning) > 10 for _, _, meaning in described)

@@ -128,17 +128,17 @@ def test_python_blocks_run(path, demo):
 
 
 def test_commands_of_the_tutorial_run(demo, phantom_root, capsys):
-    film = sorted((phantom_root / "Test_Folder" / "img").iterdir())[0]
+    image = sorted((phantom_root / "Test_Folder" / "img").iterdir())[0]
     ran = []
     for words in commands(DOCS / "tutorial.md"):
         if words[0] not in ("check", "evaluate", "predict"):
             continue  # the others make what the fixtures have made, at a size that takes minutes
-        named = [re.sub(r"sub-S\d+_run-\d+\.png", film.name, word) for word in words]
+        named = [re.sub(r"sub-S\d+_run-\d+\.png", image.name, word) for word in words]
         assert main(named) == 0, capsys.readouterr().err
         ran.append(words[0])
     assert ran == ["check", "evaluate", "predict", "evaluate", "predict", "predict"]
     assert (demo / "demo" / "with-report" / "report.html").is_file()
-    assert (demo / "demo" / "one" / f"{film.stem}_overlay.png").is_file()
+    assert (demo / "demo" / "one" / f"{image.stem}_overlay.png").is_file()
 
 
 def tree_entries(text):
@@ -187,9 +187,9 @@ def keys_of(value, prefix=""):
 def test_the_page_of_files_names_every_key_and_file(demo, tiny_run, phantom_root, capsys):
     page = (DOCS / "formats.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`([^`]+)`", page))
-    film = sorted((phantom_root / "Test_Folder" / "img").iterdir())[0]
+    image = sorted((phantom_root / "Test_Folder" / "img").iterdir())[0]
     report = "Unilateral pulmonary infection, one infected area, upper left lung."
-    assert main(["predict", str(film), "--model", "demo/run", "--report", report, "--out", "out", "--json"]) == 0
+    assert main(["predict", str(image), "--model", "demo/run", "--report", report, "--out", "out", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert set(keys_of(record)) - {"model"} <= named
     assert set(record["area_per_zone"]) <= named
@@ -219,9 +219,9 @@ def test_the_page_of_files_names_every_key_and_file(demo, tiny_run, phantom_root
 
 def test_the_page_of_files_names_what_a_network_that_reads_films_adds(phantom_root, tmp_path, capsys):
     named = set(re.findall(r"`([^`]+)`", (DOCS / "formats.md").read_text(encoding="utf-8")))
-    film = sorted((phantom_root / "Test_Folder" / "img").iterdir())[0]
+    image = sorted((phantom_root / "Test_Folder" / "img").iterdir())[0]
     report = "Consolidation in the left upper zone."
-    assert main(["predict", str(film), "--report", report, "--out", str(tmp_path / "out"), "--json"]) == 0
+    assert main(["predict", str(image), "--report", report, "--out", str(tmp_path / "out"), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert set(record["film"]) | set(record["reading"]) <= named
     assert main(["evaluate", "default", str(phantom_root), "--out", str(tmp_path / "scores"), "--json"]) == 0

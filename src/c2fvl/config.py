@@ -21,9 +21,14 @@ PRESETS = Path(__file__).parent / "presets"
 
 
 def _setting(
-    default: Any, meaning: str, *, choices: tuple[str, ...] = (), least: float | None = None, most: float | None = None
+    default: Any,
+    meaning: str,
+    *,
+    choices: tuple[str, ...] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
 ) -> Any:
-    return field(default=default, metadata={"help": meaning, "choices": choices, "least": least, "most": most})
+    return field(default=default, metadata={"help": meaning, "choices": choices, "least": minimum, "most": maximum})
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class DataConfig:
     train_split: str = _setting("train", "split to train on")
     val_split: str = _setting("val", "split to validate on")
     table: str = _setting("", "caption table to use in place of <Split>_text.xlsx; {split} stands for the split's name")
-    image_size: int = _setting(224, "side in pixels to which films are resized for the network", least=16)
+    image_size: int = _setting(224, "side in pixels to which films are resized for the network", minimum=16)
     resize: str = _setting(
         "exact",
         "exact: films averaged over area when they shrink, masks by nearest neighbour; published: both bilinear on "
@@ -70,18 +75,18 @@ class DataConfig:
     missing_text: str = _setting(
         "error", "what a film without a report that can be read is: an error, or allowed", choices=("error", "allow")
     )
-    text_dropout: float = _setting(0.0, "share of training films whose report is withheld", least=0, most=1)
+    text_dropout: float = _setting(0.0, "share of training films whose report is withheld", minimum=0, maximum=1)
     text_doubt: float = _setting(
         0.0,
         "share of the reports of training films that are told with a trust below 1, drawn at random, and are wrong as "
         "often as it says (text=findings)",
-        least=0,
-        most=1,
+        minimum=0,
+        maximum=1,
     )
     text_cut: float = _setting(
-        0.0, "share of the reports of training films of which only a part is told (text=findings)", least=0, most=1
+        0.0, "share of the reports of training films of which only a part is told (text=findings)", minimum=0, maximum=1
     )
-    text_tokens: int = _setting(32, "words or tokens of a report that are read; what follows is cut off", least=1)
+    text_tokens: int = _setting(32, "words or tokens of a report that are read; what follows is cut off", minimum=1)
     text_model: str = _setting("", "language model of text=sentence: a folder, or a name of the Hugging Face hub")
     text_revision: str = _setting("", "revision of a language model that is given by name")
     text_fetch: bool = _setting(False, "fetch the language model where it is not on this machine")
@@ -92,12 +97,14 @@ class DataConfig:
         choices=("exact", "published"),
     )
     text_cache: str = _setting("", "folder for features of sentences; empty is c2fvl/text in the user's cache folder")
-    film_cache: str = _setting(
+    image_cache: str = _setting(
         "", "folder for unpacked and resized films; empty is c2fvl/films in the user's cache folder; none keeps none"
     )
     text_fingerprint: str = _setting("", "checksum of the language model; set when a training begins")
     vocabulary: tuple[str, ...] = _setting((), "words of text=words; set from the captions when a training begins")
-    workers: int = _setting(0, "processes that read films beside the training; 0 reads in the training itself", least=0)
+    workers: int = _setting(
+        0, "processes that read films beside the training; 0 reads in the training itself", minimum=0
+    )
 
 
 @dataclass(frozen=True)
@@ -131,23 +138,23 @@ class LossConfig:
     """The weighted sum that is minimised."""
 
     dice: float = _setting(
-        0.5, "weight of the Dice loss: per film for one class, over batch and classes for several", least=0
+        0.5, "weight of the Dice loss: per film for one class, over batch and classes for several", minimum=0
     )
     cross_entropy: float = _setting(
-        0.5, "weight of the cross-entropy: lesion and background balanced for one class, plain for several", least=0
+        0.5, "weight of the cross-entropy: lesion and background balanced for one class, plain for several", minimum=0
     )
     balanced: bool = _setting(
         True, "whether the cross-entropy of one class weighs lesion and background alike, however small the lesion"
     )
     alignment: float = _setting(
-        1.0, "weight of the cosine alignment of the side maps (C2FVL); 0 leaves it out", least=0
+        1.0, "weight of the cosine alignment of the side maps (C2FVL); 0 leaves it out", minimum=0
     )
-    side_maps: float = _setting(0.0, "weight of Dice and cross-entropy on every side map; 0 leaves it out", least=0)
+    side_maps: float = _setting(0.0, "weight of Dice and cross-entropy on every side map; 0 leaves it out", minimum=0)
     reading: float = _setting(
-        0.0, "weight of what the network reads off the film, against the report (filmfirst); 0 leaves it out", least=0
+        0.0, "weight of what the network reads off the film, against the report (filmfirst); 0 leaves it out", minimum=0
     )
     agreement: float = _setting(
-        0.0, "weight of how far each statement of a report is believed (filmfirst); 0 leaves it out", least=0
+        0.0, "weight of how far each statement of a report is believed (filmfirst); 0 leaves it out", minimum=0
     )
 
 
@@ -156,12 +163,12 @@ class OptimizerConfig:
     """The optimiser and its learning rate."""
 
     name: str = _setting("adam", "adam, adamw (decoupled weight decay), or sgd", choices=("adam", "adamw", "sgd"))
-    learning_rate: float = _setting(1e-3, "highest learning rate", least=0)
-    weight_decay: float = _setting(0.0, "weight decay", least=0)
-    momentum: float = _setting(0.9, "momentum of sgd", least=0, most=1)
+    learning_rate: float = _setting(1e-3, "highest learning rate", minimum=0)
+    weight_decay: float = _setting(0.0, "weight decay", minimum=0)
+    momentum: float = _setting(0.9, "momentum of sgd", minimum=0, maximum=1)
     frozen: str = _setting("", "regular expression; parameters in whose name it is found wait for frozen_epochs")
-    frozen_epochs: int = _setting(0, "epochs in which the frozen parameters are neither stepped nor decayed", least=0)
-    clip_norm: float = _setting(0.0, "largest norm of the whole gradient; 0 does not clip", least=0)
+    frozen_epochs: int = _setting(0, "epochs in which the frozen parameters are neither stepped nor decayed", minimum=0)
+    clip_norm: float = _setting(0.0, "largest norm of the whole gradient; 0 does not clip", minimum=0)
     schedule: str = _setting(
         "cosine_restarts",
         "cosine_restarts: from the highest to the least rate within each period, set once an epoch; one_cycle: up in "
@@ -169,17 +176,17 @@ class OptimizerConfig:
         "steps, as TransUNet; constant",
         choices=("cosine_restarts", "one_cycle", "poly", "constant"),
     )
-    period: int = _setting(10, "epochs of one period of cosine_restarts", least=1)
-    least_rate: float = _setting(1e-4, "learning rate at the end of a period or cycle", least=0)
+    period: int = _setting(10, "epochs of one period of cosine_restarts", minimum=1)
+    min_rate: float = _setting(1e-4, "learning rate at the end of a period or cycle", minimum=0)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """The loop."""
 
-    epochs: int = _setting(100, "most epochs", least=1)
-    batch_size: int = _setting(4, "films in a batch, per process", least=1)
-    accumulation: int = _setting(1, "batches whose gradients are summed before a step", least=1)
+    epochs: int = _setting(100, "most epochs", minimum=1)
+    batch_size: int = _setting(4, "films in a batch, per process", minimum=1)
+    accumulation: int = _setting(1, "batches whose gradients are summed before a step", minimum=1)
     precision: str = _setting(
         "fp32",
         "arithmetic of the network; auto: bf16 where the device has it, else fp32, as the run then keeps it",
@@ -188,21 +195,21 @@ class TrainConfig:
     ema: float = _setting(
         0.0,
         "decay of an exponential moving average of the weights, which the average rises to; 0 keeps none",
-        least=0,
-        most=0.99999,
+        minimum=0,
+        maximum=0.99999,
     )
-    patience: int = _setting(50, "epochs without a better Dice after which training stops; 0 never stops", least=0)
-    best_from_epoch: int = _setting(1, "first epoch, counted from 1, whose Dice may count as the best", least=1)
-    seed: int = _setting(0, "seed of everything random", least=0, most=2**31)
+    patience: int = _setting(50, "epochs without a better Dice after which training stops; 0 never stops", minimum=0)
+    best_from_epoch: int = _setting(1, "first epoch, counted from 1, whose Dice may count as the best", minimum=1)
+    seed: int = _setting(0, "seed of everything random", minimum=0, maximum=2**31)
     deterministic: bool = _setting(False, "use deterministic algorithms only, and raise where there is none")
     compile: bool = _setting(False, "compile the network by torch.compile; pays on GPUs, not on processors")
     recompute: bool = _setting(
         False, "compute again in the backward pass what parts of the network computed: less memory, more time"
     )
-    threads: int = _setting(0, "processor threads; 0 leaves the machine's default", least=0)
+    threads: int = _setting(0, "processor threads; 0 leaves the machine's default", minimum=0)
     device: str = _setting("auto", "where to train", choices=("auto", "cpu"))
-    max_hours: float = _setting(0.0, "stop and save after so many hours of this call; 0 has no limit", least=0)
-    save_minutes: float = _setting(10.0, "also save the state within an epoch so often; 0 only at its end", least=0)
+    max_hours: float = _setting(0.0, "stop and save after so many hours of this call; 0 has no limit", minimum=0)
+    save_minutes: float = _setting(10.0, "also save the state within an epoch so often; 0 only at its end", minimum=0)
     trackers: tuple[str, ...] = _setting((), "trackers of Accelerate that follow the run: tensorboard, wandb, …")
 
 
@@ -345,7 +352,7 @@ def to_toml(config: Config) -> str:
     return "\n".join(lines)
 
 
-def describe_settings() -> list[tuple[str, str, str]]:
+def settings_table() -> list[tuple[str, str, str]]:
     """Return (section.key, default as TOML, meaning) of every setting, in order."""
     described = []
     for section, kind in SECTIONS.items():
@@ -405,14 +412,14 @@ def _checked(value: Any, kind: Any, metadata: Mapping[str, Any], where: str) -> 
         raise ValueError(f"{where} is {value!r}; expected is {_KINDS[kind]}")
     if kind is float and not math.isfinite(value):
         raise ValueError(f"{where} is {value}; expected is a finite number")
-    choices, least = metadata.get("choices"), metadata.get("least")
+    choices, minimum = metadata.get("choices"), metadata.get("least")
     if choices and value not in choices:
         raise ValueError(f"{where} is {value!r}; expected is one of {', '.join(choices)}")
-    if least is not None and value < least:
-        raise ValueError(f"{where} is {value}; expected is at least {least}")
-    most = metadata.get("most")
-    if most is not None and value > most:
-        raise ValueError(f"{where} is {value}; expected is at most {most}")
+    if minimum is not None and value < minimum:
+        raise ValueError(f"{where} is {value}; expected is at least {minimum}")
+    maximum = metadata.get("most")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{where} is {value}; expected is at most {maximum}")
     return value
 
 

@@ -51,11 +51,11 @@ def packed(run, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def film(phantom_root):
+def image(phantom_root):
     return sorted((phantom_root / "Test_Folder" / "img").iterdir())[0]
 
 
-def test_a_packed_model_is_half_as_large_and_predicts_the_same(run, packed, film):
+def test_a_packed_model_is_half_as_large_and_predicts_the_same(run, packed, image):
     source, halves = load_file(run / "best" / "model.safetensors"), load_file(packed.folder / "model.safetensors")
     assert halves.keys() == source.keys()
     for name, value in source.items():
@@ -68,7 +68,7 @@ def test_a_packed_model_is_half_as_large_and_predicts_the_same(run, packed, film
     loaded = model.network.state_dict()
     assert all(loaded[name].dtype == value.dtype for name, value in source.items())
     assert all(torch.equal(loaded[name], value.to(source[name].dtype)) for name, value in halves.items())
-    expected, found = c2fvl.Predictor(run)(film, REPORT), c2fvl.Predictor(packed.folder)(film, REPORT)
+    expected, found = c2fvl.Predictor(run)(image, REPORT), c2fvl.Predictor(packed.folder)(image, REPORT)
     assert np.abs(expected.probability - found.probability).max() < 0.01
     assert not np.array_equal(expected.probability, found.probability)
 
@@ -125,7 +125,7 @@ def test_what_cannot_be_packed_is_refused(run, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_names_lead_to_models_and_paths_come_first(places, packed, run, film, capsys):
+def test_names_lead_to_models_and_paths_come_first(places, packed, run, image, capsys):
     shutil.copytree(packed.folder, places / "package" / "small")
     shutil.copytree(packed.folder, places / "checkout" / "weights" / "large")
     shutil.copytree(packed.folder, places / "home" / "c2fvl" / "models" / "owner" / "name")
@@ -136,8 +136,8 @@ def test_names_lead_to_models_and_paths_come_first(places, packed, run, film, ca
         ("owner/name", places / "home" / "c2fvl" / "models" / "owner" / "name"),
     ):
         assert c2fvl.load_model(name).path == folder
-    assert main(["predict", str(film), "--report", REPORT]) == 0
-    assert (places / "here" / "predictions" / f"{film.stem}.png").is_file()
+    assert main(["predict", str(image), "--report", REPORT]) == 0
+    assert (places / "here" / "predictions" / f"{image.stem}.png").is_file()
     capsys.readouterr()
     assert main(["models"]) == 0
     said = capsys.readouterr().out
@@ -161,8 +161,8 @@ def test_scores_of_a_named_model_stay_out_of_its_folder(places, packed, phantom_
     assert sorted((places / "package" / "small").iterdir()) == before
 
 
-def test_names_that_are_not_known_say_what_is(places, packed, film, capsys):
-    assert main(["predict", str(film)]) == 2
+def test_names_that_are_not_known_say_what_is(places, packed, image, capsys):
+    assert main(["predict", str(image)]) == 2
     assert "no weights came with this copy of the package" in capsys.readouterr().err
     shutil.copytree(packed.folder, places / "package" / "small")
     shutil.copytree(packed.folder, places / "home" / "c2fvl" / "models" / "owner" / "name")
@@ -172,7 +172,7 @@ def test_names_that_are_not_known_say_what_is(places, packed, film, capsys):
         ("owner/nam", "`c2fvl pull owner/nam`", "did you mean owner/name?"),
         ("../package/smal", "no model folder"),
     ):
-        assert main(["predict", str(film), "--model", name]) == 2
+        assert main(["predict", str(image), "--model", name]) == 2
         error = capsys.readouterr().err
         assert all(message in error for message in messages), error
 
@@ -193,9 +193,9 @@ def test_weights_that_come_along_are_small_whole_and_of_no_machine():
     place = model_folders.SHIPPED
     files = [file for file in place.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 10e6
-    for folder, most in ((place, 10e6), (model_folders.CHECKOUT / "weights", 60e6)):
+    for folder, maximum in ((place, 10e6), (model_folders.CHECKOUT / "weights", 60e6)):
         for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
-            assert sum(file.stat().st_size for file in entry.iterdir()) <= most, entry
+            assert sum(file.stat().st_size for file in entry.iterdir()) <= maximum, entry
             model = load_model(model_folders.find_model(entry.name))
             assert model.config == model_folders.portable(model.config), entry
             assert model.metrics["weights_sha256"] and (entry / "README.md").is_file(), entry

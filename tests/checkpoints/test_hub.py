@@ -130,7 +130,7 @@ def packed(tiny_run, tmp_path_factory):
     (folder / "model" / "calibration.json").write_text(json.dumps(fitted))
     write_card(folder / "model")
     (folder / "model" / "trust.json").write_text(json.dumps({"weights_sha256": metrics["weights_sha256"]}))
-    shutil.copy(SHIPPED / "small" / "familiarity.safetensors", folder / "model")
+    shutil.copy(SHIPPED / "small" / "ood.safetensors", folder / "model")
     return pack(folder / "model", folder / "packed").folder
 
 

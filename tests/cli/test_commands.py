@@ -63,14 +63,14 @@ def test_train_evaluate_predict_from_the_command_line(phantom_root, tmp_path, ca
     printed = capsys.readouterr().out
     assert "Dice per image" in printed
     assert str(tmp_path / "run" / "evaluation-val" / "right" / "report.html") in printed
-    film = next((phantom_root / "Test_Folder" / "img").iterdir())
+    image = next((phantom_root / "Test_Folder" / "img").iterdir())
     assert (
-        main(["predict", str(film), "--model", run, "--report", SENTENCE, "--out", str(tmp_path / "out"), "--json"])
+        main(["predict", str(image), "--model", run, "--report", SENTENCE, "--out", str(tmp_path / "out"), "--json"])
         == 0
     )
     record = json.loads(capsys.readouterr().out)
     assert record["report"]["zones"] == ["lupper"]
-    assert (tmp_path / "out" / f"{film.stem}.png").is_file()
+    assert (tmp_path / "out" / f"{image.stem}.png").is_file()
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,10 @@ def test_wrong_calls_end_with_one_clear_line(arguments, message, capsys):
 
 
 def test_a_report_that_cannot_be_read_writes_nothing(tiny_run, phantom_root, tmp_path, capsys):
-    film = next((phantom_root / "Test_Folder" / "img").iterdir())
+    image = next((phantom_root / "Test_Folder" / "img").iterdir())
     assert (
-        main(["predict", str(film), "--model", str(tiny_run), "--report", "hello", "--out", str(tmp_path / "out")]) == 2
+        main(["predict", str(image), "--model", str(tiny_run), "--report", "hello", "--out", str(tmp_path / "out")])
+        == 2
     )
     assert "names no side and no zone" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

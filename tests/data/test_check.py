@@ -16,7 +16,7 @@ NONE = "No pulmonary infection, zero infected areas."
 HEIGHT, WIDTH = 96, 128
 
 
-def film(seed):
+def image(seed):
     return np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8)
 
 
@@ -52,12 +52,12 @@ def root(tmp_path):
         tmp_path,
         "Train",
         [
-            ("sub-S1_a", film(1), mask("left"), LEFT),
-            ("sub-S1_b", film(2), mask("right"), RIGHT),
-            ("covid_3", film(3), mask("none"), NONE),
+            ("sub-S1_a", image(1), mask("left"), LEFT),
+            ("sub-S1_b", image(2), mask("right"), RIGHT),
+            ("covid_3", image(3), mask("none"), NONE),
         ],
     )
-    make_split(tmp_path, "Val", [("sub-S2_a", film(4), mask("left"), LEFT)])
+    make_split(tmp_path, "Val", [("sub-S2_a", image(4), mask("left"), LEFT)])
     return tmp_path
 
 
@@ -94,7 +94,7 @@ def test_the_order_of_threads_does_not_show(root):
 def test_a_film_in_two_splits_though_stored_otherwise(root):
     copy = root / "Val_Folder" / "img" / "sub-S2_a.png"
     copy.unlink()
-    save(copy.with_suffix(".tif"), cv2.cvtColor(film(2), cv2.COLOR_GRAY2BGR))
+    save(copy.with_suffix(".tif"), cv2.cvtColor(image(2), cv2.COLOR_GRAY2BGR))
     report = check(root)
     assert found(report) == [("duplicate across splits", "error")]
     message = str(report.problems[0])
@@ -104,12 +104,12 @@ def test_a_film_in_two_splits_though_stored_otherwise(root):
 
 
 def test_a_film_twice_in_one_split(root):
-    save(root / "Train_Folder" / "img" / "covid_3.png", film(1))
+    save(root / "Train_Folder" / "img" / "covid_3.png", image(1))
     assert found(check(root)) == [("duplicate", "warning")]
 
 
 def test_a_patient_in_two_splits(root):
-    make_split(root, "Val", [("sub-S1_c", film(5), mask("left"), LEFT), ("sub-S2_a", film(4), mask("left"), LEFT)])
+    make_split(root, "Val", [("sub-S1_c", image(5), mask("left"), LEFT), ("sub-S2_a", image(4), mask("left"), LEFT)])
     report = check(root)
     assert found(report) == [("group across splits", "error")]
     assert "group sub-S1: has 2 images in train and 1 images in val; keep a patient" in str(report.problems[0])
@@ -124,7 +124,7 @@ def test_a_patient_in_two_splits(root):
     ],
 )
 def test_a_caption_against_its_mask(root, truth, caption, message):
-    make_split(root, "Val", [("sub-S2_a", film(4), mask(truth), caption)])
+    make_split(root, "Val", [("sub-S2_a", image(4), mask(truth), caption)])
     report = check(root)
     assert found(report) == [("contradiction", "error")]
     assert message in str(report.problems[0])
@@ -132,7 +132,9 @@ def test_a_caption_against_its_mask(root, truth, caption, message):
 
 
 def test_a_caption_that_is_only_inexact_is_counted(root):
-    make_split(root, "Val", [("sub-S2_a", film(4), mask("left"), LEFT.replace("lower", "upper").replace("one", "two"))])
+    make_split(
+        root, "Val", [("sub-S2_a", image(4), mask("left"), LEFT.replace("lower", "upper").replace("one", "two"))]
+    )
     report = check(root)
     assert report.problems == ()
     assert report.splits[1].agreement["number"] == 0.0
@@ -141,7 +143,7 @@ def test_a_caption_that_is_only_inexact_is_counted(root):
 
 
 def test_a_caption_that_is_read_in_part_is_named(root):
-    make_split(root, "Val", [("sub-S2_a", film(4), mask("left"), LEFT.replace("lower left", "lower somewhere left"))])
+    make_split(root, "Val", [("sub-S2_a", image(4), mask("left"), LEFT.replace("lower left", "lower somewhere left"))])
     report = check(root)
     assert found(report) == [("caption read in part", "warning")]
     assert "lower somewhere left" in str(report.problems[0])
@@ -176,14 +178,14 @@ def test_problems_of_names_and_tables_are_among_the_rest(root):
 
 
 def test_long_lists_are_cut(root):
-    make_split(root, "Val", [(f"film{n}", film(10 + n), mask("left"), RIGHT) for n in range(6)])
+    make_split(root, "Val", [(f"film{n}", image(10 + n), mask("left"), RIGHT) for n in range(6)])
     lines = check(root).lines(max_problems=2)
     assert "error: contradiction (6)" in lines
     assert "  and 4 more" in lines
 
 
 def test_a_csv_is_checked_as_well(tmp_path):
-    save(tmp_path / "a.png", film(1))
+    save(tmp_path / "a.png", image(1))
     save(tmp_path / "a_mask.png", mask("left"))
     (tmp_path / "films.csv").write_text(f'image,mask,text,odd\na.png,a_mask.png,"{RIGHT}",1\n', encoding="utf-8")
     report = check(tmp_path / "films.csv")

@@ -12,7 +12,7 @@ from support.tiny_runs import TINY
 from c2fvl.cli.main import main
 from c2fvl.config import LossConfig, load_config
 from c2fvl.data.check.check import check
-from c2fvl.data.dataset import FilmDataset
+from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.data.scan import scan
 from c2fvl.files.images import read_labels, read_mask_as, write_labels, write_mask
@@ -76,11 +76,11 @@ def test_the_losses_of_a_logit_per_class_are_those_of_transunet_and_medt():
     terms = build_loss(LossConfig(dice=0.5, cross_entropy=0.5, alignment=0))(Output(logits), mask)
     chosen = logits.double().log_softmax(1).gather(1, mask.long()[:, None])
     assert terms["cross_entropy"].item() == pytest.approx(-chosen.mean().item(), abs=1e-6)
-    shares, dice = logits.double().softmax(1).numpy(), []
+    fractions, dice = logits.double().softmax(1).numpy(), []
     for number in range(2):
         truth = mask.numpy() == number
-        both = (shares[:, number] * truth).sum()
-        dice.append((2 * both + 1e-5) / ((shares[:, number] ** 2).sum() + truth.sum() + 1e-5))
+        both = (fractions[:, number] * truth).sum()
+        dice.append((2 * both + 1e-5) / ((fractions[:, number] ** 2).sum() + truth.sum() + 1e-5))
     assert terms["dice_loss"].item() == pytest.approx(1 - np.mean(dice), abs=1e-6)
     assert terms["loss"].item() == pytest.approx((terms["dice_loss"] + terms["cross_entropy"]).item() / 2, abs=1e-6)
 
@@ -110,8 +110,8 @@ def test_each_class_is_scored_and_nothing_is_left_out():
 def test_classes_are_resized_to_no_class_between(two_sides):
     cases = scan(two_sides, "train")
     config = dataclasses.replace(settings(two_sides).data, text="attributes", resize="published")
-    films = FilmDataset(cases, config, num_classes=3)
-    assert {int(value) for index in range(len(films)) for value in np.unique(films[0, index].mask)} == {0, 1, 2}
+    images = CaseDataset(cases, config, num_classes=3)
+    assert {int(value) for index in range(len(images)) for value in np.unique(images[0, index].mask)} == {0, 1, 2}
 
 
 def test_classes_change_places_where_a_film_is_mirrored(two_sides):
@@ -120,21 +120,21 @@ def test_classes_change_places_where_a_film_is_mirrored(two_sides):
         settings(two_sides).data, text="attributes", augmentation="mirror", class_names=("left lung", "right lung"),
         mirrored_classes=("left lung", "right lung"),
     )  # fmt: skip
-    films = FilmDataset(cases, config, num_classes=3, augment=True)
-    plain = FilmDataset(cases, dataclasses.replace(config, augmentation="none"), num_classes=3)
+    images = CaseDataset(cases, config, num_classes=3, augment=True)
+    plain = CaseDataset(cases, dataclasses.replace(config, augmentation="none"), num_classes=3)
     mirrored = 0
-    for index in range(len(films)):
-        found, expected = films[0, index], plain[0, index]
+    for index in range(len(images)):
+        found, expected = images[0, index], plain[0, index]
         if np.array_equal(found.image, expected.image):
             assert np.array_equal(found.mask, expected.mask)
         else:
             assert np.array_equal(found.mask, np.array([0, 2, 1], np.uint8)[expected.mask[:, ::-1]])
             mirrored += 1
-    assert 0 < mirrored < len(films)
+    assert 0 < mirrored < len(images)
     with pytest.raises(ValueError, match=r"mirrored_classes=\[.left lung., .right lung.\]"):
-        FilmDataset(cases, dataclasses.replace(config, mirrored_classes=()), num_classes=3, augment=True)
+        CaseDataset(cases, dataclasses.replace(config, mirrored_classes=()), num_classes=3, augment=True)
     with pytest.raises(ValueError, match=r"expected are pairs of names from left lung, right lung"):
-        FilmDataset(cases, dataclasses.replace(config, mirrored_classes=("left lung", "heart")), num_classes=3)
+        CaseDataset(cases, dataclasses.replace(config, mirrored_classes=("left lung", "heart")), num_classes=3)
 
 
 def test_masks_of_255_are_told_from_classes(two_sides, tmp_path):
@@ -143,20 +143,20 @@ def test_masks_of_255_are_told_from_classes(two_sides, tmp_path):
     write_mask(tmp_path / "mask.png", labels > 0)
     config = dataclasses.replace(settings(two_sides).data, text="attributes")
     with pytest.raises(ValueError, match=r"num_classes=256.*data\.mask=lesion"):
-        FilmDataset(cases, config, num_classes=3)[0, 0]
+        CaseDataset(cases, config, num_classes=3)[0, 0]
 
 
 def test_a_class_that_the_network_does_not_know_names_the_file(two_sides):
     cases = scan(two_sides, "train")
     config = dataclasses.replace(settings(two_sides).data, text="attributes", class_names=(), mirrored_classes=())
-    films = FilmDataset(cases, config, num_classes=1)
+    images = CaseDataset(cases, config, num_classes=1)
     with pytest.raises(ValueError, match=r"labelcol.*holds the class 2.*num_classes=3"):
-        for index in range(len(films)):
-            films[0, index]
+        for index in range(len(images)):
+            images[0, index]
     with pytest.raises(ValueError, match=r"data\.mask=labels"):
-        FilmDataset(cases, dataclasses.replace(config, mask="lesion"), num_classes=3)
+        CaseDataset(cases, dataclasses.replace(config, mask="lesion"), num_classes=3)
     with pytest.raises(ValueError, match="expected are 2"):
-        FilmDataset(cases, dataclasses.replace(config, class_names=("a",), mirrored_classes=()), num_classes=3)
+        CaseDataset(cases, dataclasses.replace(config, class_names=("a",), mirrored_classes=()), num_classes=3)
 
 
 def test_a_network_of_classes_trains_resumes_and_logs_each(run, two_sides, tmp_path):
@@ -181,17 +181,17 @@ def test_a_network_of_classes_is_scored_and_predicts_from_the_command_line(run, 
     assert "<td>left</td>" in (out / "report.html").read_text()
     header = (out / "cases.csv").read_text().splitlines()[0]
     assert "original_ours_dice_class_2" in header
-    film = sorted((two_sides / "Test_Folder" / "img").iterdir())[0]
-    command = ["predict", str(film), "--model", str(run), "--out", str(tmp_path / "masks"), "--probability"]
+    image = sorted((two_sides / "Test_Folder" / "img").iterdir())[0]
+    command = ["predict", str(image), "--model", str(run), "--out", str(tmp_path / "masks"), "--probability"]
     assert main([*command, "--overlay", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    labels = read_labels(tmp_path / "masks" / f"{film.stem}.png")
+    labels = read_labels(tmp_path / "masks" / f"{image.stem}.png")
     assert labels.shape == (64, 64)
     assert record["area_per_class"] == {"left": int((labels == 1).sum()), "right": int((labels == 2).sum())}
     names = sorted(path.name for path in (tmp_path / "masks").iterdir())
     endings = [".json", ".png", "_overlay.png", "_probability_1.png", "_probability_2.png"]
-    assert names == sorted(film.stem + ending for ending in endings)
-    prediction = Predictor(run)(film)
+    assert names == sorted(image.stem + ending for ending in endings)
+    prediction = Predictor(run)(image)
     assert prediction.probability.shape == (3, 64, 64)
     assert np.allclose(prediction.probability.sum(0), 1, atol=1e-5)
     assert (prediction.mask == labels).all()
@@ -227,11 +227,11 @@ def test_every_network_learns_three_classes(name):
     built = network(tiny, trained=False, num_classes=3).train()
     mask = torch.zeros(2, *tiny.size)
     mask[:, : tiny.size[0] // 2, : tiny.size[1] // 2], mask[:, :, -8:] = 1, 2
-    film = images(tiny, 2) * 0.2 + mask[:, None] * 0.4
+    image = images(tiny, 2) * 0.2 + mask[:, None] * 0.4
     loss, losses = build_loss(LossConfig(alignment=0)), []
     optimizer = torch.optim.Adam(built.parameters(), lr=3e-3)
     for _ in range(20):
-        losses.append(loss(built(film, reports(tiny, 2)), mask)["loss"])
+        losses.append(loss(built(image, reports(tiny, 2)), mask)["loss"])
         optimizer.zero_grad()
         losses[-1].backward()
         optimizer.step()

@@ -14,7 +14,7 @@ from c2fvl.data.cases import SPLITS, Case
 from c2fvl.data.check import deep as deep_check
 from c2fvl.data.check import near_duplicates
 from c2fvl.data.check.check import check
-from c2fvl.data.check.deep import DeepOptions, Film, find_frame
+from c2fvl.data.check.deep import DeepOptions, Film, find_orientation
 from c2fvl.data.check.near_duplicates import find_pairs, sketch
 from c2fvl.data.check.new_splits import Member, assign, bundles
 from c2fvl.data.phantom.draw import draw_case
@@ -24,19 +24,19 @@ from c2fvl.reports.caption_tables import write_table
 from c2fvl.reports.report import Report, parse_report
 
 SLOT = "Unilateral pulmonary infection, one infected areas, left lung and lower right lung."
-NUM_FILMS = 24
+NUM_IMAGES = 24
 
 
 @pytest.fixture(scope="module")
 def cases():
     """Phantom films, each of another patient."""
     drawn, groups = [], set()
-    for index in range(2 * NUM_FILMS):
+    for index in range(2 * NUM_IMAGES):
         case = draw_case(5, index, size=128)
-        if case.group not in groups and len(drawn) < NUM_FILMS:
+        if case.group not in groups and len(drawn) < NUM_IMAGES:
             groups.add(case.group)
             drawn.append(case)
-    assert len(drawn) == NUM_FILMS
+    assert len(drawn) == NUM_IMAGES
     return drawn
 
 
@@ -45,14 +45,14 @@ def save(path, pixels):
     assert cv2.imwrite(str(path), pixels)
 
 
-def write_split(root, split, films, *, report=lambda report: report):
+def write_split(root, split, images, *, report=lambda report: report):
     """Write (name, film, mask, report) of one split; without masks or captions where these are None."""
     folder = root / f"{split}_Folder"
-    for name, film, mask, _ in films:
-        save(folder / "img" / f"{name}.png", film)
+    for name, image, mask, _ in images:
+        save(folder / "img" / f"{name}.png", image)
         if mask is not None:
             save(folder / "labelcol" / f"{name}.png", mask * 255)
-    rows = [(f"{name}.png", report(said)) for name, _, _, said in films if said is not None]
+    rows = [(f"{name}.png", report(said)) for name, _, _, said in images if said is not None]
     if rows:
         write_table(folder / f"{split}_text.csv", rows)
 
@@ -68,10 +68,10 @@ def root(tmp_path, cases):
     return tmp_path / "set"
 
 
-def affine(film, *, angle=0.0, zoom=1.0):
-    height, width = film.shape
+def affine(image, *, angle=0.0, zoom=1.0):
+    height, width = image.shape
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, zoom)
-    return cv2.warpAffine(film, turn, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(image, turn, (width, height), borderMode=cv2.BORDER_REPLICATE)
 
 
 CHANGES = {
@@ -89,21 +89,21 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_copy_is_found_and_nothing_else(cases, change):
-    films = [case.image for case in cases] + [CHANGES[change](cases[7].image)]
-    search = find_pairs(np.stack([sketch(film) for film in films]))
+    images = [case.image for case in cases] + [CHANGES[change](cases[7].image)]
+    search = find_pairs(np.stack([sketch(film) for film in images]))
     assert [(pair.first, pair.second, pair.mirrored) for pair in search.pairs] == [(7, 24, change == "mirrored")]
     assert search.pairs[0].correlation > 0.93
     assert search.num_candidates >= 1
 
 
 def test_every_film_finds_its_own_copy(cases):
-    films = [case.image for case in cases]
-    films += [affine(CHANGES["gamma"](film), angle=1.5) for film in films]
+    images = [case.image for case in cases]
+    images += [affine(CHANGES["gamma"](film), angle=1.5) for film in images]
     steps = []
     search = find_pairs(
-        np.stack([sketch(film) for film in films]), workers=2, progress=lambda done, total: steps.append((done, total))
+        np.stack([sketch(film) for film in images]), workers=2, progress=lambda done, total: steps.append((done, total))
     )
-    assert {(pair.first, pair.second) for pair in search.pairs} == {(n, n + NUM_FILMS) for n in range(NUM_FILMS)}
+    assert {(pair.first, pair.second) for pair in search.pairs} == {(n, n + NUM_IMAGES) for n in range(NUM_IMAGES)}
     assert steps[-1] == (search.num_candidates, search.num_candidates)
     ordered = [pair.correlation for pair in search.pairs]
     assert ordered == sorted(ordered, reverse=True)
@@ -139,16 +139,16 @@ def test_sound_data_hides_nothing(root):
     assert report.problems == ()
     assert report.deep.pairs == ()
     assert report.deep.faults == ()
-    assert report.deep.frame.verdict == "viewer"
-    assert report.deep.num_films == NUM_FILMS
+    assert report.deep.orientation.verdict == "image"
+    assert report.deep.num_images == NUM_IMAGES
     assert report.deep.num_pictures is report.deep.new_splits is None
     (shared,) = report.deep.shared
-    assert (shared.first, shared.second, shared.num_shared, shared.num_films) == ("train", "val", 0, 8)
-    assert steps[NUM_FILMS - 1] == (NUM_FILMS, NUM_FILMS)
-    assert steps[-1][0] == steps[-1][1] == NUM_FILMS + report.deep.num_compared
+    assert (shared.first, shared.second, shared.num_shared, shared.num_images) == ("train", "val", 0, 8)
+    assert steps[NUM_IMAGES - 1] == (NUM_IMAGES, NUM_IMAGES)
+    assert steps[-1][0] == steps[-1][1] == NUM_IMAGES + report.deep.num_compared
     text = "\n".join(report.lines())
     assert "captions are in the viewer's frame: in 100.0% of" in text
-    assert f"near duplicates among {NUM_FILMS} films: 0 pairs across splits, 0 within one" in text
+    assert f"near duplicates among {NUM_IMAGES} films: 0 pairs across splits, 0 within one" in text
 
 
 def test_without_deep_nothing_changes(root):
@@ -209,7 +209,7 @@ def test_the_same_patient_is_said_and_the_same_pixels_are_reported_once(tmp_path
     assert pair.group == "anna"
     assert "both of anna" in str(pair)
     (shared,) = report.deep.shared
-    assert (shared.num_groups, shared.num_shared, shared.num_films, shared.num_films_shared) == (1, 1, 2, 1)
+    assert (shared.num_groups, shared.num_shared, shared.num_images, shared.num_images_shared) == (1, 1, 2, 1)
 
 
 def test_films_of_one_patient_within_a_split_are_only_counted(tmp_path, cases):
@@ -232,13 +232,13 @@ def test_captions_in_the_patients_frame(tmp_path, cases):
     write_split(tmp_path / "set", "Train", listed(cases), report=Report.mirrored)
     out = tmp_path / "set" / "new.csv"
     report = check(tmp_path / "set", deep=DeepOptions(splits=out))
-    assert report.deep.frame.verdict == "patient"
-    assert report.deep.frame.share_of_films < 0.1
+    assert report.deep.orientation.verdict == "patient"
+    assert report.deep.orientation.fraction_of_images < 0.1
     assert "frame of the captions" in {problem.kind for problem in report.errors}
     # read as what they mean, they fit their masks
     repaired = check(out, deep=DeepOptions())
     assert repaired.errors == ()
-    assert repaired.deep.frame.verdict == "viewer"
+    assert repaired.deep.orientation.verdict == "image"
 
 
 def one_film(number, zones, lesion, left):
@@ -247,15 +247,15 @@ def one_film(number, zones, lesion, left):
 
 
 def test_the_shares_behind_the_frame_by_hand():
-    films = [one_film(n, {"lupper"}, 100, 90) for n in range(9)]
-    films += [one_film(9, {"rlower", "rmiddle"}, 300, 240)]  # 20 % on the side that it names
-    films += [one_film(10, {"lupper", "rupper"}, 50, 0), one_film(11, {"lupper"}, 0, 0)]  # tell nothing
-    frame = find_frame(films)
-    assert (frame.verdict, frame.num_films, frame.share_of_films) == ("viewer", 10, 0.9)
-    assert frame.share_of_pixels == (9 * 90 + 60) / 1200
-    assert find_frame(films[1:]).verdict == "undecided"  # too few
-    assert find_frame([one_film(n, {"rupper"}, 10, 10 * (n % 2)) for n in range(20)]).verdict == "undecided"
-    assert find_frame([]).share_of_films is None
+    images = [one_film(n, {"lupper"}, 100, 90) for n in range(9)]
+    images += [one_film(9, {"rlower", "rmiddle"}, 300, 240)]  # 20 % on the side that it names
+    images += [one_film(10, {"lupper", "rupper"}, 50, 0), one_film(11, {"lupper"}, 0, 0)]  # tell nothing
+    orientation = find_orientation(images)
+    assert (orientation.verdict, orientation.num_images, orientation.fraction_of_images) == ("image", 10, 0.9)
+    assert orientation.fraction_of_pixels == (9 * 90 + 60) / 1200
+    assert find_orientation(images[1:]).verdict == "undecided"  # too few
+    assert find_orientation([one_film(n, {"rupper"}, 10, 10 * (n % 2)) for n in range(20)]).verdict == "undecided"
+    assert find_orientation([]).fraction_of_images is None
 
 
 def test_faults_of_captions_are_counted_by_kind():
@@ -309,9 +309,9 @@ def test_counts_that_end_in_a_heap(nines, eights, is_capped):
 def test_the_masks_tell_what_an_empty_slot_means(tmp_path):
     right, both = np.zeros((40, 60), np.uint8), np.zeros((40, 60), np.uint8)
     right[20:30, 40:50] = both[20:30, 40:50] = both[5:10, 10:20] = 1
-    film = np.random.default_rng(0).integers(0, 256, (4, 40, 60), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (4, 40, 60), dtype=np.uint8)
     masks = [right, right, both, right]
-    write_split(tmp_path, "Test", [(f"a{n}", film[n], masks[n], None) for n in range(4)])
+    write_split(tmp_path, "Test", [(f"a{n}", image[n], masks[n], None) for n in range(4)])
     texts = [SLOT, SLOT, SLOT, SLOT.replace("left lung and ", "")]
     rows = [f'a{n}.png,"{text}"' for n, text in enumerate(texts)]
     (tmp_path / "Test_Folder/Test_text.csv").write_text("\n".join(["Image,Description", *rows]), encoding="utf-8")
@@ -331,11 +331,11 @@ def members(rng, num):
     return made
 
 
-def bundles_by_hand(films, pairs):
+def bundles_by_hand(images, pairs):
     """Merge sets until nothing changes: slow and plain."""
-    sets = [{n} for n in range(len(films))]
-    links = [(n, m) for n in range(len(films)) for m in range(n) if films[n].case.group is not None
-             and films[n].case.group == films[m].case.group]  # fmt: skip
+    sets = [{n} for n in range(len(images))]
+    links = [(n, m) for n in range(len(images)) for m in range(n) if images[n].case.group is not None
+             and images[n].case.group == images[m].case.group]  # fmt: skip
     for first, second in [*links, *pairs]:
         one = next(bundle for bundle in sets if first in bundle)
         two = next(bundle for bundle in sets if second in bundle)
@@ -348,38 +348,38 @@ def bundles_by_hand(films, pairs):
 @pytest.mark.parametrize("seed", range(12))
 def test_no_group_and_no_pair_is_in_two_splits(seed):
     rng = random.Random(seed)
-    films = members(rng, 80 + 5 * seed)
-    pairs = [tuple(rng.sample(range(len(films)), 2)) for _ in range(8)]
-    labels = bundles(films, pairs)
+    images = members(rng, 80 + 5 * seed)
+    pairs = [tuple(rng.sample(range(len(images)), 2)) for _ in range(8)]
+    labels = bundles(images, pairs)
     found = defaultdict(set)
     for place, label in enumerate(labels.tolist()):
         found[label].add(place)
-    assert set(map(frozenset, found.values())) == bundles_by_hand(films, pairs)
-    places = assign(films, labels, (60, 20, 20), seed=seed)
+    assert set(map(frozenset, found.values())) == bundles_by_hand(images, pairs)
+    places = assign(images, labels, (60, 20, 20), seed=seed)
     for bundle in found.values():
         assert len(set(places[list(bundle)])) == 1
-    np.testing.assert_array_equal(places, assign(films, labels, (60, 20, 20), seed=seed))
+    np.testing.assert_array_equal(places, assign(images, labels, (60, 20, 20), seed=seed))
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_each_split_has_its_share_of_every_kind(seed):
     rng = random.Random(seed)
-    films = [
+    images = [
         Member(Case(str(n), Path(f"{n}.png"), None, None, f"p{n // 2}"), 0.2, rng.choice([0.0, 0.5]))
         for n in range(600)
     ]
-    places = assign(films, bundles(films, []), (70, 20, 10), seed=seed)
-    one_sided = np.array([film.left == 0 for film in films])
+    places = assign(images, bundles(images, []), (70, 20, 10), seed=seed)
+    one_sided = np.array([image.left == 0 for image in images])
     for chosen in (one_sided, ~one_sided):
         counts = np.bincount(places[chosen], minlength=3) / chosen.sum()
         np.testing.assert_allclose(counts, (0.7, 0.2, 0.1), atol=0.02)
-    assert (places != assign(films, bundles(films, []), (70, 20, 10), seed=seed + 100)).any()
+    assert (places != assign(images, bundles(images, []), (70, 20, 10), seed=seed + 100)).any()
 
 
 def test_a_split_without_a_share_stays_empty_and_too_few_bundles_are_refused():
-    films = members(random.Random(1), 60)
-    labels = bundles(films, [])
-    assert set(assign(films, labels, (80, 20, 0))) == {0, 1}
+    images = members(random.Random(1), 60)
+    labels = bundles(images, [])
+    assert set(assign(images, labels, (80, 20, 0))) == {0, 1}
     together = [Member(Case(str(n), Path("a.png"), None, None, "p"), None, None) for n in range(9)]
     with pytest.raises(ValueError, match="1 bundles of films that belong together leave nothing for val and test"):
         assign(together, bundles(together, []), (80, 10, 10))
@@ -396,7 +396,7 @@ def test_new_splits_are_read_again(root, cases, capsys):
     assert main(call) == 1  # a film is in two splits
     assert "new splits" in capsys.readouterr().out
     after = {split: scan(out, split) for split in SPLITS}
-    assert sum(map(len, after.values())) == len(before) == NUM_FILMS + 1
+    assert sum(map(len, after.values())) == len(before) == NUM_IMAGES + 1
     assert {split: len(found) for split, found in after.items()} == pytest.approx(
         {"train": 12, "val": 6, "test": 6}, abs=2
     )
@@ -422,7 +422,7 @@ def test_unreadable_films_are_left_out_of_new_splits(root):
     report = check(root, deep=DeepOptions(splits=root / "new.csv"))
     assert [problem.kind for problem in report.errors] == ["image"]
     assert report.deep.new_splits.num_left_out == 1
-    assert sum(report.deep.new_splits.num_films.values()) == NUM_FILMS - 1
+    assert sum(report.deep.new_splits.num_images.values()) == NUM_IMAGES - 1
     assert "1 films that cannot be read are left out" in "\n".join(report.lines())
     assert broken.stem not in {case.id for split in SPLITS for case in scan(root / "new.csv", split)}
 
@@ -431,7 +431,7 @@ def test_films_without_masks_or_captions_and_a_single_split(tmp_path, cases):
     write_split(tmp_path / "set", "Test", [(case.name, case.image, None, None) for case in cases[:6]])
     report = check(tmp_path / "set", deep=DeepOptions())
     assert report.problems == ()
-    assert report.deep.frame.verdict == "undecided"
+    assert report.deep.orientation.verdict == "undecided"
     assert (report.deep.num_captions, report.deep.shared) == (0, ())
     assert "there are no one-sided captions" in "\n".join(report.lines())
 
@@ -498,7 +498,7 @@ def test_the_published_captions_of_mosmeddata(real_data):
     assert faults["one infected areas"] == 908
     assert faults["counts that end at a limit"] == 67
     (shared,) = report.deep.shared
-    assert (shared.num_shared, shared.num_films_shared) == (1, 24)
+    assert (shared.num_shared, shared.num_images_shared) == (1, 24)
 
 
 def test_the_revised_captions_of_qata(real_data):

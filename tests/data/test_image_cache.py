@@ -14,8 +14,8 @@ import pytest
 
 from c2fvl.config import DataConfig
 from c2fvl.data.batches import collate
-from c2fvl.data.dataset import FilmDataset
-from c2fvl.data.image_cache import FilmCache, StoredFilm, as_grey
+from c2fvl.data.dataset import CaseDataset
+from c2fvl.data.image_cache import ImageCache, StoredImage, as_grey
 from c2fvl.data.scan import scan
 
 SIDE = 16
@@ -24,7 +24,7 @@ LESION = (np.arange(SIDE * SIDE).reshape(SIDE, SIDE) % 3 == 0).astype(np.uint8)
 
 
 def settings(cache, **changes):
-    return DataConfig(**{"image_size": 32, "text": "none", "film_cache": str(cache), **changes})
+    return DataConfig(**{"image_size": 32, "text": "none", "image_cache": str(cache), **changes})
 
 
 def entries(cache) -> list[Path]:
@@ -48,8 +48,8 @@ def same(first, second) -> bool:
     ids=["8 bit", "8 bit colour", "16 bit", "resized", "resized colour"],
 )
 def test_films_come_back_to_the_bit(tmp_path, image, smallest):
-    cache = FilmCache(tmp_path, "a way")
-    cache.store("name", StoredFilm(image.astype(np.float32), None, None))
+    cache = ImageCache(tmp_path, "a way")
+    cache.store("name", StoredImage(image.astype(np.float32), None, None))
     found = cache.load("name")
     assert found.image.dtype == np.float32
     assert np.array_equal(found.image, image) and found.mask is None and found.original_mask is None
@@ -61,9 +61,9 @@ def test_films_come_back_to_the_bit(tmp_path, image, smallest):
     "original", [LESION, np.tile(LESION, (3, 2))[:41, :23], LESION * 7, np.zeros((5, 9), np.uint8)]
 )
 def test_masks_come_back_to_the_bit(tmp_path, original):
-    cache = FilmCache(tmp_path, "a way")
+    cache = ImageCache(tmp_path, "a way")
     mask = LESION if original.max() <= 1 else LESION * 7
-    cache.store("name", StoredFilm(GREY_8, mask, original))
+    cache.store("name", StoredImage(GREY_8, mask, original))
     found = cache.load("name")
     assert np.array_equal(found.mask, mask) and np.array_equal(found.original_mask, original)
     assert found.mask.dtype == found.original_mask.dtype == np.uint8
@@ -78,9 +78,9 @@ def test_grey_is_told_from_colour():
 def test_items_are_the_same_with_and_without_a_cache_and_the_second_time(phantom_root, tmp_path):
     cases = scan(phantom_root, "train")[:6]
     for rule in ("exact", "published"):
-        plain = FilmDataset(cases, settings("none", resize=rule), augment=True, seed=3)
-        cached = FilmDataset(cases, settings(tmp_path, resize=rule), augment=True, seed=3)
-        again = FilmDataset(cases, settings(tmp_path, resize=rule), augment=True, seed=3)
+        plain = CaseDataset(cases, settings("none", resize=rule), augment=True, seed=3)
+        cached = CaseDataset(cases, settings(tmp_path, resize=rule), augment=True, seed=3)
+        again = CaseDataset(cases, settings(tmp_path, resize=rule), augment=True, seed=3)
         for place in range(6):
             expected = plain[2, place]
             assert same(cached[2, place], expected)
@@ -91,13 +91,13 @@ def test_items_are_the_same_with_and_without_a_cache_and_the_second_time(phantom
 
 def test_the_second_time_nothing_is_unpacked(phantom_root, tmp_path, monkeypatch):
     cases = scan(phantom_root, "val")[:3]
-    first = [FilmDataset(cases, settings(tmp_path))[0, place] for place in range(3)]
+    first = [CaseDataset(cases, settings(tmp_path))[0, place] for place in range(3)]
 
     def refuse(*arguments):
         raise AssertionError("a film was unpacked")
 
     monkeypatch.setattr(cv2, "imdecode", refuse)
-    assert all(same(FilmDataset(cases, settings(tmp_path))[0, place], first[place]) for place in range(3))
+    assert all(same(CaseDataset(cases, settings(tmp_path))[0, place], first[place]) for place in range(3))
 
 
 def test_a_changed_film_or_mask_is_read_anew(tmp_path):
@@ -107,14 +107,14 @@ def test_a_changed_film_or_mask_is_read_anew(tmp_path):
         file.parent.mkdir(parents=True)
     cv2.imwrite(str(image), np.full((32, 32), 51, np.uint8))
     cv2.imwrite(str(mask), np.zeros((32, 32), np.uint8))
-    films = FilmDataset(scan(root, "val"), settings(tmp_path / "cache"))
-    assert films[0, 0].image.max() == np.float32(0.2) and films[0, 0].mask.max() == 0
+    images = CaseDataset(scan(root, "val"), settings(tmp_path / "cache"))
+    assert images[0, 0].image.max() == np.float32(0.2) and images[0, 0].mask.max() == 0
     stamp = image.stat()
     cv2.imwrite(str(image), np.full((32, 32), 102, np.uint8))
     os.utime(image, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # as a copy that keeps the time does
-    assert films[0, 0].image.max() == np.float32(0.4)
+    assert images[0, 0].image.max() == np.float32(0.4)
     cv2.imwrite(str(mask), np.full((32, 32), 255, np.uint8))
-    assert films[0, 0].mask.min() == 1
+    assert images[0, 0].mask.min() == 1
 
 
 def test_files_are_read_once_in_a_process_while_they_are_unchanged(phantom_root, tmp_path, monkeypatch):
@@ -122,22 +122,22 @@ def test_files_are_read_once_in_a_process_while_they_are_unchanged(phantom_root,
     root = tmp_path / "data"
     shutil.copytree(phantom_root, root)
     cases = scan(root, "val")[:2]
-    films, read = FilmDataset(cases, settings(tmp_path / "cache")), []
+    images, read = CaseDataset(cases, settings(tmp_path / "cache")), []
     monkeypatch.setattr("c2fvl.data.image_cache.read_file", lambda path: read.append(path) or path.read_bytes())
-    first = [films[0, place] for place in range(2)]
+    first = [images[0, place] for place in range(2)]
     assert read == [path for case in cases for path in (case.image, case.mask)]
-    assert all(same(films[1, place], first[place]) for place in range(2))
+    assert all(same(images[1, place], first[place]) for place in range(2))
     assert len(read) == 4
     before = cases[0].image.stat()
     time.sleep(0.02)
     content = bytearray(cases[1].image.read_bytes())
     cases[0].image.write_bytes(content)
     os.utime(cases[0].image, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a copy that keeps the time does
-    assert np.array_equal(films[2, 0].image, first[1].image)
+    assert np.array_equal(images[2, 0].image, first[1].image)
     assert len(read) == 6
     for entry in entries(tmp_path / "cache"):
         entry.unlink()
-    assert same(films[3, 1], first[1])
+    assert same(images[3, 1], first[1])
     assert entries(tmp_path / "cache")
 
 
@@ -145,29 +145,29 @@ def test_files_that_have_just_changed_are_read_again(phantom_root, tmp_path, mon
     """Two changes within one tick of the file system's clock would look like one."""
     root, read = tmp_path / "data", []
     shutil.copytree(phantom_root, root, copy_function=shutil.copyfile)
-    films = FilmDataset(scan(root, "val")[:1], settings(tmp_path / "cache"))
+    images = CaseDataset(scan(root, "val")[:1], settings(tmp_path / "cache"))
     monkeypatch.setattr("c2fvl.data.image_cache.read_file", lambda path: read.append(path) or path.read_bytes())
-    assert same(films[0, 0], films[1, 0])
+    assert same(images[0, 0], images[1, 0])
     assert len(read) == 4
 
 
 def test_an_entry_that_is_damaged_while_it_is_in_use_is_made_again(phantom_root, tmp_path, monkeypatch):
     monkeypatch.setattr("c2fvl.data.image_cache.SETTLED", 0.0)
-    films = FilmDataset(scan(phantom_root, "val")[:1], settings(tmp_path))
-    first = films[0, 0]
-    assert same(films[1, 0], first)
+    images = CaseDataset(scan(phantom_root, "val")[:1], settings(tmp_path))
+    first = images[0, 0]
+    assert same(images[1, 0], first)
     (entry,) = entries(tmp_path)
     whole = entry.read_bytes()
     time.sleep(0.02)
     entry.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert same(films[2, 0], first)
+    assert same(images[2, 0], first)
     assert entry.read_bytes() == whole
 
 
 @pytest.mark.parametrize("damage", ["cut", "turned", "empty", "foreign", "longer"])
 def test_a_damaged_entry_is_made_again(phantom_root, tmp_path, damage):
     cases = scan(phantom_root, "val")[:1]
-    expected = FilmDataset(cases, settings(tmp_path))[0, 0]
+    expected = CaseDataset(cases, settings(tmp_path))[0, 0]
     (entry,) = entries(tmp_path)
     whole = entry.read_bytes()
     turned = bytearray(whole)
@@ -177,14 +177,14 @@ def test_a_damaged_entry_is_made_again(phantom_root, tmp_path, damage):
             damage
         ]
     )
-    assert same(FilmDataset(cases, settings(tmp_path))[0, 0], expected)
+    assert same(CaseDataset(cases, settings(tmp_path))[0, 0], expected)
     assert entry.read_bytes() == whole
 
 
 def test_another_way_of_reading_is_another_entry(phantom_root, tmp_path):
     cases = scan(phantom_root, "val")[:1]
     for config in (settings(tmp_path), settings(tmp_path, image_size=48), settings(tmp_path, mask="above_half")):
-        assert FilmDataset(cases, config)[0, 0].image.shape[0] == config.image_size
+        assert CaseDataset(cases, config)[0, 0].image.shape[0] == config.image_size
     assert len(entries(tmp_path)) == 3
 
 
@@ -192,22 +192,22 @@ def test_a_folder_that_cannot_be_written_is_said_once(phantom_root, tmp_path, ca
     cases = scan(phantom_root, "val")[:3]
     file = tmp_path / "file"
     file.write_text("not a folder")
-    films = FilmDataset(cases, settings(file / "cache"))
-    plain = FilmDataset(cases, settings("none"))
-    assert all(same(films[0, place], plain[0, place]) for place in range(3))
+    images = CaseDataset(cases, settings(file / "cache"))
+    plain = CaseDataset(cases, settings("none"))
+    assert all(same(images[0, place], plain[0, place]) for place in range(3))
     (record,) = caplog.records
-    assert record.levelno == logging.WARNING and "data.film_cache" in record.getMessage()
+    assert record.levelno == logging.WARNING and "data.image_cache" in record.getMessage()
 
 
 def test_a_full_disk_is_said_once_and_leaves_no_half_entry(phantom_root, tmp_path, monkeypatch, caplog):
     cases = scan(phantom_root, "val")[:3]
-    films, plain = FilmDataset(cases, settings(tmp_path)), FilmDataset(cases, settings("none"))
+    images, plain = CaseDataset(cases, settings(tmp_path)), CaseDataset(cases, settings("none"))
 
     def full(path, data, durable=True):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("c2fvl.files.storage.write_bytes", full)
-    assert all(same(films[0, place], plain[0, place]) for place in range(3))
+    assert all(same(images[0, place], plain[0, place]) for place in range(3))
     (record,) = caplog.records
     assert "No space left" in record.getMessage()
     assert entries(tmp_path) == []
@@ -220,14 +220,14 @@ def test_a_mask_of_too_many_classes_is_refused_from_the_cache_too(tmp_path):
         file.parent.mkdir(parents=True)
         cv2.imwrite(str(file), pixels.astype(np.uint8))
     config = settings(tmp_path / "cache", mask="labels")
-    assert FilmDataset(scan(root, "val"), config, num_classes=4)[0, 0].mask.max() == 3
+    assert CaseDataset(scan(root, "val"), config, num_classes=4)[0, 0].mask.max() == 3
     with pytest.raises(ValueError, match="class 3"):
-        FilmDataset(scan(root, "val"), config, num_classes=3)[0, 0]
+        CaseDataset(scan(root, "val"), config, num_classes=3)[0, 0]
 
 
 def _fill(root, cache, answers):
-    films = FilmDataset(scan(root, "train"), settings(cache))
-    answers.put(float(sum(films[0, place].image.sum(dtype=np.float64) for place in range(len(films)))))
+    images = CaseDataset(scan(root, "train"), settings(cache))
+    answers.put(float(sum(images[0, place].image.sum(dtype=np.float64) for place in range(len(images)))))
 
 
 def test_several_processes_share_it(phantom_root, tmp_path):
@@ -240,13 +240,13 @@ def test_several_processes_share_it(phantom_root, tmp_path):
     for process in processes:
         process.join()
     assert len(sums) == 1
-    films = FilmDataset(scan(phantom_root, "train"), settings(tmp_path))
-    assert len(entries(tmp_path)) == len(films)  # nothing is left over from writing
-    assert sums == {float(sum(films[0, place].image.sum(dtype=np.float64) for place in range(len(films))))}
+    images = CaseDataset(scan(phantom_root, "train"), settings(tmp_path))
+    assert len(entries(tmp_path)) == len(images)  # nothing is left over from writing
+    assert sums == {float(sum(images[0, place].image.sum(dtype=np.float64) for place in range(len(images))))}
 
 
 def test_grey_and_colour_films_go_into_one_batch(phantom_root):
-    film = FilmDataset(scan(phantom_root, "val"), settings("none"))[0, 0]
+    film = CaseDataset(scan(phantom_root, "val"), settings("none"))[0, 0]
     colour = np.stack([film.image, film.image / 2, film.image / 4], axis=2)
     batch = collate([film, dataclasses.replace(film, image=colour)])
     assert batch.image.shape == (2, 3, 32, 32)

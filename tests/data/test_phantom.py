@@ -102,7 +102,7 @@ def test_report_side_is_seen_in_the_halves_of_the_picture(cases: list[PhantomCas
         assert case.report.side == {0: "none", 1: "unilateral", 2: "bilateral"}[int(left) + int(right)]
         assert any(zone.startswith("l") for zone in case.report.zones) == left
         assert any(zone.startswith("r") for zone in case.report.zones) == right
-        assert case.report.frame == "viewer"
+        assert case.report.orientation == "image"
 
 
 def test_report_names_the_zones_of_the_lesions(cases: list[PhantomCase]) -> None:
@@ -111,8 +111,8 @@ def test_report_names_the_zones_of_the_lesions(cases: list[PhantomCase]) -> None
         zones, labels = zone_map(case.lungs), ndimage.label(case.mask, np.ones((3, 3)))[0]
         named = set()
         for label in range(1, labels.max() + 1):
-            shares = np.bincount(zones[labels == label], minlength=7) / (labels == label).sum()
-            named |= {ZONES[zone - 1] for zone in range(1, 7) if shares[zone] >= 0.1}
+            fractions = np.bincount(zones[labels == label], minlength=7) / (labels == label).sum()
+            named |= {ZONES[zone - 1] for zone in range(1, 7) if fractions[zone] >= 0.1}
         assert case.report.zones == named
         seen.update(named)
     assert set(seen) == set(ZONES)
@@ -160,14 +160,14 @@ def test_nothing_but_the_report_tells_lesions_from_decoys() -> None:
 
 
 def test_lesions_vary_in_size(cases: list[PhantomCase]) -> None:
-    shares = []
+    fractions = []
     for case in cases:
         labels, count = ndimage.label(case.mask, np.ones((3, 3)))
         smaller_lung = min((case.lungs == 1).sum(), (case.lungs == 2).sum())
-        shares += [(labels == label).sum() / smaller_lung for label in range(1, count + 1)]
-    assert np.quantile(shares, 0.1) < 0.04
-    assert 0.06 < np.median(shares) < 0.15
-    assert np.quantile(shares, 0.97) > 0.3
+        fractions += [(labels == label).sum() / smaller_lung for label in range(1, count + 1)]
+    assert np.quantile(fractions, 0.1) < 0.04
+    assert 0.06 < np.median(fractions) < 0.15
+    assert np.quantile(fractions, 0.97) > 0.3
 
 
 def test_reading_the_report_pays() -> None:
@@ -206,10 +206,10 @@ def test_films_of_one_group_share_the_anatomy() -> None:
     assert stranger.group == "sub-S00001"
     assert not np.array_equal(first.image, second.image)
 
-    def share(number: int) -> list[float]:
+    def fraction(number: int) -> list[float]:
         return [(case.lungs == number).sum() / (case.lungs > 0).sum() for case in (first, second, stranger)]
 
-    assert abs(share(1)[0] - share(1)[1]) < 0.01 < abs(share(1)[0] - share(1)[2])
+    assert abs(fraction(1)[0] - fraction(1)[1]) < 0.01 < abs(fraction(1)[0] - fraction(1)[2])
 
 
 def test_layout(folder: Path) -> None:

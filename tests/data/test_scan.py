@@ -392,7 +392,7 @@ def test_a_csv_of_ones_own(tmp_path):
     assert [first.mask, first.report, first.group] == [None, None, None]
     assert second.mask == tmp_path / "masks" / "m1.png"
     assert second.group == "anna"
-    assert second.report.frame == "viewer"
+    assert second.report.orientation == "image"
     assert second.report.zones == {"rlower"}  # the patient's left is the picture's right
     (other,) = scan(path, "val")
     assert other.report.zones == {"llower"}

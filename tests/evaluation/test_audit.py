@@ -21,7 +21,7 @@ from c2fvl.evaluation.audit import SECOND_PASS, audit
 from c2fvl.files.images import read_mask, write_image, write_mask
 from c2fvl.files.tables import write_cells
 from c2fvl.inference.predictor import Predictor
-from c2fvl.reports.from_mask import describe_mask
+from c2fvl.reports.from_mask import report_from_mask
 from c2fvl.reports.zones import ZONES
 from c2fvl.training.loop import train
 
@@ -117,10 +117,10 @@ def test_differences_and_their_tests_are_those_of_scipy(audited):
         else:
             assert (apart["permutation_p"], apart["wilcoxon_p"]) == (1, 1)
         seen.append((apart["permutation_p"], change["permutation_p_holm"]))
-    ordered, least = sorted(range(len(seen)), key=lambda place: seen[place][0]), 0.0
+    ordered, minimum = sorted(range(len(seen)), key=lambda place: seen[place][0]), 0.0
     for rank, place in enumerate(ordered):
-        least = max(least, min(1.0, seen[place][0] * (len(seen) - rank)))
-        assert seen[place][1] == pytest.approx(least)
+        minimum = max(minimum, min(1.0, seen[place][0] * (len(seen) - rank)))
+        assert seen[place][1] == pytest.approx(minimum)
 
 
 def test_the_headline_by_hand(audited):
@@ -148,7 +148,7 @@ def test_masks_and_their_lungs_are_those_of_the_predictor(audited, tiny_run, pha
         given = [constant_report(scan(phantom_root, "train"))] * len(cases)
         assert str(given[0]) == found.summary["audit"]["constant_report"]
     elif name == SECOND_PASS:
-        given = [describe_mask(predictor(case.image).mask, modality="film") for case in cases]
+        given = [report_from_mask(predictor(case.image).mask, modality="film") for case in cases]
     else:
         given = [case.report for case in change_text(cases, name, seed=2)]
     counts = dict.fromkeys(("excluded_lungs", "excluded_zones", "wrong_lungs"), (0, 0))
@@ -212,7 +212,11 @@ def test_the_interval_of_a_share_is_drawn_from_the_films_that_have_it(audited, t
 def test_what_the_network_cannot_tell_apart_scores_alike(audited):
     """Attributes are the same in other words, with typing errors, and for two ways to exchange the sides."""
     found, rows, _ = audited
-    for first, second in (("right", "paraphrase"), ("right", "typing_errors"), ("sides_exchanged", "patient_frame")):
+    for first, second in (
+        ("right", "paraphrase"),
+        ("right", "typing_errors"),
+        ("sides_exchanged", "patient_orientation"),
+    ):
         for measure in ("dice", "iou"):
             assert (column(rows, f"{first}_{measure}") == column(rows, f"{second}_{measure}")).all()
     changes = {change["name"]: change for change in found.summary["audit"]["changes"]}
@@ -274,7 +278,7 @@ def test_a_network_that_finds_nothing_does_not_beat_one_mask_for_all(silent, pha
 
 
 @pytest.fixture(scope="module")
-def own_films(tmp_path_factory):
+def own_images(tmp_path_factory):
     """Three films in a csv without a training part: one report that can be read, one free text, one film without."""
     folder = tmp_path_factory.mktemp("own")
     generator = np.random.default_rng(0)
@@ -291,8 +295,8 @@ def own_films(tmp_path_factory):
     return folder / "films.csv", names
 
 
-def test_films_without_report_and_strange_names_stay_text(own_films, tiny_run, tmp_path):
-    root, names = own_films
+def test_films_without_report_and_strange_names_stay_text(own_images, tiny_run, tmp_path):
+    root, names = own_images
     found = audit(load_model(tiny_run), root, out=tmp_path)
     rows = table_of(tmp_path)
     assert [row["id"] for row in rows] == [row["id"] for row in table_of(tmp_path, "cases.csv")] == sorted(names)
@@ -352,9 +356,9 @@ def test_a_caption_table_of_the_scored_part_alone_serves(phantom_root, tiny_run,
     assert found.summary["audit"]["constant_report"] == str(constant_report(scan(copied, "train")))
 
 
-def test_without_masks_to_train_on_there_is_no_baseline(own_films, tiny_run, tmp_path):
+def test_without_masks_to_train_on_there_is_no_baseline(own_images, tiny_run, tmp_path):
     """Of two parts the training one has no masks and no reports, so the common report is that of the films scored."""
-    root, _ = own_films
+    root, _ = own_images
     lines = list(csv.reader(root.read_text(encoding="utf-8").splitlines()))
     write_image(root.parent / "train.png", np.zeros((8, 8, 3), np.uint8))
     cells = [*lines[:2], ["train.png", "", "", "train"]]

@@ -31,10 +31,10 @@ def test_each_part_has_figures(found, tiny_run):
     for row in found.networks:
         assert row.model == str(tiny_run)
         assert row.speed.median_seconds <= row.speed.p95_seconds
-        assert row.speed.films_per_second == pytest.approx(1 / row.speed.median_seconds)
+        assert row.speed.images_per_second == pytest.approx(1 / row.speed.median_seconds)
         assert row.speed.peak_memory > 0
-        assert row.share_of_peak == pytest.approx(
-            row.gflop * row.speed.films_per_second / max(found.peak.values()), rel=1e-6
+        assert row.fraction_of_peak == pytest.approx(
+            row.gflop * row.speed.images_per_second / max(found.peak.values()), rel=1e-6
         )
     assert 2 < training.gflop / inference.gflop < 6
     assert set(found.loading) == {"first epoch", "as published", "later epochs", "later epochs, augmented"}
@@ -53,12 +53,12 @@ def test_the_tables_show_every_figure(found, tiny_run):
 
 def test_a_network_of_the_catalogue_without_side_maps_is_measured():
     (inference, training) = bench(["medt"], conditions=ONCE, parts=("inference", "training")).networks
-    assert inference.speed.films_per_second > training.speed.films_per_second > 0
+    assert inference.speed.images_per_second > training.speed.images_per_second > 0
 
 
 def test_a_precision_of_the_device_is_measured(tiny_run):
     found = measure_speed(parse_settings(tiny_run), Conditions(precision="bf16", repeats=1, threads=1))
-    assert found.films_per_second > 0
+    assert found.images_per_second > 0
 
 
 def test_an_exported_file_is_measured_as_it_is(tiny_run, tmp_path, capsys):

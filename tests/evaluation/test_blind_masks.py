@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from c2fvl.data.cases import Case
-from c2fvl.evaluation.blind_masks import LEAST_FILMS, SIDE, fit_blind_masks
+from c2fvl.evaluation.blind_masks import MIN_IMAGES, SIDE, fit_blind_masks
 from c2fvl.files.images import write_labels, write_mask
 from c2fvl.reports.report import Report
 
@@ -27,7 +27,7 @@ def blocks(seed, count, columns, side=SIDE):
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory):
+def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("masks")
     masks = [
         *blocks(0, 7, slice(8, 40)),
@@ -58,11 +58,11 @@ def best_cut(groups):
     return CUTS[int(np.argmax(np.round(means, 6)))]
 
 
-def test_means_and_cuts_are_those_of_numpy(films):
-    cases, masks = films
+def test_means_and_cuts_are_those_of_numpy(images):
+    cases, masks = images
     steps = []
     found = fit_blind_masks(cases, "lesion", progress=lambda done, total: steps.append((done, total)))
-    assert found.num_films == 18
+    assert found.num_images == 18
     assert steps == [(number, 18) for number in range(1, 19)]
     assert found.constant == pytest.approx(masks.mean(axis=0), abs=1e-6)
     assert set(found.of_report) == {LEFT, RIGHT}  # others are told of fewer than five films, or in free text
@@ -72,8 +72,8 @@ def test_means_and_cuts_are_those_of_numpy(films):
     assert found.report_cut == pytest.approx(best_cut([masks[:7], masks[7:13]]))
 
 
-def test_masks_are_cut_in_the_size_of_the_film(films):
-    cases, masks = films
+def test_masks_are_cut_in_the_size_of_the_film(images):
+    cases, masks = images
     found = fit_blind_masks(cases, "lesion")
     assert (found.constant_mask((SIDE, SIDE)) == (masks.mean(axis=0) >= found.constant_cut - 1e-6)).all()
     assert (found.mask_of(LEFT, (SIDE, SIDE)) == (masks[:7].mean(axis=0) >= found.report_cut - 1e-6)).all()
@@ -118,12 +118,12 @@ def test_masks_of_any_size_and_of_classes_count_as_lesion(tmp_path):
     assert (found.mask_of(LEFT, (48, 24)) == (labels > 0)).all()
 
 
-def test_films_without_a_mask_do_not_count(films):
-    cases, masks = films
+def test_films_without_a_mask_do_not_count(images):
+    cases, masks = images
     blank = [dataclasses.replace(case, mask=None) for case in cases]
-    found = fit_blind_masks([*cases[:LEAST_FILMS], *blank], "lesion")
-    assert found.num_films == LEAST_FILMS
-    assert found.constant == pytest.approx(masks[:LEAST_FILMS].mean(axis=0), abs=1e-6)
+    found = fit_blind_masks([*cases[:MIN_IMAGES], *blank], "lesion")
+    assert found.num_images == MIN_IMAGES
+    assert found.constant == pytest.approx(masks[:MIN_IMAGES].mean(axis=0), abs=1e-6)
     assert set(found.of_report) == {LEFT}
     with pytest.raises(ValueError, match="no film of the training part has a mask"):
         fit_blind_masks(blank, "lesion")

@@ -166,7 +166,7 @@ def test_memory_is_that_of_the_network_alone(runs):
 def test_speed_and_memory_are_measured_in_a_process_of_their_own(runs):
     found = compare(runs[1:], speed=True, batch_size=2)
     for entry in found.entries:
-        assert entry.values["films_per_second"] > 0
+        assert entry.values["images_per_second"] > 0
         assert 0 < entry.values["peak_memory"] < 2000
         assert "dice_per_image" not in entry.values
     assert "batches of 2" in found.caption
@@ -220,13 +220,13 @@ def test_operations_by_hand():
             self.parts = nn.ModuleList(
                 [nn.Conv2d(3, 4, 3, padding=1, groups=1), nn.Conv2d(4, 4, 3, padding=1, groups=2)]
             )
-            self.enlarge = nn.ConvTranspose2d(4, 2, 2, stride=2)
+            self.upsample = nn.ConvTranspose2d(4, 2, 2, stride=2)
             self.linear = nn.Linear(2, 5)
 
         def forward(self, image):
             for part in self.parts:
                 image = part(image)
-            image = self.enlarge(image)
+            image = self.upsample(image)
             tokens = image.flatten(2).transpose(1, 2)[:, None]
             nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
             return self.linear(tokens)
@@ -255,13 +255,13 @@ def test_c2fvl_costs_what_its_layers_say():
     assert whole.parameters == 24_196_088
     late = sum(2 * width**2 * (224**2 // 4**scale - 14**2) for scale, width in enumerate((64, 128, 256, 512)))
     pixels = [224**2 // 4**scale for scale in range(4)]
-    enlarged = sum(
+    upsampled = sum(
         2 * 5 * width * after * count
         for width, after, count in zip((64, 128, 256, 512), (64, 64, 128, 256), pixels, strict=True)
     )
     gates = sum(2 * 2 * width**2 * count for width, count in zip((64, 128, 256, 512), pixels, strict=True))
     merging = sum(2 * 2 * width**3 for width in (64, 128, 256, 512))  # of two weights into one, once a pass
-    assert (whole.flops + late + enlarged + gates - merging) / 1e9 == pytest.approx(55.6, abs=0.1)
+    assert (whole.flops + late + upsampled + gates - merging) / 1e9 == pytest.approx(55.6, abs=0.1)
     assert sum(stage.flops for stage in found[:-1]) == pytest.approx(whole.flops, rel=1e-3)
 
 

@@ -124,10 +124,10 @@ def test_three_systems_are_corrected_for_three_pairs(made):
     for test in ("permutation", "wilcoxon"):
         plain = [getattr(pair.differences["dice"], test) for pair in found.differences]
         held = [getattr(pair, f"{test}_holm")["dice"] for pair in found.differences]
-        order, least = np.argsort(plain, kind="stable"), 0.0
+        order, minimum = np.argsort(plain, kind="stable"), 0.0
         for rank, place in enumerate(order):
-            least = max(least, min(1.0, (3 - rank) * plain[place]))
-            assert held[place] == pytest.approx(least)
+            minimum = max(minimum, min(1.0, (3 - rank) * plain[place]))
+            assert held[place] == pytest.approx(minimum)
 
 
 def test_what_is_printed_and_written_is_what_was_found(made, tmp_path, capsys):
@@ -226,8 +226,8 @@ def test_other_masks_or_groups_of_the_same_films_are_named(made):
     targets = [*TARGETS[:4], 91, *TARGETS[5:]]
     write_evaluation(folder / "masks", 5, targets=targets)
     write_evaluation(folder / "groups", 5, groups=["p2", *GROUPS[1:]])
-    for name, film in (("masks", "f4"), ("groups", "f0")):
-        with pytest.raises(ValueError, match=rf"other masks or groups of films of the same names: {film};"):
+    for name, image in (("masks", "f4"), ("groups", "f0")):
+        with pytest.raises(ValueError, match=rf"other masks or groups of films of the same names: {image};"):
             compare([folder / "a0", folder / name], speed=False)
 
 

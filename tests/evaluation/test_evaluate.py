@@ -216,9 +216,9 @@ def test_rereading_gives_what_was_written(tmp_path):
     mask = (np.random.default_rng(0).random((9, 7)) > 0.5).astype(np.uint8)
     write_mask(tmp_path / "m.png", mask)
     assert np.array_equal(read_mask(tmp_path / "m.png"), mask)
-    film = np.random.default_rng(1).integers(0, 256, (9, 7, 3), dtype=np.uint8)
-    write_image(tmp_path / "f.png", film)
-    assert np.array_equal(np.rint(read_image(tmp_path / "f.png") * 255).astype(np.uint8), film)
+    image = np.random.default_rng(1).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    write_image(tmp_path / "f.png", image)
+    assert np.array_equal(np.rint(read_image(tmp_path / "f.png") * 255).astype(np.uint8), image)
 
 
 def test_films_without_reports_are_not_said_to_have_their_own(tiny_run, tmp_path, caplog):

@@ -137,11 +137,11 @@ def test_names_on_the_page_are_its_own_and_every_chart_has_words(audited):
 
 
 def test_figures_are_shown_with_as_many_digits_as_mean_something():
-    assert show({"value": 0.78471, "low": 0.7, "high": 0.81239}, share=True) == "78.47 (70.00 to 81.24)"
-    assert show({"value": -0.0123, "low": None, "high": None}, share=True) == "−1.23"
-    assert show({"value": 3.14159, "low": None, "high": None}, share=False) == "3.14"
-    assert show({"value": 12345.6, "low": None, "high": None}, share=False) == "12346"
-    assert show(None, share=True) == "–"
+    assert show({"value": 0.78471, "low": 0.7, "high": 0.81239}, fraction=True) == "78.47 (70.00 to 81.24)"
+    assert show({"value": -0.0123, "low": None, "high": None}, fraction=True) == "−1.23"
+    assert show({"value": 3.14159, "low": None, "high": None}, fraction=False) == "3.14"
+    assert show({"value": 12345.6, "low": None, "high": None}, fraction=False) == "12346"
+    assert show(None, fraction=True) == "–"
 
 
 def test_one_film_has_no_interval_and_says_so(tiny_run, tmp_path):

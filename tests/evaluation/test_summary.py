@@ -180,7 +180,7 @@ def scored(model, phantom_root, tmp_path_factory):
 
 
 @pytest.fixture
-def films(phantom_root, tmp_path):
+def images(phantom_root, tmp_path):
     """Three films of the phantom whose files tell a distance of 0.2 mm of rows and 0.1 mm of columns."""
     for case in scan(phantom_root, "val")[:3]:
         for part, path in (("img", case.image), ("labelcol", case.mask)):
@@ -202,11 +202,11 @@ def distances(found, true, spacing):
     return both.max(), both.mean()
 
 
-def test_lengths_are_in_mm_where_every_file_tells_them(films, model, tiny_run, tmp_path):
-    found = evaluate(model, films, text="none", out=tmp_path / "out", tolerances=(0.3,))
+def test_lengths_are_in_mm_where_every_file_tells_them(images, model, tiny_run, tmp_path):
+    found = evaluate(model, images, text="none", out=tmp_path / "out", tolerances=(0.3,))
     assert found.summary["unit"] == {"length": "mm", "from": "the files"}
     predictor = Predictor(tiny_run)
-    for row, case in zip(table_of(tmp_path / "out"), scan(films, "val"), strict=True):
+    for row, case in zip(table_of(tmp_path / "out"), scan(images, "val"), strict=True):
         mask, true = predictor(case.image).mask, read_mask(case.mask)
         hausdorff, mean = distances(mask, true, (0.2, 0.1))
         assert float(row["hd"]) == pytest.approx(hausdorff, rel=1e-4)
@@ -217,17 +217,17 @@ def test_lengths_are_in_mm_where_every_file_tells_them(films, model, tiny_run, t
     assert "mm²" in found.page.read_text()
 
 
-def test_one_film_without_a_distance_makes_all_pixels(films, model, tmp_path):
-    case = scan(films, "val")[1]
+def test_one_film_without_a_distance_makes_all_pixels(images, model, tmp_path):
+    case = scan(images, "val")[1]
     Image.open(case.image).save(case.image, dpi=(300, 300))
-    found = evaluate(model, films, text="none", out=tmp_path / "out")
+    found = evaluate(model, images, text="none", out=tmp_path / "out")
     assert found.summary["unit"]["length"] == "pixel"
     assert "2 of 3 tell a distance" in found.summary["unit"]["from"]
     assert "2 of 3 tell a distance" in found.page.read_text()
 
 
-def test_a_given_distance_scales_lengths_and_areas(films, model, tiny_run, tmp_path, capsys):
-    command = ["evaluate", str(tiny_run), str(films), "--text", "none", "--spacing", "0.5,0.25"]
+def test_a_given_distance_scales_lengths_and_areas(images, model, tiny_run, tmp_path, capsys):
+    command = ["evaluate", str(tiny_run), str(images), "--text", "none", "--spacing", "0.5,0.25"]
     command += ["--tolerance", "2", "--tolerance", "0.5", "--tolerance", "2.0"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
@@ -236,7 +236,7 @@ def test_a_given_distance_scales_lengths_and_areas(films, model, tiny_run, tmp_p
     rows = table_of(tmp_path / "out")
     assert [name for name in rows[0] if name.startswith("nsd_")] == ["nsd_2", "nsd_0.5"]
     predictor = Predictor(tiny_run)
-    for row, case in zip(rows, scan(films, "val"), strict=True):
+    for row, case in zip(rows, scan(images, "val"), strict=True):
         mask, true = predictor(case.image).mask, read_mask(case.mask)
         assert (float(row["hd"]), float(row["assd"])) == pytest.approx(distances(mask, true, (0.5, 0.25)), rel=1e-6)
         assert float(row["area_target"]) == pytest.approx(true.sum() * 0.125)
@@ -434,16 +434,16 @@ def test_several_classes_have_columns_of_their_own_and_their_mean(classes, tmp_p
                 2 * (one & two).sum() / both if both else 1
             )
             lesions += ndimage.label(two, np.ones((3, 3)))[1]
-    figures_of = found.summary["figures"]
-    assert sum(size["lesions"] for size in figures_of["lesions"].values()) == lesions
+    scores_of = found.summary["figures"]
+    assert sum(size["lesions"] for size in scores_of["lesions"].values()) == lesions
     pooled = []
     for number in (1, 2):
         inside, predicted, true = (
             column(rows, f"original_{name}_class_{number}").sum() for name in ("intersection", "prediction", "target")
         )
         pooled.append(2 * inside / (predicted + true))
-    assert figures_of["pooled"]["dice"]["value"] == pytest.approx(np.mean(pooled))
-    (numbers,) = [one for one in figures_of["strata"] if one["name"] == "number of lesions"]
+    assert scores_of["pooled"]["dice"]["value"] == pytest.approx(np.mean(pooled))
+    (numbers,) = [one for one in scores_of["strata"] if one["name"] == "number of lesions"]
     assert sum(row["num_cases"] for row in numbers["rows"]) == len(rows)
 
 

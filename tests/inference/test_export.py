@@ -37,7 +37,7 @@ def exported(model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def film(phantom_root):
+def image(phantom_root):
     return sorted((phantom_root / "Val_Folder/img").iterdir())[0]
 
 
@@ -98,11 +98,11 @@ def plain_model(like, name, arguments, path):
     return TrainedModel(build_model(name, arguments).eval(), config, {}, path)
 
 
-def test_half_precision(model, exported, film, tmp_path):
+def test_half_precision(model, exported, image, tmp_path):
     found = export(model, tmp_path / "half.onnx", dtype="fp16")
     assert found.path.stat().st_size < 0.7 * exported.path.stat().st_size
     assert 1e-6 < found.difference < 1e-2
-    expected, got = Predictor(model)(film, REPORT), Predictor(found.path)(film, REPORT)
+    expected, got = Predictor(model)(image, REPORT), Predictor(found.path)(image, REPORT)
     assert np.abs(expected.probability - got.probability).max() < 1e-2
 
 
@@ -129,23 +129,23 @@ def dice_by_evaluation(run, root, tmp_path):
     return evaluate(load_model(run), root, out=tmp_path / "scores").summary["scores"][0]["dice_per_image"]
 
 
-def test_predicting_needs_no_torch_and_gives_the_same_masks(tiny_run, exported, film, tmp_path):
+def test_predicting_needs_no_torch_and_gives_the_same_masks(tiny_run, exported, image, tmp_path):
     code = (
         "import sys; sys.modules['torch'] = None; from c2fvl.cli.main import main; "
-        f"sys.exit(main(['predict', {str(film)!r}, '--model', {str(exported.path)!r}, '--report', {REPORT!r}, "
+        f"sys.exit(main(['predict', {str(image)!r}, '--model', {str(exported.path)!r}, '--report', {REPORT!r}, "
         f"'--out', {str(tmp_path / 'exported')!r}, '--overlay', '--probability']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     options = ["--report", REPORT, "--overlay", "--probability"]
-    assert main(["predict", str(film), "--model", str(tiny_run), "--out", str(tmp_path / "trained"), *options]) == 0
+    assert main(["predict", str(image), "--model", str(tiny_run), "--out", str(tmp_path / "trained"), *options]) == 0
     first, second = (
         {file.name: file.read_bytes() for file in (tmp_path / name).iterdir() if "probability" not in file.name}
         for name in ("exported", "trained")
     )
     assert first.keys() == second.keys()
     assert all(first[name] == second[name] for name in first if name.endswith(".png"))
-    records = [json.loads(content[f"{film.stem}.json"]) for content in (first, second)]
+    records = [json.loads(content[f"{image.stem}.json"]) for content in (first, second)]
     assert records[0].pop("model")["weights_sha256"] == records[1].pop("model")["weights_sha256"]
     assert records[0] == records[1]
 
@@ -205,14 +205,14 @@ def test_damaged_and_foreign_files_are_refused(exported, tmp_path, content):
         OnnxModel(file)
 
 
-def test_wrong_calls_say_what_is_wrong(exported, film, tmp_path, capsys):
+def test_wrong_calls_say_what_is_wrong(exported, image, tmp_path, capsys):
     out = ["--out", str(tmp_path / "out")]
     for call, message in (
-        (["predict", str(film), "--model", "nowhere.onnx", *out], "no such file"),
+        (["predict", str(image), "--model", "nowhere.onnx", *out], "no such file"),
         (["predict", "--model", str(exported.path), *out], "film"),
-        (["predict", str(exported.path), str(film), *out], f"--model {exported.path}"),
-        (["predict", str(film), "--model", str(exported.path), "--device", "cuda", *out], "cpu always can"),
-        (["predict", str(film), "--model", str(exported.path), "--text-model", "folder", *out], "--text-model"),
+        (["predict", str(exported.path), str(image), *out], f"--model {exported.path}"),
+        (["predict", str(image), "--model", str(exported.path), "--device", "cuda", *out], "cpu always can"),
+        (["predict", str(image), "--model", str(exported.path), "--text-model", "folder", *out], "--text-model"),
     ):
         assert main(call) == 2
         assert message in capsys.readouterr().err

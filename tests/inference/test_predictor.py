@@ -24,15 +24,15 @@ def predictor(tiny_run):
 
 
 @pytest.fixture
-def films(phantom_root):
+def images(phantom_root):
     return sorted((phantom_root / "Test_Folder" / "img").iterdir())
 
 
 def test_masks_have_the_film_s_own_size(predictor, tmp_path):
     generator = np.random.default_rng(0)
     for height, width in [(64, 64), (50, 71), (300, 20), (33, 400)]:
-        film = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        prediction = predictor(film)
+        image = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        prediction = predictor(image)
         assert prediction.mask.shape == prediction.probability.shape == (height, width)
         assert set(np.unique(prediction.mask)) <= {0, 1}
         assert 0 <= prediction.probability.min() <= prediction.probability.max() <= 1
@@ -40,34 +40,34 @@ def test_masks_have_the_film_s_own_size(predictor, tmp_path):
         assert sum(prediction.areas.values()) == prediction.mask.sum()
 
 
-def test_a_file_and_its_pixels_give_the_same(predictor, films):
-    image = read_image(films[0])
-    by_path, by_float = predictor(films[0], LEFT), predictor(image, LEFT)
+def test_a_file_and_its_pixels_give_the_same(predictor, images):
+    image = read_image(images[0])
+    by_path, by_float = predictor(images[0], LEFT), predictor(image, LEFT)
     by_bytes = predictor(np.rint(image * 255).astype(np.uint8), LEFT)
     assert np.array_equal(by_path.probability, by_float.probability)
     assert np.allclose(by_path.probability, by_bytes.probability, atol=1e-6)
 
 
-def test_laterality_turns_the_report(predictor, films):
-    viewer, patient = predictor(films[0], LEFT), predictor(films[0], RIGHT, laterality="patient")
+def test_orientation_turns_the_report(predictor, images):
+    viewer, patient = predictor(images[0], LEFT), predictor(images[0], RIGHT, orientation="patient")
     assert viewer.report == patient.report
     assert viewer.report.zones == {"lupper"}
     assert np.array_equal(viewer.probability, patient.probability)
     with pytest.raises(ValueError, match="viewer, patient"):
-        predictor(films[0], LEFT, laterality="mine")
+        predictor(images[0], LEFT, orientation="mine")
 
 
-def test_the_report_is_read_and_a_blank_one_is_none(predictor, films):
-    with_left, without = predictor(films[0], LEFT), predictor(films[0])
+def test_the_report_is_read_and_a_blank_one_is_none(predictor, images):
+    with_left, without = predictor(images[0], LEFT), predictor(images[0])
     assert not np.array_equal(with_left.probability, without.probability)
-    assert np.array_equal(predictor(films[0], "  ").probability, without.probability)
-    assert predictor(films[0], c2fvl.parse_report(LEFT)).report == with_left.report
+    assert np.array_equal(predictor(images[0], "  ").probability, without.probability)
+    assert predictor(images[0], c2fvl.parse_report(LEFT)).report == with_left.report
 
 
 @pytest.mark.parametrize("nonsense", ["The nuclei density in the upper right is high.", "hello", "123"])
-def test_a_report_that_says_nothing_is_refused(predictor, films, nonsense):
+def test_a_report_that_says_nothing_is_refused(predictor, images, nonsense):
     with pytest.raises(ValueError, match="names no side and no zone"):
-        predictor(films[0], nonsense)
+        predictor(images[0], nonsense)
 
 
 @pytest.mark.parametrize(
@@ -78,52 +78,52 @@ def test_a_report_that_says_nothing_is_refused(predictor, films, nonsense):
     ],
     ids=["line", "rgba", "too bright", "nan", "integers", "empty"],
 )  # fmt: skip
-def test_wrong_pixels_are_refused(predictor, film):
+def test_wrong_pixels_are_refused(predictor, image):
     with pytest.raises(ValueError, match="the film"):
-        predictor(film)
+        predictor(image)
 
 
-def test_files_are_written_and_say_what_was_done(predictor, films, tmp_path):
-    requests = collect([str(films[0])], report=LEFT)
-    (record,) = predict_to_folder(predictor, requests, tmp_path, probability=True, overlay=True, laterality="patient")
-    stem = films[0].stem
+def test_files_are_written_and_say_what_was_done(predictor, images, tmp_path):
+    requests = collect([str(images[0])], report=LEFT)
+    (record,) = predict_to_folder(predictor, requests, tmp_path, probability=True, overlay=True, orientation="patient")
+    stem = images[0].stem
     assert {path.name for path in tmp_path.iterdir()} == {
         f"{stem}.png", f"{stem}.json", f"{stem}_probability.png", f"{stem}_overlay.png",
     }  # fmt: skip
     assert json.loads((tmp_path / f"{stem}.json").read_text()) == record
     raw = cv2.imread(str(tmp_path / f"{stem}.png"), cv2.IMREAD_UNCHANGED)
-    expected = predictor(films[0], LEFT, laterality="patient")
+    expected = predictor(images[0], LEFT, orientation="patient")
     assert set(np.unique(raw)) <= {0, 255}
     assert np.array_equal(read_mask(tmp_path / f"{stem}.png"), expected.mask)
     probability = cv2.imread(str(tmp_path / f"{stem}_probability.png"), cv2.IMREAD_UNCHANGED)
     assert probability.dtype == np.uint16
     assert np.abs(probability / 65535 - expected.probability).max() < 1e-5
     assert record["report"]["zones"] == ["rupper"]
-    assert record["report"]["frame"] == "viewer"
+    assert record["report"]["frame"] == "image"
     assert record["report"]["sentence"] == LEFT
     assert record["area"] == int(expected.mask.sum())
     assert record["model"]["name"] == "c2fvl"
     assert len(record["model"]["weights_sha256"]) == 64
 
 
-def test_one_bad_film_does_not_stop_the_others(predictor, films, tmp_path):
-    (tmp_path / "broken.png").write_bytes(films[0].read_bytes()[:100])
-    requests = collect([str(tmp_path / "broken.png"), str(films[0])])
+def test_one_bad_film_does_not_stop_the_others(predictor, images, tmp_path):
+    (tmp_path / "broken.png").write_bytes(images[0].read_bytes()[:100])
+    requests = collect([str(tmp_path / "broken.png"), str(images[0])])
     records = list(predict_to_folder(predictor, requests, tmp_path / "out"))
     assert records[0] == {"image": str(tmp_path / "broken.png"), "error": records[0]["error"]}
     assert "cut short" in records[0]["error"]
     assert "error" not in records[1]
-    assert {path.stem for path in (tmp_path / "out").iterdir()} == {films[0].stem}
+    assert {path.stem for path in (tmp_path / "out").iterdir()} == {images[0].stem}
 
 
-def test_collecting_files_folders_globs_and_tables(films, tmp_path, phantom_root):
+def test_collecting_files_folders_globs_and_tables(images, tmp_path, phantom_root):
     folder = phantom_root / "Test_Folder" / "img"
-    assert [request.image for request in collect([str(folder)])] == films
-    assert [request.image for request in collect([str(folder / "*.png")])] == films
+    assert [request.image for request in collect([str(folder)])] == images
+    assert [request.image for request in collect([str(folder / "*.png")])] == images
     table = tmp_path / "table.csv"
-    table.write_text(f'image,report\n{films[0]},"{LEFT}"\n{films[1]},\n')
+    table.write_text(f'image,report\n{images[0]},"{LEFT}"\n{images[1]},\n')
     first, second = collect([], table=table)
-    assert (first.image, first.report, second.report) == (films[0], LEFT, None)
+    assert (first.image, first.report, second.report) == (images[0], LEFT, None)
     assert collect([], table=table, report=RIGHT)[1].report == RIGHT
 
 
@@ -144,9 +144,9 @@ def test_wrong_tables_say_what_is_wrong(tmp_path, content, message):
 
 
 def test_two_films_of_one_stem_are_an_error_before_anything_is_written(tmp_path):
-    film = np.zeros((16, 16, 3), np.uint8)
+    image = np.zeros((16, 16, 3), np.uint8)
     for folder in ("a", "b"):
-        write_image(tmp_path / folder / "same.png", film)
+        write_image(tmp_path / folder / "same.png", image)
     with pytest.raises(ValueError, match=r"would both be written as same\.png"):
         collect([str(tmp_path / "a"), str(tmp_path / "b")])
     with pytest.raises(FileNotFoundError, match="no file, folder or match"):
@@ -207,45 +207,45 @@ def test_grey_and_sixteen_bit_arrays(predictor):
     assert np.allclose(predictor(grey.astype(np.uint16) * 257).probability, expected, atol=1e-5)
 
 
-def test_films_are_never_replaced_by_their_masks(predictor, films, tmp_path):
-    film = tmp_path / "a.png"
-    film.write_bytes(films[0].read_bytes())
+def test_films_are_never_replaced_by_their_masks(predictor, images, tmp_path):
+    image = tmp_path / "a.png"
+    image.write_bytes(images[0].read_bytes())
     with pytest.raises(ValueError, match="is a film to be predicted"):
-        predict_to_folder(predictor, collect([str(film)]), tmp_path)
-    assert film.read_bytes() == films[0].read_bytes()
-    overlay_film = tmp_path / "a_overlay.png"
-    overlay_film.write_bytes(films[1].read_bytes())
+        predict_to_folder(predictor, collect([str(image)]), tmp_path)
+    assert image.read_bytes() == images[0].read_bytes()
+    overlay_image = tmp_path / "a_overlay.png"
+    overlay_image.write_bytes(images[1].read_bytes())
     with pytest.raises(ValueError, match=r"would both be written as a_overlay\.png"):
-        collect([str(film), str(overlay_film)])
-    assert len(collect([str(film), f"{tmp_path}/./a.png", f"{tmp_path}/a.*"])) == 1
+        collect([str(image), str(overlay_image)])
+    assert len(collect([str(image), f"{tmp_path}/./a.png", f"{tmp_path}/a.*"])) == 1
     with pytest.raises(ValueError, match="is a file"):
-        predict_to_folder(predictor, collect([str(film)]), overlay_film)
+        predict_to_folder(predictor, collect([str(image)]), overlay_image)
 
 
-def test_a_failure_leaves_nothing_of_an_earlier_call(predictor, films, tmp_path):
-    request = collect([str(films[0])])
+def test_a_failure_leaves_nothing_of_an_earlier_call(predictor, images, tmp_path):
+    request = collect([str(images[0])])
     list(predict_to_folder(predictor, request, tmp_path, overlay=True))
     (tmp_path / "notes.txt").write_text("mine")
-    bad = collect([str(films[0])], report="hello")
+    bad = collect([str(images[0])], report="hello")
     (record,) = predict_to_folder(predictor, bad, tmp_path)
     assert "names no side" in record["error"]
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_reports_that_cannot_be_are_refused_or_said(predictor, films, tmp_path, caplog):
+def test_reports_that_cannot_be_are_refused_or_said(predictor, images, tmp_path, caplog):
     with pytest.raises(ValueError, match="90000 infected areas"):
-        predictor(films[0], "Unilateral pulmonary infection, 90000 infected areas, upper left lung.")
-    requests = collect([str(films[0])], report="No pulmonary infection, three infected areas, upper left lung.")
+        predictor(images[0], "Unilateral pulmonary infection, 90000 infected areas, upper left lung.")
+    requests = collect([str(images[0])], report="No pulmonary infection, three infected areas, upper left lung.")
     (record,) = predict_to_folder(predictor, requests, tmp_path)
     assert record["report"]["contradictions"] == ["no infection, with infected areas or zones"]
     assert "contradicts itself" in caplog.text
     with pytest.raises(ValueError, match="expected is a sentence or a Report"):
-        predictor(films[0], 5)
-    with pytest.raises(ValueError, match="viewer's frame but laterality says patient"):
-        predictor(films[0], c2fvl.parse_report(LEFT), laterality="patient")
+        predictor(images[0], 5)
+    with pytest.raises(ValueError, match="image's orientation but `orientation` says patient"):
+        predictor(images[0], c2fvl.parse_report(LEFT), orientation="patient")
 
 
-def test_batches_and_threads_change_nothing(tiny_run, films, phantom_root, tmp_path):
+def test_batches_and_threads_change_nothing(tiny_run, images, phantom_root, tmp_path):
     requests = collect([str(phantom_root / "Val_Folder/img")])
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
@@ -282,8 +282,8 @@ def test_memory_stays_flat_over_thousands_of_films(tiny_run, tmp_path):
     folder = tmp_path / "films"
     folder.mkdir()
     shades = np.random.default_rng(0).integers(0, 256, (2000, 40, 40), np.uint8)
-    for number, film in enumerate(shades):
-        cv2.imwrite(str(folder / f"{number:04}.png"), film)
+    for number, image in enumerate(shades):
+        cv2.imwrite(str(folder / f"{number:04}.png"), image)
     done = subprocess.run(
         [sys.executable, "-c", FLAT, str(tiny_run), str(folder), str(tmp_path / "out")],
         capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -302,12 +302,12 @@ def test_batches_are_halved_until_they_fit():
         if size > 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    assert largest_batch(attempt, most=32) == 4
+    assert largest_batch(attempt, maximum=32) == 4
     assert tried == [32, 16, 8, 4]
-    assert largest_batch(lambda size: attempt(99), most=8) == 1
+    assert largest_batch(lambda size: attempt(99), maximum=8) == 1
 
     def fail(size):
         raise ValueError("another error")
 
     with pytest.raises(ValueError, match="another error"):
-        largest_batch(fail, most=8)
+        largest_batch(fail, maximum=8)

@@ -16,14 +16,14 @@ REPORT = "Unilateral pulmonary infection, one infected area, upper left lung."
 
 
 @pytest.fixture(scope="module")
-def film(phantom_root):
+def image(phantom_root):
     return sorted((phantom_root / "Test_Folder" / "img").iterdir())[0]
 
 
 def test_the_default_model_is_whole_and_small():
     model = c2fvl.load_model("default")
     assert model.config.model.name == "filmfirst"
-    assert model.calibration is not None and model.familiarity is not None
+    assert model.calibration is not None and model.ood_detector is not None
     folder = SHIPPED / "small"
     curve = json.loads((folder / TRUST_CURVE).read_text(encoding="utf-8"))
     assert curve["default"] == model.network.trust == model.config.model.arguments["trust"]
@@ -43,37 +43,37 @@ def test_its_curve_is_the_one_promised():
     assert chosen["gain_kept"] > 0.5
 
 
-def test_it_predicts_with_and_without_a_report(film, tmp_path, capsys, monkeypatch):
+def test_it_predicts_with_and_without_a_report(image, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["predict", str(film), "--json"]) == 0
+    assert main(["predict", str(image), "--json"]) == 0
     alone = json.loads(capsys.readouterr().out)
     assert (tmp_path / "predictions" / alone["mask"]).is_file()
     assert alone["calibrated"] and alone["reading"]["agreement"] == {} and alone["film"] is not None
-    assert main(["predict", str(film), "--report", REPORT, "--json"]) == 0
+    assert main(["predict", str(image), "--report", REPORT, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["reading"]["zones"] == alone["reading"]["zones"]
     assert 0 < told["reading"]["agreement"]["lupper"] < 1
 
 
-def test_a_film_turned_over_is_flagged_and_a_blank_one_too(film):
+def test_a_film_turned_over_is_flagged_and_a_blank_one_too(image):
     predictor = Predictor("default")
-    pixels = read_image(film)
+    pixels = read_image(image)
     assert predictor(np.ascontiguousarray(pixels[::-1])).look.reasons
     assert "blank" in predictor(np.zeros((64, 64), np.float32)).look.reasons[0]
 
 
-def test_more_trust_moves_the_mask_to_the_report(film):
+def test_more_trust_moves_the_mask_to_the_report(image):
     model = load_model("default")
-    shares = []
+    fractions = []
     for trust in (0.0, 0.5, 1.0):
-        probability = Predictor(model, trust=trust)(film, REPORT).probability
+        probability = Predictor(model, trust=trust)(image, REPORT).probability
         left = probability[:, : probability.shape[1] // 2].sum()
-        shares.append(left / probability.sum())
-    assert shares[0] < shares[1] < shares[2]
+        fractions.append(left / probability.sum())
+    assert fractions[0] < fractions[1] < fractions[2]
 
 
 @pytest.mark.skipif(not (CHECKOUT / "weights").is_dir(), reason="the package does not run from a checkout")
-def test_weights_of_the_checkout_are_found_by_name(film, tmp_path, capsys):
+def test_weights_of_the_checkout_are_found_by_name(image, tmp_path, capsys):
     model = load_model("ct_small")
     assert model.path == CHECKOUT / "weights" / "ct_small"
     assert model.config.model.name == "filmfirst"
@@ -83,5 +83,5 @@ def test_weights_of_the_checkout_are_found_by_name(film, tmp_path, capsys):
     card = (model.path / CARD).read_text(encoding="utf-8")
     assert "not for diagnosis" in card and "Begun from: `init.model=small`" in card
     assert "/work/" not in card and "/tmp/" not in card
-    assert main(["predict", str(film), "--model", "ct_small", "--out", str(tmp_path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["reading"]["frame"] == "viewer"
+    assert main(["predict", str(image), "--model", "ct_small", "--out", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["reading"]["frame"] == "image"

@@ -23,7 +23,7 @@ from sklearn.metrics import brier_score_loss, f1_score, log_loss
 from c2fvl.checkpoints.folders import CALIBRATION
 from c2fvl.checkpoints.trained_model import load_model, save_model
 from c2fvl.cli.main import main
-from c2fvl.data.dataset import FilmDataset
+from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.scan import scan
 from c2fvl.files.images import read_mask
 from c2fvl.inference.cases import predict_cases
@@ -50,13 +50,13 @@ def test_pixels_equal_scikit_learn():
     probability, mask = drawn(factor=1.7)
     found = PixelCalibration.of(probability, mask)
     exact, truth = probability.ravel().astype(np.float64), mask.ravel()
-    share, mean = calibration_curve(truth, exact, n_bins=15, strategy="uniform")
+    fraction, mean = calibration_curve(truth, exact, n_bins=15, strategy="uniform")
     curve = [point for point in found.curve() if point["num_pixels"]]
-    assert [point["lesion_share"] for point in curve] == pytest.approx(share.tolist())
+    assert [point["lesion_share"] for point in curve] == pytest.approx(fraction.tolist())
     assert [point["mean_probability"] for point in curve] == pytest.approx(mean.tolist())
     counts = np.histogram(exact, np.linspace(0, 1, 16))[0]
     assert [point["num_pixels"] for point in found.curve()] == counts.tolist()
-    gaps = np.abs(share - mean)
+    gaps = np.abs(fraction - mean)
     assert found.ece == pytest.approx(np.average(gaps, weights=counts))
     assert found.ece_foreground == pytest.approx(np.average(gaps[1:], weights=counts[1:]))
     assert found.ece < found.ece_foreground
@@ -357,8 +357,8 @@ def right(tiny_run, phantom_root, tmp_path_factory):
     model = load_model(with_logits_times(tiny_run, 150, folder / "model", plus=-3.0))
     generator = np.random.default_rng(0)
     for split in ("val", "test"):
-        films = FilmDataset(scan(root, split), model.config.data)
-        for case, found in zip(films.cases, predict_cases(model.network, films), strict=True):
+        images = CaseDataset(scan(root, split), model.config.data)
+        for case, found in zip(images.cases, predict_cases(model.network, images), strict=True):
             cv2.imwrite(str(case.mask), (255 * (generator.random((32, 32)) < found.probability)).astype(np.uint8))
     return folder
 
@@ -402,7 +402,7 @@ def test_logits_that_are_all_too_high_need_the_offset(right, root, tmp_path):
 
 
 def test_a_temperature_goes_with_the_folder_and_changes_no_mask(folder, root, tmp_path):
-    films = sorted((root / "Test_Folder/img").iterdir())[:4]
+    images = sorted((root / "Test_Folder/img").iterdir())[:4]
     plain = Predictor(folder)
     assert load_model(folder).scaling == Scaling() and not plain.is_calibrated
     written = calibrate(load_model(folder), root)
@@ -412,7 +412,7 @@ def test_a_temperature_goes_with_the_folder_and_changes_no_mask(folder, root, tm
     assert written["fitted_on"]["root"] == root.name and written["fitted_on"]["num_cases"] == len(scan(root, "val"))
     calibrated = Predictor(folder)
     assert calibrated.is_calibrated
-    for film in films:
+    for film in images:
         image = cv2.resize(cv2.imread(str(film)), (171, 93))
         for report in (None, REPORT):
             before, after = plain(image, report), calibrated(image, report)
@@ -436,9 +436,9 @@ def test_an_exported_network_gives_the_same_probabilities(tiny_run, folder, root
     exported = export(model, tmp_path / "network.onnx").path
     first, second = Predictor(model), Predictor(exported)
     assert second.engine.calibration == model.calibration
-    for film in sorted((root / "Test_Folder/img").iterdir())[:3]:
-        expected, found = first(film, REPORT), second(film, REPORT)
-        assert np.abs(expected.probability - Predictor(tiny_run)(film, REPORT).probability).max() > 0.05
+    for image in sorted((root / "Test_Folder/img").iterdir())[:3]:
+        expected, found = first(image, REPORT), second(image, REPORT)
+        assert np.abs(expected.probability - Predictor(tiny_run)(image, REPORT).probability).max() > 0.05
         assert np.abs(expected.probability - found.probability).max() < 1e-5
         assert found.expected_dice == pytest.approx(expected.expected_dice, abs=1e-5)
         assert np.array_equal(expected.mask, found.mask)
@@ -484,15 +484,15 @@ def test_the_command_line_fits_tells_and_keeps(folder, root, tmp_path, capsys, c
     assert main(["calibrate", str(folder), str(root), "--split", "test", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fitted_on"]["split"] == "test"
     assert "fit on the val part" in caplog.text
-    film = sorted((root / "Test_Folder/img").iterdir())[0]
-    call = ["predict", str(film), "--model", str(folder), "--out", str(tmp_path / "out")]
+    image = sorted((root / "Test_Folder/img").iterdir())[0]
+    call = ["predict", str(image), "--model", str(folder), "--out", str(tmp_path / "out")]
     assert main([*call, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["calibrated"] is True and 0 <= record["expected_dice"] <= 1
     (folder / CALIBRATION).unlink()
     assert main(call) == 0
     assert ", uncalibrated" in capsys.readouterr().out
-    assert json.loads((tmp_path / "out" / f"{film.stem}.json").read_text())["calibrated"] is False
+    assert json.loads((tmp_path / "out" / f"{image.stem}.json").read_text())["calibrated"] is False
 
 
 def test_what_cannot_be_fitted_is_refused_and_nothing_written(folder, phantom_root, tmp_path, capsys):

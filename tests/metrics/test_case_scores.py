@@ -89,11 +89,11 @@ def test_distances_by_hand():
     [(EMPTY, EMPTY, 1.0, 0.0), (FULL, EMPTY, 0.0, 15.0), (EMPTY, FULL, 0.0, 15.0), (EMPTY, PIXEL, 0.0, 15.0)],
     ids=["both empty", "false alarm", "missed full", "missed pixel"],
 )
-def test_the_table_of_empty_masks(prediction, target, share, distance):
+def test_the_table_of_empty_masks(prediction, target, fraction, distance):
     found = score_case(prediction, target)
-    shares = ("dice", "iou", "precision", "recall", "nsd_1", "nsd_3")
-    lesions = [f"lesion_{name}_{100 * least:.0f}" for name in ("precision", "recall", "f1") for least in MATCHED_AT]
-    assert {name: found[name] for name in (*shares, *lesions)} == dict.fromkeys((*shares, *lesions), share)
+    fractions = ("dice", "iou", "precision", "recall", "nsd_1", "nsd_3")
+    lesions = [f"lesion_{name}_{100 * minimum:.0f}" for name in ("precision", "recall", "f1") for minimum in MATCHED_AT]
+    assert {name: found[name] for name in (*fractions, *lesions)} == dict.fromkeys((*fractions, *lesions), fraction)
     assert (found["hd"], found["hd95"], found["assd"]) == (distance, distance, distance)  # 9 × 12: a diagonal of 15
     assert score_case(EMPTY, FULL)["specificity"] == score_case(FULL, FULL)["specificity"] == 1.0
     assert score_case(FULL, EMPTY)["specificity"] == 0.0

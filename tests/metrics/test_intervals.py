@@ -60,9 +60,9 @@ def test_pooled_figures_are_ratios_of_sums():
 @pytest.mark.parametrize("number", [1, 2, 3, 10, 11, 101])
 def test_quantiles_are_those_of_numpy(number):
     values = np.random.default_rng(number).random(number).round(1)
-    shares = (0.25, 0.5, 0.75)
-    found = Bootstrap([None] * number).quantiles(values, shares)
-    assert [estimate.value for estimate in found] == np.quantile(values, shares, method="inverted_cdf").tolist()
+    fractions = (0.25, 0.5, 0.75)
+    found = Bootstrap([None] * number).quantiles(values, fractions)
+    assert [estimate.value for estimate in found] == np.quantile(values, fractions, method="inverted_cdf").tolist()
 
 
 def test_the_interval_of_a_median_is_that_of_all_possible_draws():

@@ -9,9 +9,9 @@ from c2fvl.config import load_config
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.files.images import read_image
 from c2fvl.inference.predictor import Predictor
-from c2fvl.metrics.out_of_distribution import FEWEST_FILMS, SIDE, Familiarity, picture, shares_flagged
+from c2fvl.metrics.out_of_distribution import MIN_IMAGES, SIDE, OodDetector, fraction_flagged, picture
 from c2fvl.models import build_model
-from c2fvl.training.fit_ood import acquaint
+from c2fvl.training.fit_ood import fit_ood
 
 
 @pytest.fixture(scope="module")
@@ -21,28 +21,28 @@ def root(tmp_path_factory):
     return folder
 
 
-def films(root, part):
+def images(root, part):
     return [read_image(path) for path in sorted((root / part / "img").iterdir())]
 
 
 @pytest.fixture(scope="module")
 def known(root):
-    return Familiarity.fit(np.stack([picture(film) for film in films(root, "Train_Folder")]))
+    return OodDetector.fit(np.stack([picture(image) for image in images(root, "Train_Folder")]))
 
 
 def test_films_of_the_kind_pass_and_turned_or_inverted_ones_do_not(known, root):
-    others = np.stack([picture(film) for film in films(root, "Test_Folder")])
-    shares = shares_flagged(known, others)
-    assert shares["as they are"] <= 0.05 and shares["mirrored"] <= 0.05
-    assert min(share for name, share in shares.items() if name not in ("as they are", "mirrored")) >= 0.95
+    others = np.stack([picture(image) for image in images(root, "Test_Folder")])
+    fractions = fraction_flagged(known, others)
+    assert fractions["as they are"] <= 0.05 and fractions["mirrored"] <= 0.05
+    assert min(fraction for name, fraction in fractions.items() if name not in ("as they are", "mirrored")) >= 0.95
 
 
 def test_a_small_picture_does_not_depend_on_size_brightness_and_contrast(root):
-    film = films(root, "Test_Folder")[0]
-    larger = cv2.resize(film, (128, 128), interpolation=cv2.INTER_NEAREST)
-    assert np.allclose(picture(film), picture(larger), atol=1e-4)
-    assert np.allclose(picture(film), picture(0.2 + 0.5 * film), atol=1e-4)
-    assert picture(film).shape == (SIDE**2,)
+    image = images(root, "Test_Folder")[0]
+    larger = cv2.resize(image, (128, 128), interpolation=cv2.INTER_NEAREST)
+    assert np.allclose(picture(image), picture(larger), atol=1e-4)
+    assert np.allclose(picture(image), picture(0.2 + 0.5 * image), atol=1e-4)
+    assert picture(image).shape == (SIDE**2,)
 
 
 @pytest.mark.parametrize("kind", ["stripes", "noise", "disc"])
@@ -65,27 +65,27 @@ def test_blank_films_are_flagged(known, level):
 
 def test_it_is_the_same_from_its_file_and_damage_is_told(known, root, tmp_path):
     data = known.to_bytes()
-    again = Familiarity.from_bytes(data, where="file")
-    film = films(root, "Test_Folder")[1]
-    assert again.look(film).kind == pytest.approx(known.look(film).kind, abs=1e-4)
+    again = OodDetector.from_bytes(data, where="file")
+    image = images(root, "Test_Folder")[1]
+    assert again.look(image).kind == pytest.approx(known.look(image).kind, abs=1e-4)
     for wrong in (data[:-9], b"", b"{}" * 50):
         with pytest.raises(ValueError, match=r"familiar\.bin"):
-            Familiarity.from_bytes(wrong, where="familiar.bin")
-    with pytest.raises(ValueError, match=str(FEWEST_FILMS)):
-        Familiarity.fit(np.zeros((5, SIDE**2)))
+            OodDetector.from_bytes(wrong, where="familiar.bin")
+    with pytest.raises(ValueError, match=str(MIN_IMAGES)):
+        OodDetector.fit(np.zeros((5, SIDE**2)))
 
 
 def test_a_model_that_knows_its_films_flags_others(root, tmp_path):
     config = load_config("debug", ["data.text=attributes", "data.image_size=32", "model.arguments.image_size=32"])
     save_model(tmp_path / "model", build_model(config.model.name, config.model.arguments), config, {})
     model = load_model(tmp_path / "model")
-    film = films(root, "Test_Folder")[2]
-    assert Predictor(model)(film).look is None
-    found = acquaint(model, root)
-    assert found["flagged"]["as they are"] <= 0.05 and found["num_films"] == len(films(root, "Train_Folder"))
+    image = images(root, "Test_Folder")[2]
+    assert Predictor(model)(image).look is None
+    found = fit_ood(model, root)
+    assert found["flagged"]["as they are"] <= 0.05 and found["num_images"] == len(images(root, "Train_Folder"))
     predictor = Predictor(tmp_path / "model")
-    assert not predictor(film).look.reasons
-    assert predictor(np.ascontiguousarray(film[::-1])).look.reasons
+    assert not predictor(image).look.reasons
+    assert predictor(np.ascontiguousarray(image[::-1])).look.reasons
 
 
 def test_an_exported_network_knows_its_films_too(root, known, tmp_path):
@@ -99,8 +99,8 @@ def test_an_exported_network_knows_its_films_too(root, known, tmp_path):
         config, model=dataclasses.replace(config.model, name="unet", arguments={"base_width": 8})
     )
     save_model(tmp_path / "model", build_model("unet", base_width=8), config, {})
-    export(dataclasses.replace(load_model(tmp_path / "model"), familiarity=known), tmp_path / "network.onnx")
-    film = films(root, "Test_Folder")[3]
+    export(dataclasses.replace(load_model(tmp_path / "model"), ood_detector=known), tmp_path / "network.onnx")
+    image = images(root, "Test_Folder")[3]
     found = Predictor(tmp_path / "network.onnx")
-    assert found(film).look.kind == pytest.approx(known.look(film).kind, abs=1e-4)
-    assert found(1 - film).look.reasons
+    assert found(image).look.kind == pytest.approx(known.look(image).kind, abs=1e-4)
+    assert found(1 - image).look.reasons

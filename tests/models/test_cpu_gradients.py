@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from c2fvl.models.layers import cpu_gradients as gradients
-from c2fvl.models.layers.blocks import add_enlarged, upsample_nearest
+from c2fvl.models.layers.blocks import add_upsampled, upsample_nearest
 
 
 def channels_last(*shape, seed=0):
@@ -33,7 +33,7 @@ def compare(first, second, inputs):
 @pytest.mark.parametrize(("batch", "before", "after", "height", "width"), [(1, 32, 32, 5, 9), (3, 40, 33, 6, 4)])
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_convolution(batch, before, after, height, width, has_bias, monkeypatch):
-    monkeypatch.setattr(gradients, "LEAST_WORK", 0)
+    monkeypatch.setattr(gradients, "MIN_WORK", 0)
     inputs = [channels_last(batch, before, height, width), channels_last(after, before, 3, 3, seed=1)]
     if has_bias:
         inputs.append(channels_last(after, seed=2).requires_grad_())
@@ -46,7 +46,7 @@ def test_convolution(batch, before, after, height, width, has_bias, monkeypatch)
 
 
 def test_convolution_of_a_plain_layout_and_of_a_part_of_its_gradients(monkeypatch):
-    monkeypatch.setattr(gradients, "LEAST_WORK", 0)
+    monkeypatch.setattr(gradients, "MIN_WORK", 0)
     weight = channels_last(32, 32, 3, 3)
     features = torch.randn(2, 32, 7, 7, dtype=torch.float64)  # a film needs no gradient
     gradients.convolve(features, weight, None).square().sum().backward()
@@ -99,6 +99,6 @@ def test_enlarged_maps_are_added_without_being_built(factor, gated):
         added = features + upsample_nearest(coarse, factor)
         return added if gate is None else added * gate[:, :, None, None]
 
-    compare(lambda *values: add_enlarged(values[0], values[1], factor, *values[2:]), plain, inputs)
-    added = add_enlarged(inputs[0].detach(), inputs[1].detach(), factor)
+    compare(lambda *values: add_upsampled(values[0], values[1], factor, *values[2:]), plain, inputs)
+    added = add_upsampled(inputs[0].detach(), inputs[1].detach(), factor)
     assert added.is_contiguous(memory_format=torch.channels_last)

@@ -9,7 +9,7 @@ import torch
 
 from c2fvl.checkpoints.trained_model import load_model, save_model
 from c2fvl.config import load_config
-from c2fvl.data.dataset import FilmDataset
+from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.scan import scan
 from c2fvl.evaluation.evaluate import score_part
 from c2fvl.files.storage import checksum
@@ -23,7 +23,7 @@ from c2fvl.reports.report import Report, parse_report
 from c2fvl.reports.zones import ZONES
 from c2fvl.training.fit_trust import TRUSTS, WRONG, _held_out, measure_trust
 from c2fvl.training.initial_weights import start_from
-from c2fvl.training.losses import agreement_loss, build_loss, reading_loss
+from c2fvl.training.losses import agreement_loss, build_loss, findings_loss
 
 SMALL = {"encoder": "plain", "widths": (8, 8, 16, 16)}
 UNKNOWN = torch.full((2, 1, len(FINDINGS)), torch.nan)
@@ -47,7 +47,7 @@ def network():
 
 
 @pytest.fixture(scope="module")
-def films():
+def images():
     return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
@@ -55,44 +55,44 @@ LEFT = Report("unilateral", 1, frozenset({"lupper"}))
 BOTH = Report("bilateral", 3, frozenset({"lmiddle", "rlower"}))
 
 
-def test_a_trust_of_0_is_the_film_alone_to_the_bit(network, films):
+def test_a_trust_of_0_is_the_film_alone_to_the_bit(network, images):
     with torch.no_grad():
-        without = network(films, UNKNOWN)
-        distrusted = network(films, told(LEFT, BOTH, trust=0))
+        without = network(images, UNKNOWN)
+        distrusted = network(images, told(LEFT, BOTH, trust=0))
     assert torch.equal(without.logits, distrusted.logits)
     assert (distrusted.reading.statements == -torch.inf).all()
 
 
-def test_a_trust_of_1_follows_the_report_whatever_the_film_shows(network, films):
+def test_a_trust_of_1_follows_the_report_whatever_the_film_shows(network, images):
     with torch.no_grad():
-        output = network(films, told(LEFT, BOTH, trust=1))
-        seen = network.observe(films)
+        output = network(images, told(LEFT, BOTH, trust=1))
+        seen = network.observe(images)
         _, belief = network.weigher(seen.zones, seen.number, seen.side, told(LEFT, BOTH)[:, 0], torch.ones(2, 1))
     assert (output.reading.statements == torch.inf).all()
     assert belief[:, : len(ZONES)].tolist() == [[1, -1, -1, -1, -1, -1], [-1, 1, -1, -1, -1, 1]]
 
 
-def test_the_film_is_read_without_a_look_at_the_report(network, films):
+def test_the_film_is_read_without_a_look_at_the_report(network, images):
     with torch.no_grad():
-        with_report, without = network(films, told(LEFT, BOTH)).reading, network(films).reading
+        with_report, without = network(images, told(LEFT, BOTH)).reading, network(images).reading
     for name in ("zones", "number", "side"):
         assert torch.equal(getattr(with_report, name), getattr(without, name))
 
 
-def test_more_trust_is_more_belief(network, films):
+def test_more_trust_is_more_belief(network, images):
     beliefs = []
     for trust in (0.1, 0.5, 0.9):
         with torch.no_grad():
-            beliefs.append(network(films, told(LEFT, BOTH, trust=trust)).reading.statements)
+            beliefs.append(network(images, told(LEFT, BOTH, trust=trust)).reading.statements)
     assert (beliefs[0] < beliefs[1]).all() and (beliefs[1] < beliefs[2]).all()
     apart = beliefs[2] - beliefs[0]  # log-odds of 0.9 less those of 0.1
     assert torch.allclose(apart, torch.full_like(apart, 2 * np.log(9)), atol=1e-4)
 
 
-def test_what_is_not_told_is_as_the_film_shows_it(network, films):
+def test_what_is_not_told_is_as_the_film_shows_it(network, images):
     part = told(Report(zones=frozenset({"lupper"})), None, trust=1)
     with torch.no_grad():
-        seen = network.observe(films)
+        seen = network.observe(images)
         _, belief = network.weigher(seen.zones, seen.number, seen.side, part[:, 0], torch.ones(2, 1))
         zones = 2 * seen.zones.clamp(-6, 6).sigmoid() - 1
     assert belief[0, 0] == 1
@@ -106,9 +106,9 @@ def test_losses_count_only_what_is_known():
     true = torch.full((2, 9), torch.nan)
     true[0, FIRST_ZONE], true[0, FIRST_ZONE + 1], true[1, FIRST_ZONE] = 1, 1, 0
     expected = np.mean([np.log1p(np.exp(-2)), np.log1p(np.exp(1)), np.log1p(np.exp(0.5))])
-    assert reading_loss(reading, true).item() == pytest.approx(expected, abs=1e-6)
+    assert findings_loss(reading, true).item() == pytest.approx(expected, abs=1e-6)
     true[:, 1] = 12  # beyond the last number that is told apart
-    assert reading_loss(reading, true).item() == pytest.approx(expected + 0.1 * np.log(8), abs=1e-6)
+    assert findings_loss(reading, true).item() == pytest.approx(expected + 0.1 * np.log(8), abs=1e-6)
 
     said = true.clone()
     said[0, FIRST_ZONE + 1] = 0  # of three statements of the first film one is wrong; the second is followed blindly
@@ -128,7 +128,7 @@ def test_the_loss_of_another_network_refuses_the_reading():
 def settings(phantom_root):
     return load_config(
         "filmfirst_phantom",
-        [f'data.root="{phantom_root}"', "data.image_size=64", "data.text=findings", "data.film_cache=none",
+        [f'data.root="{phantom_root}"', "data.image_size=64", "data.text=findings", "data.image_cache=none",
          "model.arguments.widths=[8, 8, 16, 16]"],
     )  # fmt: skip
 
@@ -137,8 +137,8 @@ def drawn(settings, epochs=40, **changes):
     """Return the findings that were told and those of the films' own reports, over some epochs."""
     data = dataclasses.replace(settings.data, **changes)
     cases = scan(settings.data.root, "train")[:12]
-    films = FilmDataset(cases, data, augment=True, seed=5)
-    items = [films[epoch, index] for epoch in range(epochs) for index in range(len(cases))]
+    images = CaseDataset(cases, data, augment=True, seed=5)
+    items = [images[epoch, index] for epoch in range(epochs) for index in range(len(cases))]
     return np.stack([item.text[0] for item in items]), np.stack([item.findings for item in items])
 
 
@@ -178,7 +178,7 @@ def test_wrong_reports_are_of_every_kind():
 def test_other_networks_refuse_doubt(phantom_root):
     data = load_config("debug", ["data.text=attributes", "data.text_doubt=0.5"]).data
     with pytest.raises(ValueError, match="text_doubt"):
-        FilmDataset(scan(phantom_root, "train"), data, augment=True)
+        CaseDataset(scan(phantom_root, "train"), data, augment=True)
 
 
 @pytest.fixture
@@ -262,12 +262,12 @@ def test_the_curve_of_trust_is_what_evaluations_find(model, phantom_root):
 def test_a_default_is_scored_on_patients_that_it_was_not_chosen_on():
     """Films of "a" stand a trust of 0.5, those of "b" only 0.2: each half's choice is charged to the other."""
     cases = [SimpleNamespace(id=f"{name}{number}", group=name) for name in "ab" for number in range(4)]
-    films = type("Films", (), {"cases": cases, "__len__": lambda self: 8})()
+    images = type("Films", (), {"cases": cases, "__len__": lambda self: 8})()
     trusts = (0.0, 0.2, 0.5, 1.0)
     right = np.outer([0.5, 0.6, 0.7, 0.8], np.ones(8))
     costs = np.array([[0, 0.005, 0.008, 0.3]] * 4 + [[0, 0.005, 0.05, 0.3]] * 4).T
     scores = {"right": right, **dict.fromkeys(WRONG, 0.5 - costs)}
-    found = _held_out(films, scores, trusts, seed=0)
+    found = _held_out(images, scores, trusts, seed=0)
     assert sorted(found["defaults"]) == [0.2, 0.5]
     assert found["right"]["value"] == pytest.approx(0.65)
     assert found["gain_kept"] == pytest.approx(0.5)
@@ -275,7 +275,7 @@ def test_a_default_is_scored_on_patients_that_it_was_not_chosen_on():
         assert found["harm"][name]["value"] == pytest.approx((0.005 + 0.05) / 2)
     for case in cases:
         case.group = "one"
-    assert _held_out(films, scores, trusts, seed=0) is None
+    assert _held_out(images, scores, trusts, seed=0) is None
 
 
 def test_the_default_trust_is_kept_in_the_model_folder(model, phantom_root):

@@ -48,9 +48,9 @@ def test_a_packed_form_takes_other_sizes(name):
     tiny = TINY[name]
     built = seasoned(tiny)
     form = optimize(built, example=images(tiny, 1))
-    film = torch.rand(2, 3, 64, 48, generator=torch.Generator().manual_seed(4))
+    image = torch.rand(2, 3, 64, 48, generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
-        assert (form(film).logits - built(film).logits).abs().max() < 1e-5
+        assert (form(image).logits - built(image).logits).abs().max() < 1e-5
 
 
 @every_network

@@ -188,9 +188,9 @@ def test_lvit_learns_to_read_minilm(settings, minilm, phantom_root, tmp_path, ca
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert log[1]["train_loss"] < log[0]["train_loss"]
     train(resume=run, overrides=("train.epochs=3",))
-    film = next((phantom_root / "Test_Folder" / "img").iterdir())
+    image = next((phantom_root / "Test_Folder" / "img").iterdir())
     predictor = Predictor(run)
-    told, untold = predictor(film, "Something in free words on the left."), predictor(film)
+    told, untold = predictor(image, "Something in free words on the left."), predictor(image)
     assert np.abs(told.probability - untold.probability).max() > 0
     moved = tmp_path / "moved"
     shutil.copytree(minilm, moved)
@@ -211,13 +211,13 @@ def test_lvit_learns_words_out_of_the_box(phantom_root, tmp_path, capsys):
     assert {"left", "right", "upper", ","} <= set(data.vocabulary)
     assert arguments["vocabulary_size"] == len(data.vocabulary)
     assert arguments["text_tokens"] == 24
-    film = next((phantom_root / "Test_Folder" / "img").iterdir())
+    image = next((phantom_root / "Test_Folder" / "img").iterdir())
     predictor = Predictor(run)
     values = [
-        predictor(film, sentence, laterality=frame).probability
-        for sentence, frame in [
-            (SENTENCE, "viewer"), ("Upper left lung.", "viewer"), ("Upper right lung.", "patient"), (None, "viewer"),
-            ("Quite unheard of, upper left lung.", "viewer"),
+        predictor(image, sentence, orientation=orientation).probability
+        for sentence, orientation in [
+            (SENTENCE, "image"), ("Upper left lung.", "image"), ("Upper right lung.", "patient"), (None, "image"),
+            ("Quite unheard of, upper left lung.", "image"),
         ]
     ]  # fmt: skip
     assert np.abs(values[0] - values[1]).max() > 0
@@ -245,7 +245,7 @@ def test_words_have_numbers_and_unknown_ones_a_number_of_their_own():
 
 
 def test_a_report_is_read_in_the_viewer_s_frame():
-    told = parse_report("Upper left lung, and free words.", frame="patient")
+    told = parse_report("Upper left lung, and free words.", orientation="patient")
     assert sentence_of(told) == "Upper right lung, and free words."
     assert sentence_of(Report.from_attributes([0, 1, 1, 0, 0, 0, 0, 0])).startswith("Unilateral")
     assert sentence_of(None) == ""

@@ -197,7 +197,7 @@ def test_the_frame_exchanges_the_lungs(sentence):
     report = Report(text=sentence)
     mirrored = read_free_text(report.mirrored().text)
     assert (mirrored.zones, mirrored.free, mirrored.side) == (there.zones, there.free, here.side)
-    own = dataclasses.replace(report, frame="patient")
+    own = dataclasses.replace(report, orientation="patient")
     assert np.array_equal(FindingsEncoder().encode(own)[0], findings_of(report.mirrored()), equal_nan=True)
 
 
@@ -317,15 +317,15 @@ def test_findings_of_captions_and_free_text(report, expected):
 
 
 def test_free_text_in_the_patients_frame_is_converted_first():
-    report = parse_report("LLL pneumonia, the right lung is clear", frame="patient")
-    with pytest.raises(ValueError, match="in_frame"):
+    report = parse_report("LLL pneumonia, the right lung is clear", orientation="patient")
+    with pytest.raises(ValueError, match="in_orientation"):
         findings_of(report)
-    assert np.array_equal(findings_of(report.in_frame("viewer")), row(1, None, "rlower", LEFT), equal_nan=True)
+    assert np.array_equal(findings_of(report.in_orientation("image")), row(1, None, "rlower", LEFT), equal_nan=True)
 
 
 def test_explanations():
     told = "LLL consolidation. The right lung is clear. Small effusion. Possible RUL scarring, possible LUL opacity."
-    assert explain(parse_report(told, frame="patient")) == (
+    assert explain(parse_report(told, orientation="patient")) == (
         "frame: left is the patient's left",
         "named: left lower zone",
         "free: right middle zone, right lower zone",

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from c2fvl.reports.caption_tables import read_table
-from c2fvl.reports.from_mask import describe_mask, zone_areas
+from c2fvl.reports.from_mask import report_from_mask, zone_areas
 from c2fvl.reports.report import Report, parse_report
 from c2fvl.reports.zones import ZONES
 
@@ -37,7 +37,7 @@ masks = st.builds(
 
 @pytest.mark.parametrize("modality", ["film", "ct"])
 def test_an_empty_mask(modality):
-    report = describe_mask(np.zeros((64, 48), np.uint8), modality=modality)
+    report = report_from_mask(np.zeros((64, 48), np.uint8), modality=modality)
     assert report == Report("none", 0)
     assert str(report) == "No pulmonary infection, zero infected areas."
 
@@ -57,7 +57,7 @@ def test_an_empty_mask(modality):
     ],
 )
 def test_films(boxes, sentence):
-    assert str(describe_mask(mask_of(*boxes), modality="film")) == sentence
+    assert str(report_from_mask(mask_of(*boxes), modality="film")) == sentence
 
 
 @pytest.mark.parametrize(
@@ -73,46 +73,46 @@ def test_films(boxes, sentence):
     ],
 )
 def test_ct(boxes, sentence):
-    assert str(describe_mask(mask_of(*boxes), modality="ct")) == sentence
+    assert str(report_from_mask(mask_of(*boxes), modality="ct")) == sentence
 
 
 def test_a_small_lesion_names_no_zone_on_ct_beside_a_larger_one():
     mask = mask_of((40, 60, 10, 40))
     mask[10:15, 60:66] = 1  # 30 pixels of 90 000
-    report = describe_mask(mask, modality="ct")
+    report = report_from_mask(mask, modality="ct")
     assert (report.number, report.zones) == (2, {"lmiddle"})
     mask[40 * 3 : 60 * 3] = 0
-    assert describe_mask(mask, modality="ct") == Report("unilateral", 1, {"lupper"})
+    assert report_from_mask(mask, modality="ct") == Report("unilateral", 1, {"lupper"})
 
 
 def test_areas_that_touch_at_a_corner_are_one():
     mask = mask_of((10, 20, 10, 20), (20, 30, 20, 30))
-    assert describe_mask(mask, modality="film").number == 1
+    assert report_from_mask(mask, modality="film").number == 1
 
 
 def test_specks_do_not_count_unless_there_is_nothing_else():
     mask = mask_of((50, 70, 60, 80))
     mask[10, 10:14] = 1  # 4 pixels of 90 000
-    assert describe_mask(mask, modality="film") == Report("unilateral", 1, {"rlower"})
+    assert report_from_mask(mask, modality="film") == Report("unilateral", 1, {"rlower"})
     mask[100:] = 0
-    assert describe_mask(mask, modality="film") == Report("unilateral", 1, {"lupper"})
+    assert report_from_mask(mask, modality="film") == Report("unilateral", 1, {"lupper"})
 
 
 def test_a_lesion_that_barely_crosses_the_middle_of_a_film_is_one_sided():
-    assert describe_mask(mask_of((50, 70, 20, 51)), modality="film").side == "unilateral"
-    assert describe_mask(mask_of((50, 70, 20, 60)), modality="film") == Report("bilateral", 1, {"llower", "rlower"})
+    assert report_from_mask(mask_of((50, 70, 20, 51)), modality="film").side == "unilateral"
+    assert report_from_mask(mask_of((50, 70, 20, 60)), modality="film") == Report("bilateral", 1, {"llower", "rlower"})
 
 
 @given(masks, st.sampled_from(["film", "ct"]))
 def test_what_holds_for_every_mask(mask, modality):
-    report = describe_mask(mask, modality=modality)
+    report = report_from_mask(mask, modality=modality)
     assert report.contradictions() == ()
-    assert report.frame == "viewer"
+    assert report.orientation == "image"
     assert parse_report(str(report)) == report
     assert report.side in ("unilateral", "bilateral")
     assert report.zones
-    assert describe_mask(mask[:, ::-1], modality=modality).number == report.number
-    assert describe_mask(mask.astype(bool), modality=modality) == report
+    assert report_from_mask(mask[:, ::-1], modality=modality).number == report.number
+    assert report_from_mask(mask.astype(bool), modality=modality) == report
 
 
 @given(masks, st.sampled_from(["film", "ct"]))
@@ -121,20 +121,22 @@ def test_the_report_of_a_mirrored_mask_is_the_mirrored_report(mask, modality):
     left = sum(area for zone, area in areas.items() if zone[0] == "l")
     right = sum(area for zone, area in areas.items() if zone[0] == "r")
     if left != right or min(left, right) >= 0.004 * mask.size:
-        assert describe_mask(mask[:, ::-1], modality=modality) == describe_mask(mask, modality=modality).mirrored()
+        assert (
+            report_from_mask(mask[:, ::-1], modality=modality) == report_from_mask(mask, modality=modality).mirrored()
+        )
 
 
 @given(masks, st.integers(2, 3))
 def test_the_size_of_the_picture_does_not_matter(mask, factor):
     larger = mask.repeat(factor, axis=0).repeat(factor, axis=1)
     # 1/H is the height of a row: enlarging moves no edge as a fraction of the picture
-    assert describe_mask(larger, modality="film") == describe_mask(mask, modality="film")
+    assert report_from_mask(larger, modality="film") == report_from_mask(mask, modality="film")
 
 
 @pytest.mark.parametrize("modality", ["film", "ct"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1), (2, 2), (3, 7)])
 def test_tiny_pictures(modality, size):
-    report = describe_mask(np.ones(size, np.uint8), modality=modality)
+    report = report_from_mask(np.ones(size, np.uint8), modality=modality)
     assert report.number == 1
     assert report.zones
     assert sum(zone_areas(np.ones(size, np.uint8)).values()) == size[0] * size[1]
@@ -153,7 +155,7 @@ def test_tiny_pictures(modality, size):
 )
 def test_wrong_masks(mask, modality, message):
     with pytest.raises(ValueError, match=message):
-        describe_mask(mask, modality=modality)
+        report_from_mask(mask, modality=modality)
 
 
 def test_areas_by_zone():
@@ -180,7 +182,7 @@ def agreement(folder, table, modality):
             member = f"Val_Folder/labelcol/{row.name}"
             if member in members:
                 pixels = cv2.imdecode(np.frombuffer(archive.read(member), np.uint8), cv2.IMREAD_GRAYSCALE)
-                made, said = describe_mask(pixels > 0, modality=modality), row.report
+                made, said = report_from_mask(pixels > 0, modality=modality), row.report
                 agreed["count"] += made.number == said.number
                 agreed["side"] += made.side == said.side
                 agreed["whole"] += made == said

@@ -46,7 +46,7 @@ def reports(draw):
         draw(st.sampled_from([None, *SIDES])),
         draw(st.one_of(st.none(), st.integers(0, 25))),
         frozenset(draw(st.sets(st.sampled_from(ZONES)))),
-        draw(st.sampled_from(["viewer", "viewer", "patient"])),
+        draw(st.sampled_from(["image", "image", "patient"])),
     )
     return dataclasses.replace(report, text=str(report)) if draw(st.booleans()) else report
 
@@ -70,7 +70,7 @@ def test_changes_depend_on_the_seed_alone_and_keep_films_in_order(given_reports,
         ]
         bare = [dataclasses.replace(case, report=None) for case in cases]
         assert [dataclasses.replace(case, report=None) for case in first] == bare
-        assert all(case.report is None or case.report.frame in ("viewer", "patient") for case in first)
+        assert all(case.report is None or case.report.orientation in ("image", "patient") for case in first)
     assert change_text(cases, "right", seed=seed) == cases
 
 
@@ -80,7 +80,7 @@ def test_sides_exchanged_twice_is_the_report_again(report):
     (once,) = changed("sides_exchanged", report)
     (twice,) = changed("sides_exchanged", once)
     assert once.zones == {("r" if zone[0] == "l" else "l") + zone[1:] for zone in report.zones}
-    assert (once.side, once.number, once.frame) == (report.side, report.number, report.frame)
+    assert (once.side, once.number, once.orientation) == (report.side, report.number, report.orientation)
     assert twice == report
     assert twice.text == report.text
 
@@ -94,7 +94,7 @@ def test_upside_down_exchanges_upper_and_lower_in_both_lungs(report):
     assert (found.side, found.number) == (report.side, report.number)
     assert changed("upside_down", found) == [report]
     if found.text:
-        assert parse_report(found.text, frame=found.frame) == found
+        assert parse_report(found.text, orientation=found.orientation) == found
 
 
 def test_words_are_exchanged_and_nothing_else_of_the_sentence():
@@ -133,7 +133,7 @@ def test_one_zone_moves_to_a_neighbour(report, seed):
         assert found.side == ("bilateral" if len({zone[0] for zone in found.zones}) == 2 else "unilateral")
     else:
         assert found.side == report.side
-    assert parse_report(found.text, frame=found.frame) == found
+    assert parse_report(found.text, orientation=found.orientation) == found
 
 
 def test_every_move_of_a_zone_is_made_for_some_seed():
@@ -153,8 +153,8 @@ def test_the_count_is_never_the_true_one(report, seed):
     assert found.number != report.number
     assert 1 <= found.number <= 20
     assert abs(found.number - report.number) <= 3
-    assert (found.side, found.zones, found.frame) == (report.side, report.zones, report.frame)
-    assert parse_report(found.text, frame=found.frame) == found
+    assert (found.side, found.zones, found.orientation) == (report.side, report.zones, report.orientation)
+    assert parse_report(found.text, orientation=found.orientation) == found
 
 
 @given(reports(), st.integers(0, 9))
@@ -163,9 +163,9 @@ def test_half_of_the_zones_are_left_out(report, seed):
     (found,) = changed("zones_dropped", report, seed=seed)
     assert found.zones <= report.zones
     assert len(found.zones) == -(-len(report.zones) // 2)
-    assert (found.side, found.number, found.frame) == (report.side, report.number, report.frame)
+    assert (found.side, found.number, found.orientation) == (report.side, report.number, report.orientation)
     if len(report.zones) > 1:
-        assert parse_report(found.text, frame=found.frame) == found
+        assert parse_report(found.text, orientation=found.orientation) == found
 
 
 @given(reports(), st.integers(0, 9))
@@ -175,7 +175,7 @@ def test_a_paraphrase_says_the_same_in_other_words(report, seed):
     assert found == report
     assert not found.unread
     if report.has_attributes:
-        assert parse_report(found.text, frame=found.frame) == report
+        assert parse_report(found.text, orientation=found.orientation) == report
         if report.zones or report.number is not None or report.side != "none":
             assert found.text != str(report) or report.side is None
 
@@ -221,10 +221,10 @@ def test_the_published_captions_are_read_the_same_with_slips_and_in_other_words(
 @given(reports())
 @settings(max_examples=100, deadline=None)
 def test_the_other_frame_equals_mirrored_findings(report):
-    report = dataclasses.replace(report, frame="viewer")
-    (found,) = changed("patient_frame", report)
+    report = dataclasses.replace(report, orientation="image")
+    (found,) = changed("patient_orientation", report)
     assert found == report.mirrored()
-    assert found.frame == "viewer"
+    assert found.orientation == "image"
 
 
 def test_no_film_keeps_its_own_report_when_shuffled():
@@ -270,7 +270,7 @@ def test_nothing_is_made_up_of_free_text(name, sentence):
 
 
 @pytest.mark.parametrize("name", ["paraphrase", "typing_errors", "zones_dropped", "count_wrong", "zone_off",
-                                  "upside_down", "sides_exchanged", "patient_frame"])  # fmt: skip
+                                  "upside_down", "sides_exchanged", "patient_orientation"])  # fmt: skip
 def test_no_infection_stays_no_infection(name):
     for report in (parse_report(NONE), Report("none"), Report("none", 0), Report(number=0)):
         assert changed(name, report) == [report]

@@ -15,22 +15,22 @@ from c2fvl.evaluation.evaluate import evaluate
 from c2fvl.evaluation.pages.model_card import write_card
 from c2fvl.files.images import write_image
 from c2fvl.inference.predictor import Predictor
-from c2fvl.metrics.findings import area_under_curve, summarise_readings
+from c2fvl.metrics.findings import area_under_curve, summarise_findings
 from c2fvl.models import build_model
 from c2fvl.reports.findings import findings_of
-from c2fvl.reports.predicted_findings import FilmReading
+from c2fvl.reports.predicted_findings import PredictedFindings
 from c2fvl.reports.report import Report, parse_report
 
 
-def logit(share):
-    return np.log(share / (1 - share))
+def logit(fraction):
+    return np.log(fraction / (1 - fraction))
 
 
 def reading(
     zones=(0.9, 0.2, 0.1, 0.3, 0.2, 0.6), side=(0, 1, 3), number=(0, 0, 4, 1, 0, 0, 0, 0), weights=None, told=None
 ):
     statements = np.zeros(8) if weights is None else logit(np.asarray(weights))
-    return FilmReading.from_logits([logit(np.asarray(zones)), np.asarray(number, float), np.asarray(side, float),
+    return PredictedFindings.from_logits([logit(np.asarray(zones)), np.asarray(number, float), np.asarray(side, float),
                                     statements], None if told is None else findings_of(told))  # fmt: skip
 
 
@@ -92,13 +92,13 @@ def test_scores_of_readings_by_hand():
         reading(zones=(0.2, 0.2, 0.1, 0.3, 0.2, 0.6), side=(0, 3, 1), number=(0, 3, 0, 0, 0, 0, 0, 0)),
     ]
     reports = [Report("bilateral", 3, frozenset({"lupper", "rlower"})), Report("unilateral", 1, frozenset({"rupper"}))]
-    found = summarise_readings(readings, reports)
+    found = summarise_findings(readings, reports)
     assert found["zones"]["lupper"] == {"auc": 1.0, "accuracy": 1.0, "majority": 0.5}
     assert found["zones"]["rlower"]["accuracy"] == 0.5 and found["zones"]["rlower"]["auc"] == 0.5
     assert found["zones"]["llower"] == {"auc": None, "accuracy": 1.0, "majority": 1.0}
     assert found["side"]["accuracy"] == 1.0 and found["side"]["majority"] == 0.5
     assert found["number"]["accuracy"] == 0.5 and found["number"]["mean_absolute_error"] == 0.5
-    assert summarise_readings(readings, [None, None]) is None
+    assert summarise_findings(readings, [None, None]) is None
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def folder(tmp_path_factory, phantom_root):
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory):
+def image(tmp_path_factory):
     path = tmp_path_factory.mktemp("film") / "film.png"
     write_image(path, np.random.default_rng(2).integers(0, 256, (70, 90, 3), np.uint8))
     return path
@@ -131,38 +131,38 @@ SENTENCE = "Unilateral pulmonary infection, one infected area, upper left lung."
 @pytest.mark.parametrize(
     "report", ["Fracture of the left femur.", "Ligue para mim amanhã", "x" * 30_000, "?!", "the cat sat " * 900]
 )
-def test_a_report_that_cannot_be_read_leaves_the_mask_without_one(folder, film, report):
+def test_a_report_that_cannot_be_read_leaves_the_mask_without_one(folder, image, report):
     predictor = Predictor(folder)
-    found, alone = predictor(film, report), predictor(film)
+    found, alone = predictor(image, report), predictor(image)
     assert found.report is None and found.refusal
     assert np.array_equal(found.probability, alone.probability)
-    assert not alone.refusal and predictor(film, "  ").refusal == ""
+    assert not alone.refusal and predictor(image, "  ").refusal == ""
 
 
-def test_reports_change_the_mask_as_far_as_they_are_trusted(folder, film):
-    alone = Predictor(folder)(film).probability
+def test_reports_change_the_mask_as_far_as_they_are_trusted(folder, image):
+    alone = Predictor(folder)(image).probability
     apart = [
-        np.abs(Predictor(folder, trust=trust)(film, SENTENCE).probability - alone).max() for trust in (0, 0.1, 0.9, 1)
+        np.abs(Predictor(folder, trust=trust)(image, SENTENCE).probability - alone).max() for trust in (0, 0.1, 0.9, 1)
     ]
     assert apart[0] == 0 and apart[0] < apart[1] < apart[2] < apart[3]
     with pytest.raises(ValueError, match="trust is 2"):
         Predictor(folder, trust=2)
 
 
-def test_a_report_in_the_patients_frame_is_that_of_the_other_side(folder, film):
+def test_a_report_in_the_patients_frame_is_that_of_the_other_side(folder, image):
     predictor = Predictor(folder, trust=1)
-    viewer = predictor(film, SENTENCE)
-    patient = predictor(film, SENTENCE.replace("left", "right"), laterality="patient")
+    viewer = predictor(image, SENTENCE)
+    patient = predictor(image, SENTENCE.replace("left", "right"), orientation="patient")
     assert np.array_equal(viewer.probability, patient.probability)
-    free = predictor(film, "Patchy opacity in the left lower lobe.")
-    turned = predictor(film, "Patchy opacity in the right lower lobe.", laterality="patient")
+    free = predictor(image, "Patchy opacity in the left lower lobe.")
+    turned = predictor(image, "Patchy opacity in the right lower lobe.", orientation="patient")
     assert np.array_equal(free.probability, turned.probability)
     assert free.reading.told == {"llower": 1.0}
 
 
-def test_predict_writes_and_says_what_was_read(folder, film, tmp_path, capsys):
-    arguments = ["predict", str(film), "--model", str(folder), "--out", str(tmp_path / "out")]
-    assert main([*arguments, "--report", SENTENCE, "--json", "--trust", "0.3", "--laterality", "patient"]) == 0
+def test_predict_writes_and_says_what_was_read(folder, image, tmp_path, capsys):
+    arguments = ["predict", str(image), "--model", str(folder), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--report", SENTENCE, "--json", "--trust", "0.3", "--orientation", "patient"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["reading"]["frame"] == "patient" and record["film"] is None
     assert "named: left upper zone" in record["report"]["explained"]
@@ -172,34 +172,34 @@ def test_predict_writes_and_says_what_was_read(folder, film, tmp_path, capsys):
     assert "femur" in json.loads(printed.out)["report"]["refused"] and "femur" in printed.err
 
 
-def test_describe_prints_a_report_and_a_figure_for_each_zone(folder, film, capsys):
-    assert main(["describe", str(film), "--model", str(folder)]) == 0
+def test_describe_prints_a_report_and_a_figure_for_each_zone(folder, image, capsys):
+    assert main(["read", str(image), "--model", str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"{film}: ") and len(lines) == 9
+    assert lines[0].startswith(f"{image}: ") and len(lines) == 9
     assert lines[1].startswith("  left upper zone: 0.")
-    assert main(["describe", str(film), "--model", str(folder), "--json", "--laterality", "patient"]) == 0
+    assert main(["read", str(image), "--model", str(folder), "--json", "--orientation", "patient"]) == 0
     turned = json.loads(capsys.readouterr().out)
     assert turned["frame"] == "patient" and f"{turned['zones']['rupper']:.2f}" == lines[1][-4:]
 
 
-def test_describe_of_a_network_that_reads_no_film_is_an_error(film, tmp_path, capsys):
+def test_describe_of_a_network_that_reads_no_film_is_an_error(image, tmp_path, capsys):
     config = load_config("debug", ["data.text=attributes", "data.image_size=32", "model.arguments.image_size=32"])
     save_model(tmp_path / "c2fvl", build_model(config.model.name, config.model.arguments), config, {})
-    assert main(["describe", str(film), "--model", str(tmp_path / "c2fvl")]) == 1
+    assert main(["read", str(image), "--model", str(tmp_path / "c2fvl")]) == 1
     assert "reads no report off a film" in capsys.readouterr().err
 
 
-def test_exported_networks_read_films_too(folder, film, tmp_path):
+def test_exported_networks_read_films_too(folder, image, tmp_path):
     pytest.importorskip("onnxruntime")
     assert main(["export", str(folder), str(tmp_path / "network.onnx")]) == 0
     script = (
         "import sys; from c2fvl.inference.predictor import Predictor; "
-        f"found = Predictor({str(tmp_path / 'network.onnx')!r}, trust=0.4)({str(film)!r}, {SENTENCE!r}); "
+        f"found = Predictor({str(tmp_path / 'network.onnx')!r}, trust=0.4)({str(image)!r}, {SENTENCE!r}); "
         "print(found.reading.believed['lupper'], found.reading.zones['rlower']); assert 'torch' not in sys.modules"
     )
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     believed, shown = map(float, printed.split())
-    found = Predictor(folder, trust=0.4)(film, SENTENCE).reading
+    found = Predictor(folder, trust=0.4)(image, SENTENCE).reading
     assert believed == pytest.approx(found.believed["lupper"], abs=1e-4)
     assert shown == pytest.approx(found.zones["rlower"], abs=1e-4)
 
@@ -207,12 +207,12 @@ def test_exported_networks_read_films_too(folder, film, tmp_path):
 def test_an_evaluation_scores_readings_and_the_card_shows_them(folder, phantom_root, tmp_path):
     model = load_model(folder)
     found = evaluate(model, phantom_root, split="test", out=tmp_path / "right")
-    assert found.summary["reading"]["num_films"] == found.summary["data"]["num_cases"]
+    assert found.summary["reading"]["num_images"] == found.summary["data"]["num_cases"]
     assert found.summary["text"]["trust"] == 0.5
     page = found.page.read_text(encoding="utf-8")
     assert "What the network reads off the films itself" in page and "left upper zone" in page
     other = evaluate(model, phantom_root, split="test", text="none", out=tmp_path / "none").summary
     assert other["reading"] is None
-    main(["trust", str(folder), str(phantom_root), "--split", "test", "--keep"])
+    main(["fit-trust", str(folder), str(phantom_root), "--split", "test", "--keep"])
     card = write_card(folder, evaluations=[tmp_path / "right"]).read_text(encoding="utf-8")
     assert "## Trust in reports" in card and "(default)" in card and "## What it reads off films, test part" in card

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from c2fvl.files import tables as spreadsheets
 from c2fvl.reports.caption_tables import read_table, survey, write_table
 from c2fvl.reports.report import ATTRIBUTES, SIDES, Report, parse_report
-from c2fvl.reports.zones import FRAMES, ZONES
+from c2fvl.reports.zones import ORIENTATIONS, ZONES
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 LEFT, RIGHT = {"lupper", "lmiddle", "llower"}, {"rupper", "rmiddle", "rlower"}
@@ -36,7 +36,7 @@ def reports(draw):
         draw(st.sampled_from((None, *SIDES))),
         draw(st.none() | st.integers(0, 999_999_999)),
         draw(st.sampled_from(ALL_ZONE_SETS)),
-        draw(st.sampled_from(FRAMES)),
+        draw(st.sampled_from(ORIENTATIONS)),
     )
     return report if report.has_attributes else Report("none", 0)
 
@@ -213,10 +213,10 @@ def test_canonical_sentences(report, sentence):
 def test_reading_undoes_writing_for_every_report():
     numbers = (None, 0, 1, 2, 9, 19, 20, 21, 100, 999_999_999)
     count = 0
-    for side, number, zones, frame in itertools.product((None, *SIDES), numbers, ALL_ZONE_SETS, FRAMES):
-        report = Report(side, number, zones, frame)
+    for side, number, zones, orientation in itertools.product((None, *SIDES), numbers, ALL_ZONE_SETS, ORIENTATIONS):
+        report = Report(side, number, zones, orientation)
         if report.has_attributes:
-            read = parse_report(str(report), frame=frame)
+            read = parse_report(str(report), orientation=orientation)
             assert read == report
             assert read.unread == ()
             count += 1
@@ -236,7 +236,7 @@ def test_case_spaces_and_commas_do_not_matter(report, data):
         else:
             character = data.draw(st.sampled_from([character.lower(), character.upper()]))  # noqa: PLW2901
         noisy.append(character)
-    read = parse_report("".join(noisy), frame=report.frame)
+    read = parse_report("".join(noisy), orientation=report.orientation)
     assert read == report
     assert read.unread == ()
 
@@ -276,7 +276,7 @@ def test_what_is_not_said_follows_or_is_the_least():
 def test_attributes_and_back(zones):
     for bilateral, number in itertools.product((0, 1), (0, 1, 7)):
         values = (bilateral, number, *(zone in zones for zone in ZONES))
-        report = Report.from_attributes([float(value) for value in values], frame="viewer")
+        report = Report.from_attributes([float(value) for value in values], orientation="image")
         assert report.zones == zones
         assert report.attributes() == values
         side = "bilateral" if bilateral else "unilateral" if number or zones else "none"
@@ -329,25 +329,25 @@ def test_mirroring_and_frames(report):
     assert mirrored.mirrored() == report
     assert {zone[1:] for zone in mirrored.zones} == {zone[1:] for zone in report.zones}
     assert {zone[1:] for zone in mirrored.zones if zone[0] == "l"} == {z[1:] for z in report.zones if z[0] == "r"}
-    assert (mirrored.side, mirrored.number, mirrored.frame) == (report.side, report.number, report.frame)
-    for frame in FRAMES:
-        converted = report.in_frame(frame)
-        assert converted.frame == frame
-        assert converted.zones == (report.zones if frame == report.frame else mirrored.zones)
-        assert converted.in_frame(report.frame) == report
+    assert (mirrored.side, mirrored.number, mirrored.orientation) == (report.side, report.number, report.orientation)
+    for orientation in ORIENTATIONS:
+        converted = report.in_orientation(orientation)
+        assert converted.orientation == orientation
+        assert converted.zones == (report.zones if orientation == report.orientation else mirrored.zones)
+        assert converted.in_orientation(report.orientation) == report
 
 
 def test_a_radiologist_s_left_is_the_right_of_the_picture():
-    report = parse_report(ONE + "lower left lung.", frame="patient")
+    report = parse_report(ONE + "lower left lung.", orientation="patient")
     assert report.zones == {"llower"}
-    with pytest.raises(ValueError, match=r"patient's frame; convert it with in_frame\('viewer'\)"):
+    with pytest.raises(ValueError, match=r"patient's frame; convert it with in_orientation\('image'\)"):
         report.attributes()
-    assert report.in_frame("viewer").attributes() == (0, 1, 0, 0, 0, 0, 0, 1)
+    assert report.in_orientation("image").attributes() == (0, 1, 0, 0, 0, 0, 0, 1)
     assert report != parse_report(ONE + "lower left lung.")
     with pytest.raises(ValueError, match="frame of a report is 'doctor'"):
-        report.in_frame("doctor")
+        report.in_orientation("doctor")
     with pytest.raises(ValueError, match="frame of a report is 'doctor'"):
-        parse_report(CAPTION, frame="doctor")
+        parse_report(CAPTION, orientation="doctor")
 
 
 def test_the_text_is_mirrored_too():
@@ -410,9 +410,9 @@ def test_a_table_of_attributes(table):
 
 def test_the_frame_of_a_table(table):
     path = table(C2FVL, ("a.png", 0, 1, 1, 0, 0, 0, 0, 0))
-    assert read_table(path, frame="patient")[0].report.in_frame("viewer").zones == {"rupper"}
+    assert read_table(path, orientation="patient")[0].report.in_orientation("image").zones == {"rupper"}
     with pytest.raises(ValueError, match="frame of a report is 'doctor'"):
-        read_table(path, frame="doctor")
+        read_table(path, orientation="doctor")
 
 
 def test_column_names_in_any_order_and_case_and_further_columns(table):
@@ -637,7 +637,7 @@ def test_nothing_written_is_a_live_formula(tmp_path, ending):
 
 @pytest.mark.parametrize("ending", ["xlsx", "csv"])
 @pytest.mark.parametrize("form", ["lvit", "c2fvl"])
-@given(st.lists(reports().map(lambda report: report.in_frame("viewer")) | st.none(), min_size=1, max_size=5))
+@given(st.lists(reports().map(lambda report: report.in_orientation("image")) | st.none(), min_size=1, max_size=5))
 def test_reading_undoes_writing_of_tables(tmp_path_factory, ending, form, reports):
     path = tmp_path_factory.mktemp("tables") / f"Train_text.{ending}"
     write_table(path, [(f"mask_{number}.png", report) for number, report in enumerate(reports)], form=form)
@@ -659,7 +659,7 @@ def test_reading_undoes_writing_of_tables(tmp_path_factory, ending, form, report
             r"row 3, column Image: 'a\.png' is given twice",
         ),
         ([("../a.png", Report("none"))], "lvit", "points outside"),
-        ([("a.png", Report(zones={"lupper"}, frame="patient"))], "lvit", "is in the patient's frame"),
+        ([("a.png", Report(zones={"lupper"}, orientation="patient"))], "lvit", "is in the patient's frame"),
         ([("a.png", Report(text="Cells."))], "c2fvl", r"row 2: 'Cells\.' is free text and has no attributes"),
         ([("a.png", Report(text="bell \x07"))], "lvit", "row 2: 'bell .*holds a control character"),
     ],

@@ -1,6 +1,6 @@
 """Settings that train in seconds."""
 
-TIMES = {"train_seconds", "val_seconds", "films_per_second", "waiting_share"}
+TIMES = {"train_seconds", "val_seconds", "images_per_second", "waiting_fraction"}
 """What a run's log says of time, which no two runs share."""
 
 TINY = (

@@ -23,16 +23,16 @@ READERS = {tiny.name for tiny in TINY.values() if tiny.text is not None}
 
 
 @pytest.fixture(scope="module")
-def few_films(tmp_path_factory):
+def few_images(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "few"
     write_phantom(root, num_cases=14, seed=1, size=64)
     return root
 
 
 @pytest.fixture(params=[key for key in TINY if key not in PASSED_OVER])
-def config(request, few_films):
+def config(request, few_images):
     tiny = TINY[request.param]
-    base = load_config("debug", [*TINY_RUN, f'data.root="{few_films}"', f"data.image_size={tiny.size[0]}"])
+    base = load_config("debug", [*TINY_RUN, f'data.root="{few_images}"', f"data.image_size={tiny.size[0]}"])
     arguments = {name: value for name, value in tiny.arguments.items() if name != "vocabulary_size"}
     return dataclasses.replace(
         base,
@@ -49,7 +49,7 @@ def _log(run):
     return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
 
 
-def test_trains_resumes_scores_and_predicts(config, tmp_path, few_films):
+def test_trains_resumes_scores_and_predicts(config, tmp_path, few_images):
     whole = train(config, run=tmp_path / "whole")
     assert whole.finished
     one = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1))
@@ -60,10 +60,10 @@ def test_trains_resumes_scores_and_predicts(config, tmp_path, few_films):
         assert torch.equal(value, theirs.network.state_dict()[key]), key
     assert _log(tmp_path / "whole") == _log(tmp_path / "parts")
 
-    found = evaluate(ours, few_films, split="test", out=tmp_path / "scores")
-    assert found.summary["scores"][0]["num_cases"] == len(list((few_films / "Test_Folder" / "img").iterdir()))
-    film = next((few_films / "Test_Folder" / "img").iterdir())
+    found = evaluate(ours, few_images, split="test", out=tmp_path / "scores")
+    assert found.summary["scores"][0]["num_cases"] == len(list((few_images / "Test_Folder" / "img").iterdir()))
+    image = next((few_images / "Test_Folder" / "img").iterdir())
     predictor = Predictor(tmp_path / "whole")
-    told, untold = predictor(film, SENTENCE), predictor(film)
+    told, untold = predictor(image, SENTENCE), predictor(image)
     assert told.mask.shape == (64, 64)
     assert (abs(told.probability - untold.probability).max() > 0) == (config.model.name in READERS)

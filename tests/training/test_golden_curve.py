@@ -49,10 +49,10 @@ def test_c2fvl_learns_along_the_recorded_curve():
         centre = torch.rand(4, 2, generator=generator) - 0.5
         distance = (columns[None] - centre[:, :1, None]) ** 2 + (rows[None] - centre[:, 1:, None]) ** 2
         mask = (distance < 0.1).float()
-        film = (0.5 * mask[:, None] + 0.3 * torch.rand(4, 3, 96, 96, generator=generator)).double()
+        image = (0.5 * mask[:, None] + 0.3 * torch.rand(4, 3, 96, 96, generator=generator)).double()
         text = torch.rand(4, 1, 8, generator=generator).round().double()
         optimizer.zero_grad()
-        value = loss(network(film.contiguous(memory_format=torch.channels_last), text), mask.double())["loss"]
+        value = loss(network(image.contiguous(memory_format=torch.channels_last), text), mask.double())["loss"]
         value.backward()
         optimizer.step()
         found.append(value.item())

@@ -46,17 +46,17 @@ def test_encoder_decoder_and_head_are_taken_over(name, tmp_path):
     assert torch.equal(ours[head], theirs["head.weight"])
     assert all(key.startswith(("encoder.", "decoders.", "head")) for key in changed)
     # what the U-Net finds in [enlarged, skip] the other finds in [skip, enlarged]
-    enlarged, skip = torch.rand(1, 16, 6, 6), torch.rand(1, 16, 6, 6)
+    upsampled, skip = torch.rand(1, 16, 6, 6), torch.rand(1, 16, 6, 6)
     key = "decoders.1.convolutions.0.convolution.weight"
-    expected = functional.conv2d(torch.cat([enlarged, skip], 1), theirs[key], padding=1)
-    assert torch.allclose(functional.conv2d(torch.cat([skip, enlarged], 1), ours[key], padding=1), expected, atol=1e-6)
+    expected = functional.conv2d(torch.cat([upsampled, skip], 1), theirs[key], padding=1)
+    assert torch.allclose(functional.conv2d(torch.cat([skip, upsampled], 1), ours[key], padding=1), expected, atol=1e-6)
 
 
 def test_a_training_starts_from_it_and_a_resumed_one_does_not(tiny_config, tmp_path):
     unet = saved(tmp_path / "unet")
     frozen = [
         "optimizer.learning_rate=0.0",
-        "optimizer.least_rate=0.0",
+        "optimizer.min_rate=0.0",
         "train.epochs=1",
         f'init.unet="{tmp_path}/unet"',
     ]

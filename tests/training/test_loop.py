@@ -19,7 +19,7 @@ from support.tiny_runs import TIMES, TINY
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.config import ModelConfig, OptimizerConfig, load_config, override, preset_names
 from c2fvl.data.batches import EpochBatches
-from c2fvl.data.dataset import FilmDataset
+from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.data.scan import scan
 from c2fvl.inference.cases import predict_cases, score_on_grids
@@ -63,14 +63,14 @@ class StopAfter(Observer):
     def __init__(self, steps, number=signal.SIGTERM):
         self.left, self.number = steps, number
 
-    def step(self, epoch, batch, num_batches, loss, films_per_second):
+    def step(self, epoch, batch, num_batches, loss, images_per_second):
         self.left -= 1
         if self.left == 0:
             os.kill(os.getpid(), self.number)
 
 
 RICH = ("train.ema=0.9", "optimizer.clip_norm=1", "optimizer.schedule=one_cycle", "data.text_dropout=0.3",
-        "train.accumulation=2", "optimizer.least_rate=0")  # fmt: skip
+        "train.accumulation=2", "optimizer.min_rate=0")  # fmt: skip
 
 
 @pytest.mark.parametrize("extra", [(), RICH], ids=["plain", "everything on"])
@@ -215,12 +215,12 @@ def test_damaged_states_are_passed_over_and_said(tmp_path, caplog):
 
 def test_one_batch_overfits(phantom_root, tiny_config):
     """Above Dice 0.99 on four films: the network, the loss and the gate can learn what they are shown."""
-    films = FilmDataset(scan(phantom_root, "train"), dataclasses.replace(tiny_config.data, image_size=64))
-    with_lesion = [index for index in range(len(films)) if films[0, index].mask.sum() > 40][:4]
+    images = CaseDataset(scan(phantom_root, "train"), dataclasses.replace(tiny_config.data, image_size=64))
+    with_lesion = [index for index in range(len(images)) if images[0, index].mask.sum() > 40][:4]
     from c2fvl.data.batches import collate
     from c2fvl.training.losses import build_loss
 
-    batch = collate([films[0, index] for index in with_lesion])
+    batch = collate([images[0, index] for index in with_lesion])
     torch.manual_seed(0)
     network = build_model("c2fvl", base_width=16, image_size=64, dropout=0.0, gate="bounded")
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
@@ -301,9 +301,9 @@ def test_two_processes_train_and_resume_to_the_bit(phantom_root, tmp_path):
     run_two(tmp_path, script, ["train", "--resume", str(tmp_path / "parts"), "train.epochs=2"])
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     model = load_model(tmp_path / "whole")
-    films = FilmDataset(scan(phantom_root, "val"), model.config.data)
+    images = CaseDataset(scan(phantom_root, "val"), model.config.data)
     scores = [
-        score_on_grids(found, grids=("network",)).overlaps["network"] for found in predict_cases(model.network, films)
+        score_on_grids(found, grids=("network",)).overlaps["network"] for found in predict_cases(model.network, images)
     ]
     assert summarise(scores)["dice_per_image"] == model.metrics["val_dice_per_image"]
     with pytest.raises(ValueError, match="resume it with 2"):
@@ -330,9 +330,11 @@ def test_scoring_batches_hold_every_film_once_and_training_ones_are_even(length,
         for _, index in batch
     ]
     assert sorted(scored) == list(range(length))
-    shares = [list(EpochBatches(length, batch_size, epoch=3, seed=1, rank=rank, world=world)) for rank in range(world)]
-    assert len({len(share) for share in shares}) == 1
-    trained = {key for share in shares for batch in share for key in batch}
+    fractions = [
+        list(EpochBatches(length, batch_size, epoch=3, seed=1, rank=rank, world=world)) for rank in range(world)
+    ]
+    assert len({len(fraction) for fraction in fractions}) == 1
+    trained = {key for fraction in fractions for batch in fraction for key in batch}
     assert trained == {(3, index) for index in range(length)}
 
 
@@ -345,7 +347,7 @@ def test_epochs_are_shuffled_by_seed_and_epoch():
 
 
 def test_published_schedule_by_hand():
-    config = OptimizerConfig(learning_rate=1e-3, schedule="cosine_restarts", period=10, least_rate=1e-4)
+    config = OptimizerConfig(learning_rate=1e-3, schedule="cosine_restarts", period=10, min_rate=1e-4)
     rates = [learning_rate(config, 2 * epoch + 1, 2, 100) for epoch in range(21)]
     assert rates[0] == rates[10] == rates[20] == pytest.approx(1e-3)
     assert rates[5] == pytest.approx(5.5e-4)
@@ -361,7 +363,7 @@ def test_published_schedule_by_hand():
 
 
 def test_one_cycle_rises_and_falls():
-    config = OptimizerConfig(learning_rate=1e-2, schedule="one_cycle", least_rate=1e-5)
+    config = OptimizerConfig(learning_rate=1e-2, schedule="one_cycle", min_rate=1e-5)
     rates = [learning_rate(config, step, 2, 10) for step in range(20)]
     assert max(rates) == pytest.approx(1e-2)
     assert rates.index(max(rates)) == 2
@@ -415,7 +417,7 @@ def test_a_pattern_that_freezes_nothing_is_refused(tiny_config, tmp_path, patter
 def test_a_loss_that_is_not_finite_names_the_films_and_keeps_the_state(tiny_config, tmp_path, monkeypatch):
     first = train(override(tiny_config, ["train.epochs=1"]), run=tmp_path / "run")
     before = load_state(first.run / "last").weights
-    real = FilmDataset.__getitem__
+    real = CaseDataset.__getitem__
 
     def poisoned(self, key):
         item = real(self, key)
@@ -423,7 +425,7 @@ def test_a_loss_that_is_not_finite_names_the_films_and_keeps_the_state(tiny_conf
         image.flat[0] = np.nan
         return dataclasses.replace(item, image=image)
 
-    monkeypatch.setattr(FilmDataset, "__getitem__", poisoned)
+    monkeypatch.setattr(CaseDataset, "__getitem__", poisoned)
     with pytest.raises(ValueError, match=r"the loss is nan in epoch 2, batch 1, with the films sub-"):
         train(resume=first.run, overrides=("train.epochs=2",))
     after = load_state(first.run / "last").weights
@@ -434,7 +436,7 @@ def test_early_stop_and_best_from_epoch(tiny_config, tmp_path):
     config = override(
         tiny_config, ["train.epochs=9", "train.patience=2", "train.best_from_epoch=2", "optimizer.learning_rate=0"]
     )
-    config = override(config, ["optimizer.least_rate=0"])
+    config = override(config, ["optimizer.min_rate=0"])
     result = train(config, run=tmp_path / "run")
     assert result.finished
     assert "no better Dice in 2 epochs" in result.reason
@@ -469,7 +471,7 @@ def test_paper_presets_validate_on_the_published_mask(phantom_root, tmp_path):
         f'data.root="{phantom_root}"',
         "train.epochs=1",
         "optimizer.learning_rate=0",
-        "optimizer.least_rate=0",
+        "optimizer.min_rate=0",
     ]
     found = {}
     for rule in ("exact", "published"):
@@ -504,23 +506,23 @@ def test_wrong_calls_write_nothing(tiny_config, tmp_path, tiny_run):
 def test_a_film_without_report_is_refused_or_allowed_as_set(phantom_root, tiny_config):
     cases = [dataclasses.replace(case, report=None) for case in scan(phantom_root, "val")]
     with pytest.raises(ValueError, match=r"have no report with attributes.*data\.missing_text=allow"):
-        FilmDataset(cases, dataclasses.replace(tiny_config.data, missing_text="error"))
-    films = FilmDataset(cases, tiny_config.data)
-    assert np.isnan(films[0, 0].text).all()
-    assert FilmDataset(cases, dataclasses.replace(tiny_config.data, text="none"))[0, 0].text is None
+        CaseDataset(cases, dataclasses.replace(tiny_config.data, missing_text="error"))
+    images = CaseDataset(cases, tiny_config.data)
+    assert np.isnan(images[0, 0].text).all()
+    assert CaseDataset(cases, dataclasses.replace(tiny_config.data, text="none"))[0, 0].text is None
 
 
 @pytest.fixture(scope="module")
-def few_films(tmp_path_factory):
+def few_images(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "few"
     write_phantom(root, num_cases=12, seed=1, size=112)
     return root
 
 
 @pytest.mark.parametrize("name", [name for name in preset_names() if "_mosmed" not in name])
-def test_every_preset_runs(name, few_films, tmp_path):
+def test_every_preset_runs(name, few_images, tmp_path):
     """With its network at a tiny size, and words where it would read the features of a language model."""
-    config = load_config(name, [f'data.root="{few_films}"', "train.epochs=1", "data.workers=0", "train.threads=1"])
+    config = load_config(name, [f'data.root="{few_images}"', "train.epochs=1", "data.workers=0", "train.threads=1"])
     tiny = next(tiny for tiny in TINY_NETWORKS.values() if tiny.name == config.model.name)
     own = {key: value for key, value in config.model.arguments.items() if key in ("gate", "num_classes")}
     arguments = {key: value for key, value in tiny.arguments.items() if not key.startswith("text")} | own

@@ -266,8 +266,8 @@ def damaged(tmp_path, change):
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
-def test_a_truncated_file_is_refused(share, tmp_path):
-    damaged(tmp_path, lambda data: data[: math.floor(share * len(data))])
+def test_a_truncated_file_is_refused(fraction, tmp_path):
+    damaged(tmp_path, lambda data: data[: math.floor(fraction * len(data))])
 
 
 def test_a_flipped_bit_is_noticed(tmp_path):

@@ -18,8 +18,8 @@ from c2fvl.messages import nearest_names
 
 WEIGHTS, SETTINGS, METRICS = "model.safetensors", "config.toml", "metrics.json"
 CALIBRATION, CARD = "calibration.json", "README.md"
-TRUST_CURVE, FAMILIARITY = "trust.json", "familiarity.safetensors"
-"""What `c2fvl trust --keep` and `c2fvl acquaint` leave."""
+TRUST_CURVE, OOD_DETECTOR = "trust.json", "ood.safetensors"
+"""What `c2fvl fit-trust --keep` and `c2fvl fit-ood` leave."""
 WEIGHTS_CHECKSUM = f"{WEIGHTS}.sha256"
 """In packed folders, as `sha256sum` writes it."""
 PULLED = "pulled.json"
@@ -120,7 +120,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def read_trust_curve(folder: Path) -> dict[str, Any] | None:
-    """Return what `c2fvl trust --keep` left in a model folder; None where it left nothing.
+    """Return what `c2fvl fit-trust --keep` left in a model folder; None where it left nothing.
 
     Raises `ValueError` where that is damaged or was measured on other weights.
     """
@@ -135,9 +135,9 @@ def parse_trust_curve(data: bytes, *, where: Path, weights_sha256: str | None) -
     try:
         curve = dict(json.loads(data))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{where} is damaged: {error}; measure it anew with `c2fvl trust --keep`") from error
+        raise ValueError(f"{where} is damaged: {error}; measure it anew with `c2fvl fit-trust --keep`") from error
     if curve.get("weights_sha256") != weights_sha256:
-        raise ValueError(f"{where} was measured on other weights; measure it anew with `c2fvl trust --keep`")
+        raise ValueError(f"{where} was measured on other weights; measure it anew with `c2fvl fit-trust --keep`")
     return curve
 
 
@@ -156,7 +156,7 @@ def portable(config: Config) -> Config:
     if not (_NAME.fullmatch(model) or _ID.fullmatch(model)):  # a folder, not a name of the hub
         model = Path(model).name
     data = dataclasses.replace(
-        data, root="", table="" if Path(data.table).is_absolute() else data.table, film_cache="", text_cache="",
+        data, root="", table="" if Path(data.table).is_absolute() else data.table, image_cache="", text_cache="",
         text_model=model, text_fetch=False,
     )  # fmt: skip
     return dataclasses.replace(config, data=data, init=InitConfig())

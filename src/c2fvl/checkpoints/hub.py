@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from c2fvl.checkpoints.folders import (
     CALIBRATION,
     CARD,
-    FAMILIARITY,
     METRICS,
+    OOD_DETECTOR,
     PULLED,
     SETTINGS,
     TRUST_CURVE,
@@ -33,15 +33,15 @@ from c2fvl.checkpoints.folders import (
 )
 from c2fvl.config import Config, to_toml
 from c2fvl.files import storage
-from c2fvl.metrics.out_of_distribution import Familiarity
+from c2fvl.metrics.out_of_distribution import OodDetector
 from c2fvl.metrics.temperature import parse_calibration
 from c2fvl.models.catalogue import find_entry
 from c2fvl.version import __version__
 
 NEEDED = (WEIGHTS, SETTINGS, METRICS)
-FILES = (*NEEDED, CALIBRATION, FAMILIARITY, TRUST_CURVE, CARD)
+FILES = (*NEEDED, CALIBRATION, OOD_DETECTOR, TRUST_CURVE, CARD)
 """What is pulled and pushed, and nothing else."""
-MOST_BYTES = {WEIGHTS: 2 * 2**30}
+MAX_BYTES_PULLED = {WEIGHTS: 2 * 2**30}
 """Largest weights that are fetched; the other files may have 4 MiB each."""
 _OTHER_BYTES = 4 * 2**20
 
@@ -137,9 +137,9 @@ def _check_listing(repository: str, sizes: Mapping[str, int]) -> None:
             "can be pulled, and nothing but safetensors is read"
         )
     for name in FILES:
-        most = MOST_BYTES.get(name, _OTHER_BYTES)
-        if sizes.get(name, 0) > most:
-            raise ValueError(f"{repository}: {name} has {sizes[name]:,} bytes; fetched are {most:,} at most")
+        maximum = MAX_BYTES_PULLED.get(name, _OTHER_BYTES)
+        if sizes.get(name, 0) > maximum:
+            raise ValueError(f"{repository}: {name} has {sizes[name]:,} bytes; fetched are {maximum:,} at most")
 
 
 def _checked(folder: Path) -> tuple[dict[str, bytes], Config]:
@@ -155,8 +155,8 @@ def _checked(folder: Path) -> tuple[dict[str, bytes], Config]:
             content.keys()
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{folder / WEIGHTS} is not a whole safetensors file: {error}") from error
-    if FAMILIARITY in files:
-        Familiarity.from_bytes(files[FAMILIARITY], where=folder / FAMILIARITY)
+    if OOD_DETECTOR in files:
+        OodDetector.from_bytes(files[OOD_DETECTOR], where=folder / OOD_DETECTOR)
     if TRUST_CURVE in files:
         parse_trust_curve(files[TRUST_CURVE], where=folder / TRUST_CURVE, weights_sha256=checksum)
     if CALIBRATION in files:

@@ -11,8 +11,8 @@ from torch import Tensor
 from c2fvl.checkpoints.folders import (
     CALIBRATION,
     CARD,
-    FAMILIARITY,
     METRICS,
+    OOD_DETECTOR,
     SETTINGS,
     TRUST_CURVE,
     WEIGHTS,
@@ -69,8 +69,8 @@ def pack(model: Path | str, out: Path | str) -> Packed:
         storage.write_json(folder / METRICS, {**trained.metrics, "weights_sha256": checksum})
         if trained.calibration is not None:
             storage.write_json(folder / CALIBRATION, {**trained.calibration, "weights_sha256": checksum})
-        if trained.familiarity is not None:
-            storage.write_bytes(folder / FAMILIARITY, trained.familiarity.to_bytes())
+        if trained.ood_detector is not None:
+            storage.write_bytes(folder / OOD_DETECTOR, trained.ood_detector.to_bytes())
         curve = read_trust_curve(trained.path)
         if curve is not None:
             storage.write_json(folder / TRUST_CURVE, {**curve, "weights_sha256": checksum})

@@ -22,7 +22,7 @@ def _commit() -> str | None:
         return None
 
 
-def describe_environment(device: torch.device) -> dict[str, Any]:
+def provenance(device: torch.device) -> dict[str, Any]:
     """Return the versions, the machine and the command, to be kept with a run."""
     return {
         "c2fvl": __version__,

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from c2fvl.checkpoints.folders import (
     CALIBRATION,
-    FAMILIARITY,
     METRICS,
+    OOD_DETECTOR,
     SETTINGS,
     WEIGHTS,
     find_model,
@@ -32,7 +32,7 @@ from c2fvl.checkpoints.folders import (
 )
 from c2fvl.config import Config, to_toml
 from c2fvl.files import storage
-from c2fvl.metrics.out_of_distribution import Familiarity
+from c2fvl.metrics.out_of_distribution import OodDetector
 from c2fvl.metrics.temperature import Scaling, parse_calibration
 from c2fvl.models import build_model
 from c2fvl.models.catalogue import find_entry
@@ -53,8 +53,8 @@ class TrainedModel:
     calibration: dict[str, Any] | None = field(repr=False, default=None)
     """The content of `calibration.json`; None where the probabilities were never calibrated."""
 
-    familiarity: Familiarity | None = field(repr=False, default=None)
-    """What is usual among the films trained on; None where `c2fvl acquaint` never looked at them."""
+    ood_detector: OodDetector | None = field(repr=False, default=None)
+    """What is usual among the films trained on; None where `c2fvl fit-ood` never looked at them."""
 
     @property
     def scaling(self) -> Scaling:
@@ -114,8 +114,8 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Train
     del data  # so that weights are never there three times
     network = build_model(config.model.name, config.model.arguments)
     restore_weights(network, weights, where=str(folder / WEIGHTS))
-    familiarity = read_familiarity(folder)
-    return TrainedModel(network.to(check_device(device)).eval(), config, metrics, folder, calibration, familiarity)
+    ood_detector = read_ood_detector(folder)
+    return TrainedModel(network.to(check_device(device)).eval(), config, metrics, folder, calibration, ood_detector)
 
 
 def read_calibration(folder: Path, weights: bytes) -> dict[str, Any] | None:
@@ -137,10 +137,10 @@ def read_calibration(folder: Path, weights: bytes) -> dict[str, Any] | None:
     return None
 
 
-def read_familiarity(folder: Path) -> Familiarity | None:
-    """Return what `c2fvl acquaint` left in a model folder, if anything; `ValueError` where that is damaged."""
-    file = folder / FAMILIARITY
-    return Familiarity.from_bytes(read(file), where=file) if file.exists() else None
+def read_ood_detector(folder: Path) -> OodDetector | None:
+    """Return what `c2fvl fit-ood` left in a model folder, if anything; `ValueError` where that is damaged."""
+    file = folder / OOD_DETECTOR
+    return OodDetector.from_bytes(read(file), where=file) if file.exists() else None
 
 
 def check_device(device: torch.device | str) -> torch.device:

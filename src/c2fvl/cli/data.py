@@ -33,11 +33,11 @@ def _deep_options(options: argparse.Namespace) -> Any:
             raise ValueError("--out and --write-splits belong to the deep check; give --deep too")
         return None
     try:
-        shares = tuple(int(share) for share in options.shares.split(","))
+        fractions = tuple(int(fraction) for fraction in options.fractions.split(","))
     except ValueError as error:
-        raise ValueError(f"--shares is {options.shares!r}; expected three whole numbers such as 80,10,10") from error
+        raise ValueError(f"--shares is {options.fractions!r}; expected three whole numbers such as 80,10,10") from error
     folder, csv = (None if given is None else Path(given) for given in (options.out, options.write_splits))
-    return DeepOptions(pictures=folder, splits=csv, shares=shares, seed=options.seed)
+    return DeepOptions(pictures=folder, splits=csv, fractions=fractions, seed=options.seed)
 
 
 def run_captions(options: argparse.Namespace) -> int:

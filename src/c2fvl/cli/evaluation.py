@@ -39,8 +39,8 @@ def run_audit(options: argparse.Namespace) -> int:
     _print_scores(found)
     shown = found.summary["audit"]
     rows = [
-        [row["title"], show(row["dice"], share=True), show(row["difference_to_right"], share=True),
-         show(row["wrong_lungs"], share=True)]
+        [row["title"], show(row["dice"], fraction=True), show(row["difference_to_right"], fraction=True),
+         show(row["wrong_lungs"], fraction=True)]
         for row in shown["changes"]
     ]  # fmt: skip
     if rows:
@@ -96,8 +96,8 @@ def _print_scores(found: Any) -> None:
     )
     per_image, unit = found.summary["figures"]["per_image"], found.summary["unit"]["length"]
     print(
-        f"Dice per image {show(per_image['dice'], share=True)} %, IoU {show(per_image['iou'], share=True)} %, 95th "
-        f"percentile of the Hausdorff distance {show(per_image['hd95'], share=False)} {unit}; in brackets 95 % "
+        f"Dice per image {show(per_image['dice'], fraction=True)} %, IoU {show(per_image['iou'], fraction=True)} %, 95th "
+        f"percentile of the Hausdorff distance {show(per_image['hd95'], fraction=False)} {unit}; in brackets 95 % "
         f"intervals, {found.summary['figures']['intervals']}"
     )
 

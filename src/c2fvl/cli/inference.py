@@ -13,10 +13,10 @@ def run_predict(options: argparse.Namespace) -> int:
     from c2fvl.inference.predictor import ONNX, Predictor
     from c2fvl.inference.to_folder import collect, predict_to_folder
 
-    for film in options.films:
+    for film in options.images:
         if Path(film).suffix == ONNX:
             raise ValueError(f"{film} is an exported network and no film; give it as --model {film}")
-    requests = collect(options.films, table=options.csv, report=options.report)
+    requests = collect(options.images, table=options.csv, report=options.report)
     exported = Path(options.model).suffix == ONNX
     trust = options.trust if exported else None
     if exported and options.text_model is not None:
@@ -27,12 +27,12 @@ def run_predict(options: argparse.Namespace) -> int:
     )
     if options.report is not None:
         # what cannot be used at all ends it at once
-        _, refusal = predictor.understand_or_refuse(options.report, laterality=options.laterality)
+        _, refusal = predictor.understand_or_refuse(options.report, orientation=options.orientation)
         if refusal:
             print(f"{PROGRAM}: the report is not used: {refusal}; masks are those without a report", file=sys.stderr)
     failed = 0
     for record in predict_to_folder(
-        predictor, requests, options.out, laterality=options.laterality,
+        predictor, requests, options.out, orientation=options.orientation,
         probability=options.probability, overlay=options.overlay, workers=options.workers,
     ):  # fmt: skip
         failed += "error" in record
@@ -57,14 +57,14 @@ def run_predict(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def run_describe(options: argparse.Namespace) -> int:
-    """Run `c2fvl describe`; return its exit status."""
+def run_read(options: argparse.Namespace) -> int:
+    """Run `c2fvl read`; return its exit status."""
     from c2fvl.inference.predictor import Predictor
     from c2fvl.inference.to_folder import collect
 
     predictor = Predictor(options.model, device=options.device)
     failed = 0
-    for request in collect(options.films):
+    for request in collect(options.images):
         try:
             found = predictor.describe(request.image)
         except (OSError, ValueError) as error:
@@ -75,9 +75,9 @@ def run_describe(options: argparse.Namespace) -> int:
         assert reading is not None
         if options.json:
             record = {"image": str(request.image), "film": None if look is None else look.as_dict()}
-            print(json.dumps(record | reading.as_dict(options.laterality)))
+            print(json.dumps(record | reading.as_dict(options.orientation)))
             continue
-        report, *figures = reading.lines(options.laterality)
+        report, *figures = reading.lines(options.orientation)
         print(f"{request.image}: {report}")
         for line in figures:
             print(f"  {line}")

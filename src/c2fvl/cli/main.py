@@ -9,7 +9,7 @@ from typing import Any
 from c2fvl.checkpoints.folders import ALIAS
 from c2fvl.cli.data import run_captions, run_check, run_phantom
 from c2fvl.cli.evaluation import run_audit, run_bench, run_card, run_compare, run_evaluate
-from c2fvl.cli.inference import run_describe, run_export, run_predict
+from c2fvl.cli.inference import run_export, run_predict, run_read
 from c2fvl.cli.models import run_convert, run_models, run_pack, run_pull, run_push
 from c2fvl.cli.options import (
     A_MODEL,
@@ -24,7 +24,7 @@ from c2fvl.cli.options import (
     add_trust,
     count,
 )
-from c2fvl.cli.training import run_acquaint, run_calibrate, run_presets, run_settings, run_train, run_trust
+from c2fvl.cli.training import run_calibrate, run_fit_ood, run_fit_trust, run_presets, run_settings, run_train
 from c2fvl.version import __version__
 
 
@@ -110,7 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="print what is kept as JSON")
 
     sub = command(
-        "trust", run_trust, "Measure what reports are worth, and cost when wrong, at each trust; choose the default."
+        "fit-trust",
+        run_fit_trust,
+        "Measure what reports are worth, and cost when wrong, at each trust; choose the default.",
     )
     sub.add_argument("model", help="model folder or run folder of a network that reads the film first")
     sub.add_argument("root", help="folder that holds Train_Folder, Val_Folder, …, or a csv table")
@@ -121,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (default: %(default)s)")
     sub.add_argument("--json", action="store_true", help="print the curve as JSON")
 
-    sub = command("acquaint", run_acquaint, "Let a model know the films it was trained on, so that others are flagged.")
+    sub = command("fit-ood", run_fit_ood, "Let a model know the films it was trained on, so that others are flagged.")
     sub.add_argument("model", help="model folder or run folder")
     sub.add_argument("root", help="folder that holds Train_Folder, Val_Folder, …, or a csv table")
     sub.add_argument("--split", default="train", help="part that the network was trained on (default: %(default)s)")
@@ -153,9 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--report", help="a report on every film given, as a sentence")
     sub.add_argument(
-        "--laterality",
-        default="viewer",
-        choices=("viewer", "patient"),
+        "--orientation",
+        default="image",
+        choices=("image", "patient"),
         help='whose left the report\'s "left" is (default: %(default)s)',
     )
     add_text_model(sub)
@@ -172,17 +174,15 @@ def _parser() -> argparse.ArgumentParser:
     add_device(sub, batch="auto", workers=1, reading="threads that read films, and as many that write masks")
     sub.add_argument("--json", action="store_true", help="print one JSON line per film")
 
-    sub = command(
-        "describe", run_describe, "Print what a network reads off films: a report, with a figure for each zone."
-    )
+    sub = command("read", run_read, "Print what a network reads off films: a report, with a figure for each zone.")
     sub.add_argument("films", nargs="+", metavar="FILE", help="films, folders or globs")
     sub.add_argument(
         "--model", default=ALIAS, metavar="NAME|FOLDER|FILE.onnx", help="the network (default: %(default)s)"
     )
     sub.add_argument(
-        "--laterality",
-        default="viewer",
-        choices=("viewer", "patient"),
+        "--orientation",
+        default="image",
+        choices=("image", "patient"),
         help="whose left the report means (default: %(default)s)",
     )
     sub.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (default: %(default)s)")

@@ -19,18 +19,18 @@ def load_named_model(options: argparse.Namespace) -> Any:
 
 TEXTS = (
     "right", "none", "paraphrase", "typing_errors", "zones_dropped", "count_wrong", "zone_off", "upside_down",
-    "sides_exchanged", "patient_frame", "constant", "shuffled",
+    "sides_exchanged", "patient_orientation", "constant", "shuffled",
 )  # fmt: skip
 """The changes of `battery`, which takes longer to load than the help to print."""
 A_MODEL = "name of a trained model (see `c2fvl models`), model folder or run folder"
 
 
-def count(least: int) -> Callable[[str], int]:
+def count(minimum: int) -> Callable[[str], int]:
     """Return a reader of whole numbers from `least` on."""
 
     def number(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is too small; expected is {least} or more")
+        if int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text} is too small; expected is {minimum} or more")
         return int(text)
 
     return number
@@ -109,12 +109,12 @@ def add_trust(sub: argparse.ArgumentParser) -> None:
     """Add the trust in reports."""
     sub.add_argument(
         "--trust",
-        type=_share,
+        type=_fraction,
         help="from 0, the film alone, to 1, follow the report; for filmfirst (default: the model's own)",
     )
 
 
-def _share(text: str) -> float:
+def _fraction(text: str) -> float:
     try:
         number = float(text)
     except ValueError:

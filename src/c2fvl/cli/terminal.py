@@ -60,7 +60,7 @@ class TerminalObserver(Observer):
             f"{begun}: {config.preset}, {num_train} films to train on, {num_val} to validate on; writing to {run}"
         )
 
-    def step(self, epoch: int, batch: int, num_batches: int, loss: float, films_per_second: float) -> None:
+    def step(self, epoch: int, batch: int, num_batches: int, loss: float, images_per_second: float) -> None:
         """Move the bar."""
         self._bar.update(
             self._task,
@@ -68,7 +68,7 @@ class TerminalObserver(Observer):
             completed=num_batches * (epoch - 1) + batch,
             epoch=f"{epoch}/{self._epochs}",
             loss=loss,
-            rate=films_per_second,
+            rate=images_per_second,
             dice=self._best,
         )
 
@@ -80,7 +80,7 @@ class TerminalObserver(Observer):
             self._say(
                 f"epoch {line['epoch']}/{self._epochs}: loss {line['train_loss']:.4f}, validation loss "
                 f"{line['val_loss']:.4f}, Dice {line['val_dice_per_image']:.4f}, IoU {line['val_iou_per_image']:.4f} "
-                f"per image{' (best)' if best else ''}, {line['films_per_second']:.1f} films/s"
+                f"per image{' (best)' if best else ''}, {line['images_per_second']:.1f} films/s"
             )
 
     def _say(self, text: str) -> None:

@@ -73,27 +73,27 @@ def run_calibrate(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_acquaint(options: argparse.Namespace) -> int:
-    """Run `c2fvl acquaint`; return its exit status."""
+def run_fit_ood(options: argparse.Namespace) -> int:
+    """Run `c2fvl fit-ood`; return its exit status."""
     from c2fvl.checkpoints.trained_model import load_model
     from c2fvl.cli.terminal import counting, table
-    from c2fvl.training.fit_ood import acquaint
+    from c2fvl.training.fit_ood import fit_ood
 
     with counting("Looking", quiet=options.json) as progress:
-        found = acquaint(
+        found = fit_ood(
             load_model(options.model), options.root, split=options.split, check_split=options.check,
             table=options.table, progress=progress,
         )  # fmt: skip
     if options.json:
         print(json.dumps(found))
         return 0
-    rows = [[name, f"{100 * share:.1f}"] for name, share in found["flagged"].items()]
+    rows = [[name, f"{100 * fraction:.1f}"] for name, fraction in found["flagged"].items()]
     print(table([f"{found['num_checked']} films of {found['checked_on']}", "flagged, %"], rows))
     return 0
 
 
-def run_trust(options: argparse.Namespace) -> int:
-    """Run `c2fvl trust`; return its exit status."""
+def run_fit_trust(options: argparse.Namespace) -> int:
+    """Run `c2fvl fit-trust`; return its exit status."""
     from c2fvl.checkpoints.trained_model import load_model
     from c2fvl.cli.terminal import counting, table
     from c2fvl.training.fit_trust import WRONG, measure_trust
@@ -115,7 +115,7 @@ def run_trust(options: argparse.Namespace) -> int:
         ]
         for point in found["points"]
     ]
-    print(table(["trust", "right", *(name.replace("_", " ") for name in WRONG), "gain kept, %", "in bounds"], rows))
+    print(table(["fit-trust", "right", *(name.replace("_", " ") for name in WRONG), "gain kept, %", "in bounds"], rows))
     kept = ", kept in the model folder" if options.keep else "; --keep writes it to the model folder"
     print(
         f"Dice per image, %; without a report {100 * found['none']['value']:.2f}. Default: {found['default']:g}{kept}"
@@ -123,10 +123,10 @@ def run_trust(options: argparse.Namespace) -> int:
     held_out = found["held_out"]
     if held_out is not None:
         costs = ", ".join(f"{name.replace('_', ' ')} {100 * held_out['harm'][name]['value']:.2f}" for name in WRONG)
-        share = "–" if held_out["gain_kept"] is None else f"{100 * held_out['gain_kept']:.0f}"
+        fraction = "–" if held_out["gain_kept"] is None else f"{100 * held_out['gain_kept']:.0f}"
         print(
             f"Chosen on half of the patients ({' and '.join(f'{trust:g}' for trust in held_out['defaults'])}) and "
-            f"scored on the other: right {100 * held_out['right']['value']:.2f}, gain kept {share} %; below no report: "
+            f"scored on the other: right {100 * held_out['right']['value']:.2f}, gain kept {fraction} %; below no report: "
             f"{costs}"
         )
     return 0
@@ -148,8 +148,8 @@ def run_presets(options: argparse.Namespace) -> int:
 
 def run_settings(options: argparse.Namespace) -> int:
     """Run `c2fvl settings`; return its exit status."""
-    from c2fvl.config import describe_settings
+    from c2fvl.config import settings_table
 
-    for name, default, meaning in describe_settings():
+    for name, default, meaning in settings_table():
         print(f"{name} = {default}\n    {meaning}")
     return 0

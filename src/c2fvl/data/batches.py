@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from c2fvl.data.dataset import FilmDataset, Item
+from c2fvl.data.dataset import CaseDataset, Item
 from c2fvl.data.prefetch import ahead
 
 _ORDER_STREAM = 0  # of random numbers, apart from that of the cases
@@ -112,11 +112,11 @@ class EpochBatches:
 
 
 def read(
-    dataset: FilmDataset, batches: Iterable[list[tuple[int, int]]], *, workers: int, pin_memory: bool = False
+    dataset: CaseDataset, batches: Iterable[list[tuple[int, int]]], *, workers: int, pin_memory: bool = False
 ) -> Iterator[Batch]:
     """Yield the given batches, read while the caller computes: by a thread, or by `workers` processes."""
     if workers == 0:
-        yield from ahead(lambda keys: _read_batch(dataset, keys, pin_memory=pin_memory), batches, most=_AHEAD)
+        yield from ahead(lambda keys: _read_batch(dataset, keys, pin_memory=pin_memory), batches, maximum=_AHEAD)
         return
     keys = list(batches)
     cv2.setNumThreads(1)  # before the readers begin: they would wait for threads of OpenCV that a fork leaves behind
@@ -131,7 +131,7 @@ def read(
     )
 
 
-def _read_batch(dataset: FilmDataset, keys: list[tuple[int, int]], *, pin_memory: bool) -> Batch:
+def _read_batch(dataset: CaseDataset, keys: list[tuple[int, int]], *, pin_memory: bool) -> Batch:
     batch = collate([dataset[key] for key in keys])
     return batch.pin_memory() if pin_memory else batch
 

@@ -8,7 +8,7 @@ from c2fvl.data.cases import Case
 from c2fvl.data.scan import scan
 from c2fvl.files.images import read_mask
 from c2fvl.reports.caption_tables import write_table
-from c2fvl.reports.from_mask import describe_mask
+from c2fvl.reports.from_mask import report_from_mask
 from c2fvl.reports.report import Report
 
 
@@ -44,4 +44,4 @@ def write_captions(
 
 def _row(case: Case, modality: Literal["film", "ct"]) -> tuple[str, Report]:
     assert case.mask is not None
-    return case.mask.name, describe_mask(read_mask(case.mask), modality=modality)
+    return case.mask.name, report_from_mask(read_mask(case.mask), modality=modality)

@@ -10,7 +10,7 @@ from c2fvl.reports.report import Report
 SPLITS = ("train", "val", "test")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 Modality = Literal["film", "ct"]
-STRAY_SHARE = 0.05
+STRAY_FRACTION = 0.05
 """Of a lesion's pixels: so few in a half of the picture, or in a zone, do not make it one with a lesion."""
 _CT_NAMES = ("Jun_", "Morozov_", "bjorke_")  # MosMedData+
 NOT_YET_SUFFIXES = (".dcm", ".nii", ".nii.gz")

@@ -10,9 +10,10 @@ from pathlib import Path
 from c2fvl.data.cases import NOT_YET_SUFFIXES, SPLITS, Case, Problem, Scan, group_from_name, split_name
 from c2fvl.files.csv_tables import read_csv
 from c2fvl.reports.report import Report, parse_report
+from c2fvl.reports.zones import ORIENTATIONS
 
-_COLUMNS = ("image", "mask", "text", "report", "group", "split", "frame")
-"""`report` is another name of `text`, so that a table for prediction serves here too."""
+_COLUMNS = ("image", "mask", "text", "report", "group", "split", "orientation")
+"""`report` is another name of `text`, so that a table for prediction serves here too; `frame` of `orientation`."""
 
 
 def splits_of_csv(path: Path) -> tuple[str, ...]:
@@ -33,7 +34,7 @@ def inspect_csv(path: Path, split: str) -> Scan:
         raise ValueError(f"{path}: there is no column image; found {', '.join(columns)}; expected {_COLUMNS}")
     if {"text", "report"} <= set(columns):
         raise ValueError(f"{path}: there are both columns text and report, which mean the same; keep one")
-    unused = [column for column in columns if column not in _COLUMNS]
+    unused = [column for column in columns if column not in (*_COLUMNS, "frame")]
     if unused:
         what = f"the columns {', '.join(unused)} are used for strata of scores only"
         problems.append(Problem("column", str(path), what, f"known are {', '.join(_COLUMNS)}", "warning"))
@@ -113,13 +114,14 @@ def _ids(rows: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
 def _read_report(path: Path, number: int, row: Mapping[str, str], problems: list[Problem]) -> Report | None:
     text = row.get("text", row.get("report", "")).strip()
-    frame = row.get("frame", "").strip().lower() or "viewer"
-    if frame not in ("viewer", "patient"):
-        what = f"the frame is {frame!r}"
-        remedy = "write viewer (left of the picture) or patient (the patient's left)"
-        problems.append(Problem("frame", f"{path}, row {number}, column frame", what, remedy))
+    given = row.get("orientation", row.get("frame", "")).strip().lower() or "image"
+    orientation = "image" if given == "viewer" else given
+    if orientation not in ORIENTATIONS:
+        what = f"the orientation is {given!r}"
+        remedy = "write image (left of the picture) or patient (the patient's left)"
+        problems.append(Problem("orientation", f"{path}, row {number}, column orientation", what, remedy))
         return None
-    return parse_report(text, frame=frame).in_frame("viewer") if text else None
+    return parse_report(text, orientation=orientation).in_orientation("image") if text else None
 
 
 def _note_gaps(path: Path, cases: list[Case], problems: list[Problem]) -> None:

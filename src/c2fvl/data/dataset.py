@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from c2fvl.config import DataConfig
 from c2fvl.data import transforms
 from c2fvl.data.classes import check_classes, check_mirroring, mirrored_classes_table
-from c2fvl.data.image_cache import FilmCache, StoredFilm, as_grey
+from c2fvl.data.image_cache import ImageCache, StoredImage, as_grey
 from c2fvl.data.scan import Case
 from c2fvl.files import storage
 from c2fvl.files.images import decode_image, decode_mask_as, read_file
@@ -27,7 +27,7 @@ from c2fvl.reports.report import Report
 _CASE_STREAM = 1  # of random numbers, apart from that of the order
 _TRUSTS = (0.05, 0.95)
 """Trusts drawn for reports that are doubted."""
-_SHARES_CUT = (0.2, 0.9)
+_FRACTIONS_CUT = (0.2, 0.9)
 """Shares of the findings left out of reports that are cut."""
 
 
@@ -48,7 +48,7 @@ class Item:
     """(9,) what the film's own report says, for a network that is told findings, which may be changed ones."""
 
 
-class FilmDataset(Dataset[Item]):
+class CaseDataset(Dataset[Item]):
     """Films by (epoch, index), read, resized, augmented and encoded.
 
     Raises `ValueError` that names the films without a mask, or without a report where the settings forbid it.
@@ -127,7 +127,7 @@ class FilmDataset(Dataset[Item]):
             mask=sample.mask,
             text=text,
             original_mask=stored.original_mask,
-            findings=findings_of(None if own is None else own.in_frame("viewer")) if self.tells_findings else None,
+            findings=findings_of(None if own is None else own.in_orientation("image")) if self.tells_findings else None,
         )
 
     def _drawn(
@@ -152,12 +152,12 @@ class FilmDataset(Dataset[Item]):
             if generator.random() >= trust:
                 text = self.encoder.encode(wrong_report(report, self.reports, generator))
         if generator.random() < self.text_cut:
-            hidden = generator.random(len(FINDINGS)) < generator.uniform(*_SHARES_CUT)
+            hidden = generator.random(len(FINDINGS)) < generator.uniform(*_FRACTIONS_CUT)
             text = np.where(hidden, np.float32(np.nan), text)
         text[0, TRUST] = trust
         return text
 
-    def _stored(self, case: Case) -> StoredFilm:
+    def _stored(self, case: Case) -> StoredImage:
         """Return film and mask at the network's size, from the cache if they are there."""
         if self.cache is None:
             mask = None if case.mask is None else read_file(case.mask)
@@ -167,7 +167,7 @@ class FilmDataset(Dataset[Item]):
             self._check_labels(stored.original_mask, case.mask)
         return stored
 
-    def _unpack(self, case: Case, image_file: bytes, mask_file: bytes | None) -> StoredFilm:
+    def _unpack(self, case: Case, image_file: bytes, mask_file: bytes | None) -> StoredImage:
         image, original = decode_image(image_file, case.image), None
         if mask_file is not None and case.mask is not None:
             original = decode_mask_as(mask_file, case.mask, self.config.mask)
@@ -184,7 +184,7 @@ class FilmDataset(Dataset[Item]):
             )  # fmt: skip
         except ValueError as error:
             raise ValueError(f"{case.image}: {error}") from error
-        return StoredFilm(as_grey(sample.image), sample.mask, original)
+        return StoredImage(as_grey(sample.image), sample.mask, original)
 
     def _check_labels(self, mask: np.ndarray, path: Path) -> None:
         known = max(self.num_classes, 2)  # one logit tells lesion from background, which are two
@@ -197,12 +197,12 @@ class FilmDataset(Dataset[Item]):
             )
 
 
-def _cache(config: DataConfig) -> FilmCache | None:
-    if config.film_cache == "none":
+def _cache(config: DataConfig) -> ImageCache | None:
+    if config.image_cache == "none":
         return None
     settings = f"{config.image_size} {config.resize} {config.mask}"
-    return FilmCache(storage.cache_folder(config.film_cache, "films"), settings)
+    return ImageCache(storage.cache_folder(config.image_cache, "films"), settings)
 
 
-def _few(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _few(names: list[str], maximum: int = 5) -> str:
+    return ", ".join(names[:maximum]) + (f" and {len(names) - maximum} more" if len(names) > maximum else "")

@@ -144,10 +144,10 @@ def _pair(folder: _Folder, image_folder: Path, mask_folder: Path) -> None:
     if not masks or not images:
         return
     found = {rule: {name: of(name) for name in images if of(name) in masks} for rule, of in PAIRING_RULES.items()}
-    most = max(len(pairs) for pairs in found.values())
-    best = [rule for rule, pairs in found.items() if len(pairs) == most]
-    if most == 0 or len(best) > 1:
-        fits = "no rule pairs any" if most == 0 else f"the rules {' and '.join(best)} pair {most} files each"
+    maximum = max(len(pairs) for pairs in found.values())
+    best = [rule for rule, pairs in found.items() if len(pairs) == maximum]
+    if maximum == 0 or len(best) > 1:
+        fits = "no rule pairs any" if maximum == 0 else f"the rules {' and '.join(best)} pair {maximum} files each"
         what = f"{fits} (an image is {min(images)}, a mask {min(masks)})"
         remedy = f"name all masks by one of {', '.join(PAIRING_RULES)}, NAME being the image's"
         folder.add("pairing", mask_folder, what, remedy)

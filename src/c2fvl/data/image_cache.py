@@ -38,7 +38,7 @@ _NO_MASK, _SAME_MASK, _PACKED_MASK, _PLAIN_MASK = range(4)
 
 
 @dataclass(frozen=True)
-class StoredFilm:
+class StoredImage:
     """A film and its mask at the network's size, before anything is drawn at random."""
 
     image: np.ndarray
@@ -56,7 +56,7 @@ def as_grey(image: np.ndarray) -> np.ndarray:
     return image
 
 
-class FilmCache:
+class ImageCache:
     """Entries for one way of reading films, in `folder`.
 
     `settings` names all that decides what is made of a file. Where the folder cannot be written to, this is said once
@@ -76,7 +76,7 @@ class FilmCache:
         except OSError as error:
             self._give_up(error)
 
-    def film(self, image: Path, mask: Path | None, unpack: Callable[[bytes, bytes | None], StoredFilm]) -> StoredFilm:
+    def film(self, image: Path, mask: Path | None, unpack: Callable[[bytes, bytes | None], StoredImage]) -> StoredImage:
         """Return a film and its mask from their entry, or else as `unpack` makes them of the contents of their files.
 
         Raises as `read_file` and `unpack`.
@@ -105,7 +105,7 @@ class FilmCache:
         digest.update(mask or b"")
         return digest.hexdigest()
 
-    def load(self, key: str) -> StoredFilm | None:
+    def load(self, key: str) -> StoredImage | None:
         """Return an entry, or None where there is none or a damaged one. Its arrays cannot be written to."""
         try:
             with open(f"{self.folder}/{key}", "rb", buffering=0) as file:
@@ -118,12 +118,12 @@ class FilmCache:
             self._whole[key] = stamp
         return stored
 
-    def store(self, key: str, film: StoredFilm) -> None:
+    def store(self, key: str, image: StoredImage) -> None:
         """Write an entry if that can be done."""
         if not self.can_write:
             return
         try:
-            storage.write_bytes(self.folder / key, _pack(film), durable=False)
+            storage.write_bytes(self.folder / key, _pack(image), durable=False)
         except OSError as error:
             self._give_up(error)
 
@@ -131,7 +131,7 @@ class FilmCache:
         self.can_write = False
         logger.warning(
             "the cache of films cannot be written (%s), so films are unpacked anew each time; name another folder by "
-            "data.film_cache=FOLDER, or set data.film_cache=none",
+            "data.image_cache=FOLDER, or set data.image_cache=none",
             error,
         )
 
@@ -153,7 +153,7 @@ def _settled(stamp: _Stamp, now: float) -> bool:
     return all(changed / 1e9 < now - SETTLED for start in (2, 3) for changed in stamp[start::4])
 
 
-def _pack(film: StoredFilm) -> bytes:
+def _pack(film: StoredImage) -> bytes:
     stored = _smallest(film.image)
     mask, original = film.mask, film.original_mask
     parts = [np.ascontiguousarray(stored).tobytes()]
@@ -176,7 +176,7 @@ def _pack(film: StoredFilm) -> bytes:
     return _HEADER.pack(_MAGIC, checksum, *about) + payload
 
 
-def _unpack(content: memoryview, *, check: bool = True) -> StoredFilm | None:
+def _unpack(content: memoryview, *, check: bool = True) -> StoredImage | None:
     if len(content) < _HEADER.size:
         return None
     magic, checksum, *about = _HEADER.unpack_from(content)
@@ -192,14 +192,14 @@ def _unpack(content: memoryview, *, check: bool = True) -> StoredFilm | None:
     stored = np.frombuffer(payload, _TYPES[number], count=side * side * channels).reshape(shape)
     image = stored if stored.dtype == np.float32 else _scaled(stored)
     if kind == _NO_MASK:
-        return StoredFilm(image, None, None)
+        return StoredImage(image, None, None)
     start = stored.nbytes
     mask = np.frombuffer(payload, np.uint8, count=side * side, offset=start).reshape(side, side)
     if kind == _SAME_MASK:
-        return StoredFilm(image, mask, mask)
+        return StoredImage(image, mask, mask)
     rest = np.frombuffer(payload, np.uint8, offset=start + mask.nbytes)
     original = np.unpackbits(rest, count=height * width) if kind == _PACKED_MASK else rest
-    return StoredFilm(image, mask, original.reshape(height, width))
+    return StoredImage(image, mask, original.reshape(height, width))
 
 
 def _smallest(image: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ Result = TypeVar("Result")
 
 
 def ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int = 1, most: int = 2
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int = 1, maximum: int = 2
 ) -> Iterator[Result]:
     """Yield function(item) for each item, in order, computed by `workers` threads up to `most` items ahead.
 
@@ -22,7 +22,7 @@ def ahead(
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
-                if len(waiting) > most:
+                if len(waiting) > maximum:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

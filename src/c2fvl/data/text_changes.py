@@ -17,7 +17,7 @@ from c2fvl.reports.perturbations import (
     Draw,
     drop_zones,
     miscount,
-    misread_frame,
+    misread_orientation,
     mistype,
     paraphrase,
     shift_zone,
@@ -64,7 +64,9 @@ def battery(constant: Report | None) -> tuple[Change, ...]:
         Change("zone_off", "one zone off by one", True, _each(shift_zone)),
         Change("upside_down", "upper and lower exchanged", True, _each(turn_upside_down)),
         Change("sides_exchanged", "left and right exchanged", True, _each(lambda report, draw: report.mirrored())),
-        Change("patient_frame", "told in the patient's frame, read in the viewer's", True, _each(misread_frame)),
+        Change(
+            "patient_orientation", "told in the patient's frame, read in the viewer's", True, _each(misread_orientation)
+        ),
         Change("constant", "the most common report", True, lambda cases, seed: _with(cases, [constant] * len(cases))),
         Change("shuffled", "that of another film", True, _shuffle),
     )
@@ -115,7 +117,7 @@ DRAWN = ("shuffled", "typing_errors", "paraphrase", "zones_dropped", "count_wron
 """Changes of the text that depend on the seed."""
 
 
-def describe_text(text: str, encoder: str, num_reports: int, num_cases: int) -> str:
+def text_given(text: str, encoder: str, num_reports: int, num_cases: int) -> str:
     """Return in words which reports the films were given."""
     if encoder == "none":
         return "none, for the network reads none"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.data.cases import Case, modality_of
-from c2fvl.data.dataset import FilmDataset
+from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.prefetch import ahead
 from c2fvl.data.scan import find_splits, inspect, scan
 from c2fvl.data.text_changes import battery, constant_report
@@ -31,7 +31,7 @@ from c2fvl.inference.torch_engine import automatic_batch, inference_form
 from c2fvl.metrics.case_scores import TOLERANCES
 from c2fvl.metrics.intervals import Bootstrap, difference, holm
 from c2fvl.metrics.overlap import Overlap, dice, iou, overlap
-from c2fvl.reports.from_mask import describe_mask, zone_areas
+from c2fvl.reports.from_mask import report_from_mask, zone_areas
 from c2fvl.reports.report import Report
 from c2fvl.reports.zones import ZONES
 
@@ -67,8 +67,8 @@ class Answers:
 
     def __init__(self, scored: Scored, *, device: str, batch_size: int | None, workers: int) -> None:
         self.model, self.cases = scored.model, scored.cases
-        self.settings, self.num_classes = scored.films.config, scored.films.num_classes
-        self.encoder = scored.films.encoder
+        self.settings, self.num_classes = scored.dataset.config, scored.dataset.num_classes
+        self.encoder = scored.dataset.encoder
         self.device, self.workers = device, workers
         self.batch_size = batch_size or automatic_batch(scored.model)
         self.network = inference_form(scored.model, batch_size=self.batch_size)
@@ -87,11 +87,11 @@ class Answers:
         missing = [place for place, key in enumerate(keys) if key not in self.known]
         if missing:
             settings = dataclasses.replace(self.settings, missing_text="allow")
-            films = FilmDataset([cases[place] for place in missing], settings, num_classes=self.num_classes)
+            images = CaseDataset([cases[place] for place in missing], settings, num_classes=self.num_classes)
             found = predict_cases(
-                self.network, films, device=self.device, batch_size=self.batch_size, workers=self.workers
+                self.network, images, device=self.device, batch_size=self.batch_size, workers=self.workers
             )
-            for place, answer in zip(missing, ahead(self._answer, found, most=2 * self.batch_size), strict=True):
+            for place, answer in zip(missing, ahead(self._answer, found, maximum=2 * self.batch_size), strict=True):
                 self.known[keys[place]] = answer
                 progress()
         for _ in range(len(cases) - len(missing)):
@@ -107,7 +107,7 @@ class Answers:
         return Answer(
             tuple(own["original"] for own in score.classes),
             np.array([areas[zone] for zone in ZONES], np.float64),
-            describe_mask(found, modality=modality_of(self.cases[0])),
+            report_from_mask(found, modality=modality_of(self.cases[0])),
         )
 
 
@@ -153,7 +153,7 @@ def audit(
     found: dict[str, Any] = {"seed": seed, "changes": [], "headline": [], "baselines": [], "words": []}
     given: dict[str, list[Case]] = {}
     answers: dict[str, list[Answer]] = {}
-    if reads and any(scored.films.encoder.reads(case.report) for case in scored.cases if scored.films.encoder):
+    if reads and any(scored.dataset.encoder.reads(case.report) for case in scored.cases if scored.dataset.encoder):
         every = Answers(scored, device=device, batch_size=batch_size, workers=workers)
         constant = constant_report(training) or constant_report(scored.cases)
         for name, changed in _changed(scored.cases, constant, seed, answers):
@@ -307,7 +307,7 @@ def _baselines(
         means = bootstrap.means(scores)
         apart = difference(network, scores[:, 0], bootstrap)
         found.append({
-            "name": name, "title": title, "num_training_films": blind.num_films, "dice": means[0].as_dict(),
+            "name": name, "title": title, "num_training_films": blind.num_images, "dice": means[0].as_dict(),
             "iou": means[1].as_dict(), "network_less_this": apart.as_dict(), "compared_with": compared,
         })  # fmt: skip
     return found

@@ -18,11 +18,11 @@ import torch
 from torch import nn
 
 from c2fvl.checkpoints.folders import find_model, parse_settings
-from c2fvl.checkpoints.provenance import describe_environment
+from c2fvl.checkpoints.provenance import provenance
 from c2fvl.checkpoints.trained_model import check_device
 from c2fvl.config import Config
 from c2fvl.data.batches import EpochBatches, read
-from c2fvl.data.dataset import FilmDataset
+from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.image_cache import SETTLED
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.data.scan import Case, scan
@@ -65,7 +65,7 @@ class Measured:
     """inference or training."""
     gflop: float | None
     """Per film; None for an exported network."""
-    share_of_peak: float | None
+    fraction_of_peak: float | None
     speed: Speed
 
 
@@ -120,7 +120,7 @@ def bench(
         say("loading")
         loading = in_own_process(_loading, None if root is None else str(root), named[0][1] or Config(), conditions)
     scored = in_own_process(_scoring, conditions) if "metrics" in parts else None
-    return Bench(peak, networks, loading, scored, conditions, describe_environment(torch.device(conditions.device)))
+    return Bench(peak, networks, loading, scored, conditions, provenance(torch.device(conditions.device)))
 
 
 def _settings(name: str) -> Config | None:
@@ -144,7 +144,7 @@ def _measure(name: str, config: Config | None, part: str, conditions: Conditions
         if not network(*inputs).aux:  # the loss of a network without side maps reads none
             config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, alignment=0.0, side_maps=0.0))
         speed = in_own_process(_training, config, conditions)
-    return Measured(name, part, gflop, gflop * speed.films_per_second / peak, speed)
+    return Measured(name, part, gflop, gflop * speed.images_per_second / peak, speed)
 
 
 def _peak(conditions: Conditions) -> dict[str, float]:
@@ -207,16 +207,16 @@ def _loading(root: str | None, config: Config, conditions: Conditions) -> dict[s
             write_phantom(Path(root), num_cases=_FILMS, seed=0, size=256)
         cases = scan(root, config.data.train_split)[:_FILMS]
         data = dataclasses.replace(
-            config.data, film_cache=str(Path(folder) / "cache"), text="none", augmentation="none", missing_text="allow"
+            config.data, image_cache=str(Path(folder) / "cache"), text="none", augmentation="none", missing_text="allow"
         )
         classes = num_classes(config.model)
-        films = FilmDataset(cases, data, num_classes=classes)
-        moved = FilmDataset(
+        images = CaseDataset(cases, data, num_classes=classes)
+        moved = CaseDataset(
             cases, dataclasses.replace(data, augmentation="consistent"), num_classes=classes, augment=True
         )
 
-        def epoch(films: FilmDataset = films) -> None:
-            for _ in read(films, EpochBatches(len(films), _LOADED), workers=0):
+        def epoch(images: CaseDataset = images) -> None:
+            for _ in read(images, EpochBatches(len(images), _LOADED), workers=0):
                 pass
 
         def rate(run: Callable[[], None]) -> float:
@@ -274,12 +274,12 @@ def to_markdown(found: Bench) -> str:
         ]
     for row in found.networks:
         speed = row.speed
-        costs = ["", ""] if row.gflop is None or row.share_of_peak is None else [
-            f"{row.gflop:.1f}", f"{100 * row.share_of_peak:.0f} %",
+        costs = ["", ""] if row.gflop is None or row.fraction_of_peak is None else [
+            f"{row.gflop:.1f}", f"{100 * row.fraction_of_peak:.0f} %",
         ]  # fmt: skip
         cells = [
             row.model, row.part, str(speed.batch_size), f"{1000 * speed.median_seconds:.0f} ms",
-            f"{1000 * speed.p95_seconds:.0f} ms", f"{speed.films_per_second:.2f}", f"{speed.peak_memory:.0f}", *costs,
+            f"{1000 * speed.p95_seconds:.0f} ms", f"{speed.images_per_second:.2f}", f"{speed.peak_memory:.0f}", *costs,
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     if found.loading is not None:

@@ -21,7 +21,7 @@ from c2fvl.reports.report import Report
 
 SIDE = 96
 """Of the grid on which masks are averaged."""
-LEAST_FILMS = 5
+MIN_IMAGES = 5
 """A report of fewer training films than this takes the constant mask."""
 _CUTS = np.arange(0.05, 0.95, 0.05).astype(np.float32)  # as exact as the means that they cut
 _AT_ONCE = 512
@@ -35,7 +35,7 @@ class BlindMasks:
     constant_cut: float
     of_report: dict[Report, NDArray[np.float32]]
     report_cut: float
-    num_films: int
+    num_images: int
 
     def constant_mask(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """Return the constant mask in the size (H, W) of a film."""
@@ -59,7 +59,7 @@ def fit_blind_masks(
     if not labelled:
         raise ValueError("no film of the training part has a mask, so there is no mean mask")
     masks = np.empty((len(labelled), SIDE * SIDE), np.uint8)
-    for place, mask in enumerate(ahead(lambda case: _small(case, kind), labelled, most=64)):
+    for place, mask in enumerate(ahead(lambda case: _small(case, kind), labelled, maximum=64)):
         masks[place] = mask.ravel()
         if progress is not None:
             progress(place + 1, len(labelled))
@@ -68,7 +68,7 @@ def fit_blind_masks(
         if case.report is not None and case.report.has_attributes:
             members[case.report].append(place)
     constant = masks.mean(axis=0, dtype=np.float64).astype(np.float32)
-    common = {report: np.array(places) for report, places in members.items() if len(places) >= LEAST_FILMS}
+    common = {report: np.array(places) for report, places in members.items() if len(places) >= MIN_IMAGES}
     means = {
         report: masks[places].mean(axis=0, dtype=np.float64).astype(np.float32) for report, places in common.items()
     }
@@ -80,7 +80,7 @@ def fit_blind_masks(
         constant_cut=float(_CUTS[_dice_by_cut(masks, constant).mean(axis=0).argmax()]),
         of_report={report: mean.reshape(SIDE, SIDE) for report, mean in means.items()},
         report_cut=float(_CUTS[scores.argmax()]),
-        num_films=len(labelled),
+        num_images=len(labelled),
     )
 
 

@@ -14,31 +14,31 @@ import numpy as np
 import torch
 
 from c2fvl.checkpoints.folders import name_of
-from c2fvl.checkpoints.provenance import describe_environment
+from c2fvl.checkpoints.provenance import provenance
 from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.config import to_toml
 from c2fvl.data.cases import Case
 from c2fvl.data.classes import class_names
-from c2fvl.data.dataset import FilmDataset
+from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.pictures import case_picture, encode_png
 from c2fvl.data.prefetch import ahead
 from c2fvl.data.scan import fingerprint, mask_fingerprint
-from c2fvl.data.text_changes import DRAWN, describe_text
+from c2fvl.data.text_changes import DRAWN, text_given
 from c2fvl.evaluation.pages.page import render
 from c2fvl.evaluation.summary import Scores, as_columns, figures
 from c2fvl.files import storage
 from c2fvl.files.images import read_image, read_spacing
 from c2fvl.files.tables import printable, write_cells
-from c2fvl.inference.cases import CasePrediction, CaseScore, films_of, predict_cases, score_on_grids
+from c2fvl.inference.cases import CasePrediction, CaseScore, dataset_of, predict_cases, score_on_grids
 from c2fvl.inference.masks import THRESHOLD, to_labels, to_original
 from c2fvl.inference.torch_engine import automatic_batch, inference_form
 from c2fvl.metrics.calibration import CaseCalibration, of_case, summarise
 from c2fvl.metrics.case_scores import TOLERANCES, score_case
-from c2fvl.metrics.findings import summarise_readings
+from c2fvl.metrics.findings import summarise_findings
 from c2fvl.metrics.overlap import dice, iou, summarise_classes
 from c2fvl.models.catalogue import num_classes
 from c2fvl.reports.findings import DEFAULT_TRUST
-from c2fvl.reports.predicted_findings import FilmReading
+from c2fvl.reports.predicted_findings import PredictedFindings
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Scored:
 
     model: TrainedModel
     cases: list[Case]
-    films: FilmDataset
+    dataset: CaseDataset
     scores: list[CaseScore]
     columns: Scores
     """Every score of `metrics.score_case` by case."""
@@ -119,9 +119,9 @@ def score_part(
     """Score a model on one split as `evaluate` does, and write nothing."""
     began = time.monotonic()
     config = model.config
-    films = films_of(model, root, split=split, table=table, text=text, seed=seed)
-    cases = films.cases
-    num_reports = films.num_readable
+    images = dataset_of(model, root, split=split, table=table, text=text, seed=seed)
+    cases = images.cases
+    num_reports = images.num_readable
     if text != "none" and config.data.text != "none" and num_reports < len(cases):
         logger.warning("%d of %d films have no report that the network can read", len(cases) - num_reports, len(cases))
     spacings, unit = _spacings(cases, spacing)
@@ -129,22 +129,22 @@ def score_part(
     batch_size = batch_size or automatic_batch(model)
     scores: list[CaseScore] = []
     network = inference_form(model, batch_size=batch_size)
-    found = predict_cases(network, films, device=device, batch_size=batch_size, workers=workers)
+    found = predict_cases(network, images, device=device, batch_size=batch_size, workers=workers)
 
     measured: list[CaseCalibration] = []
-    readings: list[FilmReading] = []
+    readings: list[PredictedFindings] = []
 
-    def score(prediction: CasePrediction) -> tuple[CaseScore, CaseCalibration | None, FilmReading | None]:
+    def score(prediction: CasePrediction) -> tuple[CaseScore, CaseCalibration | None, PredictedFindings | None]:
         details = functools.partial(score_case, spacing=spacings[prediction.index], tolerances=tolerances)
-        reading = FilmReading.from_logits(prediction.logits, None) if prediction.logits else None
+        reading = PredictedFindings.from_logits(prediction.logits, None) if prediction.logits else None
         return score_on_grids(prediction, details=details), _calibration_of(prediction, model), reading
 
-    for own, trust, reading in ahead(score, found, most=2 * batch_size):
+    for own, trust, reading in ahead(score, found, maximum=2 * batch_size):
         scores.append(own)
         measured += [] if trust is None else [trust]
         readings += [] if reading is None else [reading]
         if progress is not None:
-            progress(len(scores), len(films))
+            progress(len(scores), len(images))
 
     columns = as_columns([own.details for own in scores])
     if measured:
@@ -158,7 +158,7 @@ def score_part(
             "num_without_report": len(cases) - num_reports,
         },
         "text": {
-            "kind": text, "given": describe_text(text, config.data.text, num_reports, len(cases)),
+            "kind": text, "given": text_given(text, config.data.text, num_reports, len(cases)),
             "seed": seed if text in DRAWN else None,
             "trust": config.model.arguments.get("trust", DEFAULT_TRUST) if config.data.text == "findings" else None,
         },
@@ -175,14 +175,14 @@ def score_part(
         "figures": figures(cases, columns, [[own["original"] for own in score.classes] for score in scores]),
         "calibration": summarise(measured, calibration=model.calibration) if measured else None,
         "reading": (
-            summarise_readings(readings, [case.report for case in cases]) if readings and text == "right" else None
+            summarise_findings(readings, [case.report for case in cases]) if readings and text == "right" else None
         ),
         "settings": to_toml(config),
         "loss_curves": "log.jsonl" if history_of(model) else None,
-        "software": describe_environment(torch.device(device)),
+        "software": provenance(torch.device(device)),
         "seconds": round(time.monotonic() - began, 2),
     }  # fmt: skip
-    return Scored(model, cases, films, scores, columns, summary)
+    return Scored(model, cases, images, scores, columns, summary)
 
 
 def write_evaluation(scored: Scored, folder: Path) -> Evaluation:
@@ -198,7 +198,9 @@ def write_evaluation(scored: Scored, folder: Path) -> Evaluation:
     pictures = [
         {
             "title": title,
-            "films": _draw(scored.model, [cases[i] for i in indices], scored.films, folder / "pictures", title.lower()),
+            "films": _draw(
+                scored.model, [cases[i] for i in indices], scored.dataset, folder / "pictures", title.lower()
+            ),
         }
         for title, indices in chosen.items()
     ]
@@ -276,13 +278,13 @@ def _choose(values: Sequence[float], empty: Sequence[bool]) -> dict[str, list[in
     return {"Best": best, "Median": between[middle : middle + count], "Worst": worst}
 
 
-def _draw(model: TrainedModel, cases: list[Case], like: FilmDataset, folder: Path, name: str) -> list[dict[str, Any]]:
+def _draw(model: TrainedModel, cases: list[Case], like: CaseDataset, folder: Path, name: str) -> list[dict[str, Any]]:
     """Predict and draw a few cases on the films' own grid; the network is run again for them."""
     device = next(model.network.parameters()).device
     entries = []
-    films = FilmDataset(cases, like.config, num_classes=like.num_classes)
+    images = CaseDataset(cases, like.config, num_classes=like.num_classes)
     names = class_names(like.config, like.num_classes)
-    for number, prediction in enumerate(predict_cases(model.network, films, device=device), start=1):
+    for number, prediction in enumerate(predict_cases(model.network, images, device=device), start=1):
         case, target = cases[prediction.index], prediction.original_mask
         assert target is not None
         found = to_labels(to_original(prediction.probability, target.shape))

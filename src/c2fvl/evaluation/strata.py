@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from c2fvl.data.cases import STRAY_SHARE, Case
+from c2fvl.data.cases import STRAY_FRACTION, Case
 from c2fvl.reports.zones import ZONES
 
 NUM_PARTS = 5
-MOST_LABELS = 12
+MAX_LABELS = 12
 _ZONE_NAMES = {zone: f"{zone[1:]} {'left' if zone[0] == 'l' else 'right'}" for zone in ZONES}
 
 Rows = tuple[tuple[str, NDArray[np.intp]], ...]
@@ -68,8 +68,8 @@ def _sizes(area: NDArray[np.float64]) -> Rows:
 def _sides(scores: Mapping[str, NDArray[np.float64]]) -> Rows:
     halves = {hand: sum(scores[f"area_target_{zone}"] for zone in ZONES if zone[0] == hand) for hand in "lr"}
     left, right = (np.asarray(halves[hand], np.float64) for hand in "lr")
-    least = STRAY_SHARE * (left + right)
-    both = (left > least) & (right > least)
+    minimum = STRAY_FRACTION * (left + right)
+    both = (left > minimum) & (right > minimum)
     return _filled([
         ("no lesion", np.flatnonzero(left + right == 0)),
         ("left of the picture", np.flatnonzero((left > right) & ~both)),
@@ -84,10 +84,10 @@ def _numbers(lesions: NDArray[np.float64]) -> Rows:
 
 
 def _zones(scores: Mapping[str, NDArray[np.float64]]) -> Rows:
-    least = STRAY_SHARE * scores["area_target"]
+    minimum = STRAY_FRACTION * scores["area_target"]
     return _filled(
         [
-            (name, np.flatnonzero((scores[f"area_target_{zone}"] > least) & (scores["area_target"] > 0)))
+            (name, np.flatnonzero((scores[f"area_target_{zone}"] > minimum) & (scores["area_target"] > 0)))
             for zone, name in _ZONE_NAMES.items()
         ]
     )
@@ -95,7 +95,7 @@ def _zones(scores: Mapping[str, NDArray[np.float64]]) -> Rows:
 
 def _column(cells: Sequence[str]) -> Rows:
     labels = sorted(set(cells))
-    if len(labels) <= MOST_LABELS:
+    if len(labels) <= MAX_LABELS:
         rows = [(label or "(empty)", [place for place, cell in enumerate(cells) if cell == label]) for label in labels]
         return _filled([(label, np.array(places, np.intp)) for label, places in rows])
     try:

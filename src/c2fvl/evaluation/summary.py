@@ -78,11 +78,11 @@ def _lesions(scores: Scores) -> dict[str, Any]:
     """Return how many lesions there are, and how many are missed, by size."""
     return {
         name: {
-            "from_share_of_picture": least,
+            "from_share_of_picture": minimum,
             "lesions": int(scores[f"lesions_target_{name}"].sum()),
             "missed": int(scores[f"lesions_missed_{name}"].sum()),
         }
-        for name, least in LESION_SIZES.items()
+        for name, minimum in LESION_SIZES.items()
     }
 
 

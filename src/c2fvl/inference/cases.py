@@ -11,7 +11,7 @@ from torch import nn
 
 from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.data.batches import Batch, EpochBatches, read
-from c2fvl.data.dataset import FilmDataset
+from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.scan import scan
 from c2fvl.data.text_changes import change_text
 from c2fvl.data.transforms import resize_mask
@@ -62,7 +62,7 @@ class CasePrediction:
 
 def predict_cases(
     network: nn.Module,
-    dataset: FilmDataset,
+    dataset: CaseDataset,
     *,
     device: torch.device | str = "cpu",
     batch_size: int = 8,
@@ -141,13 +141,13 @@ def _losses(loss: Loss, output: Output, batch: Batch) -> list[float] | None:
     return [of(row) for row in range(len(batch.mask))]
 
 
-def films_of(
+def dataset_of(
     model: TrainedModel, root: Path | str, *, split: str, table: str | None, text: str, seed: int
-) -> FilmDataset:
+) -> CaseDataset:
     """Return the films of one split as the model takes them, with the reports that `text` says."""
     config = model.config
     cases = change_text(scan(root, split, table=table or config.data.table or None), text, seed=seed)
     settings = dataclasses.replace(config.data, missing_text="allow")
     if config.data.text != "none" and text != "none":
         settings = dataclasses.replace(settings, missing_text=config.data.missing_text)
-    return FilmDataset(cases, settings, num_classes=num_classes(config.model))
+    return CaseDataset(cases, settings, num_classes=num_classes(config.model))

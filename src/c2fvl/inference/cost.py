@@ -151,7 +151,7 @@ class Conditions:
 class Speed:
     """How fast one network is on one machine; never to be compared between machines."""
 
-    films_per_second: float
+    images_per_second: float
     """By the median."""
     median_seconds: float
     p95_seconds: float
@@ -176,7 +176,7 @@ class Speed:
         peak = torch.cuda.max_memory_allocated(device) if on_gpu else resident_peak()
         median = statistics.median(seconds)
         return cls(
-            films_per_second=conditions.batch_size / median,
+            images_per_second=conditions.batch_size / median,
             median_seconds=median,
             p95_seconds=sorted(seconds)[math.ceil(0.95 * len(seconds)) - 1],
             peak_memory=(peak - before) / MEBIBYTE,
@@ -276,5 +276,5 @@ def resident_peak() -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
     except (OSError, ValueError, IndexError, StopIteration):
         pass
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return maximum if sys.platform == "darwin" else maximum * 1024

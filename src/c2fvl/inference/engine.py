@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from c2fvl.config import Config
-from c2fvl.metrics.out_of_distribution import Familiarity
+from c2fvl.metrics.out_of_distribution import OodDetector
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Engine(Protocol):
     metrics: dict[str, Any]
     calibration: dict[str, Any] | None
     """The content of `calibration.json`, if there is one."""
-    familiarity: Familiarity | None
+    ood_detector: OodDetector | None
     """What is usual among the films trained on, if that is known."""
     batch_size: int
     """Films at once that suit it."""

@@ -25,15 +25,15 @@ from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.config import DataConfig, to_toml
 from c2fvl.data.batches import collate
 from c2fvl.data.classes import class_names
-from c2fvl.data.dataset import FilmDataset
+from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.scan import scan
 from c2fvl.files import storage
 from c2fvl.inference.masks import THRESHOLD, to_labels, to_original
 from c2fvl.inference.onnx_engine import (
     CALIBRATION_KEY,
-    FAMILIARITY_KEY,
     IMAGE,
     METRICS_KEY,
+    OOD_DETECTOR_KEY,
     PROBABILITY,
     SETTINGS_KEY,
     TEXT,
@@ -99,7 +99,7 @@ def export(
             if calibration is None
             else f"--calibration is for int8; {dtype} needs none"
         )
-    films = None if calibration is None else _films(model, calibration, table)
+    images = None if calibration is None else _films(model, calibration, table)
     say("translating")
     content = _described(_translate(model, opset), model, dtype)
     with tempfile.TemporaryDirectory(prefix="c2fvl-export-") as folder:
@@ -112,11 +112,11 @@ def export(
             storage.write_bytes(file, _halved(content))
             difference = _difference(model, OnnxModel(file))
             _check(dtype, difference)
-        if films is None:
+        if images is None:
             storage.write_bytes(out, file.read_bytes())
             return Exported(out, dtype, _opset(file), difference)
         say("taking scales")
-        calibrated, scored = films
+        calibrated, scored = images
         quantised = Path(folder) / "int8.onnx"
         _quantise(file, quantised, calibrated)
         say("scoring both")
@@ -205,7 +205,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _described(proto: Any, model: TrainedModel, dtype: str) -> bytes:
-    config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, root="", film_cache=""))
+    config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, root="", image_cache=""))
     classes = num_classes(config.model)
     found = {
         SETTINGS_KEY: to_toml(config),
@@ -224,8 +224,8 @@ def _described(proto: Any, model: TrainedModel, dtype: str) -> bytes:
     }
     if model.calibration is not None:
         found[CALIBRATION_KEY] = json.dumps(model.calibration, allow_nan=False)
-    if model.familiarity is not None:
-        found[FAMILIARITY_KEY] = base64.b64encode(model.familiarity.to_bytes()).decode()
+    if model.ood_detector is not None:
+        found[OOD_DETECTOR_KEY] = base64.b64encode(model.ood_detector.to_bytes()).decode()
     shape = text_shape(model.config)
     if shape is not None:
         found[f"c2fvl.{TEXT}"] = (
@@ -308,45 +308,45 @@ def _halved(content: bytes) -> bytes:
         return convert_float_to_float16(onnx.load_model_from_string(content), keep_io_types=True).SerializeToString()
 
 
-def _films(model: TrainedModel, root: Path | str, table: str | None) -> tuple[FilmDataset, FilmDataset]:
+def _films(model: TrainedModel, root: Path | str, table: str | None) -> tuple[CaseDataset, CaseDataset]:
     """Return films to take scales from and films to score, spread evenly over the two parts of a data set."""
     config = dataclasses.replace(model.config.data, missing_text="allow")
     parts = []
-    for split, most in ((config.train_split, CALIBRATION_FILMS), (config.val_split, SCORED_FILMS)):
+    for split, maximum in ((config.train_split, CALIBRATION_FILMS), (config.val_split, SCORED_FILMS)):
         cases = scan(root, split, table=table or config.table or None)
-        chosen = [cases[place] for place in np.linspace(0, len(cases) - 1, min(most, len(cases))).astype(int)]
-        parts.append(FilmDataset(chosen, config, num_classes=num_classes(model.config.model)))
+        chosen = [cases[place] for place in np.linspace(0, len(cases) - 1, min(maximum, len(cases))).astype(int)]
+        parts.append(CaseDataset(chosen, config, num_classes=num_classes(model.config.model)))
     return parts[0], parts[1]
 
 
 class _Reader:
     """Films one by one, as the quantiser asks for them."""
 
-    def __init__(self, films: FilmDataset, names: Sequence[str]) -> None:
-        self.films, self.names, self.place = films, names, 0
+    def __init__(self, images: CaseDataset, names: Sequence[str]) -> None:
+        self.images, self.names, self.place = images, names, 0
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """Return the inputs of the next film, or None after the last."""
-        if self.place == len(self.films):
+        if self.place == len(self.images):
             return None
-        image, text = _inputs(self.films, self.place)
+        image, text = _inputs(self.images, self.place)
         self.place += 1
         return {IMAGE: image} if text is None or TEXT not in self.names else {IMAGE: image, TEXT: text}
 
 
-def _inputs(films: FilmDataset, place: int) -> tuple[np.ndarray, np.ndarray | None]:
-    batch = collate([films[0, place]])
+def _inputs(images: CaseDataset, place: int) -> tuple[np.ndarray, np.ndarray | None]:
+    batch = collate([images[0, place]])
     return batch.image.numpy(), None if batch.text is None else batch.text.numpy()
 
 
-def _quantise(source: Path, target: Path, films: FilmDataset) -> None:
+def _quantise(source: Path, target: Path, images: CaseDataset) -> None:
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.calibrate import CalibrationDataReader
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     names = [entry.name for entry in onnx.load_model(source).graph.input]
-    reader = type("Reader", (_Reader, CalibrationDataReader), {})(films, names)
+    reader = type("Reader", (_Reader, CalibrationDataReader), {})(images, names)
     described = onnx.load_model(source).metadata_props
     prepared = source.with_name("prepared.onnx")
     with _quiet():
@@ -372,14 +372,14 @@ def _has_vnni() -> bool:
     return os.uname().machine.startswith(("arm", "aarch"))
 
 
-def _mean_dice(engine: Any, films: FilmDataset) -> float:
+def _mean_dice(engine: Any, images: CaseDataset) -> float:
     """Return the mean Dice per image on the films' own grid."""
     values = []
-    for place in range(len(films)):
-        item = films[0, place]
+    for place in range(len(images)):
+        item = images[0, place]
         assert item.original_mask is not None
-        (probability,) = engine.compute(*_inputs(films, place)).probability
+        (probability,) = engine.compute(*_inputs(images, place)).probability
         found, target = to_labels(to_original(probability, item.original_mask.shape)), item.original_mask
-        classes = range(1, max(int(films.num_classes), 2))
+        classes = range(1, max(int(images.num_classes), 2))
         values.append(np.mean([dice(overlap(found == number, target == number)) for number in classes]))
     return float(np.mean(values))

@@ -12,7 +12,7 @@ import numpy as np
 
 from c2fvl.config import Config, parse_config
 from c2fvl.inference.engine import Computed
-from c2fvl.metrics.out_of_distribution import Familiarity
+from c2fvl.metrics.out_of_distribution import OodDetector
 from c2fvl.metrics.temperature import parse_calibration
 from c2fvl.reports.predicted_findings import LOGITS
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 SETTINGS_KEY, METRICS_KEY, CALIBRATION_KEY = "c2fvl.settings", "c2fvl.metrics", "c2fvl.calibration"
-FAMILIARITY_KEY = "c2fvl.familiarity"
+OOD_DETECTOR_KEY = "c2fvl.ood"
 IMAGE, TEXT, PROBABILITY = "image", "text", "probability"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _NOT_INSTALLED = "exported networks need ONNX Runtime, which is not installed: pip install 'c2fvl[onnx]'"
@@ -51,14 +51,14 @@ class OnnxModel:
         self.calibration: dict[str, Any] | None = None
         if CALIBRATION_KEY in found:
             self.calibration = parse_calibration(found[CALIBRATION_KEY], where=f"{self.path} ({CALIBRATION_KEY})")
-        self.familiarity: Familiarity | None = None
-        if FAMILIARITY_KEY in found:
-            where = f"{self.path} ({FAMILIARITY_KEY})"
+        self.ood_detector: OodDetector | None = None
+        if OOD_DETECTOR_KEY in found:
+            where = f"{self.path} ({OOD_DETECTOR_KEY})"
             try:
-                data = base64.b64decode(found[FAMILIARITY_KEY], validate=True)
+                data = base64.b64decode(found[OOD_DETECTOR_KEY], validate=True)
             except ValueError as error:
                 raise ValueError(f"{where} is damaged: {error}") from error
-            self.familiarity = Familiarity.from_bytes(data, where=where)
+            self.ood_detector = OodDetector.from_bytes(data, where=where)
         self._reads_text = TEXT in {entry.name for entry in self._session.get_inputs()}
         given = {entry.name for entry in self._session.get_outputs()}
         self._logits = [name for name in LOGITS if name in given]

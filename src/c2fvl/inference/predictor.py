@@ -21,7 +21,7 @@ from c2fvl.models.catalogue import num_classes
 from c2fvl.reports.encoders import build_text_encoder
 from c2fvl.reports.findings import explain
 from c2fvl.reports.from_mask import zone_areas
-from c2fvl.reports.predicted_findings import FilmReading
+from c2fvl.reports.predicted_findings import PredictedFindings
 from c2fvl.reports.report import MAX_AREAS, Report, parse_report
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FRAMES = ("viewer", "patient")
+ORIENTATIONS = ("image", "patient")
 ONNX = ".onnx"
 _DOUBTS = ("uncertain:", "not read:", "contradiction:")
 """Beginnings of the lines of `explain` that a user is told."""
@@ -49,7 +49,7 @@ class Prediction:
     """Of the lesion (H, W), or of three classes and more (C, H, W), float32 in [0, 1]; calibrated if the model is."""
     report: Report | None
     """The report as understood, in the viewer's frame; None where none was given or the network reads none."""
-    reading: FilmReading | None = None
+    reading: PredictedFindings | None = None
     """What the network read off the film, and how far it followed the report; None for one that reads no films."""
     look: Look | None = None
     """Whether the film is such as the network was trained on; None where the model does not know its films."""
@@ -120,14 +120,14 @@ class Predictor:
         self.encoder = build_text_encoder(config.data, trust=trust)
 
     def __call__(
-        self, image: str | Path | np.ndarray, report: str | Report | None = None, *, laterality: str = "viewer"
+        self, image: str | Path | np.ndarray, report: str | Report | None = None, *, orientation: str = "image"
     ) -> Prediction:
         """Return the prediction for one film.
 
-        `laterality` says whose left a report's "left" is: the viewer's (as in the captions of QaTa-COV19) or the
+        `orientation` says whose left a report's "left" is: the viewer's (as in the captions of QaTa-COV19) or the
         patient's (as a radiologist writes). Raises `ValueError` for a film or a report that cannot be read.
         """
-        prepared = self.prepare(image, report, laterality=laterality)
+        prepared = self.prepare(image, report, orientation=orientation)
         return self.finish(prepared, self.run([prepared])[0])
 
     def describe(self, image: str | Path | np.ndarray) -> Prediction:
@@ -142,17 +142,17 @@ class Predictor:
         return found
 
     def prepare(
-        self, image: str | Path | np.ndarray, report: str | Report | None = None, *, laterality: str = "viewer"
+        self, image: str | Path | np.ndarray, report: str | Report | None = None, *, orientation: str = "image"
     ) -> Prepared:
         """Return film and report ready for `run`. Raises as a call does."""
         film = _as_film(image)
-        understood, refusal = self.understand_or_refuse(report, laterality=laterality)
+        understood, refusal = self.understand_or_refuse(report, orientation=orientation)
         config = self.engine.config.data
         resized = resize_image(film, config.image_size, rule=config.resize)
         text = None if self.encoder is None else self.encoder.encode(understood)
         image = in_channel_order(resized, config).transpose(2, 0, 1)
         size = int(film.shape[0]), int(film.shape[1])
-        known = self.engine.familiarity
+        known = self.engine.ood_detector
         look = None if known is None else known.look(film)
         return Prepared(size, np.ascontiguousarray(image, np.float32), text, understood, look, refusal)
 
@@ -167,60 +167,62 @@ class Predictor:
         probability = to_original(found.probability, prepared.size)
         mask = to_labels(probability, self.threshold)
         told = None if prepared.text is None else prepared.text[0]
-        reading = FilmReading.from_logits(found.logits, told) if found.logits else None
+        reading = PredictedFindings.from_logits(found.logits, told) if found.logits else None
         return Prediction(
             mask, self.scaling.apply(probability), prepared.report, reading, prepared.look, prepared.refusal
         )
 
     @property
-    def reads_films(self) -> bool:
+    def reads_images(self) -> bool:
         """Tell whether the network reads films itself, so that a report is a help that can be done without."""
         return self.engine.config.data.text == "findings"
 
     def understand_or_refuse(
-        self, report: str | Report | None, *, laterality: str = "viewer"
+        self, report: str | Report | None, *, orientation: str = "image"
     ) -> tuple[Report | None, str]:
         """Return the report as `understand` does, or why nothing of it can be read.
 
         Only where the network reads films itself; of another such a report is an error.
         """
         try:
-            return self.understand(report, laterality=laterality), ""
+            return self.understand(report, orientation=orientation), ""
         except UnreadableReportError as error:
-            if not self.reads_films:
+            if not self.reads_images:
                 raise
             return None, str(error)
 
-    def understand(self, report: str | Report | None, *, laterality: str = "viewer") -> Report | None:
+    def understand(self, report: str | Report | None, *, orientation: str = "image") -> Report | None:
         """Return the report in the viewer's frame as this network reads it; None for none or a blank one.
 
         Raises `UnreadableReportError`, a `ValueError`, for a sentence of which the network can read nothing.
         """
-        if laterality not in FRAMES:
-            raise ValueError(f"the laterality is {laterality!r}; expected is one of {', '.join(FRAMES)}")
+        if orientation not in ORIENTATIONS:
+            raise ValueError(f"the orientation is {orientation!r}; expected is one of {', '.join(ORIENTATIONS)}")
         if report is None or (isinstance(report, str) and not report.strip()):
             return None
         if isinstance(report, str):
-            report = parse_report(report, frame=laterality)
+            report = parse_report(report, orientation=orientation)
         elif not isinstance(report, Report):
             raise ValueError(f"the report is {report!r}; expected is a sentence or a Report")
-        elif laterality not in (report.frame, "viewer"):
-            raise ValueError(f"the Report is in the {report.frame}'s frame but laterality says {laterality}; give one")
+        elif orientation not in (report.orientation, "image"):
+            raise ValueError(
+                f"the Report is in the {report.orientation}'s orientation but `orientation` says {orientation}; give one"
+            )
         if self.encoder is None:
             self._say_once("this network reads no report; the one given changes nothing")
             return None
         if not self.encoder.reads(report):
-            if self.reads_films:
+            if self.reads_images:
                 raise UnreadableReportError(explain(report)[-1].removeprefix("refused: "))
             raise UnreadableReportError(
                 f"the report {report.text!r} names no side and no zone that could be read; expected is a sentence such "
                 "as 'Bilateral pulmonary infection, two infected areas, upper left lung and lower right lung.'"
             )
-        if self.reads_films:
+        if self.reads_images:
             for line in explain(report):
                 if line.startswith(_DOUBTS):
                     self._say_once(f"of the report {report.text!r}, {line}")
-            return report.in_frame("viewer")
+            return report.in_orientation("image")
         by_attributes = self.engine.config.data.text == "attributes"
         if by_attributes and report.number is not None and report.number > MAX_AREAS:
             raise ValueError(f"the report counts {report.number} infected areas; expected are {MAX_AREAS} at most")
@@ -228,7 +230,7 @@ class Predictor:
             self._say_once(f"the report {report.text!r} contradicts itself: {contradiction}")
         if by_attributes and report.unread:
             self._say_once(f"of the report {report.text!r} this was not understood: {'; '.join(report.unread)}")
-        return report.in_frame("viewer")
+        return report.in_orientation("image")
 
     def _say_once(self, message: str) -> None:
         with self._speaking:

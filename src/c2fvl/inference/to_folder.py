@@ -58,12 +58,12 @@ def collect(inputs: Sequence[str], *, table: Path | str | None = None, report: s
         requests += list(_from_table(Path(table), report))
     if not requests:
         raise ValueError("there is no film to predict; name files, folders, globs, or a table with --csv")
-    films: dict[Path, Request] = {}
+    images: dict[Path, Request] = {}
     for request in requests:
-        other = films.setdefault(request.image.resolve(), request)
+        other = images.setdefault(request.image.resolve(), request)
         if other.report != request.report:
             raise ValueError(f"{request.image} is asked for with two reports; predict it into two folders")
-    requests = list(films.values())
+    requests = list(images.values())
     seen: dict[str, Path] = {}
     for request in requests:
         for name in _written(request.image.stem):
@@ -82,7 +82,7 @@ def predict_to_folder(
     requests: Iterable[Request],
     out: Path | str,
     *,
-    laterality: str = "viewer",
+    orientation: str = "image",
     probability: bool = False,
     overlay: bool = False,
     workers: int = 1,
@@ -99,26 +99,26 @@ def predict_to_folder(
     with a record that holds an "error" and nothing written; the films after it are still predicted.
     """
     out, requests = storage.check_folder(out, what="masks"), list(requests)
-    films = {request.image.resolve() for request in requests}
+    images = {request.image.resolve() for request in requests}
     for request in requests:
         for name in _written(request.image.stem, len(predictor.classes)):
-            if (out / name).resolve() in films:
+            if (out / name).resolve() in images:
                 raise ValueError(f"{out / name} is a film to be predicted and would be replaced; name another folder")
 
     def prepare(request: Request) -> _Film:
         try:
             pixels = read_image(request.image)
-            prepared = predictor.prepare(pixels, request.report, laterality=laterality)
+            prepared = predictor.prepare(pixels, request.report, orientation=orientation)
         except (OSError, ValueError) as error:
             return _Film(request, error=str(error).removeprefix(f"{request.image}: "))
         return _Film(request, prepared, pixels if overlay else None)
 
     def write(film: _Film) -> dict[str, Any]:
-        return _write(predictor, film, out, laterality, probability=probability)
+        return _write(predictor, film, out, orientation, probability=probability)
 
-    most = predictor.batch_size
-    read = ahead(prepare, requests, workers=workers, most=most)
-    return ahead(write, _computed(predictor, read), workers=workers, most=most)
+    maximum = predictor.batch_size
+    read = ahead(prepare, requests, workers=workers, maximum=maximum)
+    return ahead(write, _computed(predictor, read), workers=workers, maximum=maximum)
 
 
 @dataclass(frozen=True)
@@ -133,24 +133,24 @@ class _Film:
     error: str = ""
 
 
-def _computed(predictor: Predictor, films: Iterable[_Film]) -> Iterator[_Film]:
+def _computed(predictor: Predictor, images: Iterable[_Film]) -> Iterator[_Film]:
     """Yield the films with what is computed of them in batches, in order; those with an error as they are."""
     waiting: list[_Film] = []
 
     def compute() -> list[_Film]:
-        readable = [film.prepared for film in waiting if film.prepared is not None]
+        readable = [image.prepared for image in waiting if image.prepared is not None]
         found = iter(predictor.run(readable) if readable else ())
-        return [replace(film, found=None if film.error else next(found)) for film in waiting]
+        return [replace(image, found=None if image.error else next(found)) for image in waiting]
 
-    for film in films:
-        waiting.append(film)
-        if sum(not film.error for film in waiting) == predictor.batch_size:
+    for image in images:
+        waiting.append(image)
+        if sum(not image.error for image in waiting) == predictor.batch_size:
             yield from compute()
             waiting.clear()
     yield from compute()
 
 
-def _write(predictor: Predictor, film: _Film, out: Path, laterality: str, *, probability: bool) -> dict[str, Any]:
+def _write(predictor: Predictor, film: _Film, out: Path, orientation: str, *, probability: bool) -> dict[str, Any]:
     """Write what was found of a film and return its record."""
     request, stem = film.request, film.request.image.stem
     if (out / f"{stem}.json").is_file():  # the record goes first and comes last: where it is, all belongs together
@@ -168,29 +168,29 @@ def _write(predictor: Predictor, film: _Film, out: Path, laterality: str, *, pro
     if film.pixels is not None:
         picture = case_picture(film.pixels, prediction.mask, report=prediction.report, classes=predictor.classes)
         write_image(out / f"{stem}_overlay.png", picture)
-    record = _record(predictor, request, prediction, laterality)
+    record = _record(predictor, request, prediction, orientation)
     storage.write_json(out / f"{stem}.json", record)
     return record
 
 
-def _record(predictor: Predictor, request: Request, prediction: Prediction, laterality: str) -> dict[str, Any]:
+def _record(predictor: Predictor, request: Request, prediction: Prediction, orientation: str) -> dict[str, Any]:
     understood = prediction.report
     said: dict[str, Any] | None = None
     if understood is not None:
         said = {
             "sentence": request.report,
-            "laterality": laterality,
+            "orientation_given": orientation,
             "understood": str(understood),
-            "frame": understood.frame,
+            "orientation": understood.orientation,
             "zones": sorted(understood.zones),
             "number": understood.number,
             "not_understood": list(understood.unread),
             "contradictions": list(understood.contradictions()),
         }
-        if predictor.reads_films:
-            said["explained"] = list(explain(understood.in_frame(laterality)))
+        if predictor.reads_images:
+            said["explained"] = list(explain(understood.in_orientation(orientation)))
     elif prediction.refusal:
-        said = {"sentence": request.report, "laterality": laterality, "refused": prediction.refusal}
+        said = {"sentence": request.report, "orientation_given": orientation, "refused": prediction.refusal}
     height, width = prediction.mask.shape
     sure = prediction.expected_dice
     model = predictor.engine
@@ -207,13 +207,13 @@ def _record(predictor: Predictor, request: Request, prediction: Prediction, late
         },
         "area_per_zone": prediction.areas,
         "area_unit": "pixel",
-        "zones_frame": "viewer",
+        "zones_orientation": "image",
         "threshold": predictor.threshold,
         "expected_dice": None if sure is None else round(sure, 4),  # further digits depend on the size of the batch
         "calibrated": predictor.is_calibrated,
         "report": said,
         "film": None if prediction.look is None else prediction.look.as_dict(),
-        "reading": None if prediction.reading is None else prediction.reading.as_dict(laterality),
+        "reading": None if prediction.reading is None else prediction.reading.as_dict(orientation),
         "model": {
             "name": model.config.model.name,
             "preset": model.config.preset,

@@ -32,7 +32,7 @@ def inference_form(model: TrainedModel, *, batch_size: int = 1, in_place: bool =
     return optimize(model.network, example=example, in_place=in_place)
 
 
-def automatic_batch(model: TrainedModel, *, most: int = 32) -> int:
+def automatic_batch(model: TrainedModel, *, maximum: int = 32) -> int:
     """Return how many films at once suit the device that the model lies on.
 
     On a processor one, for larger batches leave its caches and are no faster (`docs/performance.md`); on a GPU as many
@@ -49,12 +49,12 @@ def automatic_batch(model: TrainedModel, *, most: int = 32) -> int:
         batch = Batch([""] * size, torch.zeros(size, channels, side, side), None, text, [None] * size)
         infer(model.network, batch, device=device, precision="fp32")
 
-    return largest_batch(attempt, most=most)
+    return largest_batch(attempt, maximum=maximum)
 
 
-def largest_batch(attempt: Callable[[int], object], *, most: int) -> int:
+def largest_batch(attempt: Callable[[int], object], *, maximum: int) -> int:
     """Return the largest size, from `most` down by halves, that `attempt` does not run out of memory with."""
-    size = most
+    size = maximum
     while size > 1:
         try:
             attempt(size)
@@ -82,7 +82,7 @@ class NetworkEngine:
         in_place: bool = False,
     ) -> None:
         self.config, self.path, self.metrics = model.config, model.path, model.metrics
-        self.calibration, self.familiarity = model.calibration, model.familiarity
+        self.calibration, self.ood_detector = model.calibration, model.ood_detector
         self.device = check_device(device)
         self.batch_size = batch_size or automatic_batch(model)
         self.network = inference_form(model, batch_size=self.batch_size, in_place=in_place)
@@ -111,5 +111,5 @@ def probabilities(output: Output) -> Tensor:
     logits = output.logits.float()
     if logits.shape[1] == 1:
         return logits[:, 0].sigmoid()
-    shares = logits.softmax(dim=1)
-    return shares[:, 1] if logits.shape[1] == 2 else shares
+    fractions = logits.softmax(dim=1)
+    return fractions[:, 1] if logits.shape[1] == 2 else fractions

@@ -55,8 +55,8 @@ def score_case(
     scores = {
         "dice": dice(counts),
         "iou": iou(counts),
-        "precision": _share(counts.intersection, counts.prediction, empty=counts.union == 0),
-        "recall": _share(counts.intersection, counts.target, empty=counts.union == 0),
+        "precision": _fraction(counts.intersection, counts.prediction, empty=counts.union == 0),
+        "recall": _fraction(counts.intersection, counts.target, empty=counts.union == 0),
         "specificity": (background - wrong) / background if background else 1.0,
     }
     diagonal = float(np.hypot(found.shape[0] * spacing[0], found.shape[1] * spacing[1]))
@@ -77,11 +77,11 @@ def score_case(
 def _score_lesions(pairs: Lesions, *, num_pixels: int) -> dict[str, float]:
     everything = len(pairs.predicted) + len(pairs.true)
     scores = {"lesions": float(len(pairs.predicted)), "lesions_target": float(len(pairs.true))}
-    for least in MATCHED_AT:
-        hits, key = int(pairs.found(least).sum()), f"{100 * least:.0f}"
-        scores[f"lesion_precision_{key}"] = _share(hits, len(pairs.predicted), empty=not everything)
-        scores[f"lesion_recall_{key}"] = _share(hits, len(pairs.true), empty=not everything)
-        scores[f"lesion_f1_{key}"] = _share(2 * hits, everything, empty=not everything)
+    for minimum in MATCHED_AT:
+        hits, key = int(pairs.found(minimum).sum()), f"{100 * minimum:.0f}"
+        scores[f"lesion_precision_{key}"] = _fraction(hits, len(pairs.predicted), empty=not everything)
+        scores[f"lesion_recall_{key}"] = _fraction(hits, len(pairs.true), empty=not everything)
+        scores[f"lesion_f1_{key}"] = _fraction(2 * hits, everything, empty=not everything)
     missed = ~pairs.found(MATCHED_AT[0])
     size = np.searchsorted(list(LESION_SIZES.values()), pairs.true / num_pixels, side="right") - 1
     for number, name in enumerate(LESION_SIZES):
@@ -90,7 +90,7 @@ def _score_lesions(pairs: Lesions, *, num_pixels: int) -> dict[str, float]:
     return scores
 
 
-def _share(part: int, whole: int, *, empty: bool) -> float:
+def _fraction(part: int, whole: int, *, empty: bool) -> float:
     """Return part / whole; by the table where the whole is nothing."""
     if whole:
         return part / whole

@@ -8,12 +8,14 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from c2fvl.reports.findings import FIRST_ZONE, SIDE_ORDER, findings_of
-from c2fvl.reports.predicted_findings import NAMED_FROM, FilmReading
+from c2fvl.reports.predicted_findings import NAMED_FROM, PredictedFindings
 from c2fvl.reports.report import Report
 from c2fvl.reports.zones import ZONES
 
 
-def summarise_readings(readings: Sequence[FilmReading], reports: Sequence[Report | None]) -> dict[str, Any] | None:
+def summarise_findings(
+    readings: Sequence[PredictedFindings], reports: Sequence[Report | None]
+) -> dict[str, Any] | None:
     """Return per zone the area under the curve and the accuracy, of side and number the accuracy.
 
     Beside each accuracy stands that of the majority guess on the same films. Only what a report tells counts, by its
@@ -27,17 +29,17 @@ def summarise_readings(readings: Sequence[FilmReading], reports: Sequence[Report
         known = ~np.isnan(told[:, place])
         if not known.any():
             continue
-        shares = np.array([reading.zones[zone] for reading in readings])[known]
+        fractions = np.array([reading.zones[zone] for reading in readings])[known]
         zones[zone] = {
-            "auc": area_under_curve(shares, told[known, place] == 1),
-            **_accuracy((shares >= NAMED_FROM).astype(int), told[known, place].astype(int)),
+            "auc": area_under_curve(fractions, told[known, place] == 1),
+            **_accuracy((fractions >= NAMED_FROM).astype(int), told[known, place].astype(int)),
         }
     sides = np.array([max(range(3), key=lambda side: list(reading.side.values())[side]) for reading in readings])
     numbers = np.array([int(np.argmax(reading.number)) for reading in readings])
     last = len(readings[0].number) - 1
     knows_side, knows_number = ~np.isnan(told[:, 0]), ~np.isnan(told[:, 1])
     true_numbers = np.minimum(told[knows_number, 1], last).astype(int)
-    found: dict[str, Any] = {"zones": zones, "num_films": len(readings)}
+    found: dict[str, Any] = {"zones": zones, "num_images": len(readings)}
     if zones:
         found["zones_mean"] = {
             name: _mean([row[name] for row in zones.values()]) for name in ("auc", "accuracy", "majority")

@@ -86,7 +86,7 @@ class Bootstrap:
         columns = _finite(values)
         return self.ratios(columns, np.ones_like(columns))
 
-    def quantiles(self, values: NDArray[Any], shares: Sequence[float]) -> list[Estimate]:
+    def quantiles(self, values: NDArray[Any], fractions: Sequence[float]) -> list[Estimate]:
         """Return quantiles of one score (N,), such as 0.5 for the median.
 
         A quantile is the smallest value that at least this share of the cases does not exceed, in a draw as in the
@@ -95,12 +95,14 @@ class Bootstrap:
         column = _finite(values)[:, 0]
         order = np.argsort(column, kind="stable")
         ordered, members = column[order], self.members[order]
-        place = [min(len(column) - 1, max(0, int(np.ceil(share * len(column) - 1e-9)) - 1)) for share in shares]
-        drawn: list[list[Floats]] = [[np.empty(0)] for _ in shares]
+        place = [
+            min(len(column) - 1, max(0, int(np.ceil(fraction * len(column) - 1e-9)) - 1)) for fraction in fractions
+        ]
+        drawn: list[list[Floats]] = [[np.empty(0)] for _ in fractions]
         for counts in self._counts() if self.num_groups > 1 else ():
             reached = np.cumsum(counts[:, members], axis=1)
-            for share, found in zip(shares, drawn, strict=True):
-                wanted = np.maximum(share * reached[:, -1:] - 1e-6, 1e-6)
+            for fraction, found in zip(fractions, drawn, strict=True):
+                wanted = np.maximum(fraction * reached[:, -1:] - 1e-6, 1e-6)
                 found.append(ordered[np.argmax(reached >= wanted, axis=1)])
         return [_estimate(float(ordered[at]), np.concatenate(found)) for at, found in zip(place, drawn, strict=True)]
 
@@ -169,10 +171,10 @@ def _wilcoxon(apart: Floats) -> float:
 def holm(probabilities: Sequence[float]) -> list[float]:
     """Return p values corrected for their number (Holm, Scandinavian Journal of Statistics 6, 1979), in their order."""
     order = np.argsort(probabilities, kind="stable")
-    corrected, least = [0.0] * len(probabilities), 0.0
+    corrected, minimum = [0.0] * len(probabilities), 0.0
     for rank, place in enumerate(order):
-        least = max(least, min(1.0, (len(probabilities) - rank) * probabilities[place]))
-        corrected[int(place)] = least
+        minimum = max(minimum, min(1.0, (len(probabilities) - rank) * probabilities[place]))
+        corrected[int(place)] = minimum
     return corrected
 
 

@@ -18,7 +18,7 @@ class Lesions:
     iou: NDArray[np.float64]
     """(predicted, true)."""
 
-    def found(self, least: float) -> NDArray[np.bool_]:
+    def found(self, minimum: float) -> NDArray[np.bool_]:
         """Tell of each true area whether it is found: paired one to one with a predicted area at IoU ≥ `least`.
 
         As many areas are paired as can be, and of all such pairings the one that overlaps most is taken.
@@ -26,9 +26,9 @@ class Lesions:
         from scipy.optimize import linear_sum_assignment  # takes longer to load than most commands to run
 
         matched = np.zeros(len(self.true), bool)
-        worth = np.where(self.iou >= least, 1 + self.iou / (1 + self.iou.size), 0)
+        worth = np.where(self.iou >= minimum, 1 + self.iou / (1 + self.iou.size), 0)
         rows, columns = linear_sum_assignment(worth, maximize=True)
-        matched[columns] = self.iou[rows, columns] >= least
+        matched[columns] = self.iou[rows, columns] >= minimum
         return matched
 
 

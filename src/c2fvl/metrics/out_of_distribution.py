@@ -20,13 +20,13 @@ from safetensors.numpy import save as to_safetensors
 
 SIDE = 16
 NUM_AXES, NUM_KIND_AXES = 48, 32
-LEAST_CONTRAST = 0.01
+MIN_CONTRAST = 0.01
 """Standard deviation of a film's brightness, of 1, below which there is nothing on it."""
-SHARE_BEYOND = 0.005
+FRACTION_BEYOND = 0.005
 """Share of the training films that lie beyond each limit."""
-FEWEST_FILMS = 4 * NUM_AXES
+MIN_IMAGES = 4 * NUM_AXES
 NUM_FOLDS = 5
-_SMOOTHING, _RIDGE, _MOST_SQUARE = 0.02, 10.0, 16.0
+_SMOOTHING, _RIDGE, _MAX_SQUARE = 0.02, 10.0, 16.0
 
 Floats = NDArray[np.float64]
 
@@ -53,7 +53,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Familiarity:
+class OodDetector:
     """What is usual among the films of a training part."""
 
     mean: Floats = field(repr=False)
@@ -68,14 +68,14 @@ class Familiarity:
     """(3,): mean square across the axes, and the limits of kind and pose."""
 
     @classmethod
-    def fit(cls, pictures: Floats) -> "Familiarity":
+    def fit(cls, pictures: Floats) -> "OodDetector":
         """Return what is usual among small pictures (N, 256), as `picture` makes them, and their mirrored forms.
 
-        Raises `ValueError` for fewer than `FEWEST_FILMS`.
+        Raises `ValueError` for fewer than `MIN_IMAGES`.
         """
-        if len(pictures) < FEWEST_FILMS:
+        if len(pictures) < MIN_IMAGES:
             raise ValueError(
-                f"{len(pictures)} films with contrast are too few to tell what is usual; expected are {FEWEST_FILMS} "
+                f"{len(pictures)} films with contrast are too few to tell what is usual; expected are {MIN_IMAGES} "
                 "or more"
             )
         fold = np.arange(len(pictures)) % NUM_FOLDS  # limits come from films that were not fitted to
@@ -86,12 +86,12 @@ class Familiarity:
             kinds.append(part._kind(upright))
             poses.append(part._features(upright) @ part.weights)
         found = cls._fitted(pictures)
-        kind = float(np.quantile(np.concatenate(kinds), 1 - SHARE_BEYOND))
-        pose = float(np.quantile(np.concatenate(poses), SHARE_BEYOND))
+        kind = float(np.quantile(np.concatenate(kinds), 1 - FRACTION_BEYOND))
+        pose = float(np.quantile(np.concatenate(poses), FRACTION_BEYOND))
         return replace(found, limits=np.array([found.limits[0], kind, pose]))
 
     @classmethod
-    def _fitted(cls, pictures: Floats) -> "Familiarity":
+    def _fitted(cls, pictures: Floats) -> "OodDetector":
         """Return what is usual among small pictures, with limits of 1."""
         upright = _upright(pictures)
         mean = upright.mean(0)
@@ -103,16 +103,16 @@ class Familiarity:
         wrong = [_turned(pictures, change) for _, change in _WRONG]
         features = np.concatenate([found._features(group) for group in (upright, *wrong)])
         targets = np.concatenate([np.ones(len(upright)), -np.ones(sum(map(len, wrong)))])
-        shares = np.where(targets > 0, 1 / len(upright), 1 / sum(map(len, wrong))) * len(targets)
-        weighted = (features * shares[:, None]).T
+        fractions = np.where(targets > 0, 1 / len(upright), 1 / sum(map(len, wrong))) * len(targets)
+        weighted = (features * fractions[:, None]).T
         weights = np.linalg.solve(weighted @ features + _RIDGE * np.eye(features.shape[1]), weighted @ targets)
         return replace(found, weights=weights)
 
-    def look(self, film: np.ndarray) -> Look:
+    def look(self, image: np.ndarray) -> Look:
         """Return how a film (H, W, 3) in [0, 1] looks beside the others."""
-        if film.std() < LEAST_CONTRAST:
+        if image.std() < MIN_CONTRAST:
             return Look(0.0, 0.0, ("it is blank: its brightness hardly varies",))
-        return self.look_at_picture(picture(film))
+        return self.look_at_picture(picture(image))
 
     def look_at_picture(self, small: Floats) -> Look:
         """Return the same of a small picture (256,)."""
@@ -132,7 +132,7 @@ class Familiarity:
         return to_safetensors({name: np.ascontiguousarray(getattr(self, name), np.float32) for name in _SHAPES})
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, where: Path | str) -> "Familiarity":
+    def from_bytes(cls, data: bytes, *, where: Path | str) -> "OodDetector":
         """Return what `to_bytes` gave; `ValueError` that names `where` for anything else."""
         try:
             found = parse_safetensors(data)
@@ -151,22 +151,22 @@ class Familiarity:
 
     def _features(self, pictures: Floats) -> Floats:
         centred = pictures - self.mean
-        squares = np.minimum((centred @ self.axes) ** 2 / self.variances, _MOST_SQUARE)
+        squares = np.minimum((centred @ self.axes) ** 2 / self.variances, _MAX_SQUARE)
         return np.concatenate([np.ones((len(pictures), 1)), centred, squares], axis=1)
 
 
-def picture(film: np.ndarray) -> Floats:
+def picture(image: np.ndarray) -> Floats:
     """Return a film (H, W, 3) as a small picture (256,) of mean 0 and deviation 1."""
-    small = cv2.resize(film.mean(axis=2).astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel()
+    small = cv2.resize(image.mean(axis=2).astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel()
     centred = small.astype(np.float64) - small.mean()
     return np.asarray(centred / max(float(centred.std()), _SMOOTHING))
 
 
-def shares_flagged(familiarity: Familiarity, pictures: Floats) -> dict[str, float]:
+def fraction_flagged(ood_detector: OodDetector, pictures: Floats) -> dict[str, float]:
     """Return the share of small pictures (N, 256) of films that are flagged, as they are and changed."""
     changes = (("as they are", lambda grid: grid), ("mirrored", _mirror), *_WRONG)
     return {
-        name: float(np.mean([bool(familiarity.look_at_picture(small).reasons) for small in _turned(pictures, change)]))
+        name: float(np.mean([bool(ood_detector.look_at_picture(small).reasons) for small in _turned(pictures, change)]))
         for name, change in changes
     }
 

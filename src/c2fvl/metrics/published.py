@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-MOST_SLACK = 0.004
+MAX_SLACK = 0.004
 """Of a Dice, that digits not given may leave; means over images can lie this near to a pooled figure."""
 
 
@@ -44,7 +44,7 @@ def read_published(dice: str, iou: str) -> PublishedPair:
     pooled = 2 * overlap / (1 + overlap)
     tolerance = (slack[0] + slack[1] * 2 / (1 + overlap) ** 2) / scale
     apart, shown = (pooled - found) * 100, f"2J/(1+J) is {pooled * scale:.{2 if scale > 1 else 4}f}"
-    if abs(pooled - found) <= tolerance and tolerance > MOST_SLACK:
+    if abs(pooled - found) <= tolerance and tolerance > MAX_SLACK:
         words = f"too few digits to tell: {shown}; give them as printed, such as 83.40 74.62"
         return PublishedPair("unknown", pooled * scale, words)
     if abs(pooled - found) <= tolerance + 1e-12:

@@ -157,10 +157,10 @@ def parse_calibration(content: str | bytes, *, where: Path | str) -> dict[str, A
     """Return the content of a `calibration.json`; `ValueError` where it is damaged."""
     try:
         found = dict(json.loads(content))
-        for name, least, most in (("temperature", LOWEST, HIGHEST), ("offset", -LIMIT, LIMIT)):
+        for name, minimum, maximum in (("temperature", LOWEST, HIGHEST), ("offset", -LIMIT, LIMIT)):
             value = found[name]
-            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-                raise ValueError(f"the {name} is {value!r}; expected is a number from {least:g} to {most:g}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not minimum <= value <= maximum:
+                raise ValueError(f"the {name} is {value!r}; expected is a number from {minimum:g} to {maximum:g}")
         if not (isinstance(found["weights_sha256"], str) and isinstance(found["fitted_on"], dict)):
             raise ValueError("weights_sha256 is no text, or fitted_on no table")
     except (ValueError, TypeError, KeyError) as error:

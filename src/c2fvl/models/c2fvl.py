@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2fvl.models.layers.blocks import ConvNormReLU, JoinedConvolutions, UNetEncoder, add_enlarged, upsample_nearest
+from c2fvl.models.layers.blocks import ConvNormReLU, JoinedConvolutions, UNetEncoder, add_upsampled, upsample_nearest
 from c2fvl.models.layers.cpu_gradients import average_and_maximum
 from c2fvl.models.layers.transformer import TransformerBranch
 from c2fvl.models.output import Output, check_size, check_text
@@ -95,7 +95,7 @@ class C2FVL(nn.Module):
             tokens = self.branches[scale](features[0], tokens)
             restored = self.reconstructions[scale](tokens)
             gate = self.gates[scale](attributes, known)
-            skips.append(add_enlarged(features.pop(0), restored, SIZE_STEP >> scale, gate))
+            skips.append(add_upsampled(features.pop(0), restored, SIZE_STEP >> scale, gate))
 
         decoded = features.pop()
         aligned: list[Tensor] = []

@@ -139,14 +139,14 @@ class FilmFirst(nn.Module):
 class FilmReader(nn.Module):
     """Tells zones, number and side from a map: for each zone two places to look at, by content and by position."""
 
-    LOOKS = 2
+    ATTENTION_HEADS = 2
 
     def __init__(self, width: int, *, dropout: float) -> None:
         super().__init__()
-        self.content = nn.Conv2d(width, NUM_ZONES * self.LOOKS, 1)
-        self.position = nn.Linear(NUM_PLACES, NUM_ZONES * self.LOOKS)
+        self.content = nn.Conv2d(width, NUM_ZONES * self.ATTENTION_HEADS, 1)
+        self.position = nn.Linear(NUM_PLACES, NUM_ZONES * self.ATTENTION_HEADS)
         self.zone = nn.Parameter(torch.randn(NUM_ZONES, width) * 0.02)
-        self.hidden = nn.Sequential(nn.Linear(self.LOOKS * width, width), nn.ReLU(), nn.Dropout(dropout))
+        self.hidden = nn.Sequential(nn.Linear(self.ATTENTION_HEADS * width, width), nn.ReLU(), nn.Dropout(dropout))
         self.zone_bias = nn.Parameter(torch.zeros(NUM_ZONES))
         self.summary = nn.Sequential(nn.Linear(NUM_ZONES * width, 64), nn.ReLU(), nn.Dropout(dropout))
         self.number = nn.Linear(64 + NUM_ZONES, NUM_COUNTS)
@@ -156,7 +156,7 @@ class FilmReader(nn.Module):
         """Return log-odds of the zones (B, 6), logits of the numbers (B, 8) and of the sides (B, 3)."""
         looks = self.content(features).flatten(2) + self.position(places(features)).mT
         looked = looks.softmax(dim=2) @ features.flatten(2).mT  # (B, 12, C)
-        hidden = self.hidden(looked.unflatten(1, (NUM_ZONES, self.LOOKS)).flatten(2))
+        hidden = self.hidden(looked.unflatten(1, (NUM_ZONES, self.ATTENTION_HEADS)).flatten(2))
         zones = (hidden * self.zone).sum(2) + self.zone_bias
         summary = torch.cat([self.summary(hidden.flatten(1)), zones], dim=1)
         return zones, self.number(summary), self.side(summary)

@@ -22,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from c2fvl.models import c2fvl, lvit
 from c2fvl.models.filmfirst import FilmFirst
-from c2fvl.models.layers.blocks import ConvNormReLU, JoinedConvolutions, enlarging_kernel
+from c2fvl.models.layers.blocks import ConvNormReLU, JoinedConvolutions, upsampling_kernel
 from c2fvl.models.transunet import StandardisedConvolution
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -123,18 +123,18 @@ class PackedConvolution(nn.Module):
         )
 
 
-class Enlarging(nn.Module):
+class UpsamplingConvolution(nn.Module):
     """The transposed convolution by a 4 × 4 kernel that enlarges and convolves at once."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
-        self.packed: PackedEnlarging | None = None
+        self.packed: PackedUpsamplingConvolution | None = None
 
     def pack(self, input_shape: torch.Size) -> None:
         """Put the weight into oneDNN's order for inputs of that shape."""
         if self.packed is None:
-            self.packed = PackedEnlarging(self, input_shape)
+            self.packed = PackedUpsamplingConvolution(self, input_shape)
             self.weight = None  # type: ignore[assignment]
 
     def forward(self, coarse: Tensor) -> Tensor:
@@ -144,10 +144,10 @@ class Enlarging(nn.Module):
         return functional.conv_transpose2d(coarse, self.weight, stride=2, padding=1)
 
 
-class PackedEnlarging(nn.Module):
+class PackedUpsamplingConvolution(nn.Module):
     """The same with its weight in oneDNN's own order."""
 
-    def __init__(self, plain: Enlarging, input_shape: torch.Size) -> None:
+    def __init__(self, plain: UpsamplingConvolution, input_shape: torch.Size) -> None:
         super().__init__()
         self.weight = torch.ops.mkldnn._reorder_convolution_transpose_weight(
             plain.weight.detach(), [1, 1], [0, 0], [2, 2], [1, 1], 1, list(input_shape)
@@ -168,7 +168,7 @@ class FoldedJoin(nn.Module):
         first, second = (_folded(unit) for unit in joined.units)
         from_skip, from_coarse = first.weight.split(joined.channels, dim=1)
         self.from_skip = Convolution(from_skip, first.bias, stride=1, padding=1, activate=True)
-        self.from_coarse = Enlarging(enlarging_kernel(from_coarse))
+        self.from_coarse = UpsamplingConvolution(upsampling_kernel(from_coarse))
         self.second = second
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
@@ -260,7 +260,7 @@ def _pack(form: nn.Module, example: Tensor) -> None:
     hooks = [
         module.register_forward_pre_hook(lambda module, inputs: module.pack(inputs[0].shape))
         for module in form.modules()
-        if isinstance(module, Convolution | Enlarging)
+        if isinstance(module, Convolution | UpsamplingConvolution)
     ]
     form(example.contiguous(memory_format=torch.channels_last))
     for hook in hooks:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2fvl.models.layers.blocks import ConvNormReLU, JoinedConvolutions, UNetEncoder, add_enlarged
+from c2fvl.models.layers.blocks import ConvNormReLU, JoinedConvolutions, UNetEncoder, add_upsampled
 from c2fvl.models.layers.cpu_gradients import average_and_maximum
 from c2fvl.models.layers.transformer import TokenReduction, TransformerBlock, TransformerBranch, as_map, as_tokens
 from c2fvl.models.output import Output, check_size, check_text
@@ -109,7 +109,7 @@ class LViT(nn.Module):
             own = self.return_blocks[scale](as_tokens(maps[scale])).transpose(1, 2)  # (B, C, T)
             tokens = own if tokens is None else own + self.return_reductions[scale](tokens)
             restored = self.reconstructions[scale](as_map(tokens.transpose(1, 2), grid))
-            skips.insert(0, add_enlarged(features[scale], restored, SIZE_STEP >> scale))
+            skips.insert(0, add_upsampled(features[scale], restored, SIZE_STEP >> scale))
         for scale in reversed(range(NUM_SCALES)):
             decoded = self.decoders[scale](decoded, skips[scale])
         return Output(self.head(decoded))

@@ -175,11 +175,11 @@ class LoGo(MedT):
         )
 
 
-def _check_built(image_size: int, step: int, least: int, base_width: int, groups: int) -> None:
-    if image_size < least or image_size % step:
-        nearest = max(least, round(image_size / step) * step)
+def _check_built(image_size: int, step: int, minimum: int, base_width: int, groups: int) -> None:
+    if image_size < minimum or image_size % step:
+        nearest = max(minimum, round(image_size / step) * step)
         raise ValueError(
-            f"image_size is {image_size}; it must be a multiple of {step} from {least} on, such as {nearest}"
+            f"image_size is {image_size}; it must be a multiple of {step} from {minimum} on, such as {nearest}"
         )
     if base_width <= 0 or groups <= 0 or base_width % groups:
         raise ValueError(f"base_width is {base_width}; it must be a multiple of groups ({groups})")

@@ -11,7 +11,7 @@ from c2fvl.reports.encoders import sentence_of, words_of
 from c2fvl.reports.language_model import SentenceEncoder
 from c2fvl.reports.report import Report
 
-MOST_WORDS = 4096
+MAX_WORDS = 4096
 """A vocabulary holds no more; rarer words are unknown ones."""
 LEARNED_FEATURES = 256
 """Features of a word that is learned with the network, unless model.arguments.text_features says otherwise."""
@@ -82,4 +82,4 @@ def _vocabulary(reports: Iterable[Report | None]) -> tuple[str, ...]:
             "data.text=none"
         )
     ordered = sorted(counts, key=lambda word: (-counts[word], word))
-    return tuple(ordered[:MOST_WORDS])
+    return tuple(ordered[:MAX_WORDS])

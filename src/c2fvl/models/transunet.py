@@ -216,8 +216,8 @@ class Decoder(nn.Module):
 
     def forward(self, coarse: Tensor, skip: Tensor | None) -> Tensor:
         """Return the decoded map: coarse (B, in, h, w) and skip (B, skip, 2h, 2w) → (B, out, 2h, 2w)."""
-        enlarged = functional.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=True)
-        return self.convolutions(enlarged if skip is None else torch.cat([enlarged, skip], dim=1))
+        upsampled = functional.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=True)
+        return self.convolutions(upsampled if skip is None else torch.cat([upsampled, skip], dim=1))
 
 
 def _filled_up(features: Tensor, height: int, width: int) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2fvl.models.layers.blocks import ConvNormReLU, JoinedConvolutions, UNetEncoder, add_enlarged
+from c2fvl.models.layers.blocks import ConvNormReLU, JoinedConvolutions, UNetEncoder, add_upsampled
 from c2fvl.models.layers.transformer import PatchEmbedding, TokenMLP, as_map, as_tokens
 from c2fvl.models.output import Output, check_size
 
@@ -74,7 +74,7 @@ class UCTransNet(nn.Module):
         decoded = features[NUM_SCALES]
         for scale in reversed(range(NUM_SCALES)):
             restored = self.reconstructions[scale](as_map(self.norms[scale](tokens[scale]), grid))
-            skip = add_enlarged(features[scale], restored, SIZE_STEP >> scale)
+            skip = add_upsampled(features[scale], restored, SIZE_STEP >> scale)
             decoded = self.decoders[scale](decoded, skip)
         return Output(self.head(decoded))
 
@@ -120,8 +120,8 @@ class ChannelAttention(nn.Module):
         contexts = []
         for query, own in zip(self.queries, tokens, strict=True):
             scores = self._heads(query(own)).transpose(2, 3) @ key * scale  # (B, heads, C_k, C)
-            shares = self.dropout(_instance_norm(scores).softmax(dim=-1))
-            contexts.append((shares @ value.transpose(2, 3)).mean(dim=1).transpose(1, 2))  # (B, T, C_k)
+            attention = self.dropout(_instance_norm(scores).softmax(dim=-1))
+            contexts.append((attention @ value.transpose(2, 3)).mean(dim=1).transpose(1, 2))  # (B, T, C_k)
         return [self.dropout(output(context)) for output, context in zip(self.outputs, contexts, strict=True)]
 
     def _heads(self, projected: Tensor) -> Tensor:

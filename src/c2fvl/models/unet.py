@@ -45,9 +45,9 @@ class Decoder(nn.Module):
 
     def __init__(self, width: int, *, out_channels: int) -> None:
         super().__init__()
-        self.enlarge = nn.ConvTranspose2d(width, width, 2, stride=2)
+        self.upsample = nn.ConvTranspose2d(width, width, 2, stride=2)
         self.convolutions = conv_stack(2 * width, out_channels)
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """Return the decoded map (B, out_channels, H, W)."""
-        return self.convolutions(torch.cat([self.enlarge(coarse), skip], dim=1))
+        return self.convolutions(torch.cat([self.upsample(coarse), skip], dim=1))

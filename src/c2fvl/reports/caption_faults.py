@@ -14,7 +14,7 @@ from c2fvl.reports.report import Report
 MAX_EXAMPLES = 3
 CAPPED = "counts that end at a limit"
 
-_LEAST_CAP, _LEAST_CAPPED = 5, 10  # a highest count below this, or met more seldom, tells nothing
+_MIN_CAP, _MIN_CAPPED = 5, 10  # a highest count below this, or met more seldom, tells nothing
 _EMPTY_SLOT = re.compile(r"(?:(?<!upper)(?<!middle)(?<!lower)[,.;]|(?<!upper )(?<!middle )(?<!lower )\band)\s+"
                          r"(?:left|right)\s+lungs?\b", re.IGNORECASE)  # fmt: skip
 _NO_HAND = re.compile(r"\b(?:all|upper|middle|lower)\s+lungs?\b", re.IGNORECASE)
@@ -78,6 +78,6 @@ def _capped(read: Sequence[tuple[str, Report]]) -> list[tuple[str, Report]]:
     """
     counts = Counter(report.number for _, report in read if report.number is not None)
     highest = max(counts, default=0)
-    if highest < _LEAST_CAP or counts[highest] < _LEAST_CAPPED or counts[highest] <= counts[highest - 1]:
+    if highest < _MIN_CAP or counts[highest] < _MIN_CAPPED or counts[highest] <= counts[highest - 1]:
         return []
     return [entry for entry in read if entry[1].number == highest]

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from c2fvl.files.tables import Row, read_cells, write_cells
 from c2fvl.reports.report import ATTRIBUTES, Report, attribute_value, parse_report
-from c2fvl.reports.zones import check_frame
+from c2fvl.reports.zones import check_orientation
 
 MAX_ROWS_SHOWN = 20
 _COLUMNS = {"lvit": ("Image", "Description"), "c2fvl": ("Image", *ATTRIBUTES)}
@@ -35,7 +35,7 @@ class TableError(ValueError):
         super().__init__(shown + more)
 
 
-def read_table(path: Path | str, *, frame: str = "viewer") -> list[TableRow]:
+def read_table(path: Path | str, *, orientation: str = "image") -> list[TableRow]:
     """Read a caption table, xlsx or csv, with the columns of LViT or of C2FVL.
 
     LViT: `Image, Description`. C2FVL: `Image` and the eight `ATTRIBUTES`. Order, case and spaces around the names of
@@ -46,7 +46,7 @@ def read_table(path: Path | str, *, frame: str = "viewer") -> list[TableRow]:
     wrong columns, no rows, an empty name, a name that points outside its folder, one name in two rows, an attribute
     that is not 0 or 1, a number that is negative or not whole.
     """
-    check_frame(frame)
+    check_orientation(orientation)
     path = Path(path)
     rows = read_cells(path)
     if not rows:
@@ -71,9 +71,9 @@ def read_table(path: Path | str, *, frame: str = "viewer") -> list[TableRow]:
             first[name] = number
             if form == "lvit":
                 text = _text(_cell(cells, columns["description"]))
-                report = parse_report(text, frame=frame) if text else None
+                report = parse_report(text, orientation=orientation) if text else None
             else:
-                report = _read_attributes(where, cells, columns, frame)
+                report = _read_attributes(where, cells, columns, orientation)
             found.append(TableRow(number, name, report))
         except ValueError as error:
             wrong.append(str(error))
@@ -100,10 +100,10 @@ def write_table(
         if _name(f"{where}, column Image", name) in names:
             raise ValueError(f"{where}, column Image: {name!r} is given twice; give each image one row")
         names.add(name.strip())
-        if report is not None and report.frame != "viewer":
+        if report is not None and report.orientation != "image":
             raise ValueError(
-                f"{where}: the report of {name!r} is in the {report.frame}'s frame, a table is in the viewer's; "
-                f"convert it with in_frame('viewer')"
+                f"{where}: the report of {name!r} is in the {report.orientation}'s frame, a table is in the viewer's; "
+                f"convert it with in_orientation('image')"
             )
         if form == "lvit":
             table.append([name.strip(), None if report is None else str(report) or None])
@@ -178,7 +178,7 @@ def _name(where: str, cell: object) -> str:
     return name
 
 
-def _read_attributes(where: str, cells: list[object], columns: Mapping[str, int], frame: str) -> Report | None:
+def _read_attributes(where: str, cells: list[object], columns: Mapping[str, int], orientation: str) -> Report | None:
     values = {name: _cell(cells, columns[name]) for name in ATTRIBUTES}
     values = {name: None if isinstance(value, str) and not value.strip() else value for name, value in values.items()}
     if all(value is None for value in values.values()):
@@ -189,4 +189,4 @@ def _read_attributes(where: str, cells: list[object], columns: Mapping[str, int]
             numbers.append(attribute_value(name, value))
         except ValueError as error:
             raise ValueError(f"{where}, column {name}: {error}; correct the cell") from error
-    return Report.from_attributes(numbers, frame=frame)
+    return Report.from_attributes(numbers, orientation=orientation)

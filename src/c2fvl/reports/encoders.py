@@ -56,7 +56,7 @@ class AttributeEncoder:
         """Return the attributes."""
         if report is None or not self.reads(report):
             return np.full(self.shape, np.nan, np.float32)
-        return np.asarray([report.in_frame("viewer").attributes()], np.float32)
+        return np.asarray([report.in_orientation("image").attributes()], np.float32)
 
 
 class FindingsEncoder:
@@ -76,7 +76,7 @@ class FindingsEncoder:
 
     def encode(self, report: Report | None) -> np.ndarray:
         """Return the findings."""
-        row = findings_of(None if report is None else report.in_frame("viewer"))[None]
+        row = findings_of(None if report is None else report.in_orientation("image"))[None]
         if self.trust is not None:
             row[0, TRUST] = self.trust
         return row
@@ -135,7 +135,7 @@ def sentence_of(report: Report | None) -> str:
     """Return a report as one sentence in the viewer's frame, as it was found where it was; "" where nothing is said."""
     if report is None:
         return ""
-    report = report.in_frame("viewer")
+    report = report.in_orientation("image")
     return report.text.strip() or str(report).strip()
 
 

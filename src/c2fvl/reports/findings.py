@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from c2fvl.reports.free_text.reader import FreeReading, read_free_text
+from c2fvl.reports.free_text.reader import ParsedText, read_free_text
 from c2fvl.reports.report import SIDES, Report
 from c2fvl.reports.zones import ZONES, zone_in_words
 
@@ -23,7 +23,7 @@ DEFAULT_TRUST = 0.5
 FIRST_ZONE = FINDINGS.index(ZONES[0])
 SIDE_ORDER = ("none", "unilateral", "bilateral")
 """The sides by their number in a row."""
-MOST_LINES = 12
+MAX_LINES = 12
 """More phrases of one kind than this `explain` counts and does not quote."""
 
 assert set(SIDE_ORDER) == set(SIDES)
@@ -50,8 +50,10 @@ def findings_of(report: Report | None) -> np.ndarray:
     row = np.full(len(FINDINGS), np.nan, np.float32)
     if report is None:
         return row
-    if report.frame != "viewer":
-        raise ValueError(f"the report is in the {report.frame}'s frame; convert it with in_frame('viewer') first")
+    if report.orientation != "image":
+        raise ValueError(
+            f"the report is in the {report.orientation}'s frame; convert it with in_orientation('image') first"
+        )
     if report.has_attributes:
         _fill_from_caption(row, report)
     else:
@@ -61,7 +63,7 @@ def findings_of(report: Report | None) -> np.ndarray:
 
 def says_something(report: Report | None) -> bool:
     """Tell whether any finding of a report, in whichever frame, is known."""
-    return report is not None and not np.isnan(findings_of(replace(report, frame="viewer"))[:TRUST]).all()
+    return report is not None and not np.isnan(findings_of(replace(report, orientation="image"))[:TRUST]).all()
 
 
 def explain(report: Report | None) -> tuple[str, ...]:
@@ -72,10 +74,10 @@ def explain(report: Report | None) -> tuple[str, ...]:
     """
     if report is None or not (report.has_attributes or report.text.strip()):
         return ("no report",)
-    own = replace(report, frame="viewer")  # not in_frame: the words stay those of the report
+    own = replace(report, orientation="image")  # not in_orientation: the words stay those of the report
     row = findings_of(own)
     zones = dict(zip(ZONES, row[FIRST_ZONE:TRUST], strict=True))
-    lines = ["frame: left is the patient's left"] if report.frame == "patient" else []
+    lines = ["frame: left is the patient's left"] if report.orientation == "patient" else []
     lines += _line("named", _zones_in_words([zone for zone, value in zones.items() if value == 1]))
     lines += _line("free", _zones_in_words([zone for zone, value in zones.items() if value == 0]))
     lines += [] if np.isnan(row[0]) else [f"side: {SIDE_ORDER[int(row[0])]}"]
@@ -111,7 +113,7 @@ def _fill_from_caption(row: np.ndarray, report: Report) -> None:
             row[place] = 0
 
 
-def _fill(row: np.ndarray, reading: FreeReading) -> None:
+def _fill(row: np.ndarray, reading: ParsedText) -> None:
     if reading.side is not None:
         row[0] = SIDE_ORDER.index(reading.side)
     if reading.number is not None:
@@ -136,8 +138,8 @@ def _zones_in_words(zones: list[str]) -> list[str]:
 def _line(kind: str, items: list[str]) -> list[str]:
     if not items:
         return []
-    more = f", and {len(items) - MOST_LINES} more" if len(items) > MOST_LINES else ""
-    return [f"{kind}: {', '.join(items[:MOST_LINES])}{more}"]
+    more = f", and {len(items) - MAX_LINES} more" if len(items) > MAX_LINES else ""
+    return [f"{kind}: {', '.join(items[:MAX_LINES])}{more}"]
 
 
 def _quoted(phrases: tuple[str, ...]) -> list[str]:
@@ -145,4 +147,4 @@ def _quoted(phrases: tuple[str, ...]) -> list[str]:
 
 
 def _told(kind: str, messages: tuple[str, ...]) -> list[str]:
-    return [f"{kind}: {message}" for message in messages[:MOST_LINES]]
+    return [f"{kind}: {message}" for message in messages[:MAX_LINES]]

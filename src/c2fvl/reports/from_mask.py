@@ -36,7 +36,7 @@ class _Convention(NamedTuple):
     heights: Callable[[NDArray[np.uint8]], tuple[bool, bool, bool]]
 
 
-def describe_mask(mask: NDArray[np.generic], *, modality: Literal["film", "ct"]) -> Report:
+def report_from_mask(mask: NDArray[np.generic], *, modality: Literal["film", "ct"]) -> Report:
     """Return what the captions would say of a mask (H, W) of 0 and 1 (or False and True): a report in viewer's frame.
 
     An empty mask gives "no pulmonary infection, zero infected areas". Areas below `MIN_LESION` are passed over unless
@@ -66,7 +66,7 @@ def describe_mask(mask: NDArray[np.generic], *, modality: Literal["film", "ct"])
 def zone_areas(mask: NDArray[np.generic]) -> dict[str, int]:
     """Return the lesion's pixels in each zone of a mask (H, W): thirds of the picture's height, halves of its width.
 
-    Viewer's frame. Raises `ValueError` as `describe_mask` does.
+    Viewer's frame. Raises `ValueError` as `report_from_mask` does.
     """
     binary = _binary(mask)
     height, width = binary.shape

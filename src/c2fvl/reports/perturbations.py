@@ -13,7 +13,7 @@ _HEIGHTS = ("upper", "middle", "lower")
 _UPSIDE_DOWN = {"upper": "lower", "lower": "upper"}
 _SHORTEST_MISTYPED = 6  # a slip in a shorter word can make another word of it
 _NUM_SLIPS = 2
-_SHARE_SHUFFLED, _SHARE_MIRRORED, _SHARE_SHIFTED = 0.4, 0.3, 0.2
+_FRACTION_SHUFFLED, _FRACTION_MIRRORED, _FRACTION_SHIFTED = 0.4, 0.3, 0.2
 Draw = np.random.Generator
 
 
@@ -23,12 +23,12 @@ def wrong_report(report: Report, others: Sequence[Report | None], draw: Draw) ->
     `others` are those of all films; where the one drawn is None, the sides are exchanged.
     """
     kind = draw.random()
-    if kind < _SHARE_SHUFFLED:
+    if kind < _FRACTION_SHUFFLED:
         other = others[int(draw.integers(len(others)))]
         return report.mirrored() if other is None else other
-    if kind < _SHARE_SHUFFLED + _SHARE_MIRRORED:
+    if kind < _FRACTION_SHUFFLED + _FRACTION_MIRRORED:
         return report.mirrored()
-    if kind < _SHARE_SHUFFLED + _SHARE_MIRRORED + _SHARE_SHIFTED:
+    if kind < _FRACTION_SHUFFLED + _FRACTION_MIRRORED + _FRACTION_SHIFTED:
         return shift_zone(report, draw)
     return turn_upside_down(report, draw)
 
@@ -51,10 +51,10 @@ def _other_height(match: re.Match[str]) -> str:
     return other.upper() if match[0].isupper() else other.capitalize() if match[0][0].isupper() else other
 
 
-def misread_frame(report: Report, draw: Draw) -> Report:
+def misread_orientation(report: Report, draw: Draw) -> Report:
     """Return what a reader makes of the report as a radiologist would write it, taken for the viewer's."""
-    found = report.in_frame("patient")
-    return dataclasses.replace(_told(found) if found.has_attributes else found, frame="viewer")
+    found = report.in_orientation("patient")
+    return dataclasses.replace(_told(found) if found.has_attributes else found, orientation="image")
 
 
 def shift_zone(report: Report, draw: Draw) -> Report:
@@ -110,7 +110,7 @@ def mistype(report: Report, draw: Draw) -> Report:
         kind = int(draw.integers(3))
         slip = (text[at + 1] + text[at], text[at], text[at] * 2 + text[at + 1])[kind]
         text = text[:at] + slip + text[at + 2 :]
-    return parse_report(text, frame=report.frame) if chosen.size else report
+    return parse_report(text, orientation=report.orientation) if chosen.size else report
 
 
 def paraphrase(report: Report, draw: Draw) -> Report:
@@ -130,4 +130,4 @@ def paraphrase(report: Report, draw: Draw) -> Report:
     if report.side is not None:
         parts.append(f"{'no' if report.side == 'none' else report.side} lung infection")
     sentence = ", ".join(parts)
-    return parse_report(f"{sentence[0].upper()}{sentence[1:]}.", frame=report.frame)
+    return parse_report(f"{sentence[0].upper()}{sentence[1:]}.", orientation=report.orientation)

@@ -20,7 +20,7 @@ _OTHER = {zone: ("r" if zone[0] == "l" else "l") + zone[1:] for zone in ZONES}
 
 
 @dataclass(frozen=True)
-class FilmReading:
+class PredictedFindings:
     """Zones, number and side of one film with their probabilities, in the viewer's frame."""
 
     zones: dict[str, float]
@@ -35,7 +35,7 @@ class FilmReading:
     """Those findings as the report has them: side by `SIDE_ORDER`, number, and 1 or 0 for each zone."""
 
     @classmethod
-    def from_logits(cls, logits: Sequence[np.ndarray], told: np.ndarray | None) -> "FilmReading":
+    def from_logits(cls, logits: Sequence[np.ndarray], told: np.ndarray | None) -> "PredictedFindings":
         """Return the reading of one film's logits, (6,), (N,), (3,) and (8,), and the row (9,) that was told."""
         zones, number, side, statements = logits
         told = np.full(len(FINDINGS), np.nan) if told is None else told
@@ -53,7 +53,7 @@ class FilmReading:
     def report(self) -> Report:
         """Return the film's own report, in the viewer's frame: the likeliest side and number, and zones that fit."""
         side = max(self.side, key=lambda name: self.side[name])
-        zones = {zone for zone, share in self.zones.items() if share >= NAMED_FROM}
+        zones = {zone for zone, fraction in self.zones.items() if fraction >= NAMED_FROM}
         if side == "none":
             return Report("none", 0)
         of_hand = {hand: max(self.zones[zone] for zone in ZONES if zone[0] == hand) for hand in "lr"}
@@ -62,17 +62,17 @@ class FilmReading:
         zones = {zone for zone in zones if zone[0] in hands}
         for hand in hands - {zone[0] for zone in zones}:  # an infected lung has at least its likeliest zone
             zones.add(max((zone for zone in ZONES if zone[0] == hand), key=lambda zone: self.zones[zone]))
-        least = len(hands)
-        number = max(range(least, len(self.number)), key=lambda count: self.number[count])
+        minimum = len(hands)
+        number = max(range(minimum, len(self.number)), key=lambda count: self.number[count])
         return Report(side, number, frozenset(zones))
 
-    def remarks(self, frame: str = "viewer") -> tuple[str, ...]:
+    def remarks(self, orientation: str = "image") -> tuple[str, ...]:
         """Return in words, in that frame, where the report says what the film does not show, and what was done."""
         lines = []
         for zone in ZONES:
             if zone not in self.told:
                 continue
-            name = zone_in_words(zone if frame == "viewer" else _OTHER[zone])
+            name = zone_in_words(zone if orientation == "image" else _OTHER[zone])
             shown, believed = self.zones[zone], self.believed[zone]
             if self.told[zone] == 1 and shown < NAMED_FROM:
                 lines.append(
@@ -92,29 +92,31 @@ class FilmReading:
                 )
         return tuple(lines)
 
-    def lines(self, frame: str = "viewer") -> tuple[str, ...]:
+    def lines(self, orientation: str = "image") -> tuple[str, ...]:
         """Return the film's own report, in that frame, and a figure for each thing that it says."""
-        sides = ", ".join(f"{_SIDE_WORDS[name]} {share:.2f}" for name, share in self.side.items())
-        numbers = ", ".join(f"{_count(place, self.number)}: {share:.2f}" for place, share in enumerate(self.number))
-        shown = {zone: self.zones[zone if frame == "viewer" else _OTHER[zone]] for zone in ZONES}
-        zones = [f"{zone_in_words(zone)}: {share:.2f}" for zone, share in shown.items()]
-        return (str(self.report.in_frame(frame)), *zones, f"side: {sides}", f"areas: {numbers}")
+        sides = ", ".join(f"{_SIDE_WORDS[name]} {fraction:.2f}" for name, fraction in self.side.items())
+        numbers = ", ".join(
+            f"{_count(place, self.number)}: {fraction:.2f}" for place, fraction in enumerate(self.number)
+        )
+        shown = {zone: self.zones[zone if orientation == "image" else _OTHER[zone]] for zone in ZONES}
+        zones = [f"{zone_in_words(zone)}: {fraction:.2f}" for zone, fraction in shown.items()]
+        return (str(self.report.in_orientation(orientation)), *zones, f"side: {sides}", f"areas: {numbers}")
 
-    def as_dict(self, frame: str = "viewer") -> dict[str, Any]:
-        """Return the record of the reading, in the frame "viewer" or "patient"."""
+    def as_dict(self, orientation: str = "image") -> dict[str, Any]:
+        """Return the record of the reading, in the frame "image" or "patient"."""
 
         def framed(name: str) -> str:
-            return _OTHER.get(name, name) if frame == "patient" else name
+            return _OTHER.get(name, name) if orientation == "patient" else name
 
-        own = self.report.in_frame(frame)
+        own = self.report.in_orientation(orientation)
         return {
-            "frame": frame,
+            "frame": orientation,
             "report": str(own),
-            "zones": _in_order({framed(zone): round(share, 4) for zone, share in self.zones.items()}),
-            "number": {_count(place, self.number): round(share, 4) for place, share in enumerate(self.number)},
-            "side": {name: round(share, 4) for name, share in self.side.items()},
-            "agreement": _in_order({framed(name): round(share, 4) for name, share in self.believed.items()}),
-            "remarks": list(self.remarks(frame)),
+            "zones": _in_order({framed(zone): round(fraction, 4) for zone, fraction in self.zones.items()}),
+            "number": {_count(place, self.number): round(fraction, 4) for place, fraction in enumerate(self.number)},
+            "side": {name: round(fraction, 4) for name, fraction in self.side.items()},
+            "agreement": _in_order({framed(name): round(fraction, 4) for name, fraction in self.believed.items()}),
+            "remarks": list(self.remarks(orientation)),
         }
 
 
@@ -143,5 +145,5 @@ def _logistic(logits: np.ndarray) -> np.ndarray:
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    shares = np.exp(np.asarray(logits, np.float64) - np.max(logits))
-    return shares / shares.sum()
+    fractions = np.exp(np.asarray(logits, np.float64) - np.max(logits))
+    return fractions / fractions.sum()

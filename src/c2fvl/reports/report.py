@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from c2fvl.reports.caption_grammar import NUMBER_WORDS, read_sentence
-from c2fvl.reports.zones import HEIGHTS, ZONES, check_frame
+from c2fvl.reports.zones import HEIGHTS, ZONES, check_orientation
 
 ATTRIBUTES = ("bilateral", "number", *ZONES)
 """The columns of C2FVL's tables and the order of a network's eight numbers."""
@@ -39,8 +39,8 @@ class Report:
     """Infected areas, None where it is not said."""
     zones: frozenset[str] = frozenset()
     """The zones named, of `ZONES`."""
-    frame: str = "viewer"
-    """Whose left: "viewer" (left of the picture) or "patient" (a radiologist's left)."""
+    orientation: str = "image"
+    """Whose left: "image" (left of the picture) or "patient" (a radiologist's left)."""
     text: str = field(default="", compare=False)
     """The sentence as found."""
     unread: tuple[str, ...] = field(default=(), compare=False)
@@ -59,10 +59,10 @@ class Report:
         if not self.zones <= set(ZONES):
             unknown = ", ".join(sorted(map(repr, self.zones - set(ZONES))))
             raise ValueError(f"there is no zone {unknown}; expected are {', '.join(ZONES)}")
-        check_frame(self.frame)
+        check_orientation(self.orientation)
 
     @classmethod
-    def from_attributes(cls, values: Sequence[float], *, frame: str = "viewer") -> "Report":
+    def from_attributes(cls, values: Sequence[float], *, orientation: str = "image") -> "Report":
         """Return the report that eight attributes mean, in the order of `ATTRIBUTES`.
 
         Not bilateral, no area and no zone means no infection. Raises `ValueError` that names the attribute which is
@@ -74,7 +74,7 @@ class Report:
         zones = frozenset(zone for zone in ZONES if named[zone])
         infected = named["number"] or zones
         side = "bilateral" if named["bilateral"] else "unilateral" if infected else "none"
-        return cls(side, named["number"], zones, frame)
+        return cls(side, named["number"], zones, orientation)
 
     @property
     def has_attributes(self) -> bool:
@@ -89,12 +89,14 @@ class Report:
         """
         if not self.has_attributes:
             raise ValueError(f"the report {self.text!r} is free text and has no attributes; ask has_attributes first")
-        if self.frame != "viewer":
-            raise ValueError(f"the report is in the {self.frame}'s frame; convert it with in_frame('viewer') first")
+        if self.orientation != "image":
+            raise ValueError(
+                f"the report is in the {self.orientation}'s frame; convert it with in_orientation('image') first"
+            )
         hands = {zone[0] for zone in self.zones}
         bilateral = self.side == "bilateral" if self.side is not None else len(hands) == 2
-        least = max(len(hands), {"bilateral": 2, "unilateral": 1}.get(self.side or "", 0))
-        number = least if self.number is None else self.number
+        minimum = max(len(hands), {"bilateral": 2, "unilateral": 1}.get(self.side or "", 0))
+        number = minimum if self.number is None else self.number
         return (float(bilateral), float(number), *(float(zone in self.zones) for zone in ZONES))
 
     def mirrored(self) -> "Report":
@@ -108,14 +110,14 @@ class Report:
 
         Its own, or the canonical one where words stayed in it that an exchange did not know ("rihgt").
         """
-        if not self.has_attributes or not self.text or parse_report(self.text, frame=self.frame) == self:
+        if not self.has_attributes or not self.text or parse_report(self.text, orientation=self.orientation) == self:
             return self
         return replace(self, text=str(replace(self, text="", unread=())), unread=())
 
-    def in_frame(self, frame: str) -> "Report":
-        """Return the same finding told in `frame`, "viewer" or "patient"."""
-        check_frame(frame)
-        return self if frame == self.frame else replace(self.mirrored(), frame=frame)
+    def in_orientation(self, orientation: str) -> "Report":
+        """Return the same finding told in `frame`, "image" or "patient"."""
+        check_orientation(orientation)
+        return self if orientation == self.orientation else replace(self.mirrored(), orientation=orientation)
 
     def contradictions(self) -> tuple[str, ...]:
         """Return in words what the report says that cannot all be true; it is kept as it was said all the same."""
@@ -151,16 +153,16 @@ class Report:
         return f"{sentence[0].upper()}{sentence[1:]}."
 
 
-def parse_report(sentence: str, *, frame: str = "viewer") -> Report:
+def parse_report(sentence: str, *, orientation: str = "image") -> Report:
     """Read a sentence; `frame` says whose left it means.
 
     Parts outside of the grammar are listed in `unread`; a sentence without any part inside of it becomes free text.
     Said twice and differently counts as not said, and both parts as unread.
     """
-    check_frame(frame)
+    check_orientation(orientation)
     said = read_sentence(sentence)
     zones = frozenset(hand[0] + height for hand, height in said.zones)
-    return Report(said.side, said.number, zones, frame, sentence.strip(), said.unread)
+    return Report(said.side, said.number, zones, orientation, sentence.strip(), said.unread)
 
 
 def _exchange(text: str) -> str:

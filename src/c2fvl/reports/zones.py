@@ -1,7 +1,7 @@
 """The six zones of the lungs and the frame that left and right are meant in."""
 
 ZONES = ("lupper", "lmiddle", "llower", "rupper", "rmiddle", "rlower")
-FRAMES = ("viewer", "patient")
+ORIENTATIONS = ("image", "patient")
 HEIGHTS = ("upper", "middle", "lower")
 
 
@@ -10,7 +10,7 @@ def zone_in_words(zone: str) -> str:
     return f"{'left' if zone[0] == 'l' else 'right'} {zone[1:]} zone"
 
 
-def check_frame(frame: str) -> None:
+def check_orientation(orientation: str) -> None:
     """Raise `ValueError` for a frame that is not known."""
-    if frame not in FRAMES:
-        raise ValueError(f"the frame of a report is {frame!r}; expected {' or '.join(FRAMES)}")
+    if orientation not in ORIENTATIONS:
+        raise ValueError(f"the frame of a report is {orientation!r}; expected {' or '.join(ORIENTATIONS)}")

@@ -12,7 +12,7 @@ class Observer:
     def start(self, run: Path, config: Config, num_train: int, num_val: int, resumed_at: int, *, is_main: bool) -> None:
         """Be told where the run writes and what it trains on; of several processes one is the main."""
 
-    def step(self, epoch: int, batch: int, num_batches: int, loss: float, films_per_second: float) -> None:
+    def step(self, epoch: int, batch: int, num_batches: int, loss: float, images_per_second: float) -> None:
         """Be told of a batch."""
 
     def epoch(self, line: dict[str, Any], best: bool) -> None:

@@ -1,4 +1,4 @@
-"""Let a trained network know its films: fit `Familiarity` to a training part, measure it on another, keep it."""
+"""Let a trained network know its films: fit `OodDetector` to a training part, measure it on another, keep it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from c2fvl.checkpoints.folders import FAMILIARITY
+from c2fvl.checkpoints.folders import OOD_DETECTOR
 from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.data.cases import Case
 from c2fvl.data.prefetch import ahead
 from c2fvl.data.scan import scan
 from c2fvl.files import storage
 from c2fvl.files.images import read_image
-from c2fvl.metrics.out_of_distribution import LEAST_CONTRAST, Familiarity, picture, shares_flagged
+from c2fvl.metrics.out_of_distribution import MIN_CONTRAST, OodDetector, fraction_flagged, picture
 
 
-def acquaint(
+def fit_ood(
     model: TrainedModel,
     root: Path | str,
     *,
@@ -37,17 +37,17 @@ def acquaint(
     def pictures(cases: list[Case]) -> np.ndarray:
         nonlocal done
         found = []
-        for film in ahead(lambda case: read_image(case.image), cases, most=8):
-            found += [picture(film)] if film.std() >= LEAST_CONTRAST else []
+        for film in ahead(lambda case: read_image(case.image), cases, maximum=8):
+            found += [picture(film)] if film.std() >= MIN_CONTRAST else []
             done += 1
             if progress is not None:
                 progress(done, total)
         return np.stack(found) if found else np.empty((0, 0))
 
     try:
-        familiarity = Familiarity.fit(pictures(known))
+        ood_detector = OodDetector.fit(pictures(known))
     except ValueError as error:
         raise ValueError(f"{root} ({split}): {error}") from error
-    shares = shares_flagged(familiarity, pictures(others))
-    storage.write_bytes(model.path / FAMILIARITY, familiarity.to_bytes())
-    return {"num_films": len(known), "checked_on": check_split, "num_checked": len(others), "flagged": shares}
+    fractions = fraction_flagged(ood_detector, pictures(others))
+    storage.write_bytes(model.path / OOD_DETECTOR, ood_detector.to_bytes())
+    return {"num_images": len(known), "checked_on": check_split, "num_checked": len(others), "flagged": fractions}

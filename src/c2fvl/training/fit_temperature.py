@@ -10,9 +10,9 @@ from c2fvl.checkpoints.folders import CALIBRATION, WEIGHTS
 from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.data.prefetch import ahead
 from c2fvl.data.scan import fingerprint
-from c2fvl.data.text_changes import describe_text
+from c2fvl.data.text_changes import text_given
 from c2fvl.files import storage
-from c2fvl.inference.cases import CasePrediction, films_of, predict_cases
+from c2fvl.inference.cases import CasePrediction, dataset_of, predict_cases
 from c2fvl.inference.masks import to_original
 from c2fvl.inference.torch_engine import automatic_batch, inference_form
 from c2fvl.metrics.temperature import LogitHistogram, Scaling
@@ -52,19 +52,19 @@ def calibrate(
             f"{model.path}: the network tells {classes} classes apart, and a temperature is fitted for one lesion "
             "only; its probabilities stay as they are"
         )
-    films = films_of(model, root, split=split, table=table, text=text, seed=seed)
-    cases, config = films.cases, model.config
+    images = dataset_of(model, root, split=split, table=table, text=text, seed=seed)
+    cases, config = images.cases, model.config
     if split.lower() in _DOUBTS:
         logger.warning("the temperature is fitted on the split %s: %s", split, _DOUBTS[split.lower()])
 
     histogram = LogitHistogram()
     batch_size = batch_size or automatic_batch(model)
     network = inference_form(model, batch_size=batch_size)
-    found = predict_cases(network, films, device=device, batch_size=batch_size, workers=workers)
-    counted = ahead(lambda prediction: _count(histogram, prediction), found, most=2 * batch_size)
+    found = predict_cases(network, images, device=device, batch_size=batch_size, workers=workers)
+    counted = ahead(lambda prediction: _count(histogram, prediction), found, maximum=2 * batch_size)
     for done, _ in enumerate(counted, start=1):
         if progress is not None:
-            progress(done, len(films))
+            progress(done, len(images))
 
     try:
         scaling = histogram.fit()
@@ -78,7 +78,7 @@ def calibrate(
         "fitted_on": {
             "root": Path(root).resolve().name, "split": split, "fingerprint": fingerprint(cases),
             "num_cases": len(cases), "text": text,
-            "given": describe_text(text, config.data.text, films.num_readable, len(cases)),
+            "given": text_given(text, config.data.text, images.num_readable, len(cases)),
         },
         "nll_before": before.nll, "nll_after": after.nll,
         "ece_before": before.ece, "ece_after": after.ece,

@@ -15,12 +15,12 @@ from c2fvl.checkpoints.folders import SETTINGS, TRUST_CURVE
 from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.config import to_toml
 from c2fvl.data.batches import EpochBatches, read
-from c2fvl.data.dataset import FilmDataset
+from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.prefetch import ahead
 from c2fvl.data.scan import fingerprint, mask_fingerprint
 from c2fvl.data.text_changes import change_text
 from c2fvl.files import storage
-from c2fvl.inference.cases import films_of
+from c2fvl.inference.cases import dataset_of
 from c2fvl.inference.masks import to_labels, to_original
 from c2fvl.inference.torch_engine import inference_form, probabilities
 from c2fvl.metrics.intervals import Bootstrap
@@ -32,7 +32,7 @@ from c2fvl.reports.findings import TRUST
 TRUSTS = (0.0, 0.02, 0.05, 0.08, 0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 0.25, 0.3, 0.5, 0.8, 1.0)
 WRONG = ("shuffled", "sides_exchanged", "zone_off")
 """Changes of `battery` that bound the default."""
-MOST_HARM = {"shuffled": 1.0, "sides_exchanged": 1.0, "zone_off": 2.0}
+MAX_HARM = {"shuffled": 1.0, "sides_exchanged": 1.0, "zone_off": 2.0}
 """Points of Dice below no report that each may cost at the default trust."""
 
 
@@ -50,7 +50,7 @@ def measure_trust(
 ) -> dict[str, Any]:
     """Return Dice per image with the right report and with wrong ones at each trust, and the default chosen.
 
-    The default is the highest trust at which no change of `WRONG` costs more than `MOST_HARM` against no report, by
+    The default is the highest trust at which no change of `WRONG` costs more than `MAX_HARM` against no report, by
     its mean over the films. "held_out" tells what such a choice does on films that it was not made on: the default of
     each half of the patients, drawn by `seed`, is scored on the other half. `keep` writes the default to the settings
     of the model folder, and the curve beside them.
@@ -61,12 +61,12 @@ def measure_trust(
         raise ValueError(
             f"{model.path} holds the network {model.config.model.name}, which has no trust; it is for filmfirst"
         )
-    films = films_of(model, root, split=split, table=table, text="right", seed=seed)
-    if not films.num_readable:
+    images = dataset_of(model, root, split=split, table=table, text="right", seed=seed)
+    if not images.num_readable:
         raise ValueError(f"{root} ({split}): no film has a report that can be read, so there is nothing to trust")
     trusts = sorted({0.0, *map(float, trusts)})
-    texts = {name: _texts(films, name, seed) for name in ("right", *WRONG)}
-    scores = {name: np.empty((len(trusts), len(films))) for name in texts}
+    texts = {name: _texts(images, name, seed) for name in ("right", *WRONG)}
+    scores = {name: np.empty((len(trusts), len(images))) for name in texts}
     device = next(model.network.parameters()).device
     network = inference_form(model, batch_size=batch_size)
     assert isinstance(network, FilmFirst)
@@ -76,9 +76,9 @@ def measure_trust(
         scores[name][step, place] = dice(overlap(to_labels(to_original(probability, mask.shape)), mask))
 
     def answers() -> Any:
-        keys = EpochBatches(len(films), batch_size)
+        keys = EpochBatches(len(images), batch_size)
         first = 0
-        for batch in read(films, keys, workers=0):
+        for batch in read(images, keys, workers=0):
             places = range(first, first + len(batch.ids))
             first += len(batch.ids)
             image = batch.to(device).image
@@ -95,18 +95,18 @@ def measure_trust(
                             assert mask is not None
                             yield name, step, place, drawn[row], mask
             if progress is not None:
-                progress(first, len(films))
+                progress(first, len(images))
 
-    for _ in ahead(score, answers(), most=16 * batch_size):
+    for _ in ahead(score, answers(), maximum=16 * batch_size):
         pass
     for name in WRONG:
         scores[name][0] = scores["right"][0]
-    found = _curve(films, scores, trusts) | {
-        "held_out": _held_out(films, scores, trusts, seed),
+    found = _curve(images, scores, trusts) | {
+        "held_out": _held_out(images, scores, trusts, seed),
         "weights_sha256": model.metrics.get("weights_sha256"),
         "measured_on": {
-            "root": Path(root).resolve().name, "split": split, "num_cases": len(films), "seed": seed,
-            "fingerprint": fingerprint(films.cases), "masks": mask_fingerprint(films.cases),
+            "root": Path(root).resolve().name, "split": split, "num_cases": len(images), "seed": seed,
+            "fingerprint": fingerprint(images.cases), "masks": mask_fingerprint(images.cases),
         },
     }  # fmt: skip
     if keep:
@@ -116,11 +116,11 @@ def measure_trust(
     return found
 
 
-def _texts(films: FilmDataset, change: str, seed: int) -> np.ndarray:
+def _texts(images: CaseDataset, change: str, seed: int) -> np.ndarray:
     """Return the findings (N, 1, 9) of all films with changed reports."""
-    encoder = films.encoder
+    encoder = images.encoder
     assert isinstance(encoder, FindingsEncoder)
-    return np.stack([encoder.encode(case.report) for case in change_text(films.cases, change, seed=seed)])
+    return np.stack([encoder.encode(case.report) for case in change_text(images.cases, change, seed=seed)])
 
 
 def _draw(network: FilmFirst, seen: Observed, text: torch.Tensor, trust: float) -> np.ndarray:
@@ -129,13 +129,13 @@ def _draw(network: FilmFirst, seen: Observed, text: torch.Tensor, trust: float) 
     return probabilities(network.draw(seen, text)).cpu().numpy()
 
 
-def _curve(films: FilmDataset, scores: dict[str, np.ndarray], trusts: Sequence[float]) -> dict[str, Any]:
+def _curve(images: CaseDataset, scores: dict[str, np.ndarray], trusts: Sequence[float]) -> dict[str, Any]:
     """Return the points of the curve and the default that follows from them."""
-    bootstrap = Bootstrap([case.group for case in films.cases])
+    bootstrap = Bootstrap([case.group for case in images.cases])
     none = scores["right"][0]
     gain = float((scores["right"][-1] - none).mean())
     points: list[dict[str, Any]] = []
-    bounded = _within_bounds(scores, np.arange(len(films)))
+    bounded = _within_bounds(scores, np.arange(len(images)))
     for step, trust in enumerate(trusts):
         harm = {name: bootstrap.means(none - scores[name][step])[0].as_dict() for name in WRONG}
         right = scores["right"][step]
@@ -146,34 +146,34 @@ def _curve(films: FilmDataset, scores: dict[str, np.ndarray], trusts: Sequence[f
             "gain_kept": float((right - none).mean()) / gain if gain > 0 else None,
         })  # fmt: skip
     default = trusts[np.flatnonzero(bounded)[-1]]
-    return {"default": default, "most_harm": MOST_HARM, "none": bootstrap.means(none)[0].as_dict(), "points": points}
+    return {"default": default, "most_harm": MAX_HARM, "none": bootstrap.means(none)[0].as_dict(), "points": points}
 
 
 def _within_bounds(scores: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
     """Return for each trust whether on these films no wrong report costs more than it may; at trust 0 none does."""
     none = scores["right"][0, rows]
     costs = {name: 100 * (none - scores[name][:, rows]).mean(axis=1) for name in WRONG}
-    return np.all([costs[name] <= MOST_HARM[name] for name in WRONG], axis=0)
+    return np.all([costs[name] <= MAX_HARM[name] for name in WRONG], axis=0)
 
 
 def _held_out(
-    films: FilmDataset, scores: dict[str, np.ndarray], trusts: Sequence[float], seed: int
+    images: CaseDataset, scores: dict[str, np.ndarray], trusts: Sequence[float], seed: int
 ) -> dict[str, Any] | None:
     """Return the defaults that each half of the patients asks for, and what they do on the other; None for one."""
-    groups = [case.group or case.id for case in films.cases]
+    groups = [case.group or case.id for case in images.cases]
     names = sorted(set(groups))
     if len(names) < 2:
         return None
     first = {names[place] for place in np.random.default_rng(seed).permutation(len(names))[: len(names) // 2]}
     is_first = np.array([group in first for group in groups])
-    chosen = {name: np.empty(len(films)) for name in scores}
+    chosen = {name: np.empty(len(images)) for name in scores}
     defaults = []
     for own in (is_first, ~is_first):
         step = np.flatnonzero(_within_bounds(scores, np.flatnonzero(own)))[-1]
         defaults.append(trusts[step])
         for name, values in chosen.items():
             values[~own] = scores[name][step, ~own]
-    bootstrap = Bootstrap([case.group for case in films.cases])
+    bootstrap = Bootstrap([case.group for case in images.cases])
     none, followed = scores["right"][0], scores["right"][-1]
     gain = float((followed - none).mean())
     return {

@@ -23,11 +23,11 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from c2fvl.checkpoints.provenance import describe_environment
+from c2fvl.checkpoints.provenance import provenance
 from c2fvl.checkpoints.trained_model import restore_weights, save_model
 from c2fvl.config import Config, to_toml
 from c2fvl.data.batches import Batch, EpochBatches, collate, num_batches, read
-from c2fvl.data.dataset import FilmDataset
+from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.prefetch import ahead
 from c2fvl.data.scan import Case, fingerprint, scan
 from c2fvl.files import storage
@@ -121,10 +121,10 @@ class _Trainer:
         config = settle_text(config, [case.report for case in train_cases])
         self.config, self.run, self.resumed, self.observer = config, run, resumed, observer
         classes = num_classes(config.model)
-        self.train_films = FilmDataset(train_cases, config.data, num_classes=classes, augment=True, seed=settings.seed)
-        self.val_films = FilmDataset(val_cases, config.data, num_classes=classes)
+        self.train_data = CaseDataset(train_cases, config.data, num_classes=classes, augment=True, seed=settings.seed)
+        self.val_data = CaseDataset(val_cases, config.data, num_classes=classes)
         self.fingerprint = fingerprint(train_cases, val_cases)
-        if config.data.text != "none" and not self.train_films.num_readable:
+        if config.data.text != "none" and not self.train_data.num_readable:
             logger.warning("no film to train on has a report that the network could read: it cannot learn to")
 
         with warnings.catch_warnings():  # what is not installed is an error below
@@ -186,7 +186,7 @@ class _Trainer:
 
     def _try_one_film(self) -> None:
         """Run one film through network and loss: what does not fit is met before anything is written."""
-        batch = collate([self.train_films[0, 0]])
+        batch = collate([self.train_data[0, 0]])
         assert batch.mask is not None
         self.network.eval()  # so that it leaves no trace in running statistics and generators
         try:
@@ -219,10 +219,10 @@ class _Trainer:
             storage.write_json(
                 self.run / "environment.json",
                 {
-                    **describe_environment(self.device),
+                    **provenance(self.device),
                     "num_processes": self.world,
-                    "num_train": len(self.train_films),
-                    "num_val": len(self.val_films),
+                    "num_train": len(self.train_data),
+                    "num_val": len(self.val_data),
                     "num_parameters": sum(parameter.numel() for parameter in self.network.parameters()),
                     "begun_from": self.begun_from,
                 },
@@ -230,7 +230,7 @@ class _Trainer:
         if self.config.train.trackers:
             self.accelerator.init_trackers("c2fvl", config=_flat(dataclasses.asdict(self.config)))
         self.observer.start(
-            self.run, self.config, len(self.train_films), len(self.val_films), self.progress.epoch, is_main=self.is_main
+            self.run, self.config, len(self.train_data), len(self.val_data), self.progress.epoch, is_main=self.is_main
         )
         if not self.resumed:
             self._save()  # from here on the run can be resumed, whenever it is killed
@@ -254,7 +254,7 @@ class _Trainer:
         settings, progress = self.config.train, self.progress
         epoch, total = progress.epoch, self.batches_per_epoch
         batches = EpochBatches(
-            len(self.train_films), settings.batch_size, epoch=epoch, seed=settings.seed,
+            len(self.train_data), settings.batch_size, epoch=epoch, seed=settings.seed,
             rank=self.rank, world=self.world, first=progress.batches,
         )  # fmt: skip
         self.model.train()
@@ -301,7 +301,7 @@ class _Trainer:
     def _read(self, batches: EpochBatches) -> Iterator[Batch]:
         """Yield the batches on the device, and note how long they were waited for."""
         on_gpu = self.device.type == "cuda"
-        found = read(self.train_films, batches, workers=self.config.data.workers, pin_memory=on_gpu)
+        found = read(self.train_data, batches, workers=self.config.data.workers, pin_memory=on_gpu)
         while True:
             began = time.monotonic()
             batch = next(found, None)
@@ -344,8 +344,8 @@ class _Trainer:
             **{f"val_{name}": value for name, value in scores.items()},
             "train_seconds": round(progress.seconds, 3),
             "val_seconds": round(time.monotonic() - began, 3),
-            "films_per_second": round(len(self.train_films) / max(progress.seconds, 1e-9), 3),
-            "waiting_share": round(progress.waiting / max(progress.seconds, 1e-9), 4),
+            "images_per_second": round(len(self.train_data) / max(progress.seconds, 1e-9), 3),
+            "waiting_fraction": round(progress.waiting / max(progress.seconds, 1e-9), 4),
         }
         dice = scores["dice_per_image"]
         is_best = number >= settings.best_from_epoch and (progress.best_dice is None or dice > progress.best_dice)
@@ -381,14 +381,14 @@ class _Trainer:
             return prediction.index, prediction.loss, tuple(of_class[grid] for of_class in classes)
 
         found = predict_cases(
-            self._network_to_score(), self.val_films, device=self.device, batch_size=settings.batch_size,
+            self._network_to_score(), self.val_data, device=self.device, batch_size=settings.batch_size,
             workers=self.config.data.workers, precision=settings.precision, loss=self.loss,
             rank=self.rank, world=self.world,
         )  # fmt: skip
-        mine = list(ahead(score, found, most=2 * settings.batch_size))
+        mine = list(ahead(score, found, maximum=2 * settings.batch_size))
         everything = sorted(gather_object(mine) if self.world > 1 else mine, key=lambda entry: entry[0])
         losses = [loss for _, loss, _ in everything]
-        broken = [self.val_films.cases[index].id for index, loss, _ in everything if not math.isfinite(loss)]
+        broken = [self.val_data.cases[index].id for index, loss, _ in everything if not math.isfinite(loss)]
         if broken:
             raise ValueError(
                 f"the validation loss of {len(broken)} films is not finite, the first is {broken[0]}; the state before "

@@ -46,7 +46,7 @@ def build_loss(config: LossConfig) -> Loss:
                 raise ValueError(
                     "the network reads no findings off the films; set loss.reading=0 and loss.agreement=0 for it"
                 )
-            terms["reading"] = reading_loss(output.reading, findings)
+            terms["reading"] = findings_loss(output.reading, findings)
             terms["agreement"] = agreement_loss(output.reading, text[:, 0], findings)
             total = total + config.reading * terms["reading"] + config.agreement * terms["agreement"]
         return {"loss": total, **terms}
@@ -54,7 +54,7 @@ def build_loss(config: LossConfig) -> Loss:
     return loss
 
 
-def reading_loss(reading: Reading, findings: Tensor) -> Tensor:
+def findings_loss(reading: Reading, findings: Tensor) -> Tensor:
     """Return the cross-entropy of zones, number and side against what the report says of them, where it does.
 
     findings (B, 9); the mean over the zones, plus a tenth of the means for number and side.

@@ -21,7 +21,7 @@ def learning_rate(config: OptimizerConfig, step: int, steps_per_epoch: int, epoc
     cosine_restarts is set once an epoch, as published: least + (highest − least)(1 + cos(π (e mod P)/P))/2. poly is
     lowered behind each step, as published by TransUNet, so that the first two steps take the highest rate.
     """
-    highest, least = config.learning_rate, config.least_rate
+    highest, minimum = config.learning_rate, config.min_rate
     total = epochs * steps_per_epoch
     if config.schedule == "constant":
         return highest
@@ -29,12 +29,12 @@ def learning_rate(config: OptimizerConfig, step: int, steps_per_epoch: int, epoc
         return highest * (1 - max(step - 1, 0) / total) ** POLY_POWER
     if config.schedule == "cosine_restarts":
         epoch = step // steps_per_epoch
-        return least + (highest - least) * (1 + math.cos(math.pi * (epoch % config.period) / config.period)) / 2
+        return minimum + (highest - minimum) * (1 + math.cos(math.pi * (epoch % config.period) / config.period)) / 2
     position = min(step / total, 1.0)
     if position < ONE_CYCLE_RISE:
         return highest * (0.05 + 0.95 * position / ONE_CYCLE_RISE)
     fall = (position - ONE_CYCLE_RISE) / (1 - ONE_CYCLE_RISE)
-    return least + (highest - least) * (1 + math.cos(math.pi * fall)) / 2
+    return minimum + (highest - minimum) * (1 + math.cos(math.pi * fall)) / 2
 
 
 def build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:

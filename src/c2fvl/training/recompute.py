@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-MOST_LAYERS = 12
+MAX_LAYERS = 12
 """Layers with weights in one part: a convolution block or an attention block, of any of the networks."""
 
 
@@ -30,7 +30,7 @@ def recompute_activations(network: nn.Module) -> int:
 
 def _parts(network: nn.Module) -> Iterator[nn.Module]:
     for child in network.children():
-        if not isinstance(child, nn.ModuleList) and _num_layers(child) <= MOST_LAYERS:
+        if not isinstance(child, nn.ModuleList) and _num_layers(child) <= MAX_LAYERS:
             if _num_layers(child) > 1:  # a single layer keeps little but its input
                 yield child
         else:

@@ -77,7 +77,7 @@ def start_from_vit(network: nn.Module, path: str | Path) -> int:
     parameters = {key: parameter for key, parameter in network.named_parameters() if not key.startswith(RANDOM_START)}
     places = {key: _names_of(key, parameter) for key, parameter in parameters.items()}
     wanted = {
-        name: _shape_in_file(key, _share(parameters[key], len(names)), network.num_heads)
+        name: _shape_in_file(key, _fraction(parameters[key], len(names)), network.num_heads)
         for key, names in places.items()
         for name in names
     }
@@ -107,7 +107,7 @@ def _names_of(key: str, parameter: Tensor) -> tuple[str, ...]:
     return tuple(re.sub("/weight$", ending, name) for name in _NAMES.translate(key))
 
 
-def _share(parameter: Tensor, parts: int) -> tuple[int, ...]:
+def _fraction(parameter: Tensor, parts: int) -> tuple[int, ...]:
     return (parameter.shape[0] // parts, *parameter.shape[1:])
 
 
@@ -132,7 +132,7 @@ def _joined(parameter: Tensor, arrays: list[np.ndarray]) -> Tensor:
     """Return the arrays in the layout of our parameter."""
     if parameter.ndim == 4 and arrays[0].ndim == 3:
         return _position_map(torch.from_numpy(arrays[0]), parameter.shape[-1])
-    shape = _share(parameter, len(arrays))
+    shape = _fraction(parameter, len(arrays))
     if parameter.ndim == 4:
         parts = [array.transpose(3, 2, 0, 1) for array in arrays]
     else:
@@ -227,6 +227,6 @@ def _fits(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     return shape == expected
 
 
-def _listed(items: list[str], most: int = 12) -> str:
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return (", ".join(items[:most]) or "none") + more
+def _listed(items: list[str], maximum: int = 12) -> str:
+    more = f" and {len(items) - maximum} more" if len(items) > maximum else ""
+    return (", ".join(items[:maximum]) or "none") + more

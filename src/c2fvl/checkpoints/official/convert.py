@@ -58,7 +58,7 @@ def from_reference(name: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
             continue
         parts = [_shaped(our_key, weights[key], like, len(their_keys)) for key in their_keys]
         shapes = ", ".join(str(tuple(part.shape)) for part in parts)
-        if {part.shape for part in parts} == {_share(like.shape, len(parts))}:
+        if {part.shape for part in parts} == {_fraction(like.shape, len(parts))}:
             ours[our_key] = parts[0] if len(parts) == 1 else torch.cat(parts)
         else:
             wrong.append(f"{', '.join(their_keys)}: wrong shape {shapes} for {tuple(like.shape)}")
@@ -115,9 +115,9 @@ def _clean(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def _listed(items: list[str], most: int = 12) -> str:
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return (", ".join(items[:most]) or "none") + more
+def _listed(items: list[str], maximum: int = 12) -> str:
+    more = f" and {len(items) - maximum} more" if len(items) > maximum else ""
+    return (", ".join(items[:maximum]) or "none") + more
 
 
 def _fault(values: Tensor, like: Tensor) -> str | None:
@@ -131,7 +131,7 @@ def _fault(values: Tensor, like: Tensor) -> str | None:
     return None
 
 
-def _share(shape: torch.Size, parts: int) -> torch.Size:
+def _fraction(shape: torch.Size, parts: int) -> torch.Size:
     """Return the shape of one of `parts` equal parts along the first axis."""
     return torch.Size((shape[0] // parts, *shape[1:])) if parts > 1 else shape
 
@@ -143,9 +143,9 @@ def _shaped(key: str, values: Tensor, like: Tensor, parts: int) -> Tensor:
     tokens (1, T, C) are a map (1, C, h, w) here.
     """
     if key.endswith("weight") and min(like.ndim, values.ndim) >= 2:
-        share = _share(like.shape, parts)
-        if values.shape[:2] == share[:2] and not any(side != 1 for side in (*share[2:], *values.shape[2:])):
-            return values.reshape(share)
+        fraction = _fraction(like.shape, parts)
+        if values.shape[:2] == fraction[:2] and not any(side != 1 for side in (*fraction[2:], *values.shape[2:])):
+            return values.reshape(fraction)
     side = math.isqrt(values.shape[1]) if values.ndim == 3 else 0
     if key.endswith("position") and like.ndim == 4 and side and side * side == values.shape[1]:
         return values.transpose(1, 2).reshape(1, -1, side, side)

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from c2fvl.data.cases import STRAY_SHARE, Case, Modality, Problem, Scan, modality_of
+from c2fvl.data.cases import STRAY_FRACTION, Case, Modality, Problem, Scan, modality_of
 from c2fvl.data.check.caption_tables import caption_tables, inspect_table
-from c2fvl.data.check.deep import DeepOptions, Film, check_options, look_deeper
+from c2fvl.data.check.deep import CheckedCase, DeepOptions, check_options, look_deeper
 from c2fvl.data.check.near_duplicates import sketch
 from c2fvl.data.check.summary import DeepReport
 from c2fvl.data.scan import find_splits, inspect
 from c2fvl.files.images import read_mask_as, read_pixels
-from c2fvl.reports.from_mask import describe_mask
+from c2fvl.reports.from_mask import report_from_mask
 from c2fvl.reports.report import Report
 from c2fvl.reports.zones import ZONES
 
@@ -106,7 +106,7 @@ class _Look:
     fingerprint: str | None = None
     empty: bool = False
     described: Report | None = None  # only where there is a caption to compare with
-    film: Film | None = None  # only for the deep check
+    film: CheckedCase | None = None  # only for the deep check
 
 
 def check(
@@ -141,7 +141,7 @@ def check(
     tables_alone = any(scan.layout == "table" for scan in scans)
     if deep is not None:
         check_options(deep, [] if tables_alone else [case for _, case in cases])
-    looks: list[_Look] = [_Look((), film=Film(*entry)) for entry in cases] if tables_alone else []
+    looks: list[_Look] = [_Look((), film=CheckedCase(*entry)) for entry in cases] if tables_alone else []
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for look in pool.map(
             lambda entry: _look(entry[0], entry[1], modality, mask, deep=deep is not None), cases[len(looks) :]
@@ -155,8 +155,8 @@ def check(
     deeper = None
     if deep is not None:
         more = None if progress is None else lambda done, total: progress(len(looks) + done, len(looks) + total)
-        films = [look.film for look in looks if look.film is not None]
-        deeper = look_deeper(films, deep, workers=workers, progress=more)
+        images = [look.film for look in looks if look.film is not None]
+        deeper = look_deeper(images, deep, workers=workers, progress=more)
         problems += deeper.problems
     rest = iter(looks)
     summaries = tuple(_summarise(scan, list(islice(rest, len(scan.cases)))) for scan in scans)
@@ -212,7 +212,7 @@ def _look(split: str, case: Case, modality: Modality | None, kind: str, *, deep:
         for contradiction in case.report.contradictions():
             what = f"its caption contradicts itself: {contradiction} ({case.report})"
             problems.append(Problem("caption", str(case.image), what, "correct the caption", "warning"))
-        described = describe_mask(mask, modality=modality or modality_of(case))
+        described = report_from_mask(mask, modality=modality or modality_of(case))
         opposed = _contradiction(case.report, mask)
         if opposed:
             what = f"{opposed} (caption: {case.report})"
@@ -226,12 +226,12 @@ def _look(split: str, case: Case, modality: Modality | None, kind: str, *, deep:
 
 def _film(
     split: str, case: Case, fingerprint: str | None, pixels: NDArray[Any] | None, mask: NDArray[np.uint8] | None
-) -> Film:
+) -> CheckedCase:
     sketched = sketch(pixels) if pixels is not None else None
     if mask is None:
-        return Film(split, case, fingerprint, sketched)
+        return CheckedCase(split, case, fingerprint, sketched)
     left = int(mask[:, : mask.shape[1] // 2].sum())
-    return Film(split, case, fingerprint, sketched, mask.size, int(mask.sum()), left)
+    return CheckedCase(split, case, fingerprint, sketched, mask.size, int(mask.sum()), left)
 
 
 def _size_text(shape: tuple[int, ...]) -> str:
@@ -254,9 +254,9 @@ def _contradiction(caption: Report, mask: NDArray[np.uint8]) -> str | None:
         return "the mask shows a lesion, the caption says there is no infection"
     said = {zone[0] for zone in caption.zones}
     left = mask[:, : mask.shape[1] // 2].sum() / mask.sum()
-    if said == {"l"} and left < STRAY_SHARE:
+    if said == {"l"} and left < STRAY_FRACTION:
         return "the lesions are on the right of the picture, the caption says left"
-    if said == {"r"} and left > 1 - STRAY_SHARE:
+    if said == {"r"} and left > 1 - STRAY_FRACTION:
         return "the lesions are on the left of the picture, the caption says right"
     return None
 
@@ -354,8 +354,8 @@ def _split_lines(split: SplitReport) -> list[str]:
         f"  groups: {split.num_groups}, {split.num_without_group} images without",
     ]
     if split.agreement:
-        shares = ", ".join(f"{name} {share:.1%}" for name, share in split.agreement.items())
+        fractions = ", ".join(f"{name} {fraction:.1%}" for name, fraction in split.agreement.items())
         lines.append(
-            f"  captions like those the approximate rules read off masks ({split.num_compared} compared): {shares}"
+            f"  captions like those the approximate rules read off masks ({split.num_compared} compared): {fractions}"
         )
     return lines

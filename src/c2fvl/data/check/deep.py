@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from c2fvl.data.cases import STRAY_SHARE, Case, Problem
+from c2fvl.data.cases import STRAY_FRACTION, Case, Problem
 from c2fvl.data.check.near_duplicates import find_pairs
 from c2fvl.data.check.new_splits import Member, check_new_splits, write_new_splits
-from c2fvl.data.check.summary import DeepReport, Frame, NearDuplicate, SharedGroups
+from c2fvl.data.check.summary import DeepReport, NearDuplicate, OrientationEvidence, SharedGroups
 from c2fvl.data.pair_pictures import pair_picture
 from c2fvl.files import storage
 from c2fvl.files.images import read_pixels, write_image
@@ -21,9 +21,9 @@ from c2fvl.reports.report import Report
 
 MAX_PICTURES = 200
 
-_LEAST_FILMS = 10
+_MIN_IMAGES = 10
 """One-sided captions with a mask from which the frame is told."""
-_CLEAR_SHARE = 0.8
+_CLEAR_FRACTION = 0.8
 """Of these films, the share that must agree for a frame to be named."""
 
 
@@ -35,13 +35,13 @@ class DeepOptions:
     """Folder for a picture of each pair of near duplicates; it must not be there, or be empty."""
     splits: Path | None = None
     """The csv for a new partition."""
-    shares: tuple[int, ...] = (80, 10, 10)
+    fractions: tuple[int, ...] = (80, 10, 10)
     """Percent of the films for train, val and test."""
     seed: int = 0
 
 
 @dataclass(frozen=True)
-class Film:
+class CheckedCase:
     """What one look at a film has left for the deep check; None where there was nothing to see."""
 
     split: str
@@ -63,11 +63,11 @@ def check_options(options: DeepOptions, cases: Sequence[Case]) -> None:
     if options.splits is not None:
         if not cases:
             raise ValueError(f"{options.splits}: there are no films to divide; give a data set with its films")
-        check_new_splits(options.splits, options.shares, cases)
+        check_new_splits(options.splits, options.fractions, cases)
 
 
 def look_deeper(
-    films: Sequence[Film],
+    images: Sequence[CheckedCase],
     options: DeepOptions,
     *,
     workers: int = 2,
@@ -78,7 +78,7 @@ def look_deeper(
     `progress` is called with (pairs done, pairs in all). What keeps a data set from telling anything, such as films
     without masks or captions, is no error: there is then nothing to report.
     """
-    seen = [film for film in films if film.sketch is not None]
+    seen = [film for film in images if film.sketch is not None]
     sketches = np.stack([film.sketch for film in seen if film.sketch is not None]) if seen else None
     search = find_pairs(
         sketches if sketches is not None else np.zeros((0, 64, 64), np.int8), workers=workers, progress=progress
@@ -89,10 +89,10 @@ def look_deeper(
         for first, second, pair in found
         if pair.mirrored or first.fingerprint != second.fingerprint  # the same pixels are reported as duplicates
     ]
-    frame = find_frame(films)
-    captions = [(film.case.image.name, film.case.report) for film in films]
+    orientation = find_orientation(images)
+    captions = [(film.case.image.name, film.case.report) for film in images]
     captions = captions if any(report is not None for _, report in captions) else []
-    slots = [on_named / lesion for report, lesion, on_named in _one_sided(films) if has_empty_slot(report)]
+    slots = [on_named / lesion for report, lesion, on_named in _one_sided(images) if has_empty_slot(report)]
     num_pictures = None
     if options.pictures is not None:
         num_pictures = _write_pictures(options.pictures, pairs)
@@ -102,58 +102,60 @@ def look_deeper(
             options.splits,
             [_member(film) for film in seen],
             [(pair.first, pair.second) for pair in search.pairs],
-            shares=options.shares,
+            fractions=options.fractions,
             seed=options.seed,
-            frame="patient" if frame.verdict == "patient" else "viewer",
-            num_left_out=len(films) - len(seen),
+            orientation="patient" if orientation.verdict == "patient" else "image",
+            num_left_out=len(images) - len(seen),
         )
     return DeepReport(
-        frame=frame,
+        orientation=orientation,
         faults=find_faults(captions),
         num_captions=len(captions),
         num_slots=len(slots),
-        num_slots_confirmed=sum(share > 1 - STRAY_SHARE for share in slots),
-        num_films=len(seen),
-        shared=find_shared_groups(films),
+        num_slots_confirmed=sum(fraction > 1 - STRAY_FRACTION for fraction in slots),
+        num_images=len(seen),
+        shared=find_shared_groups(images),
         pairs=tuple(pair for pair, _, _ in pairs),
         num_compared=search.num_candidates,
         max_distance=search.max_distance,
         num_pictures=num_pictures,
         new_splits=new_splits,
-        problems=(*_frame_problems(frame), *_pair_problems([pair for pair, _, _ in pairs])),
+        problems=(*_orientation_problems(orientation), *_pair_problems([pair for pair, _, _ in pairs])),
     )
 
 
-def find_frame(films: Sequence[Film]) -> Frame:
+def find_orientation(images: Sequence[CheckedCase]) -> OrientationEvidence:
     """Tell whose left the one-sided captions mean by where their lesions are."""
     on_side = pixels = 0
-    shares = []
-    for _, lesion, on_named in _one_sided(films):
-        shares.append(on_named / lesion)
+    fractions = []
+    for _, lesion, on_named in _one_sided(images):
+        fractions.append(on_named / lesion)
         on_side, pixels = on_side + on_named, pixels + lesion
-    if not shares:
-        return Frame("undecided", 0, None, None)
-    agreeing = sum(share > 0.5 for share in shares) / len(shares)
+    if not fractions:
+        return OrientationEvidence("undecided", 0, None, None)
+    agreeing = sum(fraction > 0.5 for fraction in fractions) / len(fractions)
     verdict = "undecided"
-    if len(shares) >= _LEAST_FILMS:
-        verdict = "viewer" if agreeing >= _CLEAR_SHARE else "patient" if agreeing <= 1 - _CLEAR_SHARE else "undecided"
-    return Frame(verdict, len(shares), round(agreeing, 4), round(on_side / pixels, 4))
+    if len(fractions) >= _MIN_IMAGES:
+        verdict = (
+            "image" if agreeing >= _CLEAR_FRACTION else "patient" if agreeing <= 1 - _CLEAR_FRACTION else "undecided"
+        )
+    return OrientationEvidence(verdict, len(fractions), round(agreeing, 4), round(on_side / pixels, 4))
 
 
-def _one_sided(films: Sequence[Film]) -> Iterator[tuple[Report, int, int]]:
+def _one_sided(images: Sequence[CheckedCase]) -> Iterator[tuple[Report, int, int]]:
     """Yield the captions with zones in one lung: their lesion's pixels, in all and on the side that they name."""
-    for film in films:
-        report = film.case.report
+    for image in images:
+        report = image.case.report
         hands = {zone[0] for zone in report.zones} if report is not None else set()
-        if report is not None and film.lesion and len(hands) == 1:
-            yield report, film.lesion, film.left if hands == {"l"} else film.lesion - film.left
+        if report is not None and image.lesion and len(hands) == 1:
+            yield report, image.lesion, image.left if hands == {"l"} else image.lesion - image.left
 
 
-def find_shared_groups(films: Sequence[Film]) -> tuple[SharedGroups, ...]:
+def find_shared_groups(images: Sequence[CheckedCase]) -> tuple[SharedGroups, ...]:
     """Return for each two splits how much of the second is of groups that the first has too."""
     groups: dict[str, dict[str, str | None]] = defaultdict(dict)
-    for film in films:
-        groups[film.split][film.case.id] = film.case.group
+    for image in images:
+        groups[image.split][image.case.id] = image.case.group
     found = []
     for first, second in combinations(groups, 2):
         here = set(groups[first].values()) - {None}
@@ -165,22 +167,22 @@ def find_shared_groups(films: Sequence[Film]) -> tuple[SharedGroups, ...]:
     return tuple(found)
 
 
-def _named(first: Film, second: Film, *, correlation: float, mirrored: bool) -> NearDuplicate:
+def _named(first: CheckedCase, second: CheckedCase, *, correlation: float, mirrored: bool) -> NearDuplicate:
     group = first.case.group if first.case.group == second.case.group else None
     return NearDuplicate(
         str(first.case.image), first.split, str(second.case.image), second.split, correlation, mirrored, group
     )
 
 
-def _member(film: Film) -> Member:
-    lesion = None if film.lesion is None else film.lesion / max(film.size, 1)
-    return Member(film.case, lesion, film.left / film.lesion if film.lesion else None)
+def _member(image: CheckedCase) -> Member:
+    lesion = None if image.lesion is None else image.lesion / max(image.size, 1)
+    return Member(image.case, lesion, image.left / image.lesion if image.lesion else None)
 
 
-def _frame_problems(frame: Frame) -> list[Problem]:
-    if frame.verdict != "patient":
+def _orientation_problems(orientation: OrientationEvidence) -> list[Problem]:
+    if orientation.verdict != "patient":
         return []
-    what = str(frame)
+    what = str(orientation)
     remedy = "list the films in a csv whose column frame says patient, as --write-splits does"
     return [Problem("frame of the captions", "captions", what, remedy)]
 
@@ -198,7 +200,7 @@ def _pair_problems(pairs: Sequence[NearDuplicate]) -> list[Problem]:
     return problems
 
 
-def _write_pictures(folder: Path, pairs: Sequence[tuple[NearDuplicate, Film, Film]]) -> int:
+def _write_pictures(folder: Path, pairs: Sequence[tuple[NearDuplicate, CheckedCase, CheckedCase]]) -> int:
     """Write a picture of each pair, those across splits first, at most `MAX_PICTURES`; return how many."""
     chosen = sorted(pairs, key=lambda entry: not entry[0].across)[:MAX_PICTURES]
     if not chosen:

@@ -36,7 +36,7 @@ MAX_CANDIDATES = 400_000
 _SIDE = 64
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 _MEAN_WIDTH, _CONTRAST_WIDTH = 3.0, 4.5  # of the Gaussians around a value of the sketch
-_LEAST_CONTRAST = 0.02  # of the film's whole range, so that noise in plain areas is not made large
+_MIN_CONTRAST = 0.02  # of the film's whole range, so that noise in plain areas is not made large
 _CLIP = 2.0
 _SCALE = 60.0
 _HASH_SIDE, _HASH_FREQUENCIES = 32, 8
@@ -76,7 +76,7 @@ def sketch(pixels: NDArray[Any]) -> NDArray[np.int8]:
     small = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     detail = small - cv2.GaussianBlur(small, (0, 0), _MEAN_WIDTH)
     contrast = np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), _CONTRAST_WIDTH))
-    floor = _LEAST_CONTRAST * float(small.max() - small.min())
+    floor = _MIN_CONTRAST * float(small.max() - small.min())
     return np.rint(_SCALE * np.clip(detail / (contrast + floor + 1e-9), -_CLIP, _CLIP)).astype(np.int8)
 
 
@@ -147,11 +147,11 @@ def _candidates(sketches: NDArray[np.int8]) -> tuple[NDArray[np.int64], int]:
 
 def _distances(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.uint8]:
     """Return the least distance (rows, N) of a film, or a crop of it, from another one, or of that one's crops."""
-    least = np.bitwise_count(first[0, :, None] ^ second[0])
+    minimum = np.bitwise_count(first[0, :, None] ^ second[0])
     for crop in range(1, len(_CROPS)):
-        np.minimum(least, np.bitwise_count(first[crop, :, None] ^ second[0]), out=least)
-        np.minimum(least, np.bitwise_count(first[0, :, None] ^ second[crop]), out=least)
-    return least
+        np.minimum(minimum, np.bitwise_count(first[crop, :, None] ^ second[0]), out=minimum)
+        np.minimum(minimum, np.bitwise_count(first[0, :, None] ^ second[crop]), out=minimum)
+    return minimum
 
 
 def _halved(sketches: NDArray[np.int8]) -> NDArray[np.float32]:

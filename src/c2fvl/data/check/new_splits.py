@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from c2fvl.data.cases import SPLITS, STRAY_SHARE, Case
+from c2fvl.data.cases import SPLITS, STRAY_FRACTION, Case
 from c2fvl.files.tables import write_cells
 
-_COLUMNS = ("image", "mask", "text", "group", "split", "frame")
+_COLUMNS = ("image", "mask", "text", "group", "split", "orientation")
 
 
 @dataclass(frozen=True)
@@ -33,23 +33,23 @@ class NewSplits:
     """What was written: films and bundles of each part, and the films that were left out as they cannot be read."""
 
     path: str
-    num_films: dict[str, int]
+    num_images: dict[str, int]
     num_bundles: dict[str, int]
     num_one_sided: dict[str, int]
     num_left_out: int
-    frame: str
+    orientation: str
 
     def lines(self) -> list[str]:
         """Return the counts in words."""
         parts = [
             f"{count} films in {split} ({self.num_bundles[split]} bundles, {self.num_one_sided[split]} one-sided)"
-            for split, count in self.num_films.items()
+            for split, count in self.num_images.items()
         ]
         left_out = f"; {self.num_left_out} films that cannot be read are left out" if self.num_left_out else ""
         return [f"{self.path}: {', '.join(parts)}{left_out}"]
 
 
-def check_new_splits(path: Path, shares: Sequence[int], cases: Sequence[Case]) -> None:
+def check_new_splits(path: Path, fractions: Sequence[int], cases: Sequence[Case]) -> None:
     """Raise where `write_new_splits` could not write, so that nobody waits for a long look in vain.
 
     Raises `FileExistsError` for a file that is there, `ValueError` for another ending, for shares that are not three
@@ -59,8 +59,8 @@ def check_new_splits(path: Path, shares: Sequence[int], cases: Sequence[Case]) -
         raise FileExistsError(f"{path} is there already and nothing is overwritten; name another file")
     if path.suffix.lower() != ".csv":
         raise ValueError(f"{path}: new splits are written as a csv; give the name the ending .csv")
-    if len(shares) != len(SPLITS) or min(shares) < 0 or sum(shares) != 100:
-        raise ValueError(f"the shares are {shares}; expected three numbers for train, val and test that sum to 100")
+    if len(fractions) != len(SPLITS) or min(fractions) < 0 or sum(fractions) != 100:
+        raise ValueError(f"the shares are {fractions}; expected three numbers for train, val and test that sum to 100")
     folder = path.parent.resolve()
     outside = [case.image for case in cases if not case.image.resolve().is_relative_to(folder)]
     if outside:
@@ -87,7 +87,7 @@ def bundles(members: Sequence[Member], pairs: Sequence[tuple[int, int]]) -> NDAr
 
 
 def assign(
-    members: Sequence[Member], labels: NDArray[np.int64], shares: Sequence[int], *, seed: int = 0
+    members: Sequence[Member], labels: NDArray[np.int64], fractions: Sequence[int], *, seed: int = 0
 ) -> NDArray[np.int64]:
     """Return the place in `SPLITS` of each member, the same for all of a bundle, by its number in `labels` (N,).
 
@@ -96,8 +96,8 @@ def assign(
     kinds = _kinds(members)
     content = np.zeros((labels.max(initial=-1) + 1, kinds.max(initial=0) + 1))  # films of each kind in a bundle
     np.add.at(content, (labels, kinds), 1)
-    lacking = np.outer(np.asarray(shares) / 100, content.sum(axis=0))
-    lacking[np.asarray(shares) == 0] = -np.inf
+    lacking = np.outer(np.asarray(fractions) / 100, content.sum(axis=0))
+    lacking[np.asarray(fractions) == 0] = -np.inf
     order = np.random.default_rng(seed).permutation(len(content))
     order = order[np.argsort(-content.sum(axis=1)[order], kind="stable")]
     chosen = np.empty(len(content), np.int64)
@@ -106,7 +106,7 @@ def assign(
         need = (lacking[:, weights] * content[bundle, weights]).sum(axis=1)
         chosen[bundle] = int(need.argmax())
         lacking[chosen[bundle]] -= content[bundle]
-    empty = [split for place, split in enumerate(SPLITS) if shares[place] and place not in chosen]
+    empty = [split for place, split in enumerate(SPLITS) if fractions[place] and place not in chosen]
     if empty:
         raise ValueError(
             f"{len(content)} bundles of films that belong together leave nothing for {' and '.join(empty)}; "
@@ -120,14 +120,14 @@ def write_new_splits(
     members: Sequence[Member],
     pairs: Sequence[tuple[int, int]],
     *,
-    shares: Sequence[int],
+    fractions: Sequence[int],
     seed: int,
-    frame: str = "viewer",
+    orientation: str = "image",
     num_left_out: int = 0,
 ) -> NewSplits:
     """Write the csv of a data set, which `scan` reads, and return its counts; `frame` is what its captions mean."""
     labels = bundles(members, pairs)
-    places = assign(members, labels, shares, seed=seed)
+    places = assign(members, labels, fractions, seed=seed)
     names: dict[int, str] = {}
     for member, label in zip(members, labels.tolist(), strict=True):
         group = member.case.group or f"film {member.case.id}"
@@ -135,25 +135,25 @@ def write_new_splits(
         if label not in names or (member.case.group is not None and names[label].startswith("film ")):
             names[label] = group
     rows = [
-        _row(path, member.case, names[label], SPLITS[place], frame)
+        _row(path, member.case, names[label], SPLITS[place], orientation)
         for member, label, place in zip(members, labels.tolist(), places.tolist(), strict=True)
     ]
     write_cells(path, [_COLUMNS, *rows])
     one_sided = np.array([_is_one_sided(member) for member in members])
-    parts = {split: places == place for place, split in enumerate(SPLITS) if shares[place]}
+    parts = {split: places == place for place, split in enumerate(SPLITS) if fractions[place]}
     return NewSplits(
         path=str(path),
-        num_films={split: int(inside.sum()) for split, inside in parts.items()},
+        num_images={split: int(inside.sum()) for split, inside in parts.items()},
         num_bundles={split: len(np.unique(labels[inside])) for split, inside in parts.items()},
         num_one_sided={split: int((inside & one_sided).sum()) for split, inside in parts.items()},
         num_left_out=num_left_out,
-        frame=frame,
+        orientation=orientation,
     )
 
 
-def _row(path: Path, case: Case, group: str, split: str, frame: str) -> list[str]:
+def _row(path: Path, case: Case, group: str, split: str, orientation: str) -> list[str]:
     text = "" if case.report is None else case.report.text or str(case.report)
-    return [_relative(case.image, path), _relative(case.mask, path), text, group, split, frame if text else ""]
+    return [_relative(case.image, path), _relative(case.mask, path), text, group, split, orientation if text else ""]
 
 
 def _relative(file: Path | None, path: Path) -> str:
@@ -163,7 +163,7 @@ def _relative(file: Path | None, path: Path) -> str:
 
 
 def _is_one_sided(member: Member) -> bool:
-    return member.left is not None and not STRAY_SHARE <= member.left <= 1 - STRAY_SHARE
+    return member.left is not None and not STRAY_FRACTION <= member.left <= 1 - STRAY_FRACTION
 
 
 def _kinds(members: Sequence[Member]) -> NDArray[np.int64]:

@@ -9,26 +9,26 @@ from c2fvl.reports.caption_faults import Fault
 
 
 @dataclass(frozen=True)
-class Frame:
-    """Whose left the captions mean, told by their masks: "viewer", "patient" or "undecided".
+class OrientationEvidence:
+    """Whose left the captions mean, told by their masks: "image", "patient" or "undecided".
 
-    `share_of_films` counts the one-sided captions most of whose lesion is on the side of the picture that they name,
-    `share_of_pixels` all their lesions' pixels together.
+    `fraction_of_images` counts the one-sided captions most of whose lesion is on the side of the picture that they name,
+    `fraction_of_pixels` all their lesions' pixels together.
     """
 
     verdict: str
-    num_films: int
-    share_of_films: float | None
-    share_of_pixels: float | None
+    num_images: int
+    fraction_of_images: float | None
+    fraction_of_pixels: float | None
 
     def __str__(self) -> str:
-        if self.share_of_films is None:
+        if self.fraction_of_images is None:
             return "frame of the captions: undecided, there are no one-sided captions with a lesion in their mask"
         figures = (
-            f"in {self.share_of_films:.1%} of {self.num_films} one-sided films the side named is that of the picture "
-            f"({self.share_of_pixels:.1%} of the lesions' pixels)"
+            f"in {self.fraction_of_images:.1%} of {self.num_images} one-sided films the side named is that of the picture "
+            f"({self.fraction_of_pixels:.1%} of the lesions' pixels)"
         )
-        if self.verdict == "viewer":
+        if self.verdict == "image":
             return (
                 f"captions are in the viewer's frame: {figures}, so that in films in standard orientation a "
                 f"radiologist's left is the caption's right"
@@ -46,8 +46,8 @@ class SharedGroups:
     second: str
     num_groups: int
     num_shared: int
-    num_films: int
-    num_films_shared: int
+    num_images: int
+    num_images_shared: int
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ class NearDuplicate:
 class DeepReport:
     """What the deep check found; `pairs` come with the best correlation first."""
 
-    frame: Frame
+    orientation: OrientationEvidence
     faults: tuple[Fault, ...]
     num_captions: int
     num_slots: int
     """Captions with an empty slot, zones in the other lung, and a lesion in the mask; and how many of these masks have
     the lesion in that other lung alone, so that the slot means nothing."""
     num_slots_confirmed: int
-    num_films: int
+    num_images: int
     """Films that could be read and were compared."""
     shared: tuple[SharedGroups, ...]
     pairs: tuple[NearDuplicate, ...]
@@ -107,7 +107,7 @@ class DeepReport:
 
     def lines(self) -> list[str]:
         """Return the findings as lines of text."""
-        lines = ["what the data hides:", f"  {self.frame}"]
+        lines = ["what the data hides:", f"  {self.orientation}"]
         lines.append(f"  faults of {self.num_captions} captions:{'' if self.faults else ' none'}")
         for fault in self.faults:
             example = f"; {fault.examples[0]}" if fault.examples else ""
@@ -118,10 +118,10 @@ class DeepReport:
                 f"lesion is in the other lung alone"
             )
         for shared in self.shared:
-            share = shared.num_films_shared / max(shared.num_films, 1)
+            fraction = shared.num_images_shared / max(shared.num_images, 1)
             lines.append(
                 f"  groups of {shared.second} that {shared.first} has too: {shared.num_shared} of {shared.num_groups}, "
-                f"{shared.num_films_shared} of {shared.num_films} images ({share:.1%})"
+                f"{shared.num_images_shared} of {shared.num_images} images ({fraction:.1%})"
             )
         lines.append(f"  {self._pairs_text()}")
         if self.num_pictures is not None:
@@ -131,13 +131,13 @@ class DeepReport:
         return lines
 
     def _pairs_text(self) -> str:
-        if not self.num_films:
+        if not self.num_images:
             return "near duplicates: there are no films to compare"
         across = sum(pair.across for pair in self.pairs)
         one_group = sum(pair.group is not None for pair in self.pairs)
         mirrored = sum(pair.mirrored for pair in self.pairs)
         return (
-            f"near duplicates among {self.num_films} films: {across} pairs across splits, "
+            f"near duplicates among {self.num_images} films: {across} pairs across splits, "
             f"{len(self.pairs) - across} within one; {one_group} of one group, {mirrored} mirrored "
             f"({self.num_compared} pairs whose hashes differ in at most {self.max_distance} bits were compared)"
         )

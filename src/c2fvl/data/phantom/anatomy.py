@@ -137,13 +137,13 @@ def _draw_vessels(canvas: Canvas, random: np.random.Generator) -> np.ndarray:
             start, ahead = root, angle
             length, width = random.uniform(0.14, 0.26), random.uniform(0.026, 0.036)
             for bend in random.uniform(-0.35, 0.35, 3):  # each piece turns a little, thins, and gives off a twig
-                for turn, share in ((bend, 1.0), (bend - 0.9 * np.sign(bend), 0.7)):
+                for turn, fraction in ((bend, 1.0), (bend - 0.9 * np.sign(bend), 0.7)):
                     direction = ahead + turn * steps
-                    line = start + share * length / 8 * np.cumsum(
+                    line = start + fraction * length / 8 * np.cumsum(
                         np.hstack([side * np.cos(direction), np.sin(direction)]), 0
                     )
-                    branches.append(_band(line, np.linspace(share * width, share * width * 0.55, 9)))
-                    if share == 1:
+                    branches.append(_band(line, np.linspace(fraction * width, fraction * width * 0.55, 9)))
+                    if fraction == 1:
                         following = line[-1]
                 start, ahead, width, length = following, ahead + bend, width * 0.6, length * 0.8
         trunks.append(
@@ -197,8 +197,8 @@ def expose(canvas: Canvas, random: np.random.Generator, opacity: np.ndarray) -> 
     """Turn opacity into grey values: tone curve, exposure, blur and grain: (H, W) uint8."""
     opacity = canvas.blur(np.clip(opacity, 0, 1.3), random.uniform(0.004, 0.009))
     tone = (opacity / 0.95) ** random.uniform(0.9, 1.25)
-    film = random.uniform(0.0, 0.06) + random.uniform(0.8, 0.98) * tone
-    film *= 1 + random.uniform(-0.05, 0.05) * canvas.x + random.uniform(-0.05, 0.05) * canvas.y
-    grain = random.standard_normal(film.shape, dtype=np.float32)
-    film += random.uniform(0.008, 0.02) * (0.6 * grain + canvas.blur(grain, 0.008))
-    return np.clip(255 * film, 0, 255).round().astype(np.uint8)
+    image = random.uniform(0.0, 0.06) + random.uniform(0.8, 0.98) * tone
+    image *= 1 + random.uniform(-0.05, 0.05) * canvas.x + random.uniform(-0.05, 0.05) * canvas.y
+    grain = random.standard_normal(image.shape, dtype=np.float32)
+    image += random.uniform(0.008, 0.02) * (0.6 * grain + canvas.blur(grain, 0.008))
+    return np.clip(255 * image, 0, 255).round().astype(np.uint8)

@@ -27,9 +27,9 @@ from c2fvl.reports.zones import ZONES
 
 MIN_CASES, MIN_SIZE = 6, 32
 MASK_THRESHOLD = 0.5  # of the opacity field of a shadow, whose peak is 1
-ZONE_SHARE = 0.1  # of one lesion's pixels, from which its zone is named
-EMPTY_SHARE = 0.05  # films without a lesion; half of them carry decoys alone
-CONTESTED_SHARE = 0.9  # of the films with shadows in two places or more: these carry decoys beside lesions
+ZONE_FRACTION = 0.1  # of one lesion's pixels, from which its zone is named
+EMPTY_FRACTION = 0.05  # films without a lesion; half of them carry decoys alone
+CONTESTED_FRACTION = 0.9  # of the films with shadows in two places or more: these carry decoys beside lesions
 MAX_SHADOWS = 6
 _FILMS_OF_GROUPS = ((0, 1), (0, 2), (1, 1), (2, 1))  # of four films in a row: the group and its run
 
@@ -43,7 +43,7 @@ class PhantomCase:
     mask: np.ndarray  # 1 on lesions
     decoys: np.ndarray  # 1 on shadows that look like lesions and are none
     lungs: np.ndarray  # 1 on the lung at the left of the picture, 2 on the other
-    report: Report  # frame "viewer"
+    report: Report  # frame "image"
     group: str
 
 
@@ -120,9 +120,9 @@ def write_phantom(
     return counts
 
 
-def _write_split(folder: Path, split: str, films: list[tuple[int, int, int]]) -> None:
+def _write_split(folder: Path, split: str, images: list[tuple[int, int, int]]) -> None:
     rows, listed = [], [["image", "mask", "report", "group"]]
-    for seed, index, size in films:
+    for seed, index, size in images:
         case = draw_case(seed, index, size=size)
         write_image(folder / "img" / f"{case.name}.png", case.image)
         write_mask(folder / "labelcol" / f"mask_{case.name}.png", case.mask)
@@ -150,7 +150,7 @@ def _split(num_cases: int, fractions: tuple[float, float, float]) -> dict[str, r
 
 def _choose_places(random: np.random.Generator) -> list[tuple[list[int], int]]:
     """Draw the places of a film's shadows: for each its one or two zones (numbers in `ZONES`) and its shadows."""
-    if random.random() < EMPTY_SHARE / 2:
+    if random.random() < EMPTY_FRACTION / 2:
         return []
     zones = sorted(random.permutation(len(ZONES))[: random.choice([1, 2, 3, 4, 5], p=[0.08, 0.27, 0.3, 0.23, 0.12])])
     places: list[list[int]] = []
@@ -167,10 +167,10 @@ def _choose_places(random: np.random.Generator) -> list[tuple[list[int], int]]:
 
 def _choose_lesions(random: np.random.Generator, num_places: int) -> np.ndarray:
     """Draw which places hold lesions, without a look at what was drawn there; the others hold decoys."""
-    if random.random() < EMPTY_SHARE / 2:
+    if random.random() < EMPTY_FRACTION / 2:
         return np.zeros(num_places, bool)
     chosen = np.ones(num_places, bool)
-    if num_places > 1 and random.random() < CONTESTED_SHARE:
+    if num_places > 1 and random.random() < CONTESTED_FRACTION:
         while chosen.all() or not chosen.any():
             chosen = random.random(num_places) < 0.5
     return chosen
@@ -252,8 +252,8 @@ def _report(mask: np.ndarray, lungs: np.ndarray) -> Report:
             lesion = labels == label
             for third in range(3):
                 inside = np.count_nonzero((lesion & lung)[bounds[third] : bounds[third + 1]])
-                if inside and inside >= ZONE_SHARE * np.count_nonzero(lesion):
+                if inside and inside >= ZONE_FRACTION * np.count_nonzero(lesion):
                     zones.add(ZONES[3 * (number - 1) + third])
     sides = {zone[0] for zone in zones}
     side = ("none", "unilateral", "bilateral")[len(sides)]
-    return Report(side=side, number=num_labels - 1, zones=frozenset(zones), frame="viewer")
+    return Report(side=side, number=num_labels - 1, zones=frozenset(zones), orientation="image")

@@ -19,7 +19,7 @@ from c2fvl.checkpoints.folders import find_model, parse_settings, read_metrics
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.config import Config
 from c2fvl.data.scan import fingerprint, scan
-from c2fvl.data.text_changes import DRAWN, change_text, describe_text
+from c2fvl.data.text_changes import DRAWN, change_text, text_given
 from c2fvl.evaluation.compare.paired import (
     CaseTable,
     PairedDifference,
@@ -44,7 +44,7 @@ SCORES = {
     "iou_pooled": "IoU pooled",
 }
 COSTS = {"parameters": "parameters, M", "gflops": "GFLOP per film"}
-SPEEDS = {"films_per_second": "films/s", "peak_memory": "peak memory, MiB"}
+SPEEDS = {"images_per_second": "films/s", "peak_memory": "peak memory, MiB"}
 LOWER_IS_BETTER = {*COSTS, "peak_memory"}
 
 
@@ -268,7 +268,7 @@ def _entry(
         values |= {"parameters": whole.parameters / 1e6, "gflops": whole.flops / 1e9}
     if speed is not None:
         values |= {name: getattr(speed, name) for name in SPEEDS}
-    reports = scored[0][1]["text"]["given"] if scored else describe_text(text, system.settings[0].data.text, 1, 1)
+    reports = scored[0][1]["text"]["given"] if scored else text_given(text, system.settings[0].data.text, 1, 1)
     model = system.settings[0].model.name if system.settings else scored[0][1]["model"]["name"]
     shown = label if len(system.folders) == 1 else f"{label}, {len(system.folders)} seeds"
     return Entry(shown, model, system.folders, reports, values, tuple(place for place, _ in scored), intervals)

@@ -46,7 +46,7 @@ def difference_rows(comparison: Comparison) -> list[list[str]]:
     """Return the paired differences as text, by `DIFFERENCE_HEADER`; p values as corrected."""
     found = []
     for pair in comparison.differences:
-        dice, iou = (show_estimate(pair.differences[name].mean.as_dict(), share=True) for name in ("dice", "iou"))
+        dice, iou = (show_estimate(pair.differences[name].mean.as_dict(), fraction=True) for name in ("dice", "iou"))
         probabilities = [show_p(held["dice"]) for held in (pair.permutation_holm, pair.wilcoxon_holm)]
         found.append([pair.first, pair.second, dice, *probabilities, iou])
     return found

@@ -76,10 +76,10 @@ def cases_by_size(dice: Sequence[float], area: Sequence[float], *, unit: str) ->
     found, sizes = np.asarray(dice, float), np.asarray(area, float)
     figure, (axes,) = _figure("cases", (9, 3.6))
     filled = sizes > 0
-    least = sizes[filled].min() / 2 if filled.any() else 1.0
+    minimum = sizes[filled].min() / 2 if filled.any() else 1.0
     axes.scatter(sizes[filled], found[filled], s=14, alpha=0.5, color=_BLUE, linewidths=0, label="films with lesion")
     if not filled.all():
-        left = np.full((~filled).sum(), least)
+        left = np.full((~filled).sum(), minimum)
         axes.scatter(left, found[~filled], s=30, marker="<", color=_VERMILLION, label="films without, of no area")
         axes.legend(labelcolor=_INK, frameon=False)
     axes.set(

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from c2fvl.checkpoints.folders import CARD, FAMILIARITY, find_model, parse_settings, read_metrics, read_trust_curve
+from c2fvl.checkpoints.folders import CARD, OOD_DETECTOR, find_model, parse_settings, read_metrics, read_trust_curve
 from c2fvl.config import Config, to_toml
 from c2fvl.data.text_changes import battery
 from c2fvl.evaluation.pages.markdown import escape, table
-from c2fvl.evaluation.pages.page import given, reading_rows, show
+from c2fvl.evaluation.pages.page import findings_rows, given, show
 from c2fvl.files import storage
 from c2fvl.models.catalogue import find_entry
 
@@ -60,9 +60,9 @@ def write_card(
         "", _MADE, "", f"# {escape(config.preset or config.model.name)}", "",
         "**Research use, not for diagnosis.** No clinic has tested it, no authority has approved it.", "",
         *_what(config, metrics), *_data(config, environment, data, text_version, licence),
-        *_recipe(config, environment, beside), *_figures(scored), *_audits(scored), *_trust(folder),
+        *_recipe(config, environment, beside), *_scores(scored), *_audits(scored), *_trust(folder),
         *_readings(scored), *_calibration(scored),
-        *_limits(scored, [file.parent for file, _ in strangers], familiar=(folder / FAMILIARITY).is_file()),
+        *_limits(scored, [file.parent for file, _ in strangers], familiar=(folder / OOD_DETECTOR).is_file()),
         "## Every setting", "", "```toml", *to_toml(config).strip().splitlines(), "```", "",
     ]  # fmt: skip
     storage.write_text(card, "\n".join(lines))
@@ -143,7 +143,7 @@ def _beginning(begun_from: Mapping[str, str] | None) -> list[str]:
     return [f"- Begun from: `{begun_from['setting']}`, a file of the SHA-256 `{begun_from['sha256']}`"]
 
 
-def _figures(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+def _scores(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = ["## Figures", ""]
     if not summaries:
         return [*lines, "Not scored yet: run `c2fvl evaluate` or `c2fvl audit`, then `c2fvl card` again.", ""]
@@ -153,7 +153,7 @@ def _figures(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
         scores = [figures[kind][name] for kind in ("per_image", "pooled") for name in ("dice", "iou")]
         rows.append(
             [f"{escape(Path(data['root']).name)}, {escape(data['split'])}", escape(given(summary))]
-            + [show(score, share=True) for score in scores] + [str(data["num_cases"])]
+            + [show(score, fraction=True) for score in scores] + [str(data["num_cases"])]
         )  # fmt: skip
     header = ["part", "report given", "Dice per image", "IoU per image", "Dice pooled", "IoU pooled", "films"]
     return [
@@ -176,8 +176,8 @@ def _audits(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
         lines += [f"## What the text does, {escape(summary['data']['split'])} part{at}", ""]
         lines += [f"- {escape(line['text'])}" for line in audit["words"]] + [""]
         rows = [
-            [escape(row["title"]), show(row["dice"], share=True), show(row["difference_to_right"], share=True),
-             show(row["wrong_lungs"], share=True)]
+            [escape(row["title"]), show(row["dice"], fraction=True), show(row["difference_to_right"], fraction=True),
+             show(row["wrong_lungs"], fraction=True)]
             for row in audit["changes"]
         ]  # fmt: skip
         header = ["report given", "Dice per image, %", "less its own report, points", "in lungs without infection, %"]
@@ -192,18 +192,18 @@ def _trust(folder: Path) -> list[str]:
     wrong = list(found["points"][0]["harm"])
     rows = [
         [f"{point['trust']:g}{' (default)' if point['trust'] == found['default'] else ''}"]
-        + [show(point[name], share=True) for name in ("right", *wrong)]
+        + [show(point[name], fraction=True) for name in ("right", *wrong)]
         + ["–" if point["gain_kept"] is None else f"{100 * point['gain_kept']:.0f}"]
         for point in found["points"]
     ]
     measured, titles = found["measured_on"], {change.name: change.title for change in battery(None)}
-    bounds = ", ".join(f"{titles[name]} {most:g}" for name, most in found["most_harm"].items())
+    bounds = ", ".join(f"{titles[name]} {maximum:g}" for name, maximum in found["most_harm"].items())
     return [
         "## Trust in reports", "",
         f"Dice per image, %, {measured['num_cases']} films of the {escape(measured['split'])} part; without a report "
-        f"{show(found['none'], share=True)}. The default is the highest trust at which a wrong report costs at most so "
+        f"{show(found['none'], fraction=True)}. The default is the highest trust at which a wrong report costs at most so "
         f"many points: {bounds}. The gain kept is that of the right report, against trust 1.", "",
-        *table(["trust", "right report", *(titles[name] for name in wrong), "gain kept, %"], rows, numbers=5), "",
+        *table(["fit-trust", "right report", *(titles[name] for name in wrong), "gain kept, %"], rows, numbers=5), "",
         *_held_out(found, titles),
     ]  # fmt: skip
 
@@ -212,11 +212,11 @@ def _held_out(curve: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
     found = curve.get("held_out")
     if found is None:
         return []
-    costs = ", ".join(f"{titles[name]} {show(cost, share=True)}" for name, cost in found["harm"].items())
+    costs = ", ".join(f"{titles[name]} {show(cost, fraction=True)}" for name, cost in found["harm"].items())
     kept = "" if found["gain_kept"] is None else f", {100 * found['gain_kept']:.0f} % of the gain kept"
     return [
         f"Chosen on half of the patients ({' and '.join(f'{trust:g}' for trust in found['defaults'])}) and scored on "
-        f"the other: the right report {show(found['right'], share=True)}{kept}; points below no report: {costs}.", "",
+        f"the other: the right report {show(found['right'], fraction=True)}{kept}; points below no report: {costs}.", "",
     ]  # fmt: skip
 
 
@@ -226,7 +226,7 @@ def _readings(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
         rows = [
             [row["name"], "–" if row["auc"] is None else f"{row['auc']:.3f}", f"{100 * row['accuracy']:.1f}",
              f"{100 * row['majority']:.1f}"]
-            for row in reading_rows(summary.get("reading"))
+            for row in findings_rows(summary.get("reading"))
         ]  # fmt: skip
         title = f"## What it reads off films, {escape(summary['data']['split'])} part"
         if rows and title not in lines:  # it reads the same whatever report it is given

@@ -20,15 +20,15 @@ _LENGTHS = {
     "hd": "Hausdorff distance",
     "assd": "average symmetric surface distance",
 }
-_SHARES = {
+_FRACTIONS = {
     "dice": "Dice",
     "iou": "IoU",
     "precision": "precision of pixels",
     "recall": "recall of pixels",
     "specificity": "specificity of pixels",
     **{
-        f"lesion_{name}_{least}": f"{word} of lesions, found at IoU ≥ 0.{least[0]}"
-        for least in ("10", "50")
+        f"lesion_{name}_{minimum}": f"{word} of lesions, found at IoU ≥ 0.{minimum[0]}"
+        for minimum in ("10", "50")
         for name, word in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
     },
 }
@@ -49,20 +49,20 @@ def label_of(name: str, unit: str) -> tuple[str, bool]:
         return f"{_AREAS[name]}, {'pixels' if unit == 'pixel' else f'{unit}²'}", False
     if name.startswith("nsd_"):
         return f"surface within {name.removeprefix('nsd_')} {unit}, %", True
-    return f"{(_SHARES | _OF_THEMSELVES)[name]}, %", True
+    return f"{(_FRACTIONS | _OF_THEMSELVES)[name]}, %", True
 
 
-def show(estimate: Mapping[str, float | None] | None, *, share: bool) -> str:
+def show(estimate: Mapping[str, float | None] | None, *, fraction: bool) -> str:
     """Return a figure with its interval in words, a share in per cent."""
     if estimate is None or estimate["value"] is None:
         return "–"
-    numbers = [None if estimate[key] is None else _number(estimate[key], share) for key in ("value", "low", "high")]
+    numbers = [None if estimate[key] is None else _number(estimate[key], fraction) for key in ("value", "low", "high")]
     return f"{numbers[0]}" if numbers[1] is None else f"{numbers[0]} ({numbers[1]} to {numbers[2]})"
 
 
-def _number(value: float | None, share: bool) -> str:
+def _number(value: float | None, fraction: bool) -> str:
     assert value is not None
-    shown = f"{100 * value:.2f}" if share else f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
+    shown = f"{100 * value:.2f}" if fraction else f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
     return shown.replace("-", "−")
 
 
@@ -104,7 +104,7 @@ def render(
         audit=summary.get("audit"),
         calibration=summary["calibration"],
         given=given(summary),
-        reading=reading_rows(summary.get("reading")),
+        reading=findings_rows(summary.get("reading")),
     )
 
 
@@ -116,8 +116,8 @@ def charts_of(
     `scores` are those of each case, of which "dice" and "area_target" are drawn.
     """
     figures, unit = summary["figures"], summary["unit"]["length"]
-    rows = [(_SHARES[name], figures["per_image"][name]) for name in _DOTTED]
-    rows += [(f"pooled {_SHARES[name]}", figures["pooled"][name]) for name in ("dice", "iou")]
+    rows = [(_FRACTIONS[name], figures["per_image"][name]) for name in _DOTTED]
+    rows += [(f"pooled {_FRACTIONS[name]}", figures["pooled"][name]) for name in ("dice", "iou")]
     area = "pixels" if unit == "pixel" else f"{unit}²"
     found: dict[str, str | list[str]] = {
         "figures": charts.dots(rows, name="figures", label="%, with 95 % intervals"),
@@ -147,7 +147,7 @@ def charts_of(
     return found
 
 
-def reading_rows(found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def findings_rows(found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """Return a row for each finding of the summary's part "reading", the mean of the zones first."""
     if found is None:
         return []

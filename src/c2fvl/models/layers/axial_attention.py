@@ -60,8 +60,8 @@ class AxialAttention(nn.Module):
         if self.has_positions:
             attended = self._with_positions(query, key, value)
         else:
-            shares = self.similarity_norm(query.transpose(2, 3) @ key).softmax(dim=-1)
-            attended = self.output_norm((value @ shares.transpose(2, 3)).flatten(1, 2))  # (N, C, K)
+            attention = self.similarity_norm(query.transpose(2, 3) @ key).softmax(dim=-1)
+            attended = self.output_norm((value @ attention.transpose(2, 3)).flatten(1, 2))  # (N, C, K)
         lines = attended.unflatten(0, (features.shape[0], -1))  # (B, L, C, K)
         attended = lines.permute(0, 2, 3, 1) if self.along_height else lines.permute(0, 2, 1, 3)
         # an odd side is halved upwards, as the strided shortcut beside it does
@@ -77,9 +77,9 @@ class AxialAttention(nn.Module):
         if self.is_gated:
             by_query, by_key = self.gate_query * by_query, self.gate_key * by_key
         scores = torch.cat([query.transpose(2, 3) @ key, by_query, by_key], dim=1)
-        shares = self.similarity_norm(scores).unflatten(1, (3, self.groups)).sum(dim=1).softmax(dim=-1)
-        content = value @ shares.transpose(2, 3)  # (N, groups, group_width, K)
-        position = torch.einsum("ngij,cij->ngci", shares, value_table)
+        attention = self.similarity_norm(scores).unflatten(1, (3, self.groups)).sum(dim=1).softmax(dim=-1)
+        content = value @ attention.transpose(2, 3)  # (N, groups, group_width, K)
+        position = torch.einsum("ngij,cij->ngci", attention, value_table)
         if self.is_gated:
             content, position = self.gate_value * content, self.gate_position * position
         # content and position of each channel side by side, as the norm of the checkpoints has them
@@ -165,12 +165,12 @@ class AxialBranch(nn.Module):
             features = stage(features)
             skips.append(features)
         if self.bottom is not None:
-            features = _enlarged(self.bottom(features), features) + features
+            features = _upsampled(self.bottom(features), features) + features
         for step in reversed(range(1, len(skips))):
-            features = _enlarged(self.decoders[step](features), skips[step - 1]) + skips[step - 1]
-        return _enlarged(self.decoders[0](features), image)
+            features = _upsampled(self.decoders[step](features), skips[step - 1]) + skips[step - 1]
+        return _upsampled(self.decoders[0](features), image)
 
 
-def _enlarged(features: Tensor, like: Tensor) -> Tensor:
+def _upsampled(features: Tensor, like: Tensor) -> Tensor:
     """Return the activated features at the size of `like`, twice their own but for odd sides."""
     return functional.relu(functional.interpolate(features, size=like.shape[-2:], mode="bilinear", align_corners=False))

@@ -65,11 +65,11 @@ class JoinedConvolutions(nn.ModuleList):
         first, second = self.units
         from_skip, from_coarse = first.convolution.weight.split(self.channels, dim=1)
         joined = convolve(skip, from_skip, first.convolution.bias)
-        joined += functional.conv_transpose2d(coarse, enlarging_kernel(from_coarse), stride=2, padding=1)
+        joined += functional.conv_transpose2d(coarse, upsampling_kernel(from_coarse), stride=2, padding=1)
         return second(functional.relu(first.norm(joined), inplace=True))
 
 
-def enlarging_kernel(kernel: Tensor) -> Tensor:
+def upsampling_kernel(kernel: Tensor) -> Tensor:
     """Return the transposed convolution that enlarges twice by nearest neighbour and then convolves by `kernel`.
 
     (out, in, 3, 3) → (in, out, 4, 4), for a stride of 2 and a padding of 1: of each coarse pixel's four copies, the sum
@@ -102,7 +102,7 @@ class UNetEncoder(nn.Module):
         return features
 
 
-def add_enlarged(features: Tensor, coarse: Tensor, factor: int, gate: Tensor | None = None) -> Tensor:
+def add_upsampled(features: Tensor, coarse: Tensor, factor: int, gate: Tensor | None = None) -> Tensor:
     """Return (features + coarse enlarged by nearest neighbour) · gate, (B, C, f·h, f·w).
 
     features (B, C, f·h, f·w), coarse (B, C, h, w), gate (B, C) or None for one. The enlarged map is not built, but for

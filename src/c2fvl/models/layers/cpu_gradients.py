@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
-FEWEST_CHANNELS, LEAST_WORK = 32, 600_000
+MIN_CHANNELS, MIN_WORK = 32, 600_000
 """Products pay from so many channels on, and from so many pixels times channels."""
 LARGEST_PATCH = 8
 """Of larger patches the copy costs what the products save."""
@@ -41,8 +41,8 @@ def _products_pay(features: Tensor, weight: Tensor) -> bool:
     return (
         _matters(features, weight)
         and weight.shape[2] == 3
-        and channels >= FEWEST_CHANNELS
-        and channels * pixels >= LEAST_WORK
+        and channels >= MIN_CHANNELS
+        and channels * pixels >= MIN_WORK
     )
 
 

@@ -27,7 +27,7 @@ STAGES = (
 VARIANTS = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}
 """How much wider and deeper than Lite0 each variant is."""
 NORM_EPSILON = 1e-3
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the images that the published weights were trained on."""
 
 
@@ -54,7 +54,7 @@ class EfficientEncoder(nn.Module):
     """
 
     mean: Tensor
-    deviation: Tensor
+    std: Tensor
 
     def __init__(self, in_channels: int = 3, *, variant: int = 0, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class EfficientEncoder(nn.Module):
         self.widths = (*widths[:3], before_last, last)
         self.strides = tuple(stride for _, stride, *_ in shapes)
         num_blocks = sum(blocks for *_, blocks in shapes)
-        for name, values in (("mean", MEAN), ("deviation", DEVIATION)):
+        for name, values in (("mean", MEAN), ("std", STD)):
             of_channels = values if in_channels == len(values) else [sum(values) / len(values)] * in_channels
             self.register_buffer(name, torch.tensor(of_channels)[:, None, None], persistent=False)
         self.stem = nn.Conv2d(in_channels, STEM_WIDTH, 3, stride=2, padding=1, bias=False)
@@ -88,7 +88,7 @@ class EfficientEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return the five maps, finest first."""
-        image = (image - self.mean) / self.deviation
+        image = (image - self.mean) / self.std
         features = functional.relu6(self.stem_norm(self.stem(image)), inplace=True)
         maps = []
         for stride, stage in zip(self.strides, self.stages, strict=True):

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 from c2fvl.reports.free_text import terms
 from c2fvl.reports.free_text.terms import BOTH, HEIGHTS, LEFT, RIGHT, Place, Term
 from c2fvl.reports.report import MAX_AREAS
-from c2fvl.reports.zones import FRAMES, ZONES
+from c2fvl.reports.zones import ORIENTATIONS, ZONES
 
-__all__ = ["MAX_CHARACTERS", "FreeReading", "read_free_text"]
+__all__ = ["MAX_CHARACTERS", "ParsedText", "read_free_text"]
 
 MAX_CHARACTERS = 20_000
 """A longer text is refused: it is no report of one film."""
@@ -47,7 +47,7 @@ _OTHER_HAND = {LEFT: RIGHT, RIGHT: LEFT}
 
 
 @dataclass(frozen=True)
-class FreeReading:
+class ParsedText:
     """What could be read of a free text; zones are those of `report.ZONES`, in the viewer's frame."""
 
     zones: frozenset[str] = frozenset()
@@ -71,32 +71,32 @@ class FreeReading:
 
 
 @functools.lru_cache(maxsize=_KEPT_READINGS)
-def read_free_text(text: str, frame: str = "viewer") -> FreeReading:
-    """Read a free text as far as the rules go; `frame`, "viewer" or "patient", says whose left it means.
+def read_free_text(text: str, orientation: str = "image") -> ParsedText:
+    """Read a free text as far as the rules go; `frame`, "image" or "patient", says whose left it means.
 
     Never raises for any text: what cannot be read has `refusal`. Raises `ValueError` for another frame.
     """
-    if frame not in FRAMES:
-        raise ValueError(f"the frame of a report is {frame!r}; expected {' or '.join(FRAMES)}")
+    if orientation not in ORIENTATIONS:
+        raise ValueError(f"the frame of a report is {orientation!r}; expected {' or '.join(ORIENTATIONS)}")
     if not text.strip():
-        return FreeReading(refusal="there is no report: the text is empty")
+        return ParsedText(refusal="there is no report: the text is empty")
     if len(text) > MAX_CHARACTERS:
-        return FreeReading(
+        return ParsedText(
             refusal=f"the text has {len(text)} characters, more than {MAX_CHARACTERS}; give the sentences on the lungs"
         )
     words = _understand(text)
     organ = next((word.text.lower() for word in words if word.term.kind == terms.ORGAN), "")
     spoken = {part for word in words for part in word.text.lower().split()}
     if organ and not spoken & terms.LUNG_EVIDENCE:
-        return FreeReading(
+        return ParsedText(
             not_understood=(_short(text),), refusal=f"the text is about another organ ({organ}), not about the lungs"
         )
     if any(word.term.kind == terms.FOREIGN for word in words) and not spoken & _ENGLISH:
-        return FreeReading(not_understood=(_short(text),), refusal=_NOTHING)
+        return ParsedText(not_understood=(_short(text),), refusal=_NOTHING)
     found = _resolve(_told(text, words))
     if found.refusal and not (found.uncertain or found.not_understood or found.contradictions):
         found = replace(found, not_understood=(_short(text),))
-    return _exchanged(found) if frame == "patient" else found
+    return _exchanged(found) if orientation == "patient" else found
 
 
 # ---- words
@@ -702,10 +702,10 @@ def _lung(hand: str) -> set[tuple[str, str]]:
     return {zone for zone in _ALL_ZONES if zone[0] == hand}
 
 
-def _resolve(told: _Told) -> FreeReading:
+def _resolve(told: _Told) -> ParsedText:
     """Weigh all statements against each other."""
     if len(told.statements) > MAX_STATEMENTS:
-        return FreeReading(
+        return ParsedText(
             refusal=f"the text makes {len(told.statements)} statements, more than {MAX_STATEMENTS}; give the sentences "
             "on the lungs"
         )
@@ -729,7 +729,7 @@ def _resolve(told: _Told) -> FreeReading:
     if is_nothing and not contradictions:
         told.not_understood += [claim.phrase for claim in used]
         used = []
-    return FreeReading(
+    return ParsedText(
         zones=_names(named),
         free=_names(free),
         side=side,
@@ -874,7 +874,7 @@ def _names(zones: Iterable[tuple[str, str]]) -> frozenset[str]:
     return found
 
 
-def _exchanged(reading: FreeReading) -> FreeReading:
+def _exchanged(reading: ParsedText) -> ParsedText:
     """Return the reading with the lungs exchanged; the phrases stay as they were found."""
 
     def other(zones: frozenset[str]) -> frozenset[str]:
