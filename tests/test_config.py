@@ -53,7 +53,7 @@ def test_paper_presets_repeat_the_published_recipe(name):
     assert (config.train.batch_size, config.train.epochs, config.train.seed) == (4, 2000, 666)
     assert (config.train.best_from_epoch, config.train.patience) == (6, 51)
     assert (config.data.image_size, config.data.resize, config.data.channel_order) == (224, "published", "bgr")
-    assert (config.data.augmentation, config.data.text_dropout) == ("paper", 0.0)
+    assert (config.data.augmentation, config.data.report_dropout) == ("paper", 0.0)
 
 
 def test_overrides_are_typed():
@@ -124,7 +124,7 @@ def test_a_file_of_ones_own_is_named_after_itself(tmp_path):
     ),
 )
 def test_toml_round_trip(root, dropout, arguments):
-    config = Config(data=DataConfig(root=root, text_dropout=dropout), model=ModelConfig(arguments=arguments))
+    config = Config(data=DataConfig(root=root, report_dropout=dropout), model=ModelConfig(arguments=arguments))
     assert parse_config(to_toml(config)) == config
 
 

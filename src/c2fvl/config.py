@@ -72,19 +72,24 @@ class DataConfig:
         "data.text_model gives them; none: the network sees no report",
         choices=("auto", "attributes", "findings", "words", "sentence", "none"),
     )
-    missing_text: str = _setting(
-        "error", "what a film without a report that can be read is: an error, or allowed", choices=("error", "allow")
+    missing_reports: str = _setting(
+        "error", "what to do with cases that have no readable report: error or allow", choices=("error", "allow")
     )
-    text_dropout: float = _setting(0.0, "share of training films whose report is withheld", minimum=0, maximum=1)
-    text_doubt: float = _setting(
+    report_dropout: float = _setting(
+        0.0, "fraction of training cases whose report is withheld, drawn at random", minimum=0, maximum=1
+    )
+    report_noise: float = _setting(
         0.0,
-        "share of the reports of training films that are told with a trust below 1, drawn at random, and are wrong as "
-        "often as it says (text=findings)",
+        "fraction of training reports given with a random trust below 1; such a report is replaced by a wrong one with "
+        "probability 1 − trust (text=findings)",
         minimum=0,
         maximum=1,
     )
-    text_cut: float = _setting(
-        0.0, "share of the reports of training films of which only a part is told (text=findings)", minimum=0, maximum=1
+    partial_reports: float = _setting(
+        0.0,
+        "fraction of training reports from which some findings are left out, drawn at random (text=findings)",
+        minimum=0,
+        maximum=1,
     )
     text_tokens: int = _setting(32, "words or tokens of a report that are read; what follows is cut off", minimum=1)
     text_model: str = _setting("", "language model of text=sentence: a folder, or a name of the Hugging Face hub")

@@ -143,7 +143,7 @@ def drawn(settings, epochs=40, **changes):
 
 
 def test_doubted_reports_are_wrong_as_often_as_their_trust_says(settings):
-    text, own = drawn(settings, text_dropout=0.0, text_doubt=1.0, text_cut=0.0)
+    text, own = drawn(settings, report_dropout=0.0, report_noise=1.0, partial_reports=0.0)
     right = (np.nan_to_num(text[:, :TRUST], nan=-1) == np.nan_to_num(own[:, :TRUST], nan=-1)).all(axis=1)
     trusts = text[:, TRUST]
     assert trusts.min() >= 0.05 and trusts.max() <= 0.95
@@ -153,15 +153,15 @@ def test_doubted_reports_are_wrong_as_often_as_their_trust_says(settings):
 
 
 def test_reports_are_whole_and_trusted_where_nothing_is_doubted_or_cut(settings):
-    text, own = drawn(settings, epochs=2, text_dropout=0.0, text_doubt=0.0, text_cut=0.0)
+    text, own = drawn(settings, epochs=2, report_dropout=0.0, report_noise=0.0, partial_reports=0.0)
     assert np.array_equal(text[:, :TRUST], own[:, :TRUST], equal_nan=True)
     assert np.isnan(text[:, TRUST]).all()
-    text, _ = drawn(settings, epochs=4, text_dropout=1.0, text_doubt=0.5, text_cut=0.5)
+    text, _ = drawn(settings, epochs=4, report_dropout=1.0, report_noise=0.5, partial_reports=0.5)
     assert np.isnan(text[:, :TRUST]).all()
 
 
 def test_cut_reports_keep_some_of_what_is_so(settings):
-    text, own = drawn(settings, text_dropout=0.0, text_doubt=0.0, text_cut=1.0)
+    text, own = drawn(settings, report_dropout=0.0, report_noise=0.0, partial_reports=1.0)
     kept = ~np.isnan(text[:, :TRUST])
     assert (text[:, :TRUST][kept] == own[:, :TRUST][kept]).all()
     assert 0.3 < kept.sum() / (~np.isnan(own[:, :TRUST])).sum() < 0.6
@@ -176,8 +176,8 @@ def test_wrong_reports_are_of_every_kind():
 
 
 def test_other_networks_refuse_doubt(phantom_root):
-    data = load_config("debug", ["data.text=attributes", "data.text_doubt=0.5"]).data
-    with pytest.raises(ValueError, match="text_doubt"):
+    data = load_config("debug", ["data.text=attributes", "data.report_noise=0.5"]).data
+    with pytest.raises(ValueError, match="report_noise"):
         CaseDataset(scan(phantom_root, "train"), data, augment=True)
 
 

@@ -69,7 +69,7 @@ class StopAfter(Observer):
             os.kill(os.getpid(), self.number)
 
 
-RICH = ("train.ema=0.9", "optimizer.clip_norm=1", "optimizer.schedule=one_cycle", "data.text_dropout=0.3",
+RICH = ("train.ema=0.9", "optimizer.clip_norm=1", "optimizer.schedule=one_cycle", "data.report_dropout=0.3",
         "train.accumulation=2", "optimizer.min_rate=0")  # fmt: skip
 
 
@@ -505,8 +505,8 @@ def test_wrong_calls_write_nothing(tiny_config, tmp_path, tiny_run):
 
 def test_a_film_without_report_is_refused_or_allowed_as_set(phantom_root, tiny_config):
     cases = [dataclasses.replace(case, report=None) for case in scan(phantom_root, "val")]
-    with pytest.raises(ValueError, match=r"have no report with attributes.*data\.missing_text=allow"):
-        CaseDataset(cases, dataclasses.replace(tiny_config.data, missing_text="error"))
+    with pytest.raises(ValueError, match=r"have no report with attributes.*data\.missing_reports=allow"):
+        CaseDataset(cases, dataclasses.replace(tiny_config.data, missing_reports="error"))
     images = CaseDataset(cases, tiny_config.data)
     assert np.isnan(images[0, 0].text).all()
     assert CaseDataset(cases, dataclasses.replace(tiny_config.data, text="none"))[0, 0].text is None
@@ -529,7 +529,7 @@ def test_every_preset_runs(name, few_images, tmp_path):
     config = dataclasses.replace(
         config,
         data=dataclasses.replace(
-            config.data, image_size=tiny.size[0], text="auto", text_model="", missing_text="allow"
+            config.data, image_size=tiny.size[0], text="auto", text_model="", missing_reports="allow"
         ),
         model=ModelConfig(config.model.name, arguments),
     )
@@ -668,7 +668,7 @@ def test_two_trainings_do_not_share_a_run_folder(tiny_config, tmp_path):
         "model.arguments.base_width=x",
         "model.arguments.num_heads=0",
         "train.ema=1",
-        "data.text_dropout=7",
+        "data.report_dropout=7",
         "train.seed=99999999999999999999",
     ],
 )

@@ -69,15 +69,17 @@ class CaseDataset(Dataset[Item]):
         if augment:
             check_mirroring(config)
         self.draw = transforms.AUGMENTATIONS[config.augmentation if augment else "none"]
-        self.text_dropout = config.text_dropout if augment else 0.0
-        self.text_doubt, self.text_cut = (config.text_doubt, config.text_cut) if augment else (0.0, 0.0)
+        self.report_dropout = config.report_dropout if augment else 0.0
+        self.report_noise = config.report_noise if augment else 0.0
+        self.partial_reports = config.partial_reports if augment else 0.0
         self.exchange = mirrored_classes_table(config, num_classes)
         self.encoder = build_text_encoder(config)
         self.tells_findings = config.text == "findings"
         self.reports = [case.report for case in self.cases]
-        if (self.text_doubt or self.text_cut) and not self.tells_findings:
+        if (self.report_noise or self.partial_reports) and not self.tells_findings:
             raise ValueError(
-                "data.text_doubt and data.text_cut are for networks that are told findings; set both to 0 for this one"
+                "data.report_noise and data.partial_reports need a network that reads findings (data.text=findings); "
+                "set both to 0"
             )
         self.cache = _cache(config)
         unlabelled = [case.id for case in self.cases if case.mask is None]
@@ -88,13 +90,13 @@ class CaseDataset(Dataset[Item]):
             )
         if self.encoder is None:
             return
-        if config.missing_text == "error":
+        if config.missing_reports == "error":
             untold = [case.id for case in self.cases if not self.encoder.reads(case.report)]
             if untold:
                 kind = "report with attributes" if config.text == "attributes" else "report"
                 raise ValueError(
                     f"{len(untold)} of {len(self.cases)} films have no {kind}: {_few(untold)}; give them one in the "
-                    "caption table, or set data.missing_text=allow, or data.text=none to use none"
+                    "caption table, or set data.missing_reports=allow, or data.text=none to use none"
                 )
         self.encoder.prepare(self.reports)
         if augment and config.augmentation in transforms.MIRRORS_REPORTS:
@@ -115,11 +117,11 @@ class CaseDataset(Dataset[Item]):
         sample = transforms.Sample(stored.image, stored.mask, case.report)
         generator = np.random.default_rng([self.seed, _CASE_STREAM, epoch, index])
         told = own = sample.report
-        if self.draw is not transforms.draw_none or self.text_dropout:
+        if self.draw is not transforms.draw_none or self.report_dropout:
             sample, own = self._drawn(sample, generator)
             told = sample.report
         text = None if self.encoder is None else self.encoder.encode(told)
-        if text is not None and told is not None and (self.text_doubt or self.text_cut):
+        if text is not None and told is not None and (self.report_noise or self.partial_reports):
             text = self._doubted(told, text, generator)
         return Item(
             id=case.id,
@@ -139,7 +141,7 @@ class CaseDataset(Dataset[Item]):
         if self.exchange is not None and augmentation.mirror and sample.mask is not None:
             sample = replace(sample, mask=self.exchange[sample.mask])
         own = sample.report
-        if generator.random() < self.text_dropout:
+        if generator.random() < self.report_dropout:
             sample = replace(sample, report=None)
         return sample, own
 
@@ -147,11 +149,11 @@ class CaseDataset(Dataset[Item]):
         """Return the findings (1, 9) with a trust, wrong as often as it says, and cut, as the settings have it."""
         assert self.encoder is not None
         trust = 1.0
-        if generator.random() < self.text_doubt:
+        if generator.random() < self.report_noise:
             trust = float(generator.uniform(*_TRUSTS))
             if generator.random() >= trust:
                 text = self.encoder.encode(wrong_report(report, self.reports, generator))
-        if generator.random() < self.text_cut:
+        if generator.random() < self.partial_reports:
             hidden = generator.random(len(FINDINGS)) < generator.uniform(*_FRACTIONS_CUT)
             text = np.where(hidden, np.float32(np.nan), text)
         text[0, TRUST] = trust

@@ -86,7 +86,7 @@ class Answers:
         keys = self.keys([case.report for case in cases])
         missing = [place for place, key in enumerate(keys) if key not in self.known]
         if missing:
-            settings = dataclasses.replace(self.settings, missing_text="allow")
+            settings = dataclasses.replace(self.settings, missing_reports="allow")
             images = CaseDataset([cases[place] for place in missing], settings, num_classes=self.num_classes)
             found = predict_cases(
                 self.network, images, device=self.device, batch_size=self.batch_size, workers=self.workers

@@ -207,7 +207,11 @@ def _loading(root: str | None, config: Config, conditions: Conditions) -> dict[s
             write_phantom(Path(root), num_cases=_FILMS, seed=0, size=256)
         cases = scan(root, config.data.train_split)[:_FILMS]
         data = dataclasses.replace(
-            config.data, image_cache=str(Path(folder) / "cache"), text="none", augmentation="none", missing_text="allow"
+            config.data,
+            image_cache=str(Path(folder) / "cache"),
+            text="none",
+            augmentation="none",
+            missing_reports="allow",
         )
         classes = num_classes(config.model)
         images = CaseDataset(cases, data, num_classes=classes)

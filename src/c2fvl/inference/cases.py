@@ -147,7 +147,7 @@ def dataset_of(
     """Return the films of one split as the model takes them, with the reports that `text` says."""
     config = model.config
     cases = change_text(scan(root, split, table=table or config.data.table or None), text, seed=seed)
-    settings = dataclasses.replace(config.data, missing_text="allow")
+    settings = dataclasses.replace(config.data, missing_reports="allow")
     if config.data.text != "none" and text != "none":
-        settings = dataclasses.replace(settings, missing_text=config.data.missing_text)
+        settings = dataclasses.replace(settings, missing_reports=config.data.missing_reports)
     return CaseDataset(cases, settings, num_classes=num_classes(config.model))

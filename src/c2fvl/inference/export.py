@@ -310,7 +310,7 @@ def _halved(content: bytes) -> bytes:
 
 def _films(model: TrainedModel, root: Path | str, table: str | None) -> tuple[CaseDataset, CaseDataset]:
     """Return films to take scales from and films to score, spread evenly over the two parts of a data set."""
-    config = dataclasses.replace(model.config.data, missing_text="allow")
+    config = dataclasses.replace(model.config.data, missing_reports="allow")
     parts = []
     for split, maximum in ((config.train_split, CALIBRATION_FILMS), (config.val_split, SCORED_FILMS)):
         cases = scan(root, split, table=table or config.table or None)
