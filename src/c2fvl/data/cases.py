@@ -15,15 +15,16 @@ STRAY_FRACTION = 0.05
 _CT_NAMES = ("Jun_", "Morozov_", "bjorke_")  # MosMedData+
 NOT_YET_SUFFIXES = (".dcm", ".nii", ".nii.gz")
 
-# what of a file's name tells the patient or the study
+# The part of a file name that identifies the patient or the study, in any case of letters, and its one spelling.
 _GROUP_PATTERNS = tuple(
-    re.compile(pattern)
-    for pattern in (
-        r"(sub-S\d+)_",  # QaTa-COV19
-        r"(TCGA-[0-9A-Z]{2}-[0-9A-Z]{4})-",  # MoNuSeg: the TCGA patient
-        r"(Jun_coronacases_case\d+)_\d+$",  # MosMedData+: case, then slice
-        r"(Jun_radiopaedia_\d+)_\d+_\d+_case\d+_\d+$",  # MosMedData+: several series of one Radiopaedia patient
-        r"(Morozov_study_\d+)_\d+$",  # MosMedData+: study, then slice
+    (re.compile(pattern, re.IGNORECASE), spelling)
+    for pattern, spelling in (
+        (r"(sub-S\d+)_", lambda group: group.lower().replace("-s", "-S")),  # QaTa-COV19
+        (r"(TCGA-[0-9A-Z]{2}-[0-9A-Z]{4})-", str.upper),  # MoNuSeg: the TCGA patient
+        (r"(Jun_coronacases_case\d+)_\d+$", str.capitalize),  # MosMedData+: case, then slice
+        # MosMedData+: several series of one Radiopaedia patient
+        (r"(Jun_radiopaedia_\d+)_\d+_\d+_case\d+_\d+$", str.capitalize),
+        (r"(Morozov_study_\d+)_\d+$", str.capitalize),  # MosMedData+: study, then slice
     )
 )
 
@@ -102,14 +103,14 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def group_from_name(name: str) -> str | None:
-    """Return the patient or study that a file's name tells in QaTa-COV19, MosMedData+ or MoNuSeg, else None.
+    """Return the patient or study that a file name of QaTa-COV19, MosMedData+ or MoNuSeg contains, else None.
 
-    A leading `mask_` and the ending are passed over: "sub-S11228_ses-E19964_run-1_bp-chest_vp-ap_dx.png" gives
-    "sub-S11228".
+    A leading `mask_`, the ending and the case of letters do not matter: "sub-S11228_ses-E19964_run-1_dx.png" and
+    "mask_SUB-s11228_ses-e19964_run-1_dx.PNG" both give "sub-S11228".
     """
-    stem = split_name(name)[0].removeprefix("mask_")
-    for pattern in _GROUP_PATTERNS:
+    stem = re.sub("^mask_", "", split_name(name)[0], flags=re.IGNORECASE)
+    for pattern, spelling in _GROUP_PATTERNS:
         match = pattern.match(stem)
         if match:
-            return match.group(1)
+            return spelling(match.group(1))
     return None
