@@ -83,7 +83,7 @@ def start_from_unet(network: nn.Module, name: str, folder: str | Path) -> int:
     copied, wrong = {}, []
     expected = network.state_dict()
     for key, value in model.network.state_dict().items():
-        if ".enlarge." in key:  # the learned enlarging has no counterpart
+        if ".upsample." in key:  # the learned upsampling has no counterpart
             continue
         ours = key.replace("head.", HEADS[name], 1) if key.startswith("head.") else key
         if expected[ours].shape != value.shape:

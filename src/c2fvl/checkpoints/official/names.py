@@ -150,7 +150,7 @@ _LVIT = OfficialNames(
 
 
 _UNET = OfficialNames(
-    rules=(*_UNET_ENCODER, (r"decoders\.(\d)\.enlarge\.", "up{+0}.up."), (r"head\.", "outc.")),
+    rules=(*_UNET_ENCODER, (r"decoders\.(\d)\.upsample\.", "up{+0}.up."), (r"head\.", "outc.")),
     dead=_NOTHING,
     arguments=_unet_arguments,
 )
