@@ -392,7 +392,7 @@ def test_new_splits_are_read_again(root, cases, capsys):
     table.write_text(table.read_text() + f'new.png,"{cases[2].report}"\n', encoding="utf-8")
     before = {case.id: case for split in find_splits(root) for case in scan(root, split)}
     out = root / "new.csv"
-    call = ["check", str(root), "--deep", "--write-splits", str(out), "--shares", "50,25,25", "--seed", "3"]
+    call = ["check", str(root), "--deep", "--write-splits", str(out), "--fractions", "50,25,25", "--seed", "3"]
     assert main(call) == 1  # a film is in two splits
     assert "new splits" in capsys.readouterr().out
     after = {split: scan(out, split) for split in SPLITS}
@@ -441,15 +441,15 @@ def test_films_without_masks_or_captions_and_a_single_split(tmp_path, cases):
     [
         ({"--write-splits": "new.txt"}, "the ending .csv"),
         ({"--write-splits": "Train_Folder/new.csv"}, "is not in"),
-        ({"--write-splits": "new.csv", "--shares": "80,10"}, "three numbers for train, val and test"),
-        ({"--write-splits": "new.csv", "--shares": "80,30,-10"}, "sum to 100"),
-        ({"--write-splits": "new.csv", "--shares": "most,10,10"}, "three whole numbers such as 80,10,10"),
+        ({"--write-splits": "new.csv", "--fractions": "80,10"}, "three numbers for train, val and test"),
+        ({"--write-splits": "new.csv", "--fractions": "80,30,-10"}, "sum to 100"),
+        ({"--write-splits": "new.csv", "--fractions": "most,10,10"}, "three whole numbers such as 80,10,10"),
         ({"--out": "Train_Folder"}, "is not empty"),
     ],
 )
 def test_what_cannot_be_written_is_refused_before_a_film_is_read(root, options, message, capsys):
     call = [
-        text if key in ("--shares",) or text.startswith("--") else str(root / text)
+        text if key in ("--fractions",) or text.startswith("--") else str(root / text)
         for key, value in options.items()
         for text in (key, value)
     ]

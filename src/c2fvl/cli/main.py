@@ -146,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--replace", action="store_true", help="overwrite a README.md that this program did not write")
 
     sub = command("predict", run_predict, "Draw the mask of films, each in its own size.")
-    sub.add_argument("films", nargs="*", metavar="FILE", help="films, folders or globs")
+    sub.add_argument("images", nargs="*", metavar="FILE", help="films, folders or globs")
     sub.add_argument(
         "--model",
         default=ALIAS,
@@ -175,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="print one JSON line per film")
 
     sub = command("read", run_read, "Print what a network reads off films: a report, with a figure for each zone.")
-    sub.add_argument("films", nargs="+", metavar="FILE", help="films, folders or globs")
+    sub.add_argument("images", nargs="+", metavar="FILE", help="films, folders or globs")
     sub.add_argument(
         "--model", default=ALIAS, metavar="NAME|FOLDER|FILE.onnx", help="the network (default: %(default)s)"
     )
@@ -206,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", metavar="DIR", help="with --deep: new folder for a picture of each pair of films")
     sub.add_argument("--write-splits", metavar="CSV", help="with --deep: new csv that divides the films by groups")
     sub.add_argument(
-        "--shares", default="80,10,10", metavar="PERCENT", help="of train, val and test there (default: %(default)s)"
+        "--fractions", default="80,10,10", metavar="PERCENT", help="of train, val and test there (default: %(default)s)"
     )
     sub.add_argument("--seed", type=count(0), default=0, help="seed of --write-splits (default: %(default)s)")
     sub.add_argument("--json", action="store_true", help="print the findings as JSON")
