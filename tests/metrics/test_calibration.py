@@ -26,11 +26,12 @@ from c2fvl.cli.main import main
 from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.scan import scan
 from c2fvl.files.images import read_mask
-from c2fvl.inference.cases import predict_cases
+from c2fvl.inference.cases import CasePrediction, predict_cases
 from c2fvl.inference.predictor import Prediction, Predictor
 from c2fvl.metrics.calibration import PixelCalibration, of_case, summarise
 from c2fvl.metrics.confidence import expected_dice, risk_coverage
 from c2fvl.metrics.temperature import LogitHistogram, Scaling
+from c2fvl.training import fit_temperature
 from c2fvl.training.fit_temperature import calibrate
 
 maps = arrays(np.float32, (6, 5), elements=st.floats(0, 1, width=32))
@@ -374,11 +375,22 @@ def root(right):
     return right / "set"
 
 
-def test_a_network_whose_logits_are_doubled_has_twice_the_temperature(right, root, tmp_path):
-    first, second = (
-        calibrate(load_model(with_logits_times(right / "model", factor, tmp_path / name)), root)
-        for name, factor in (("once", 1), ("doubled", 2))
-    )
+def calibrate_on(monkeypatch, folder, root, *, factor=1.0, plus=0.0):
+    """Return what is fitted where the network's probabilities are those of `drawn` instead of its own."""
+
+    def made_up(network, images, **options):
+        for index, case in enumerate(images.cases):
+            probability, mask = drawn(factor=factor, plus=plus, seed=index)
+            yield CasePrediction(case.id, index, probability, mask, None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_temperature, "predict_cases", made_up)
+        patch.setattr(fit_temperature, "to_original", lambda probability, shape: probability)
+        return calibrate(load_model(folder), root)
+
+
+def test_logits_twice_as_large_have_twice_the_temperature(monkeypatch, folder, root):
+    first, second = (calibrate_on(monkeypatch, folder, root, factor=factor) for factor in (1, 2))
     assert first["temperature"] == pytest.approx(1, abs=0.05) and first["offset"] == pytest.approx(0, abs=0.1)
     assert second["temperature"] == pytest.approx(2 * first["temperature"], rel=1e-3)
     assert second["offset"] == pytest.approx(first["offset"], abs=1e-3)
@@ -387,18 +399,26 @@ def test_a_network_whose_logits_are_doubled_has_twice_the_temperature(right, roo
     assert second["ece_after"] < 0.2 * second["ece_before"]
     assert second["nll_after"] == pytest.approx(first["nll_after"], rel=1e-2)
     assert second["nll_after"] < second["nll_before"] and second["brier_after"] < second["brier_before"]
-    shown = load_model(tmp_path / "doubled")
+    shown = load_model(folder)
     assert shown.calibration == second
     assert shown.scaling == Scaling(second["temperature"], second["offset"])
 
 
-def test_logits_that_are_all_too_high_need_the_offset(right, root, tmp_path):
-    high = with_logits_times(right / "model", 1.0, tmp_path / "high", plus=3.0)
-    found = calibrate(load_model(high), root)
+def test_logits_that_are_all_too_high_need_the_offset(monkeypatch, folder, root):
+    found = calibrate_on(monkeypatch, folder, root, plus=3.0)
     assert found["offset"] == pytest.approx(-3, abs=0.15) and found["temperature"] == pytest.approx(1, abs=0.05)
     assert found["ece_after"] < 0.1 * found["ece_before"]
     alone = found["without_offset"]
     assert alone is None or found["nll_after"] < alone["nll"] < found["nll_before"]
+
+
+def test_a_network_whose_logits_are_doubled_has_twice_the_temperature(right, root, tmp_path):
+    first, second = (
+        calibrate(load_model(with_logits_times(right / "model", factor, tmp_path / name)), root)
+        for name, factor in (("once", 1), ("doubled", 2))
+    )
+    assert second["temperature"] == pytest.approx(2 * first["temperature"], rel=1e-3)
+    assert second["offset"] == pytest.approx(first["offset"], abs=1e-3)
 
 
 def test_a_temperature_goes_with_the_folder_and_changes_no_mask(folder, root, tmp_path):

@@ -26,7 +26,7 @@ LIMIT, STEP = 20.0, 0.01
 """Logits are counted in cells of this width; those beyond the limit count as the limit."""
 LOWEST, HIGHEST = 0.05, 20.0
 """Temperatures that are looked for."""
-_ALMOST_ONE = np.float32(2**-25)
+_ALMOST_ONE = 2**-25
 """What float32 rounds 1 − p up to at least: a probability of 1 in it is any logit from 17.3 on."""
 
 
@@ -55,11 +55,11 @@ class Scaling:
             raise ValueError(
                 f"a temperature is for the probabilities of one lesion, (H, W), not for the shape {probability.shape}"
             )
-        power = np.float32(1 / self.temperature)
-        odds = np.float32(math.exp(self.offset))
-        lesion = odds * np.clip(probability, 0, 1).astype(np.float32) ** power
-        background = np.maximum(1 - probability, _ALMOST_ONE).astype(np.float32) ** power
-        return np.asarray(lesion / (lesion + background), np.float32)
+        # In float64: in float32 the rounding of a power makes larger probabilities smaller on some processors.
+        lesion = np.clip(probability, 0, 1 - _ALMOST_ONE, dtype=np.float64)
+        with np.errstate(divide="ignore", over="ignore"):  # a probability of 0 has the logit -inf, and stays 0
+            scaled = (np.log(lesion) - np.log1p(-lesion)) / self.temperature + self.offset
+            return (1 / (1 + np.exp(-scaled))).astype(np.float32)
 
 
 @dataclass(frozen=True)
