@@ -24,7 +24,7 @@ LAYERS = (
 """From bottom to top: a module imports from its own package or from a lower layer."""
 
 NEEDS_TORCH = {
-    "data.batches", "data.dataset",
+    "data.batch_transforms", "data.batches", "data.dataset", "data.on_device",
     "models.build", "models.layers", "models.inference_form", "models.output",
     "models.c2fvl", "models.filmfirst", "models.lvit", "models.medt", "models.transunet", "models.uctransnet",
     "models.unet",

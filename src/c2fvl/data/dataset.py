@@ -48,6 +48,16 @@ class Item:
     """(9,) what the film's own report says, for a network that is told findings, which may be changed ones."""
 
 
+@dataclass(frozen=True)
+class CaseDraw:
+    """What is random about one case in one epoch."""
+
+    augmentation: transforms.Augmentation
+    text: np.ndarray | None
+    """(T, F) float32 as in `Item`, and `findings` too."""
+    findings: np.ndarray | None
+
+
 class CaseDataset(Dataset[Item]):
     """Films by (epoch, index), read, resized, augmented and encoded.
 
@@ -76,6 +86,7 @@ class CaseDataset(Dataset[Item]):
         self.encoder = build_text_encoder(config)
         self.tells_findings = config.text == "findings"
         self.reports = [case.report for case in self.cases]
+        self._mirrored: dict[int, Report] = {}
         if (self.report_noise or self.partial_reports) and not self.tells_findings:
             raise ValueError(
                 "data.report_noise and data.partial_reports need a network that reads findings (data.text=findings); "
@@ -112,38 +123,50 @@ class CaseDataset(Dataset[Item]):
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
         epoch, index = key
-        case = self.cases[index]
-        stored = self._stored(case)
-        sample = transforms.Sample(stored.image, stored.mask, case.report)
+        stored, draw = self.stored(index), self.draw_case(epoch, index)
+        sample = transforms.apply(draw.augmentation, transforms.Sample(stored.image, stored.mask, None))
+        if self.exchange is not None and draw.augmentation.mirror and sample.mask is not None:
+            sample = replace(sample, mask=self.exchange[sample.mask])
+        return Item(
+            id=self.cases[index].id,
+            image=transforms.in_channel_order(sample.image, self.config),
+            mask=sample.mask,
+            text=draw.text,
+            original_mask=stored.original_mask,
+            findings=draw.findings,
+        )
+
+    def draw_case(self, epoch: int, index: int) -> CaseDraw:
+        """Return all that is random about one case in one epoch, and what its report then says; no image is read."""
         generator = np.random.default_rng([self.seed, _CASE_STREAM, epoch, index])
-        told = own = sample.report
-        if self.draw is not transforms.draw_none or self.report_dropout:
-            sample, own = self._drawn(sample, generator)
-            told = sample.report
+        augmentation = self.draw(generator)
+        told = own = self._moved_report(index, augmentation)
+        if (self.draw is not transforms.draw_none or self.report_dropout) and generator.random() < self.report_dropout:
+            told = None
         text = None if self.encoder is None else self.encoder.encode(told)
         if text is not None and told is not None and (self.report_noise or self.partial_reports):
             text = self._doubted(told, text, generator)
-        return Item(
-            id=case.id,
-            image=transforms.in_channel_order(sample.image, self.config),
-            mask=sample.mask,
-            text=text,
-            original_mask=stored.original_mask,
-            findings=findings_of(None if own is None else own.in_orientation("image")) if self.tells_findings else None,
-        )
+        return CaseDraw(augmentation, text, self._findings(own))
 
-    def _drawn(
-        self, sample: transforms.Sample, generator: np.random.Generator
-    ) -> tuple[transforms.Sample, Report | None]:
-        """Return the augmented film with the report that it is given, and its own, moved alike."""
-        augmentation = self.draw(generator)
-        sample = transforms.apply(augmentation, sample)
-        if self.exchange is not None and augmentation.mirror and sample.mask is not None:
-            sample = replace(sample, mask=self.exchange[sample.mask])
-        own = sample.report
-        if generator.random() < self.report_dropout:
-            sample = replace(sample, report=None)
-        return sample, own
+    def plain_case(self, index: int) -> CaseDraw:
+        """Return a case with nothing done to it and its report as it is."""
+        report = self.reports[index]
+        text = None if self.encoder is None else self.encoder.encode(report)
+        return CaseDraw(transforms.Augmentation(), text, self._findings(report))
+
+    def _findings(self, report: Report | None) -> np.ndarray | None:
+        if not self.tells_findings:
+            return None
+        return findings_of(None if report is None else report.in_orientation("image"))
+
+    def _moved_report(self, index: int, augmentation: transforms.Augmentation) -> Report | None:
+        """Return a case's report as it stands after the augmentation; mirroring takes long, so it is done once."""
+        report = self.reports[index]
+        if report is None or not (augmentation.mirror and augmentation.mirror_report):
+            return report
+        if index not in self._mirrored:
+            self._mirrored[index] = report.mirrored()
+        return self._mirrored[index]
 
     def _doubted(self, report: Report, text: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Return the findings (1, 9) with a trust, wrong as often as it says, and cut, as the settings have it."""
@@ -159,8 +182,9 @@ class CaseDataset(Dataset[Item]):
         text[0, TRUST] = trust
         return text
 
-    def _stored(self, case: Case) -> StoredImage:
-        """Return film and mask at the network's size, from the cache if they are there."""
+    def stored(self, index: int) -> StoredImage:
+        """Return image and mask of a case at the network's size, from the cache if they are there."""
+        case = self.cases[index]
         if self.cache is None:
             mask = None if case.mask is None else read_file(case.mask)
             return self._unpack(case, read_file(case.image), mask)

@@ -13,6 +13,9 @@ import numpy as np
 from c2fvl.config import DataConfig
 from c2fvl.reports.report import Report
 
+MAX_BLUR = 1.2
+"""Largest standard deviation of a blur that is drawn, in pixels."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -81,7 +84,7 @@ def draw_strong(generator: np.random.Generator) -> Augmentation:
         gamma=float(np.exp(generator.uniform(-0.4, 0.4))),
         contrast=float(np.exp(generator.uniform(-0.3, 0.3))),
         brightness=float(generator.uniform(-0.1, 0.1)),
-        blur=float(generator.uniform(0.3, 1.2)) if generator.random() < 0.25 else 0.0,
+        blur=float(generator.uniform(0.3, MAX_BLUR)) if generator.random() < 0.25 else 0.0,
     )
 
 
