@@ -10,16 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from c2fvl.cli import main as cli
-from c2fvl.config import (
-    PRESETS,
-    SECTIONS,
-    Config,
-    ModelConfig,
-    load_config,
-    preset_names,
-    settings_table,
-    to_toml,
-)
+from c2fvl.config import SECTIONS, Config, ModelConfig
+from c2fvl.config_files import PRESETS, load_config, preset_names, settings_table, to_toml
 from c2fvl.files import storage
 from c2fvl.models.catalogue import CATALOGUE, arguments_of
 

@@ -43,7 +43,7 @@ def phantom_root(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tiny_config(phantom_root):
-    from c2fvl.config import load_config
+    from c2fvl.config_files import load_config
 
     return load_config("debug", [*TINY, f'data.root="{phantom_root}"', "data.text=attributes"])
 
@@ -51,7 +51,7 @@ def tiny_config(phantom_root):
 @pytest.fixture(scope="session")
 def tiny_run(phantom_root, tmp_path_factory) -> Path:
     """A finished run of two epochs, read only."""
-    from c2fvl.config import load_config
+    from c2fvl.config_files import load_config
     from c2fvl.training.loop import train
 
     config = load_config("debug", [*TINY, f'data.root="{phantom_root}"'])

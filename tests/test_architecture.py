@@ -10,8 +10,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "c2fvl"
 LAYERS = (
-    {"version", "messages"},
-    {"config", "files"},
+    {"version", "messages", "config"},
+    {"config_files", "files"},
     {"reports"},
     {"data", "metrics", "models"},
     {"checkpoints"},

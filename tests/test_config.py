@@ -4,17 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from c2fvl.config import (
-    Config,
-    DataConfig,
-    ModelConfig,
-    load_config,
-    override,
-    parse_config,
-    preset_names,
-    settings_table,
-    to_toml,
-)
+from c2fvl.config import Config, DataConfig, ModelConfig
+from c2fvl.config_files import load_config, override, parse_config, preset_names, settings_table, to_toml
 from c2fvl.data.transforms import AUGMENTATIONS
 from c2fvl.models import build_model
 from c2fvl.training.losses import build_loss

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from c2fvl.cli.main import _parser, main
-from c2fvl.config import Config, load_config, override, parse_config, preset_names
+from c2fvl.config import Config
+from c2fvl.config_files import load_config, override, parse_config, preset_names
 from c2fvl.data.text_changes import battery
 
 PROJECT = Path(__file__).parents[1]

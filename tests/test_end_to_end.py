@@ -1,7 +1,7 @@
 """From films to scores, on the phantom, for the idea that the package exists for."""
 
 from c2fvl.checkpoints.trained_model import load_model
-from c2fvl.config import load_config
+from c2fvl.config_files import load_config
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.evaluation.evaluate import evaluate
 from c2fvl.training.loop import train

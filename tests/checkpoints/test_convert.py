@@ -14,7 +14,7 @@ from support.reference_weights import official_state_dict
 from c2fvl.checkpoints.official.convert import convert, from_reference
 from c2fvl.checkpoints.official.unpickler import read_official
 from c2fvl.checkpoints.trained_model import load_model
-from c2fvl.config import load_config
+from c2fvl.config_files import load_config
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from c2fvl.checkpoints import folders as model_folders
 from c2fvl.checkpoints.packing import pack
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.cli.main import main
-from c2fvl.config import parse_config
+from c2fvl.config_files import parse_config
 from c2fvl.evaluation.pages.model_card import write_card
 from c2fvl.files.storage import checksum
 
@@ -90,7 +90,7 @@ def test_a_packed_model_holds_nothing_of_this_machine(run, packed, phantom_root)
 
 def test_settings_that_are_places_of_a_machine_are_emptied():
     given = parse_config(
-        '[data]\nroot = "a"\ntable = "/b/{split}.csv"\nfilm_cache = "c"\ntext_cache = "d"\ntext_fetch = true\n'
+        '[data]\nroot = "a"\ntable = "/b/{split}.csv"\nimage_cache = "c"\ntext_cache = "d"\ntext_fetch = true\n'
         'text_model = "/e/MiniLM"\n[init]\nunet = "f"\nvit_npz = "g"\nefficientnet_lite = "h"\n'
     )
     assert model_folders.portable(given) == parse_config('[data]\ntext_model = "MiniLM"\n')

@@ -10,7 +10,8 @@ import torch
 from support.tiny_runs import TINY
 
 from c2fvl.cli.main import main
-from c2fvl.config import LossConfig, load_config
+from c2fvl.config import LossConfig
+from c2fvl.config_files import load_config
 from c2fvl.data.check.check import check
 from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.phantom.draw import write_phantom

@@ -3,7 +3,7 @@
 import pytest
 
 from c2fvl.checkpoints.trained_model import load_model
-from c2fvl.config import load_config
+from c2fvl.config_files import load_config
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.evaluation.evaluate import score_part
 from c2fvl.metrics.case_scores import TOLERANCES

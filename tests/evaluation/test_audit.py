@@ -14,7 +14,8 @@ from support.tiny_runs import TINY
 
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.cli.main import main
-from c2fvl.config import ModelConfig, load_config
+from c2fvl.config import ModelConfig
+from c2fvl.config_files import load_config
 from c2fvl.data.scan import scan
 from c2fvl.data.text_changes import battery, change_text, constant_report
 from c2fvl.evaluation.audit import SECOND_PASS, audit

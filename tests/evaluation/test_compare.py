@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from c2fvl.cli.main import main
-from c2fvl.config import Config, ModelConfig, override
+from c2fvl.config import Config, ModelConfig
+from c2fvl.config_files import override
 from c2fvl.evaluation.compare import compare as module
 from c2fvl.evaluation.compare.compare import Comparison, Entry, compare
 from c2fvl.evaluation.compare.tables import to_latex, to_markdown, write
@@ -28,7 +29,7 @@ def runs(tiny_run, phantom_root, tmp_path_factory):
     """Two runs of one preset and one of a network without text."""
     from support.tiny_runs import TINY
 
-    from c2fvl.config import load_config
+    from c2fvl.config_files import load_config
 
     folder = tmp_path_factory.mktemp("compared")
     shutil.copytree(tiny_run, folder / "first")

@@ -16,7 +16,7 @@ from support.tiny_runs import TINY
 
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.cli.main import main
-from c2fvl.config import load_config
+from c2fvl.config_files import load_config
 from c2fvl.data.cases import Case
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.data.scan import scan

@@ -13,7 +13,7 @@ import torch
 
 from c2fvl.checkpoints.trained_model import TrainedModel, load_model
 from c2fvl.cli.main import main
-from c2fvl.config import override
+from c2fvl.config_files import override
 from c2fvl.inference.predictor import Predictor
 
 onnx = pytest.importorskip("onnx")

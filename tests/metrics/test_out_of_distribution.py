@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from c2fvl.checkpoints.trained_model import load_model, save_model
-from c2fvl.config import load_config
+from c2fvl.config_files import load_config
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.files.images import read_image
 from c2fvl.inference.predictor import Predictor

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from c2fvl.checkpoints.trained_model import load_model, save_model
-from c2fvl.config import load_config
+from c2fvl.config_files import load_config
 from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.scan import scan
 from c2fvl.evaluation.evaluate import score_part

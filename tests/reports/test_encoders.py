@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.cli.main import main
-from c2fvl.config import DataConfig, ModelConfig, load_config
+from c2fvl.config import DataConfig, ModelConfig
+from c2fvl.config_files import load_config
 from c2fvl.evaluation.evaluate import evaluate
 from c2fvl.inference.predictor import Predictor
 from c2fvl.models.text_input import settle_text

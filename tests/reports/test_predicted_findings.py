@@ -10,7 +10,7 @@ import torch
 
 from c2fvl.checkpoints.trained_model import load_model, save_model
 from c2fvl.cli.main import main
-from c2fvl.config import load_config
+from c2fvl.config_files import load_config
 from c2fvl.evaluation.evaluate import evaluate
 from c2fvl.evaluation.pages.model_card import write_card
 from c2fvl.files.images import write_image

@@ -10,7 +10,8 @@ from support.tiny_runs import TIMES
 from support.tiny_runs import TINY as TINY_RUN
 
 from c2fvl.checkpoints.trained_model import load_model
-from c2fvl.config import ModelConfig, load_config
+from c2fvl.config import ModelConfig
+from c2fvl.config_files import load_config
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.evaluation.evaluate import evaluate
 from c2fvl.inference.predictor import Predictor

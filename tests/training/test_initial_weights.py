@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional
 
 from c2fvl.checkpoints.trained_model import save_model
-from c2fvl.config import Config, InitConfig, ModelConfig, override
+from c2fvl.config import Config, InitConfig, ModelConfig
+from c2fvl.config_files import override
 from c2fvl.models import build_model
 from c2fvl.training.initial_weights import start_from, start_from_unet
 from c2fvl.training.loop import train

@@ -17,7 +17,8 @@ from support.power_loss import every_power_loss
 from support.tiny_runs import TIMES, TINY
 
 from c2fvl.checkpoints.trained_model import load_model
-from c2fvl.config import ModelConfig, OptimizerConfig, load_config, override, preset_names
+from c2fvl.config import ModelConfig, OptimizerConfig
+from c2fvl.config_files import load_config, override, preset_names
 from c2fvl.data.batches import EpochBatches
 from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.phantom.draw import write_phantom
@@ -242,7 +243,7 @@ TWO_PROCESSES = """
 import sys, json, torch
 torch.set_num_threads(1)
 from accelerate import Accelerator
-from c2fvl.config import parse_config
+from c2fvl.config_files import parse_config
 from c2fvl.training.callbacks import Observer
 from c2fvl.training.loop import _Trainer, end_processes
 from pathlib import Path

@@ -9,7 +9,8 @@ from support.networks import every_network, images, network, reports
 from support.tiny_runs import TIMES
 
 from c2fvl.checkpoints.trained_model import load_model
-from c2fvl.config import ModelConfig, override
+from c2fvl.config import ModelConfig
+from c2fvl.config_files import override
 from c2fvl.models import build_model
 from c2fvl.training.loop import train
 from c2fvl.training.recompute import recompute_activations

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from c2fvl.config import Config, InitConfig, parse_config
+from c2fvl.config import Config, InitConfig
+from c2fvl.config_files import parse_config
 from c2fvl.files import storage
 from c2fvl.messages import nearest_names
 

@@ -31,7 +31,8 @@ from c2fvl.checkpoints.folders import (
     read,
     read_metrics,
 )
-from c2fvl.config import Config, to_toml
+from c2fvl.config import Config
+from c2fvl.config_files import to_toml
 from c2fvl.files import storage
 from c2fvl.metrics.out_of_distribution import OodDetector
 from c2fvl.metrics.temperature import parse_calibration

@@ -21,7 +21,7 @@ from c2fvl.checkpoints.folders import (
     read_trust_curve,
 )
 from c2fvl.checkpoints.trained_model import TrainedModel, load_model
-from c2fvl.config import to_toml
+from c2fvl.config_files import to_toml
 from c2fvl.files import storage
 
 _ABSOLUTE = re.compile(r"(?<![\w:/.~])~?/(?:[\w.+@-]+/)+([\w.+@-]*)")

@@ -35,7 +35,9 @@ def _deep_options(options: argparse.Namespace) -> Any:
     try:
         fractions = tuple(int(fraction) for fraction in options.fractions.split(","))
     except ValueError as error:
-        raise ValueError(f"--fractions is {options.fractions!r}; expected three whole numbers such as 80,10,10") from error
+        raise ValueError(
+            f"--fractions is {options.fractions!r}; expected three whole numbers such as 80,10,10"
+        ) from error
     folder, csv = (None if given is None else Path(given) for given in (options.out, options.write_splits))
     return DeepOptions(pictures=folder, splits=csv, fractions=fractions, seed=options.seed)
 

@@ -10,7 +10,7 @@ def run_convert(options: argparse.Namespace) -> int:
     """Run `c2fvl convert`; return its exit status."""
     from c2fvl.checkpoints.official.convert import convert
     from c2fvl.checkpoints.official.names import OFFICIAL_NAMES
-    from c2fvl.config import load_config
+    from c2fvl.config_files import load_config
     from c2fvl.messages import nearest_names
 
     if options.model not in OFFICIAL_NAMES:

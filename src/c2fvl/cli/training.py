@@ -11,7 +11,7 @@ STOPPED = {"SIGINT": 130, "SIGTERM": 143}
 
 def run_train(options: argparse.Namespace) -> int:
     """Run `c2fvl train`; return its exit status."""
-    from c2fvl.config import load_config
+    from c2fvl.config_files import load_config
 
     overrides = list(options.overrides)
     if options.resume is not None and options.preset is not None:
@@ -134,7 +134,7 @@ def run_fit_trust(options: argparse.Namespace) -> int:
 
 def run_presets(options: argparse.Namespace) -> int:
     """Run `c2fvl presets`; return its exit status."""
-    from c2fvl.config import PRESETS, load_config, preset_names, to_toml
+    from c2fvl.config_files import PRESETS, load_config, preset_names, to_toml
 
     if options.name is not None:
         print(to_toml(load_config(options.name)), end="")
@@ -148,7 +148,7 @@ def run_presets(options: argparse.Namespace) -> int:
 
 def run_settings(options: argparse.Namespace) -> int:
     """Run `c2fvl settings`; return its exit status."""
-    from c2fvl.config import settings_table
+    from c2fvl.config_files import settings_table
 
     for name, default, meaning in settings_table():
         print(f"{name} = {default}\n    {meaning}")

@@ -16,7 +16,7 @@ import torch
 from c2fvl.checkpoints.folders import name_of
 from c2fvl.checkpoints.provenance import provenance
 from c2fvl.checkpoints.trained_model import TrainedModel
-from c2fvl.config import to_toml
+from c2fvl.config_files import to_toml
 from c2fvl.data.cases import Case
 from c2fvl.data.classes import class_names
 from c2fvl.data.dataset import CaseDataset

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from c2fvl.checkpoints.trained_model import check_device
-from c2fvl.config import Config, override
+from c2fvl.config import Config
+from c2fvl.config_files import override
 from c2fvl.inference.precision import autocast
 from c2fvl.models import MODELS, build_model
 from c2fvl.models.catalogue import find_entry

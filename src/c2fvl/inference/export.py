@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from c2fvl.checkpoints.trained_model import TrainedModel
-from c2fvl.config import DataConfig, to_toml
+from c2fvl.config import DataConfig
+from c2fvl.config_files import to_toml
 from c2fvl.data.batches import collate
 from c2fvl.data.classes import class_names
 from c2fvl.data.dataset import CaseDataset

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from c2fvl.config import Config, parse_config
+from c2fvl.config import Config
+from c2fvl.config_files import parse_config
 from c2fvl.inference.engine import Computed
 from c2fvl.metrics.out_of_distribution import OodDetector
 from c2fvl.metrics.temperature import parse_calibration

@@ -13,7 +13,7 @@ import torch
 
 from c2fvl.checkpoints.folders import SETTINGS, TRUST_CURVE
 from c2fvl.checkpoints.trained_model import TrainedModel
-from c2fvl.config import to_toml
+from c2fvl.config_files import to_toml
 from c2fvl.data.batches import EpochBatches, read
 from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.prefetch import ahead

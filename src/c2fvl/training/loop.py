@@ -25,7 +25,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from c2fvl.checkpoints.provenance import provenance
 from c2fvl.checkpoints.trained_model import restore_weights, save_model
-from c2fvl.config import Config, to_toml
+from c2fvl.config import Config
+from c2fvl.config_files import to_toml
 from c2fvl.data.batches import Batch, EpochBatches, collate, num_batches, read
 from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.prefetch import ahead

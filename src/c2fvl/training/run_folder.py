@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from c2fvl.config import Config, override, parse_config
+from c2fvl.config import Config
+from c2fvl.config_files import override, parse_config
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from c2fvl.checkpoints.folders import CARD, OOD_DETECTOR, find_model, parse_settings, read_metrics, read_trust_curve
-from c2fvl.config import Config, to_toml
+from c2fvl.config import Config
+from c2fvl.config_files import to_toml
 from c2fvl.data.text_changes import battery
 from c2fvl.evaluation.pages.markdown import escape, table
 from c2fvl.evaluation.pages.page import findings_rows, given, show
