@@ -18,12 +18,12 @@ from c2fvl.data.scan import scan
 from c2fvl.files.images import read_mask
 from c2fvl.reports.from_mask import report_from_mask
 from c2fvl.reports.report import Report
-from c2fvl.reports.zones import ZONES
+from c2fvl.reports.zones import ZONES, hands_of
 
 QUESTIONS: dict[str, Callable[[Report], Any]] = {
     "count": lambda report: report.number,
     "side": lambda report: report.side,
-    "left or right": lambda report: frozenset(zone[0] for zone in report.zones),
+    "left or right": lambda report: frozenset(hands_of(report.zones)),
     **{zone: lambda report, zone=zone: zone in report.zones for zone in ZONES},
     "all six zones": lambda report: report.zones,
     "whole report": lambda report: (report.side, report.number, report.zones),

@@ -12,7 +12,7 @@ import numpy as np
 
 from c2fvl.evaluation.pages.page import charts_of
 from c2fvl.files import storage
-from c2fvl.files.csv_tables import read_csv
+from c2fvl.files.tables import read_csv
 
 SHOWN = ("battery", "reliability", "risk", "cases")
 

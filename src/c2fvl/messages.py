@@ -1,11 +1,18 @@
-"""Parts of messages that several modules word alike."""
+"""Parts of messages that several modules share."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def nearest_names(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error about a name that is not known: the nearest that are, or all."""
+    """Return the end of an error about an unknown name: the nearest known names, or all of them."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=2)
     return f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(known)}."
+
+
+def listed(items: Sequence[str], maximum: int = 12, *, separator: str = ", ") -> str:
+    """Return the first items and the number of the others: "A, B and 3 more"; "none" without items."""
+    shown = separator.join(items[:maximum]) or "none"
+    rest = len(items) - maximum
+    return f"{shown}{separator.replace(',', '')}and {rest} more" if rest > 0 else shown

@@ -123,7 +123,7 @@ def test_files_are_read_once_in_a_process_while_they_are_unchanged(phantom_root,
     shutil.copytree(phantom_root, root)
     cases = scan(root, "val")[:2]
     images, read = CaseDataset(cases, settings(tmp_path / "cache")), []
-    monkeypatch.setattr("c2fvl.data.image_cache.read_file", lambda path: read.append(path) or path.read_bytes())
+    monkeypatch.setattr("c2fvl.data.image_cache.read_image_bytes", lambda path: read.append(path) or path.read_bytes())
     first = [images[0, place] for place in range(2)]
     assert read == [path for case in cases for path in (case.image, case.mask)]
     assert all(same(images[1, place], first[place]) for place in range(2))
@@ -146,7 +146,7 @@ def test_files_that_have_just_changed_are_read_again(phantom_root, tmp_path, mon
     root, read = tmp_path / "data", []
     shutil.copytree(phantom_root, root, copy_function=shutil.copyfile)
     images = CaseDataset(scan(root, "val")[:1], settings(tmp_path / "cache"))
-    monkeypatch.setattr("c2fvl.data.image_cache.read_file", lambda path: read.append(path) or path.read_bytes())
+    monkeypatch.setattr("c2fvl.data.image_cache.read_image_bytes", lambda path: read.append(path) or path.read_bytes())
     assert same(images[0, 0], images[1, 0])
     assert len(read) == 4
 

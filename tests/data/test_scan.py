@@ -435,7 +435,7 @@ def test_a_csv_as_a_european_spreadsheet_writes_it(tmp_path):
         ("image\n/etc/passwd\n", r"'/etc/passwd' lies outside"),
         ("image\nthree.jpg\n./three.jpg\n", r"row 3: the image './three\.jpg' was named in row 2 already; keep one"),
         ("image,split\nthree.jpg,training\n", r"row 2: the split is 'training'; write train, val or test"),
-        ("image,frame\nthree.jpg,mirror\n", r"row 2, column frame: the frame is 'mirror'; write viewer"),
+        ("image,frame\nthree.jpg,mirror\n", r"row 2, column orientation: the orientation is 'mirror'; write image"),
         ('image\n"three.jpg\n', r"line 2: not a readable csv"),
     ],
 )

@@ -21,7 +21,7 @@ from c2fvl.inference.predictor import Predictor
 from c2fvl.models.text_input import settle_text
 from c2fvl.reports import language_model
 from c2fvl.reports.encoders import build_text_encoder, sentence_of, words_of
-from c2fvl.reports.language_model import SentenceEncoder
+from c2fvl.reports.language_model import LanguageModel
 from c2fvl.reports.report import Report, parse_report
 from c2fvl.training.loop import train
 
@@ -136,13 +136,13 @@ def test_the_cache_spares_the_language_model(settings, monkeypatch, caplog):
 def test_a_changed_model_never_reads_an_old_cache(settings, minilm, tmp_path):
     copy = tmp_path / "model"
     shutil.copytree(minilm, copy)
-    same = SentenceEncoder.from_settings(dataclasses.replace(settings, text_model=str(copy)))
-    original = SentenceEncoder.from_settings(settings)
+    same = LanguageModel.from_settings(dataclasses.replace(settings, text_model=str(copy)))
+    original = LanguageModel.from_settings(settings)
     assert same.fingerprint == original.fingerprint
     config = json.loads((copy / "config.json").read_text()) | {"layer_norm_eps": 1e-3}
     (copy / "config.json").chmod(0o644)
     (copy / "config.json").write_text(json.dumps(config))
-    changed = SentenceEncoder.from_settings(dataclasses.replace(settings, text_model=str(copy)))
+    changed = LanguageModel.from_settings(dataclasses.replace(settings, text_model=str(copy)))
     assert changed.fingerprint != original.fingerprint
     assert changed.cache != original.cache
     trained = dataclasses.replace(settings, text_model=str(copy), text_fingerprint=original.fingerprint)
@@ -159,23 +159,23 @@ def copied(model, place):
 
 def test_a_model_changed_in_its_place_is_read_again(settings, minilm, tmp_path):
     settings = dataclasses.replace(settings, text_model=str(copied(minilm, tmp_path / "model")))
-    before = SentenceEncoder.from_settings(settings).features(SENTENCE)
+    before = LanguageModel.from_settings(settings).features(SENTENCE)
     path = tmp_path / "model" / "model.safetensors"
     weights = {name: 1.3 * value for name, value in load_file(path).items()}
     save_file(weights, path, metadata={"format": "pt"})
-    changed = SentenceEncoder.from_settings(settings).features(SENTENCE)
+    changed = LanguageModel.from_settings(settings).features(SENTENCE)
     elsewhere = dataclasses.replace(
         settings, text_model=str(copied(tmp_path / "model", tmp_path / "copy")), text_cache=str(tmp_path / "cache")
     )
     assert np.abs(changed - before).max() > 0.01
-    assert np.allclose(changed, SentenceEncoder.from_settings(elsewhere).features(SENTENCE), atol=1e-6)
+    assert np.allclose(changed, LanguageModel.from_settings(elsewhere).features(SENTENCE), atol=1e-6)
 
 
 def test_weights_of_another_model_are_refused(settings, minilm, tmp_path):
     path = copied(minilm, tmp_path / "model") / "model.safetensors"
     weights = {name: value for name, value in load_file(path).items() if "layer.3." not in name}
     save_file(weights, path, metadata={"format": "pt"})
-    encoder = SentenceEncoder.from_settings(dataclasses.replace(settings, text_model=str(path.parent)))
+    encoder = LanguageModel.from_settings(dataclasses.replace(settings, text_model=str(path.parent)))
     with pytest.raises(ValueError, match=r"not those that its config\.json describes: \d+ are missing"):
         encoder.features("A sentence that no cache holds.")
 
@@ -282,7 +282,7 @@ def test_a_language_model_that_is_not_whole_says_what_it_lacks(tmp_path, monkeyp
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def opened(name):
-        return SentenceEncoder.from_settings(DataConfig(text="sentence", text_model=str(name)))
+        return LanguageModel.from_settings(DataConfig(text="sentence", text_model=str(name)))
 
     with pytest.raises(ValueError, match="there is no such folder"):
         opened(tmp_path / "nothing")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from c2fvl.reports.encoders import FindingsEncoder
-from c2fvl.reports.findings import FINDINGS, FIRST_ZONE, explain, findings_of, says_something
+from c2fvl.reports.findings import FINDINGS, FIRST_ZONE, explain, findings_of, has_findings
 from c2fvl.reports.free_text.reader import MAX_CHARACTERS, read_free_text
 from c2fvl.reports.free_text.terms import TERMS
 from c2fvl.reports.report import Report, parse_report
@@ -255,7 +255,7 @@ def test_hostile_texts_return(piece):
     found = read_free_text(text, "patient")
     assert not found.zones & found.free
     assert "more than 20000" in read_free_text(text * 2).refusal
-    assert not says_something(Report(text=text * 2))
+    assert not has_findings(Report(text=text * 2))
 
 
 VOCABULARY = sorted(" ".join(key) for key in TERMS)
@@ -313,7 +313,7 @@ def row(side=None, number=None, named="", free=""):
 )  # fmt: skip
 def test_findings_of_captions_and_free_text(report, expected):
     assert np.array_equal(findings_of(report), expected, equal_nan=True)
-    assert FindingsEncoder().reads(report) == says_something(report) == (not np.isnan(expected).all())
+    assert FindingsEncoder().reads(report) == has_findings(report) == (not np.isnan(expected).all())
 
 
 def test_free_text_in_the_patients_frame_is_converted_first():

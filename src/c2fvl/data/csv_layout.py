@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from c2fvl.data.cases import NOT_YET_SUFFIXES, SPLITS, Case, Problem, Scan, group_from_name, split_name
-from c2fvl.files.csv_tables import read_csv
+from c2fvl.files.tables import read_csv
 from c2fvl.reports.report import Report, parse_report
-from c2fvl.reports.zones import ORIENTATIONS
+from c2fvl.reports.zones import read_orientation
 
 _COLUMNS = ("image", "mask", "text", "report", "group", "split", "orientation")
 """`report` is another name of `text`, so that a table for prediction serves here too; `frame` of `orientation`."""
@@ -114,10 +114,11 @@ def _ids(rows: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
 def _read_report(path: Path, number: int, row: Mapping[str, str], problems: list[Problem]) -> Report | None:
     text = row.get("text", row.get("report", "")).strip()
-    given = row.get("orientation", row.get("frame", "")).strip().lower() or "image"
-    orientation = "image" if given == "viewer" else given
-    if orientation not in ORIENTATIONS:
-        what = f"the orientation is {given!r}"
+    given = row.get("orientation", row.get("frame", ""))
+    try:
+        orientation = read_orientation(given)
+    except ValueError:
+        what = f"the orientation is {given.strip()!r}"
         remedy = "write image (left of the picture) or patient (the patient's left)"
         problems.append(Problem("orientation", f"{path}, row {number}, column orientation", what, remedy))
         return None

@@ -18,7 +18,8 @@ from c2fvl.data.classes import check_classes, check_mirroring, mirrored_classes_
 from c2fvl.data.image_cache import ImageCache, StoredImage, as_grey
 from c2fvl.data.scan import Case
 from c2fvl.files import storage
-from c2fvl.files.images import decode_image, decode_mask_as, read_file
+from c2fvl.files.images import decode_image, decode_mask_as, read_image_bytes
+from c2fvl.messages import listed
 from c2fvl.reports.encoders import build_text_encoder
 from c2fvl.reports.findings import FINDINGS, TRUST, findings_of
 from c2fvl.reports.perturbations import wrong_report
@@ -96,8 +97,8 @@ class CaseDataset(Dataset[Item]):
         unlabelled = [case.id for case in self.cases if case.mask is None]
         if masks and unlabelled:
             raise ValueError(
-                f"{len(unlabelled)} of {len(self.cases)} films have no mask: {_few(unlabelled)}; add their masks, or "
-                "leave these films out"
+                f"{len(unlabelled)} of {len(self.cases)} films have no mask: {listed(unlabelled, 5)}; "
+                "add their masks, or leave these films out"
             )
         if self.encoder is None:
             return
@@ -106,8 +107,9 @@ class CaseDataset(Dataset[Item]):
             if untold:
                 kind = "report with attributes" if config.text == "attributes" else "report"
                 raise ValueError(
-                    f"{len(untold)} of {len(self.cases)} films have no {kind}: {_few(untold)}; give them one in the "
-                    "caption table, or set data.missing_reports=allow, or data.text=none to use none"
+                    f"{len(untold)} of {len(self.cases)} films have no {kind}: {listed(untold, 5)}; "
+                    "give them one in the caption table, or set data.missing_reports=allow, "
+                    "or data.text=none to use none"
                 )
         self.encoder.prepare(self.reports)
         if augment and config.augmentation in transforms.MIRRORS_REPORTS:
@@ -186,8 +188,8 @@ class CaseDataset(Dataset[Item]):
         """Return image and mask of a case at the network's size, from the cache if they are there."""
         case = self.cases[index]
         if self.cache is None:
-            mask = None if case.mask is None else read_file(case.mask)
-            return self._unpack(case, read_file(case.image), mask)
+            mask = None if case.mask is None else read_image_bytes(case.mask)
+            return self._unpack(case, read_image_bytes(case.image), mask)
         stored = self.cache.film(case.image, case.mask, functools.partial(self._unpack, case))
         if case.mask is not None and stored.original_mask is not None:
             self._check_labels(stored.original_mask, case.mask)
@@ -228,7 +230,3 @@ def _cache(config: DataConfig) -> ImageCache | None:
         return None
     settings = f"{config.image_size} {config.resize} {config.mask}"
     return ImageCache(storage.cache_folder(config.image_cache, "films"), settings)
-
-
-def _few(names: list[str], maximum: int = 5) -> str:
-    return ", ".join(names[:maximum]) + (f" and {len(names) - maximum} more" if len(names) > maximum else "")

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from c2fvl.data.cases import NOT_YET_SUFFIXES, SPLITS, SUFFIXES, Case, Problem, Scan, group_from_name, split_name
-from c2fvl.files.csv_tables import read_csv
+from c2fvl.files.tables import read_csv
 from c2fvl.reports.caption_tables import read_table
 from c2fvl.reports.report import Report
 

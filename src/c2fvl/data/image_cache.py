@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from c2fvl.files import storage
-from c2fvl.files.images import read_file
+from c2fvl.files.images import read_image_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class ImageCache:
     def film(self, image: Path, mask: Path | None, unpack: Callable[[bytes, bytes | None], StoredImage]) -> StoredImage:
         """Return a film and its mask from their entry, or else as `unpack` makes them of the contents of their files.
 
-        Raises as `read_file` and `unpack`.
+        Raises as `read_image_bytes` and `unpack`.
         """
         files, began = (image, mask), time.time()
         stamp = _stamp(image, mask)
@@ -88,7 +88,7 @@ class ImageCache:
             stored = self.load(known[1])
             if stored is not None:
                 return stored
-        contents = read_file(image), None if mask is None else read_file(mask)
+        contents = read_image_bytes(image), None if mask is None else read_image_bytes(mask)
         key = self.key(*contents)
         stored = self.load(key)
         if stored is None:

@@ -33,7 +33,7 @@ from c2fvl.metrics.intervals import Bootstrap, difference, holm
 from c2fvl.metrics.overlap import Overlap, dice, iou, overlap
 from c2fvl.reports.from_mask import report_from_mask, zone_areas
 from c2fvl.reports.report import Report
-from c2fvl.reports.zones import ZONES
+from c2fvl.reports.zones import ZONES, hand_of, hands_of
 
 SECOND_PASS = "from_own_mask"
 _SECOND_TITLE = "read off the mask that it draws without one"
@@ -247,8 +247,8 @@ def _outside(
     for place, (answer, report) in enumerate(zip(answers, reports, strict=True)):
         if report is None or not (report.zones or report.side == "none"):
             continue
-        named = {zone[0] for zone in report.zones} if lungs else report.zones
-        excluded = np.array([(zone[0] if lungs else zone) not in named for zone in ZONES])
+        named = hands_of(report.zones) if lungs else report.zones
+        excluded = np.array([(hand_of(zone) if lungs else zone) not in named for zone in ZONES])
         if excluded.any():
             outside[place], whole[place] = answer.zones[excluded].sum(), answer.zones.sum()
     # a draw without any of these films would have no share, so they alone are drawn

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2fvl.data.cases import STRAY_FRACTION, Case
-from c2fvl.reports.zones import ZONES
+from c2fvl.reports.zones import HANDS, ZONES, hand_of, height_of, zones_of
 
 NUM_PARTS = 5
 MAX_LABELS = 12
-_ZONE_NAMES = {zone: f"{zone[1:]} {'left' if zone[0] == 'l' else 'right'}" for zone in ZONES}
+_ZONE_NAMES = {zone: f"{height_of(zone)} {hand_of(zone)}" for zone in ZONES}
 
 Rows = tuple[tuple[str, NDArray[np.intp]], ...]
 
@@ -66,8 +66,9 @@ def _sizes(area: NDArray[np.float64]) -> Rows:
 
 
 def _sides(scores: Mapping[str, NDArray[np.float64]]) -> Rows:
-    halves = {hand: sum(scores[f"area_target_{zone}"] for zone in ZONES if zone[0] == hand) for hand in "lr"}
-    left, right = (np.asarray(halves[hand], np.float64) for hand in "lr")
+    left, right = (
+        np.sum([scores[f"area_target_{zone}"] for zone in zones_of(hand)], axis=0, dtype=np.float64) for hand in HANDS
+    )
     minimum = STRAY_FRACTION * (left + right)
     both = (left > minimum) & (right > minimum)
     return _filled([

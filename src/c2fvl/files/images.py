@@ -41,7 +41,7 @@ def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.
     Raises `FileNotFoundError`, or `ValueError` for a file that is no picture, damaged, cut short, over `max_pixels`,
     of several pages, or of a form that is not read.
     """
-    return decode_image(read_file(path, max_pixels=max_pixels), path, max_pixels=max_pixels)
+    return decode_image(read_image_bytes(path, max_pixels=max_pixels), path, max_pixels=max_pixels)
 
 
 def decode_image(data: bytes, path: Path | str, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
@@ -93,7 +93,7 @@ def read_mask(path: Path | str, *, max_pixels: int = MAX_PIXELS, binarise: bool 
 
     Raises `ValueError` that names the values found in a mask that is not binary, and else as `read_image`.
     """
-    return _decode_mask(read_file(path, max_pixels=max_pixels), path, max_pixels, binarise=binarise)
+    return _decode_mask(read_image_bytes(path, max_pixels=max_pixels), path, max_pixels, binarise=binarise)
 
 
 def _decode_mask(data: bytes, path: Path | str, max_pixels: int, *, binarise: bool) -> NDArray[np.uint8]:
@@ -119,7 +119,7 @@ def read_labels(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> NDArray[np
 
     Raises `ValueError` for values above 255 and for floating-point numbers, and else as `read_image`.
     """
-    return _decode_classes(read_file(path, max_pixels=max_pixels), path, max_pixels)
+    return _decode_classes(read_image_bytes(path, max_pixels=max_pixels), path, max_pixels)
 
 
 def _decode_classes(data: bytes, path: Path | str, max_pixels: int) -> NDArray[np.uint8]:
@@ -131,7 +131,7 @@ def _decode_classes(data: bytes, path: Path | str, max_pixels: int) -> NDArray[n
 
 def read_mask_as(path: Path | str, kind: str) -> NDArray[np.uint8]:
     """Read a mask as the setting data.mask says: "lesion", "above_half" or "labels"."""
-    return decode_mask_as(read_file(path), path, kind)
+    return decode_mask_as(read_image_bytes(path), path, kind)
 
 
 def decode_mask_as(data: bytes, path: Path | str, kind: str) -> NDArray[np.uint8]:
@@ -146,7 +146,7 @@ def read_pixels(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> NDArray[An
 
     Raises as `read_image`.
     """
-    return _decode_pixels(read_file(path, max_pixels=max_pixels), path, max_pixels)
+    return _decode_pixels(read_image_bytes(path, max_pixels=max_pixels), path, max_pixels)
 
 
 def _decode_pixels(data: bytes, path: Path | str, max_pixels: int) -> NDArray[Any]:
@@ -163,7 +163,7 @@ def image_size(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[int, 
     Raises as `read_image`.
     """
     path = Path(path)
-    data = read_file(path, max_pixels=max_pixels)
+    data = read_image_bytes(path, max_pixels=max_pixels)
     try:
         header = _checked_header(data, max_pixels)
     except ValueError as error:
@@ -212,7 +212,7 @@ def write_probability(path: Path | str, probability: NDArray[np.floating[Any]]) 
     _write_png(path, np.rint(probability.astype(np.float64) * 65535).astype(np.uint16))
 
 
-def read_file(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> bytes:
+def read_image_bytes(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> bytes:
     """Return the content of a picture's file. Raises as `read_image` for what is not there or too large."""
     path = Path(path)
     try:

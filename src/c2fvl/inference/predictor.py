@@ -22,14 +22,14 @@ from c2fvl.reports.encoders import build_text_encoder
 from c2fvl.reports.findings import explain
 from c2fvl.reports.from_mask import zone_areas
 from c2fvl.reports.predicted_findings import PredictedFindings
-from c2fvl.reports.report import MAX_AREAS, Report, parse_report
+from c2fvl.reports.report import MAX_LESIONS, Report, parse_report
+from c2fvl.reports.zones import check_orientation
 
 if TYPE_CHECKING:
     from c2fvl.checkpoints.trained_model import TrainedModel
 
 logger = logging.getLogger(__name__)
 
-ORIENTATIONS = ("image", "patient")
 ONNX = ".onnx"
 _DOUBTS = ("uncertain:", "not read:", "contradiction:")
 """Beginnings of the lines of `explain` that a user is told."""
@@ -196,8 +196,7 @@ class Predictor:
 
         Raises `UnreadableReportError`, a `ValueError`, for a sentence of which the network can read nothing.
         """
-        if orientation not in ORIENTATIONS:
-            raise ValueError(f"the orientation is {orientation!r}; expected is one of {', '.join(ORIENTATIONS)}")
+        check_orientation(orientation)
         if report is None or (isinstance(report, str) and not report.strip()):
             return None
         if isinstance(report, str):
@@ -224,8 +223,8 @@ class Predictor:
                     self._say_once(f"of the report {report.text!r}, {line}")
             return report.in_orientation("image")
         by_attributes = self.engine.config.data.text == "attributes"
-        if by_attributes and report.number is not None and report.number > MAX_AREAS:
-            raise ValueError(f"the report counts {report.number} infected areas; expected are {MAX_AREAS} at most")
+        if by_attributes and report.number is not None and report.number > MAX_LESIONS:
+            raise ValueError(f"the report counts {report.number} infected areas; expected are {MAX_LESIONS} at most")
         for contradiction in report.contradictions():
             self._say_once(f"the report {report.text!r} contradicts itself: {contradiction}")
         if by_attributes and report.unread:

@@ -12,8 +12,8 @@ import numpy as np
 from c2fvl.data.pictures import case_picture
 from c2fvl.data.prefetch import ahead
 from c2fvl.files import storage
-from c2fvl.files.csv_tables import read_csv
 from c2fvl.files.images import read_image, write_image, write_labels, write_mask, write_probability
+from c2fvl.files.tables import read_csv
 from c2fvl.inference.engine import Computed
 from c2fvl.reports.findings import explain
 

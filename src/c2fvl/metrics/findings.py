@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from c2fvl.reports.findings import FIRST_ZONE, SIDE_ORDER, findings_of
-from c2fvl.reports.predicted_findings import NAMED_FROM, PredictedFindings
-from c2fvl.reports.report import Report
+from c2fvl.reports.findings import FIRST_ZONE, findings_of
+from c2fvl.reports.predicted_findings import ZONE_THRESHOLD, PredictedFindings
+from c2fvl.reports.report import SIDES, Report
 from c2fvl.reports.zones import ZONES
 
 
@@ -32,7 +32,7 @@ def summarise_findings(
         fractions = np.array([reading.zones[zone] for reading in readings])[known]
         zones[zone] = {
             "auc": area_under_curve(fractions, told[known, place] == 1),
-            **_accuracy((fractions >= NAMED_FROM).astype(int), told[known, place].astype(int)),
+            **_accuracy((fractions >= ZONE_THRESHOLD).astype(int), told[known, place].astype(int)),
         }
     sides = np.array([max(range(3), key=lambda side: list(reading.side.values())[side]) for reading in readings])
     numbers = np.array([int(np.argmax(reading.number)) for reading in readings])
@@ -45,7 +45,7 @@ def summarise_findings(
             name: _mean([row[name] for row in zones.values()]) for name in ("auc", "accuracy", "majority")
         }
     if knows_side.any():
-        found["side"] = _accuracy(sides[knows_side], told[knows_side, 0].astype(int)) | {"values": list(SIDE_ORDER)}
+        found["side"] = _accuracy(sides[knows_side], told[knows_side, 0].astype(int)) | {"values": list(SIDES)}
     if knows_number.any():
         off = np.abs(numbers[knows_number] - true_numbers)
         found["number"] = _accuracy(numbers[knows_number], true_numbers) | {

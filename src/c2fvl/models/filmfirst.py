@@ -21,11 +21,12 @@ from torch.nn import functional
 from c2fvl.models.layers.blocks import ConvNormReLU, JoinedConvolutions, conv_stack, upsample_nearest
 from c2fvl.models.layers.efficient import EfficientEncoder
 from c2fvl.models.output import Output, Reading, check_size, check_text
-from c2fvl.reports.findings import DEFAULT_TRUST, FINDINGS, FIRST_ZONE, SIDE_ORDER, TRUST, checked_trust
+from c2fvl.reports.findings import DEFAULT_TRUST, FINDINGS, FIRST_ZONE, TRUST, checked_trust
+from c2fvl.reports.report import SIDES
 from c2fvl.reports.zones import ZONES
 
 SIZE_STEP = 32
-NUM_ZONES, NUM_SIDES = len(ZONES), len(SIDE_ORDER)
+NUM_ZONES, NUM_SIDES = len(ZONES), len(SIDES)
 NUM_COUNTS = 8
 """Numbers of areas told apart: 0 … 6, and 7 or more."""
 NUM_STATEMENTS = 2 + NUM_ZONES

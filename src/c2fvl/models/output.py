@@ -14,7 +14,7 @@ class Reading(NamedTuple):
     number: Tensor
     """(B, N) logits of 0, 1, … areas, the last of so many or more."""
     side: Tensor
-    """(B, 3) logits, in the order of `findings.SIDE_ORDER`."""
+    """(B, 3) logits, in the order of `report.SIDES`."""
     statements: Tensor
     """(B, 8) log-odds that side, number and zones are as the report says, given trust, film and report."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from c2fvl.config import Config
 from c2fvl.models.catalogue import find_entry
 from c2fvl.reports.encoders import sentence_of, words_of
-from c2fvl.reports.language_model import SentenceEncoder
+from c2fvl.reports.language_model import LanguageModel
 from c2fvl.reports.report import Report
 
 MAX_WORDS = 4096
@@ -50,7 +50,7 @@ def settle_text(config: Config, reports: Iterable[Report | None]) -> Config:
         free.setdefault("text_features", LEARNED_FEATURES)
         wanted = {"text_tokens": data.text_tokens, "vocabulary_size": len(data.vocabulary)}
     elif kind == "sentence":
-        model = SentenceEncoder.from_settings(data)
+        model = LanguageModel.from_settings(data)
         place = str(model.folder.resolve()) if Path(data.text_model).expanduser().is_dir() else data.text_model
         data = dataclasses.replace(data, text_fingerprint=model.fingerprint, text_model=place)
         wanted = {"text_tokens": data.text_tokens, "text_features": model.num_features, "vocabulary_size": 0}

@@ -16,8 +16,8 @@ from typing import Protocol
 import numpy as np
 
 from c2fvl.config import Config, DataConfig
-from c2fvl.reports.findings import FINDINGS, TRUST, checked_trust, findings_of, says_something
-from c2fvl.reports.language_model import SentenceEncoder
+from c2fvl.reports.findings import FINDINGS, TRUST, checked_trust, findings_of, has_findings
+from c2fvl.reports.language_model import LanguageModel
 from c2fvl.reports.report import Report
 
 NO_WORD, UNKNOWN_WORD, FIRST_WORD = 0, 1, 2
@@ -69,7 +69,7 @@ class FindingsEncoder:
 
     def reads(self, report: Report | None) -> bool:
         """Tell whether any finding is known, of a caption or of free text."""
-        return says_something(report)
+        return has_findings(report)
 
     def prepare(self, reports: Iterable[Report | None]) -> None:
         """Do nothing: findings cost nothing."""
@@ -110,7 +110,7 @@ class LanguageModelEncoder:
     """Features of the first tokens by a language model, (tokens, features); rows behind the sentence's end are 0."""
 
     def __init__(self, config: DataConfig) -> None:
-        self.model = SentenceEncoder.from_settings(config)
+        self.model = LanguageModel.from_settings(config)
         self.shape = (config.text_tokens, self.model.num_features)
 
     def reads(self, report: Report | None) -> bool:

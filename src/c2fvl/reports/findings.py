@@ -11,9 +11,9 @@ import numpy as np
 
 from c2fvl.reports.free_text.reader import ParsedText, read_free_text
 from c2fvl.reports.report import SIDES, Report
-from c2fvl.reports.zones import ZONES, zone_in_words
+from c2fvl.reports.zones import ZONES, in_words
 
-__all__ = ["FINDINGS", "FIRST_ZONE", "SIDE_ORDER", "TRUST", "checked_trust", "explain", "findings_of", "says_something"]
+__all__ = ["FINDINGS", "FIRST_ZONE", "TRUST", "checked_trust", "explain", "findings_of", "has_findings"]
 
 FINDINGS = ("side", "number", *ZONES, "trust")
 """The order of a network's nine numbers."""
@@ -21,12 +21,8 @@ TRUST = FINDINGS.index("trust")
 DEFAULT_TRUST = 0.5
 """Of a network for which none was chosen."""
 FIRST_ZONE = FINDINGS.index(ZONES[0])
-SIDE_ORDER = ("none", "unilateral", "bilateral")
-"""The sides by their number in a row."""
 MAX_LINES = 12
 """More phrases of one kind than this `explain` counts and does not quote."""
-
-assert set(SIDE_ORDER) == set(SIDES)
 
 
 def checked_trust(trust: float) -> float:
@@ -61,7 +57,7 @@ def findings_of(report: Report | None) -> np.ndarray:
     return row
 
 
-def says_something(report: Report | None) -> bool:
+def has_findings(report: Report | None) -> bool:
     """Tell whether any finding of a report, in whichever frame, is known."""
     return report is not None and not np.isnan(findings_of(replace(report, orientation="image"))[:TRUST]).all()
 
@@ -80,7 +76,7 @@ def explain(report: Report | None) -> tuple[str, ...]:
     lines = ["frame: left is the patient's left"] if report.orientation == "patient" else []
     lines += _line("named", _zones_in_words([zone for zone, value in zones.items() if value == 1]))
     lines += _line("free", _zones_in_words([zone for zone, value in zones.items() if value == 0]))
-    lines += [] if np.isnan(row[0]) else [f"side: {SIDE_ORDER[int(row[0])]}"]
+    lines += [] if np.isnan(row[0]) else [f"side: {SIDES[int(row[0])]}"]
     lines += [] if np.isnan(row[1]) else [f"number: {int(row[1])}"]
     unknown = [name for name, value in zip(FINDINGS[:2], row, strict=False) if np.isnan(value)]
     lines += _line("not known", unknown + _zones_in_words([zone for zone, value in zones.items() if np.isnan(value)]))
@@ -100,7 +96,7 @@ def _fill_from_caption(row: np.ndarray, report: Report) -> None:
     if report.number == 0 and (is_infected or hands):
         return
     if report.side is not None and not (report.side == "unilateral" and len(hands) == 2):
-        row[0] = SIDE_ORDER.index(report.side)
+        row[0] = SIDES.index(report.side)
     if report.number is not None:
         row[1] = report.number
     is_whole = report.side is not None or report.number is not None
@@ -115,7 +111,7 @@ def _fill_from_caption(row: np.ndarray, report: Report) -> None:
 
 def _fill(row: np.ndarray, reading: ParsedText) -> None:
     if reading.side is not None:
-        row[0] = SIDE_ORDER.index(reading.side)
+        row[0] = SIDES.index(reading.side)
     if reading.number is not None:
         row[1] = reading.number
     for place, zone in enumerate(ZONES, start=FIRST_ZONE):
@@ -131,7 +127,7 @@ def _zones_in_words(zones: list[str]) -> list[str]:
     for hand in ("left", "right"):
         of_hand = [zone for zone in zones if zone[0] == hand[0]]
         whole = len(of_hand) == len(ZONES) // 2
-        words += [f"{hand} lung"] if whole else [zone_in_words(zone) for zone in of_hand]
+        words += [f"{hand} lung"] if whole else [in_words(zone) for zone in of_hand]
     return words
 
 

@@ -32,7 +32,7 @@ BATCH = 32
 _PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors")
 
 
-class SentenceEncoder:
+class LanguageModel:
     """One language model with the settings that matter, and the features it has given so far."""
 
     def __init__(self, folder: Path, *, tokens: int, rule: str, cache: Path) -> None:
@@ -44,7 +44,7 @@ class SentenceEncoder:
         self._known: dict[str, np.ndarray] | None = None
 
     @classmethod
-    def from_settings(cls, config: DataConfig) -> "SentenceEncoder":
+    def from_settings(cls, config: DataConfig) -> "LanguageModel":
         """Return the encoder that the settings name.
 
         Raises `ValueError` where it is not at hand, is incomplete, or is not the one a network was trained with.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from c2fvl.reports.report import MAX_AREAS, Report, parse_report
+from c2fvl.reports.report import MAX_LESIONS, Report, parse_report
 from c2fvl.reports.zones import ZONES
 
 _HEIGHTS = ("upper", "middle", "lower")
@@ -85,7 +85,7 @@ def miscount(report: Report, draw: Draw) -> Report:
     """Give a number that is one to three higher or lower, and at least one."""
     if not report.number:
         return report
-    near = [number for number in range(report.number - 3, report.number + 4) if 1 <= number <= MAX_AREAS]
+    near = [number for number in range(report.number - 3, report.number + 4) if 1 <= number <= MAX_LESIONS]
     others = [number for number in near if number != report.number]
     return _told(report, number=others[int(draw.integers(len(others)))]) if others else report
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from c2fvl.reports.findings import FINDINGS, SIDE_ORDER, TRUST
-from c2fvl.reports.report import Report
-from c2fvl.reports.zones import ZONES, zone_in_words
+from c2fvl.reports.findings import FINDINGS, TRUST
+from c2fvl.reports.report import SIDES, Report
+from c2fvl.reports.zones import ZONES, in_words
 
 LOGITS = ("zones", "number", "side", "statements")
 """What a network that reads films gives beside its probabilities, in the order of `models.Reading`."""
-NAMED_FROM = 0.5
+ZONE_THRESHOLD = 0.5
 """Probability from which a zone is named in the film's own report."""
 DOUBTED_BELOW = 0.5
 """Belief below which a statement of a report is called doubted."""
@@ -32,7 +32,7 @@ class PredictedFindings:
     believed: dict[str, float]
     """For each finding that the report tells, of `FINDINGS`: the weight, from 0 to 1, with which it was followed."""
     told: dict[str, float]
-    """Those findings as the report has them: side by `SIDE_ORDER`, number, and 1 or 0 for each zone."""
+    """Those findings as the report has them: side by `SIDES`, number, and 1 or 0 for each zone."""
 
     @classmethod
     def from_logits(cls, logits: Sequence[np.ndarray], told: np.ndarray | None) -> "PredictedFindings":
@@ -44,7 +44,7 @@ class PredictedFindings:
         return cls(
             zones=dict(zip(ZONES, _logistic(zones).tolist(), strict=True)),
             number=tuple(_softmax(number).tolist()),
-            side=dict(zip(SIDE_ORDER, _softmax(side).tolist(), strict=True)),
+            side=dict(zip(SIDES, _softmax(side).tolist(), strict=True)),
             believed={FINDINGS[place]: float(beliefs[place]) for place in known},
             told={FINDINGS[place]: float(told[place]) for place in known},
         )
@@ -53,7 +53,7 @@ class PredictedFindings:
     def report(self) -> Report:
         """Return the film's own report, in the viewer's frame: the likeliest side and number, and zones that fit."""
         side = max(self.side, key=lambda name: self.side[name])
-        zones = {zone for zone, fraction in self.zones.items() if fraction >= NAMED_FROM}
+        zones = {zone for zone, fraction in self.zones.items() if fraction >= ZONE_THRESHOLD}
         if side == "none":
             return Report("none", 0)
         of_hand = {hand: max(self.zones[zone] for zone in ZONES if zone[0] == hand) for hand in "lr"}
@@ -72,18 +72,18 @@ class PredictedFindings:
         for zone in ZONES:
             if zone not in self.told:
                 continue
-            name = zone_in_words(zone if orientation == "image" else _OTHER[zone])
+            name = in_words(zone if orientation == "image" else _OTHER[zone])
             shown, believed = self.zones[zone], self.believed[zone]
-            if self.told[zone] == 1 and shown < NAMED_FROM:
+            if self.told[zone] == 1 and shown < ZONE_THRESHOLD:
                 lines.append(
                     f"the report names the {name}; the film shows little there ({shown:.2f})" + _done(believed)
                 )
-            elif self.told[zone] == 0 and shown >= NAMED_FROM:
+            elif self.told[zone] == 0 and shown >= ZONE_THRESHOLD:
                 lines.append(
                     f"by the report the {name} is free; the film shows infection there ({shown:.2f})" + _done(believed)
                 )
         if "side" in self.told:
-            said = SIDE_ORDER[int(self.told["side"])]
+            said = SIDES[int(self.told["side"])]
             likeliest = max(self.side, key=lambda name: self.side[name])
             if said != likeliest:
                 lines.append(
@@ -99,7 +99,7 @@ class PredictedFindings:
             f"{_count(place, self.number)}: {fraction:.2f}" for place, fraction in enumerate(self.number)
         )
         shown = {zone: self.zones[zone if orientation == "image" else _OTHER[zone]] for zone in ZONES}
-        zones = [f"{zone_in_words(zone)}: {fraction:.2f}" for zone, fraction in shown.items()]
+        zones = [f"{in_words(zone)}: {fraction:.2f}" for zone, fraction in shown.items()]
         return (str(self.report.in_orientation(orientation)), *zones, f"side: {sides}", f"areas: {numbers}")
 
     def as_dict(self, orientation: str = "image") -> dict[str, Any]:

@@ -14,8 +14,9 @@ from c2fvl.reports.zones import HEIGHTS, ZONES, check_orientation
 
 ATTRIBUTES = ("bilateral", "number", *ZONES)
 """The columns of C2FVL's tables and the order of a network's eight numbers."""
-SIDES = ("bilateral", "unilateral", "none")
-MAX_AREAS = 20
+SIDES = ("none", "unilateral", "bilateral")
+"""In the order of their numbers in a row of findings."""
+MAX_LESIONS = 20
 """More infected areas than this no caption counts; the published ones that are at hand end at nine."""
 
 MAX_NUMBER = 999_999_999
@@ -131,8 +132,8 @@ class Report:
             found.append("no infection, with infected areas or zones")
         if self.side in ("bilateral", "unilateral") and self.number == 0:
             found.append(f"{self.side} infection, with no infected area")
-        if self.number is not None and self.number > MAX_AREAS:
-            found.append(f"{self.number} infected areas, more than {MAX_AREAS}")
+        if self.number is not None and self.number > MAX_LESIONS:
+            found.append(f"{self.number} infected areas, more than {MAX_LESIONS}")
         if self.side is None and self.number == 0 and self.zones:
             found.append("no infected area, with zones")
         return tuple(found)

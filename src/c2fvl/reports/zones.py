@@ -1,16 +1,85 @@
-"""The six zones of the lungs and the frame that left and right are meant in."""
+"""The six zones of the lungs: how they are named, mirrored and said in words, and whose left "left" is.
 
+A zone is a key such as "lupper": the hand ("left" or "right") and the height within the lung. Whose left it is, the
+orientation says: "image" is the left of the image, "patient" the patient's left, which is on the right of an image in
+standard display.
+"""
+
+from collections.abc import Collection
+
+HANDS = ("left", "right")
+HEIGHTS = ("upper", "middle", "lower")
 ZONES = ("lupper", "lmiddle", "llower", "rupper", "rmiddle", "rlower")
 ORIENTATIONS = ("image", "patient")
-HEIGHTS = ("upper", "middle", "lower")
+OTHER_HAND = {"left": "right", "right": "left"}
 
 
-def zone_in_words(zone: str) -> str:
-    """Return a zone as it is told: "left upper zone"."""
-    return f"{'left' if zone[0] == 'l' else 'right'} {zone[1:]} zone"
+def zone_at(hand: str, height: str) -> str:
+    """Return the zone of a hand and a height: "left" and "upper" give "lupper"."""
+    return hand[0] + height
+
+
+def hand_of(zone: str) -> str:
+    """Return the hand of a zone, "left" or "right"."""
+    return "left" if zone[0] == "l" else "right"
+
+
+def height_of(zone: str) -> str:
+    """Return the height of a zone: "upper", "middle" or "lower"."""
+    return zone[1:]
+
+
+def hands_of(zones: Collection[str]) -> set[str]:
+    """Return the hands of some zones."""
+    return {hand_of(zone) for zone in zones}
+
+
+def zones_of(hand: str) -> tuple[str, ...]:
+    """Return the three zones of one lung, from the top down."""
+    return tuple(zone_at(hand, height) for height in HEIGHTS)
+
+
+def mirrored(zone: str) -> str:
+    """Return the zone at the same height of the other lung."""
+    return zone_at(OTHER_HAND[hand_of(zone)], height_of(zone))
+
+
+def in_words(zone: str) -> str:
+    """Return a zone in words: "left upper zone"."""
+    return f"{hand_of(zone)} {height_of(zone)} zone"
+
+
+def zones_in_words(zones: Collection[str]) -> list[str]:
+    """Return zones in words, in the order of `ZONES`; a lung with all of its zones is one entry, "left lung"."""
+    words: list[str] = []
+    for hand in HANDS:
+        named = [zone for zone in zones_of(hand) if zone in zones]
+        words += [f"{hand} lung"] if len(named) == len(HEIGHTS) else [in_words(zone) for zone in named]
+    return words
+
+
+def hand_in_words(hand: str, orientation: str = "image") -> str:
+    """Return a hand so that nobody mistakes it: "image left (patient's right)" or "patient's left (image right)"."""
+    check_orientation(orientation)
+    if orientation == "image":
+        return f"image {hand} (patient's {OTHER_HAND[hand]})"
+    return f"patient's {hand} (image {OTHER_HAND[hand]})"
 
 
 def check_orientation(orientation: str) -> None:
-    """Raise `ValueError` for a frame that is not known."""
+    """Raise `ValueError` for an unknown orientation."""
     if orientation not in ORIENTATIONS:
-        raise ValueError(f"the frame of a report is {orientation!r}; expected {' or '.join(ORIENTATIONS)}")
+        raise ValueError(
+            f"orientation must be 'image' (left of the image) or 'patient' (patient's left), got {orientation!r}"
+        )
+
+
+def read_orientation(cell: str) -> str:
+    """Return the orientation that a table's cell names; "viewer" and an empty cell mean "image".
+
+    Raises `ValueError` for another word.
+    """
+    orientation = cell.strip().lower()
+    orientation = "image" if orientation in ("", "viewer") else orientation
+    check_orientation(orientation)
+    return orientation

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from c2fvl.checkpoints.official.names import OfficialNames
+from c2fvl.messages import listed
 from c2fvl.models.transunet import TransUNet
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def start_from_vit(network: nn.Module, path: str | Path) -> int:
         file = "ViT-B_16.npz" if network.residual is None else "R50+ViT-B_16.npz"
         raise ValueError(
             f"{path} does not fit the network: {len(found.missing)} of {len(wanted)} arrays are missing "
-            f"({_listed(found.missing)}), {len(wrong)} cannot be used ({_listed(wrong)}); expected is {file} from "
+            f"({listed(found.missing)}), {len(wrong)} cannot be used ({listed(wrong)}); expected is {file} from "
             f"{SOURCE}, and a network of its widths"
         )
     start = {key: _joined(parameters[key], [found.arrays[name] for name in names]) for key, names in places.items()}
@@ -96,7 +97,7 @@ def start_from_vit(network: nn.Module, path: str | Path) -> int:
             parameters[key].copy_(values)
     if found.surplus:
         logger.warning(
-            "%s: %d arrays have no place in the network: %s", path, len(found.surplus), _listed(found.surplus)
+            "%s: %d arrays have no place in the network: %s", path, len(found.surplus), listed(found.surplus)
         )
     return len(wanted)
 
@@ -225,8 +226,3 @@ def _fits(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     if len(expected) == 1:
         return math.prod(shape) == max((1, *shape)) == expected[0]
     return shape == expected
-
-
-def _listed(items: list[str], maximum: int = 12) -> str:
-    more = f" and {len(items) - maximum} more" if len(items) > maximum else ""
-    return (", ".join(items[:maximum]) or "none") + more

@@ -19,6 +19,7 @@ from c2fvl.checkpoints.official.unpickler import read_official
 from c2fvl.checkpoints.trained_model import save_model
 from c2fvl.config import Config, ModelConfig
 from c2fvl.files.storage import checksum
+from c2fvl.messages import listed
 from c2fvl.models import MODELS, build_model
 from c2fvl.models.text_input import text_kind
 
@@ -48,7 +49,7 @@ def from_reference(name: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
     if missing or unknown:
         raise ValueError(
             f"this is not a checkpoint of the published {name}: {len(missing)} of its {len(live)} keys are missing "
-            f"({_listed(missing)}), {len(unknown)} are unknown ({_listed(unknown)})"
+            f"({listed(missing)}), {len(unknown)} are unknown ({listed(unknown)})"
         )
     ours, wrong = {}, []
     for our_key, (their_keys, like) in expected.items():
@@ -63,11 +64,11 @@ def from_reference(name: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
         else:
             wrong.append(f"{', '.join(their_keys)}: wrong shape {shapes} for {tuple(like.shape)}")
     if wrong:
-        raise ValueError(f"{len(wrong)} weights of the checkpoint cannot be used: {_listed(wrong)}")
+        raise ValueError(f"{len(wrong)} weights of the checkpoint cannot be used: {listed(wrong)}")
     network = build_model(name, found)
     network.load_state_dict(ours, strict=True)
     if dead:
-        logger.warning("%d keys that the published %s never uses were left out: %s", len(dead), name, _listed(dead))
+        logger.warning("%d keys that the published %s never uses were left out: %s", len(dead), name, listed(dead))
     return network.eval()
 
 
@@ -113,11 +114,6 @@ def _clean(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(f"the checkpoint holds {plain!r} twice, once with the prefix 'module.'")
         weights[plain] = value
     return weights
-
-
-def _listed(items: list[str], maximum: int = 12) -> str:
-    more = f" and {len(items) - maximum} more" if len(items) > maximum else ""
-    return (", ".join(items[:maximum]) or "none") + more
 
 
 def _fault(values: Tensor, like: Tensor) -> str | None:

@@ -25,9 +25,10 @@ from c2fvl.data.check.near_duplicates import sketch
 from c2fvl.data.check.summary import DeepReport
 from c2fvl.data.scan import find_splits, inspect
 from c2fvl.files.images import read_mask_as, read_pixels
+from c2fvl.messages import listed
 from c2fvl.reports.from_mask import report_from_mask
 from c2fvl.reports.report import Report
-from c2fvl.reports.zones import ZONES
+from c2fvl.reports.zones import ZONES, hands_of
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,7 @@ class CheckReport:
             by_kind[problem.severity, problem.kind].append(problem)
         for (severity, kind), problems in sorted(by_kind.items()):
             lines.append(f"{severity}: {kind} ({len(problems)})")
-            lines += [f"  {problem}" for problem in problems[:max_problems]]
-            if len(problems) > max_problems:
-                lines.append(f"  and {len(problems) - max_problems} more")
+            lines += [f"  {line}" for line in listed([*map(str, problems)], max_problems, separator="\n").split("\n")]
         num_warnings = len(self.problems) - len(self.errors)
         lines.append(f"{len(self.errors)} errors, {num_warnings} warnings, {self.seconds:.1f} s")
         return lines
@@ -252,11 +251,11 @@ def _contradiction(caption: Report, mask: NDArray[np.uint8]) -> str | None:
         return None if caption.side == "none" else "the mask is empty, the caption tells of an infection"
     if caption.side == "none":
         return "the mask shows a lesion, the caption says there is no infection"
-    said = {zone[0] for zone in caption.zones}
+    said = hands_of(caption.zones)
     left = mask[:, : mask.shape[1] // 2].sum() / mask.sum()
-    if said == {"l"} and left < STRAY_FRACTION:
+    if said == {"left"} and left < STRAY_FRACTION:
         return "the lesions are on the right of the picture, the caption says left"
-    if said == {"r"} and left > 1 - STRAY_FRACTION:
+    if said == {"right"} and left > 1 - STRAY_FRACTION:
         return "the lesions are on the left of the picture, the caption says right"
     return None
 

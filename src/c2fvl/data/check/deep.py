@@ -18,6 +18,7 @@ from c2fvl.files import storage
 from c2fvl.files.images import read_pixels, write_image
 from c2fvl.reports.caption_faults import find_faults, has_empty_slot
 from c2fvl.reports.report import Report
+from c2fvl.reports.zones import hands_of
 
 MAX_PICTURES = 200
 
@@ -146,9 +147,9 @@ def _one_sided(images: Sequence[CheckedCase]) -> Iterator[tuple[Report, int, int
     """Yield the captions with zones in one lung: their lesion's pixels, in all and on the side that they name."""
     for image in images:
         report = image.case.report
-        hands = {zone[0] for zone in report.zones} if report is not None else set()
+        hands = hands_of(report.zones) if report is not None else set()
         if report is not None and image.lesion and len(hands) == 1:
-            yield report, image.lesion, image.left if hands == {"l"} else image.lesion - image.left
+            yield report, image.lesion, image.left if hands == {"left"} else image.lesion - image.left
 
 
 def find_shared_groups(images: Sequence[CheckedCase]) -> tuple[SharedGroups, ...]:

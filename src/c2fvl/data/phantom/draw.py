@@ -22,8 +22,8 @@ from c2fvl.files import storage
 from c2fvl.files.images import write_image, write_mask
 from c2fvl.files.tables import write_cells
 from c2fvl.reports.caption_tables import write_table
-from c2fvl.reports.report import Report
-from c2fvl.reports.zones import ZONES
+from c2fvl.reports.report import SIDES, Report
+from c2fvl.reports.zones import ZONES, hands_of
 
 MIN_CASES, MIN_SIZE = 6, 32
 MASK_THRESHOLD = 0.5  # of the opacity field of a shadow, whose peak is 1
@@ -254,6 +254,5 @@ def _report(mask: np.ndarray, lungs: np.ndarray) -> Report:
                 inside = np.count_nonzero((lesion & lung)[bounds[third] : bounds[third + 1]])
                 if inside and inside >= ZONE_FRACTION * np.count_nonzero(lesion):
                     zones.add(ZONES[3 * (number - 1) + third])
-    sides = {zone[0] for zone in zones}
-    side = ("none", "unilateral", "bilateral")[len(sides)]
+    side = SIDES[len(hands_of(zones))]
     return Report(side=side, number=num_labels - 1, zones=frozenset(zones), orientation="image")

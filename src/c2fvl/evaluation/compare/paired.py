@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from c2fvl.files.csv_tables import read_csv
+from c2fvl.files.tables import read_csv
+from c2fvl.messages import listed
 from c2fvl.metrics.intervals import Bootstrap, Difference, Estimate, difference, holm
 
 SCORES = {"dice": "original_ours_dice", "iou": "original_ours_iou"}
@@ -77,7 +78,7 @@ def check_same_cases(labels: Sequence[str], tables: Sequence[CaseTable]) -> None
         only_first, only_second = sorted(first - set(table.ids)), sorted(set(table.ids) - first)
         if only_first or only_second:
             parts = [
-                f"only {whose} has {_some(names)}"
+                f"only {whose} has {listed(names, _NAMES_SHOWN)}"
                 for whose, names in ((labels[0], only_first), (label, only_second))
                 if names
             ]
@@ -93,13 +94,8 @@ def check_same_cases(labels: Sequence[str], tables: Sequence[CaseTable]) -> None
         if other:
             raise ValueError(
                 f"{labels[0]} and {label} were scored on other masks or groups of films of the same names: "
-                f"{_some(other)}; score them again on the same data (--root DATA --fresh)"
+                f"{listed(other, _NAMES_SHOWN)}; score them again on the same data (--root DATA --fresh)"
             )
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more
 
 
 def mean_scores(seeds: Sequence[CaseTable]) -> dict[str, NDArray[np.float64]]:

@@ -8,7 +8,7 @@ import jinja2
 
 from c2fvl.evaluation.pages import charts
 from c2fvl.evaluation.summary import Scores
-from c2fvl.reports.zones import zone_in_words
+from c2fvl.reports.zones import in_words
 
 ROW_LABELS = {
     ("original", "ours"): "film's own grid, corrected rule",
@@ -152,7 +152,7 @@ def findings_rows(found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     if found is None:
         return []
     rows = [("zones, mean", found["zones_mean"])] if "zones_mean" in found else []
-    rows += [(zone_in_words(zone), row) for zone, row in found["zones"].items()]
+    rows += [(in_words(zone), row) for zone, row in found["zones"].items()]
     rows += [(title, found[name]) for name, title in (("side", "side"), ("number", "areas")) if name in found]
     return [{"name": name, "auc": row.get("auc"), **{key: row[key] for key in ("accuracy", "majority")}}
             for name, row in rows]  # fmt: skip

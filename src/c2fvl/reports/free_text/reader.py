@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from c2fvl.reports.free_text import terms
 from c2fvl.reports.free_text.terms import BOTH, HEIGHTS, LEFT, RIGHT, Place, Term
-from c2fvl.reports.report import MAX_AREAS
+from c2fvl.reports.report import MAX_LESIONS
 from c2fvl.reports.zones import ORIENTATIONS, ZONES
 
 __all__ = ["MAX_CHARACTERS", "ParsedText", "read_free_text"]
@@ -863,7 +863,7 @@ def _counts(part: _Part) -> list[int]:
         number = int(word.term.value)
         is_many = counted == "foci" or (counted.endswith("s") and counted != "focus")
         is_count = kind in (terms.FINDING, terms.COUNTED) and is_many == (number > 1)  # not "day 3 opacity"
-        is_open = before in terms.COUNT_SPOILERS or number > MAX_AREAS
+        is_open = before in terms.COUNT_SPOILERS or number > MAX_LESIONS
         found.append(number if is_count and not is_open else -1)
     return found
 
