@@ -19,7 +19,7 @@ from c2fvl.data.batch_transforms import BatchAugmentation, augment, stack
 from c2fvl.data.batches import Batch
 from c2fvl.data.dataset import CaseDataset, CaseDraw
 from c2fvl.files.image_headers import read_header
-from c2fvl.files.images import read_file
+from c2fvl.files.images import read_image_bytes
 
 _MAX_THREADS = 32
 
@@ -62,7 +62,7 @@ class EpochDraws:
 def bytes_needed(dataset: CaseDataset) -> int:
     """Return the memory that `DeviceData` takes for a data set; the first image tells whether all are grey."""
     size, count = dataset.config.image_size, len(dataset)
-    channels = 1 if read_header(read_file(dataset.cases[0].image)).channels < 3 else 3
+    channels = 1 if read_header(read_image_bytes(dataset.cases[0].image)).channels < 3 else 3
     masks = any(case.mask is not None for case in dataset.cases)
     text = 0 if dataset.encoder is None else 2 * 4 * count * int(np.prod(dataset.encoder.shape))
     return count * size**2 * (channels + masks) + text
