@@ -14,7 +14,7 @@ from c2fvl.data.cases import SPLITS, Case
 from c2fvl.data.check import deep as deep_check
 from c2fvl.data.check import near_duplicates
 from c2fvl.data.check.check import check
-from c2fvl.data.check.deep import DeepOptions, Film, find_orientation
+from c2fvl.data.check.deep import DeepOptions, CheckedCase, find_orientation
 from c2fvl.data.check.near_duplicates import find_pairs, sketch
 from c2fvl.data.check.new_splits import Member, assign, bundles
 from c2fvl.data.phantom.draw import draw_case
@@ -243,7 +243,7 @@ def test_captions_in_the_patients_frame(tmp_path, cases):
 
 def one_film(number, zones, lesion, left):
     report = Report("unilateral", 1, frozenset(zones))
-    return Film("train", Case(str(number), Path(f"{number}.png"), None, report, None), None, None, 1000, lesion, left)
+    return CheckedCase("train", Case(str(number), Path(f"{number}.png"), None, report, None), None, None, 1000, lesion, left)
 
 
 def test_the_shares_behind_the_frame_by_hand():
