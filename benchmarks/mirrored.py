@@ -12,7 +12,7 @@ import dataclasses
 import torch
 
 from c2fvl.checkpoints.trained_model import load_model
-from c2fvl.data.batches import EpochBatches, read
+from c2fvl.data.batches import EpochBatches, iterate_batches
 from c2fvl.data.dataset import CaseDataset
 from c2fvl.inference.cases import dataset_of
 from c2fvl.inference.masks import to_labels, to_original
@@ -44,7 +44,9 @@ def main() -> None:
     network = inference_form(model, batch_size=8)
     given = [None, *(options.trust or [1.0])]
     scores: dict[tuple[float | None, str], list[float]] = {}
-    pairs = zip(*(read(part, EpochBatches(len(images), 8), workers=0) for part in (images, mirrored)), strict=True)
+    pairs = zip(
+        *(iterate_batches(part, EpochBatches(len(images), 8), workers=0) for part in (images, mirrored)), strict=True
+    )
     with torch.inference_mode():
         for batch, turned in pairs:
             seen, seen_turned = network.observe(batch.image), network.observe(batch.image.flip(-1))

@@ -15,7 +15,7 @@ import pytest
 from c2fvl.cli.main import _parser, main
 from c2fvl.config import Config
 from c2fvl.config_files import load_config, override, parse_config, preset_names
-from c2fvl.data.text_changes import battery
+from c2fvl.data.perturbations import perturbations
 
 PROJECT = Path(__file__).parents[1]
 DOCS = PROJECT / "docs"
@@ -208,7 +208,7 @@ def test_the_page_of_files_names_every_key_and_file(demo, tiny_run, phantom_root
     assert set(Path("scores/cases.csv").read_text().splitlines()[0].split(",")) <= named
     (parser,) = (action for action in _parser()._actions if hasattr(action, "choices") and action.choices)
     (text,) = (action for action in parser.choices["evaluate"]._actions if action.dest == "text")
-    assert set(text.choices) == {change.name for change in battery(None)}
+    assert set(text.choices) == {change.name for change in perturbations(None)}
     assert set(text.choices) <= set(re.findall(r"^\| `(\w+)`", (DOCS / "scores.md").read_text(encoding="utf-8"), re.M))
 
     for line in (tiny_run / "log.jsonl").read_text().splitlines():

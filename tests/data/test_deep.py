@@ -14,8 +14,8 @@ from c2fvl.data.cases import SPLITS, Case
 from c2fvl.data.check import deep as deep_check
 from c2fvl.data.check import near_duplicates
 from c2fvl.data.check.check import check
-from c2fvl.data.check.deep import DeepOptions, CheckedCase, find_orientation
-from c2fvl.data.check.near_duplicates import find_pairs, sketch
+from c2fvl.data.check.deep import CheckedCase, DeepOptions, find_orientation
+from c2fvl.data.check.near_duplicates import find_duplicates, sketch
 from c2fvl.data.check.new_splits import Member, assign, bundles
 from c2fvl.data.phantom.draw import draw_case
 from c2fvl.data.scan import find_splits, scan
@@ -90,7 +90,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_copy_is_found_and_nothing_else(cases, change):
     images = [case.image for case in cases] + [CHANGES[change](cases[7].image)]
-    search = find_pairs(np.stack([sketch(film) for film in images]))
+    search = find_duplicates(np.stack([sketch(film) for film in images]))
     assert [(pair.first, pair.second, pair.mirrored) for pair in search.pairs] == [(7, 24, change == "mirrored")]
     assert search.pairs[0].correlation > 0.93
     assert search.num_candidates >= 1
@@ -100,7 +100,7 @@ def test_every_film_finds_its_own_copy(cases):
     images = [case.image for case in cases]
     images += [affine(CHANGES["gamma"](film), angle=1.5) for film in images]
     steps = []
-    search = find_pairs(
+    search = find_duplicates(
         np.stack([sketch(film) for film in images]), workers=2, progress=lambda done, total: steps.append((done, total))
     )
     assert {(pair.first, pair.second) for pair in search.pairs} == {(n, n + NUM_IMAGES) for n in range(NUM_IMAGES)}
@@ -117,10 +117,10 @@ def test_the_sketch_does_not_depend_on_the_scale_of_values(cases):
 
 def test_where_pictures_are_too_many_hashes_must_be_more_alike(cases, monkeypatch):
     sketches = np.stack([sketch(case.image) for case in cases] + [sketch(cases[3].image)])
-    whole = find_pairs(sketches)
+    whole = find_duplicates(sketches)
     assert whole.max_distance == near_duplicates.MAX_DISTANCE
     monkeypatch.setattr(near_duplicates, "MAX_CANDIDATES", 2)
-    less = find_pairs(sketches)
+    less = find_duplicates(sketches)
     assert less.max_distance < whole.max_distance
     assert less.num_candidates <= 2 < whole.num_candidates
     assert [(pair.first, pair.second) for pair in less.pairs] == [(3, 24)]
@@ -128,9 +128,9 @@ def test_where_pictures_are_too_many_hashes_must_be_more_alike(cases, monkeypatc
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_no_pairs_among_too_few_or_plain_pictures(count, cases):
-    assert find_pairs(np.zeros((count, 64, 64), np.int8)).pairs == ()
+    assert find_duplicates(np.zeros((count, 64, 64), np.int8)).pairs == ()
     plain = np.zeros((3, 64, 64), np.int8)
-    assert find_pairs(np.concatenate([plain, sketch(cases[0].image)[None]])).num_candidates == 0
+    assert find_duplicates(np.concatenate([plain, sketch(cases[0].image)[None]])).num_candidates == 0
 
 
 def test_sound_data_hides_nothing(root):
@@ -243,7 +243,9 @@ def test_captions_in_the_patients_frame(tmp_path, cases):
 
 def one_film(number, zones, lesion, left):
     report = Report("unilateral", 1, frozenset(zones))
-    return CheckedCase("train", Case(str(number), Path(f"{number}.png"), None, report, None), None, None, 1000, lesion, left)
+    return CheckedCase(
+        "train", Case(str(number), Path(f"{number}.png"), None, report, None), None, None, 1000, lesion, left
+    )
 
 
 def test_the_shares_behind_the_frame_by_hand():

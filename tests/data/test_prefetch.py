@@ -5,16 +5,16 @@ import time
 
 import pytest
 
-from c2fvl.data.prefetch import ahead
+from c2fvl.data.prefetch import prefetch
 
 
-@pytest.mark.parametrize(("workers", "most"), [(1, 1), (1, 3), (4, 8)])
+@pytest.mark.parametrize(("workers", "maximum"), [(1, 1), (1, 3), (4, 8)])
 def test_results_come_in_order(workers, maximum):
     def slow_where_even(number):
         time.sleep(0.002 * (number % 2 == 0))
         return number * number
 
-    assert list(ahead(slow_where_even, range(40), workers=workers, maximum=maximum)) == [
+    assert list(prefetch(slow_where_even, range(40), workers=workers, maximum=maximum)) == [
         number**2 for number in range(40)
     ]
 
@@ -27,7 +27,7 @@ def test_no_more_than_a_few_are_held():
             taken.append(number)
             yield number
 
-    for result in ahead(lambda number: number, items(), maximum=3):
+    for result in prefetch(lambda number: number, items(), maximum=3):
         assert len(taken) - result <= 5
 
 
@@ -38,7 +38,7 @@ def test_it_is_done_by_another_thread_while_the_caller_works():
         began.set()
         return threading.current_thread().name
 
-    names = ahead(work, range(3), maximum=1)
+    names = prefetch(work, range(3), maximum=1)
     assert next(names).startswith("ahead")
     assert began.is_set()
 
@@ -54,7 +54,7 @@ def test_an_error_is_raised_at_its_place_and_what_follows_is_left_undone():
 
     found = []
     with pytest.raises(ValueError, match="number two"):
-        for result in ahead(work, range(100), maximum=2):
+        for result in prefetch(work, range(100), maximum=2):
             found.append(result)
     assert found == [0, 1]
     assert max(done) < 10
@@ -66,12 +66,12 @@ def test_an_error_of_the_items_is_raised():
         raise OSError("no more films")
 
     with pytest.raises(OSError, match="no more films"):
-        list(ahead(str, items(), maximum=4))
+        list(prefetch(str, items(), maximum=4))
 
 
 def test_a_caller_that_stops_ends_the_threads():
     before = threading.active_count()
-    results = ahead(lambda number: number, range(1000), workers=3, maximum=5)
+    results = prefetch(lambda number: number, range(1000), workers=3, maximum=5)
     assert next(results) == 0
     results.close()
     assert threading.active_count() == before

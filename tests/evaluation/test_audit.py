@@ -16,8 +16,8 @@ from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.cli.main import main
 from c2fvl.config import ModelConfig
 from c2fvl.config_files import load_config
+from c2fvl.data.perturbations import most_common_report, perturb_reports, perturbations
 from c2fvl.data.scan import scan
-from c2fvl.data.text_changes import battery, change_text, constant_report
 from c2fvl.evaluation.audit import SECOND_PASS, audit
 from c2fvl.files.images import read_mask, write_image, write_mask
 from c2fvl.files.tables import write_cells
@@ -68,7 +68,7 @@ def test_the_table_and_the_summary_are_written_beside_an_evaluation(audited):
     summary = json.loads((found.folder / "summary.json").read_text())
     assert summary == json.loads(json.dumps(found.summary))
     names = [change["name"] for change in summary["audit"]["changes"]]
-    assert names == [*(change.name for change in battery(None)), SECOND_PASS]
+    assert names == [*(change.name for change in perturbations(None)), SECOND_PASS]
     scored = table_of(found.folder, "cases.csv")
     assert [row["id"] for row in rows] == [row["id"] for row in scored]
     assert column(rows, "right_dice") == pytest.approx(column(scored, "original_ours_dice"), abs=1e-12)
@@ -146,12 +146,12 @@ def test_masks_and_their_lungs_are_those_of_the_predictor(audited, tiny_run, pha
     predictor = Predictor(tiny_run)
     cases = scan(phantom_root, "val")
     if name == "constant":
-        given = [constant_report(scan(phantom_root, "train"))] * len(cases)
+        given = [most_common_report(scan(phantom_root, "train"))] * len(cases)
         assert str(given[0]) == found.summary["audit"]["constant_report"]
     elif name == SECOND_PASS:
         given = [report_from_mask(predictor(case.image).mask, modality="film") for case in cases]
     else:
-        given = [case.report for case in change_text(cases, name, seed=2)]
+        given = [case.report for case in perturb_reports(cases, name, seed=2)]
     counts = dict.fromkeys(("excluded_lungs", "excluded_zones", "wrong_lungs"), (0, 0))
     pixels = []
     for row, case, report in zip(rows, cases, given, strict=True):
@@ -354,7 +354,7 @@ def test_a_caption_table_of_the_scored_part_alone_serves(phantom_root, tiny_run,
     found = audit(load_model(tiny_run), copied, table=str(folder / "Other.xlsx"), out=tmp_path / "out")
     assert {row["right_report"] for row in table_of(tmp_path / "out")} == {sentence}
     assert found.summary["audit"]["baselines"][0]["num_training_films"] == len(scan(copied, "train"))
-    assert found.summary["audit"]["constant_report"] == str(constant_report(scan(copied, "train")))
+    assert found.summary["audit"]["constant_report"] == str(most_common_report(scan(copied, "train")))
 
 
 def test_without_masks_to_train_on_there_is_no_baseline(own_images, tiny_run, tmp_path):

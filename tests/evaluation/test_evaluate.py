@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from c2fvl.checkpoints.trained_model import load_model
-from c2fvl.data.pictures import FALSE_ALARM, FOUND, MISSED, case_picture, overlay
+from c2fvl.data.perturbations import perturb_reports
+from c2fvl.data.pictures import FALSE_ALARM, FOUND, MISSED, case_panel, overlay
 from c2fvl.data.scan import scan
-from c2fvl.data.text_changes import change_text
 from c2fvl.evaluation.evaluate import evaluate
 from c2fvl.files.images import read_image, read_mask, write_image, write_mask
 from c2fvl.inference.cases import CasePrediction, score_on_grids
@@ -140,17 +140,17 @@ def test_captions_with_html_and_formulas_stay_text(tiny_run, tmp_path):
 
 def test_right_none_and_shuffled_text(phantom_root, tiny_run, tmp_path):
     cases = scan(phantom_root, "val")
-    assert change_text(cases, "right") == cases
-    assert all(case.report is None for case in change_text(cases, "none"))
-    shuffled = change_text(cases, "shuffled", seed=1)
-    assert shuffled == change_text(cases, "shuffled", seed=1)
-    assert shuffled != change_text(cases, "shuffled", seed=2)
+    assert perturb_reports(cases, "right") == cases
+    assert all(case.report is None for case in perturb_reports(cases, "none"))
+    shuffled = perturb_reports(cases, "shuffled", seed=1)
+    assert shuffled == perturb_reports(cases, "shuffled", seed=1)
+    assert shuffled != perturb_reports(cases, "shuffled", seed=2)
     assert [case.id for case in shuffled] == [case.id for case in cases]
     assert sorted(str(case.report) for case in shuffled) == sorted(str(case.report) for case in cases)
     numbered = [dataclasses.replace(case, report=Report(number=place)) for place, case in enumerate(cases)]
-    assert all(case.report.number != place for place, case in enumerate(change_text(numbered, "shuffled")))
+    assert all(case.report.number != place for place, case in enumerate(perturb_reports(numbered, "shuffled")))
     with pytest.raises(ValueError, match="two films or more"):
-        change_text(cases[:1], "shuffled")
+        perturb_reports(cases[:1], "shuffled")
     found = {
         text: evaluate(load_model(tiny_run), phantom_root, text=text, out=tmp_path / text)
         for text in ("none", "shuffled")
@@ -190,8 +190,8 @@ def test_pictures_are_enlarged_and_carry_report_and_dice():
     image = np.full((40, 64, 3), 0.5, np.float32)
     mask = np.zeros((40, 64), np.uint8)
     mask[10:20, 10:20] = 1
-    with_report = case_picture(image, mask, target=mask, report=Report(text="words " * 40), dice=1.0)
-    without = case_picture(image, mask)
+    with_report = case_panel(image, mask, target=mask, report=Report(text="words " * 40), dice=1.0)
+    without = case_panel(image, mask)
     assert with_report.dtype == np.uint8
     assert with_report.shape[1] == 2 * 512 + 4
     assert with_report.shape[0] > without.shape[0] > 320
@@ -199,7 +199,7 @@ def test_pictures_are_enlarged_and_carry_report_and_dice():
 
 def test_pictures_of_huge_and_of_narrow_films_stay_small():
     for height, width in [(3000, 2500), (2000, 10), (5, 1500)]:
-        picture = case_picture(np.zeros((height, width, 3), np.float32), np.ones((height, width), np.uint8))
+        picture = case_panel(np.zeros((height, width, 3), np.float32), np.ones((height, width), np.uint8))
         assert picture.shape[1] <= 2 * 768 + 4
         assert picture.shape[0] <= 768 + 200
 

@@ -58,8 +58,8 @@ def test_it_predicts_with_and_without_a_report(image, tmp_path, capsys, monkeypa
 def test_a_film_turned_over_is_flagged_and_a_blank_one_too(image):
     predictor = Predictor("default")
     pixels = read_image(image)
-    assert predictor(np.ascontiguousarray(pixels[::-1])).look.reasons
-    assert "blank" in predictor(np.zeros((64, 64), np.float32)).look.reasons[0]
+    assert predictor(np.ascontiguousarray(pixels[::-1])).ood.reasons
+    assert "blank" in predictor(np.zeros((64, 64), np.float32)).ood.reasons[0]
 
 
 def test_more_trust_moves_the_mask_to_the_report(image):

@@ -30,7 +30,7 @@ from c2fvl.inference.cases import CasePrediction, predict_cases
 from c2fvl.inference.predictor import Prediction, Predictor
 from c2fvl.metrics.calibration import PixelCalibration, of_case, summarise
 from c2fvl.metrics.confidence import expected_dice, risk_coverage
-from c2fvl.metrics.temperature import LogitHistogram, Scaling
+from c2fvl.metrics.temperature import LogitHistogram, TemperatureScaling
 from c2fvl.training import fit_temperature
 from c2fvl.training.fit_temperature import calibrate
 
@@ -272,22 +272,22 @@ def test_what_is_no_probability_map_is_refused(measure, probability, mask, messa
 @pytest.mark.parametrize("temperature", [0.3, 0.9, 1.0, 1.6, 7.0])
 def test_scaling_divides_logits_and_adds_the_offset(temperature, offset):
     logits = np.random.default_rng(0).normal(0, 5, (50, 40)).clip(-10, 10)
-    scaled = Scaling(temperature, offset).apply(expit(logits).astype(np.float32))
+    scaled = TemperatureScaling(temperature, offset).apply(expit(logits).astype(np.float32))
     assert scaled.dtype == np.float32
     assert np.allclose(scaled, expit(logits / temperature + offset), atol=2e-4)
     extremes = np.array([[0, 1e-38, 0.49999997, 0.5, 0.50000006, 0.9999999, 1]], np.float32)
-    moved = Scaling(temperature, offset).apply(extremes)
+    moved = TemperatureScaling(temperature, offset).apply(extremes)
     assert (np.diff(moved[0]) >= 0).all() and moved[0, 0] == 0 and moved[0, -1] <= 1
 
 
 def test_a_probability_that_float32_rounds_to_one_is_not_held_for_certain():
     one = np.array([[expit(np.float64(20))]], np.float32)
     assert one == 1
-    assert Scaling(2.0).apply(one)[0, 0] == pytest.approx(expit(np.log(2**25) / 2), abs=1e-6)
+    assert TemperatureScaling(2.0).apply(one)[0, 0] == pytest.approx(expit(np.log(2**25) / 2), abs=1e-6)
     several = np.zeros((3, 4, 4), np.float32)
-    assert Scaling().apply(several) is several
+    assert TemperatureScaling().apply(several) is several
     with pytest.raises(ValueError, match="one lesion"):
-        Scaling(2.0).apply(several)
+        TemperatureScaling(2.0).apply(several)
 
 
 def regression(probability, mask, *, intercept):
@@ -313,7 +313,7 @@ def test_the_fit_equals_that_on_all_pixels(factor, plus):
     assert alone.temperature == pytest.approx(regression(probability, mask, intercept=False)[0], rel=5e-4)
     assert alone.offset == 0
     exact = probability.astype(np.float64).ravel()
-    for at in (Scaling(), alone, fitted):
+    for at in (TemperatureScaling(), alone, fitted):
         scaled, found = expit(logit(exact) / at.temperature + at.offset), histogram.quality(at)
         whole = PixelCalibration.of(scaled.reshape(200, 150), mask)
         assert found.nll == pytest.approx(log_loss(mask.ravel(), scaled), abs=3e-5)
@@ -401,7 +401,7 @@ def test_logits_twice_as_large_have_twice_the_temperature(monkeypatch, folder, r
     assert second["nll_after"] < second["nll_before"] and second["brier_after"] < second["brier_before"]
     shown = load_model(folder)
     assert shown.calibration == second
-    assert shown.scaling == Scaling(second["temperature"], second["offset"])
+    assert shown.scaling == TemperatureScaling(second["temperature"], second["offset"])
 
 
 def test_logits_that_are_all_too_high_need_the_offset(monkeypatch, folder, root):
@@ -424,7 +424,7 @@ def test_a_network_whose_logits_are_doubled_has_twice_the_temperature(right, roo
 def test_a_temperature_goes_with_the_folder_and_changes_no_mask(folder, root, tmp_path):
     images = sorted((root / "Test_Folder/img").iterdir())[:4]
     plain = Predictor(folder)
-    assert load_model(folder).scaling == Scaling() and not plain.is_calibrated
+    assert load_model(folder).scaling == TemperatureScaling() and not plain.is_calibrated
     written = calibrate(load_model(folder), root)
     assert json.loads((folder / CALIBRATION).read_text()) == written
     assert abs(written["temperature"] - 1) > 0.01
@@ -471,7 +471,7 @@ def test_a_calibration_of_other_weights_is_not_used(folder, root, tmp_path, capl
     (other / CALIBRATION).write_bytes((folder / CALIBRATION).read_bytes())
     caplog.clear()
     model = load_model(other)
-    assert model.scaling == Scaling() and model.calibration is None
+    assert model.scaling == TemperatureScaling() and model.calibration is None
     assert "fitted to other weights" in caplog.text and str(other / CALIBRATION) in caplog.text
 
 

@@ -85,7 +85,7 @@ def test_distances_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("prediction", "target", "share", "distance"),
+    ("prediction", "target", "fraction", "distance"),
     [(EMPTY, EMPTY, 1.0, 0.0), (FULL, EMPTY, 0.0, 15.0), (EMPTY, FULL, 0.0, 15.0), (EMPTY, PIXEL, 0.0, 15.0)],
     ids=["both empty", "false alarm", "missed full", "missed pixel"],
 )

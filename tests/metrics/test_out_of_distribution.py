@@ -9,7 +9,7 @@ from c2fvl.config_files import load_config
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.files.images import read_image
 from c2fvl.inference.predictor import Predictor
-from c2fvl.metrics.out_of_distribution import MIN_IMAGES, SIDE, OodDetector, fraction_flagged, picture
+from c2fvl.metrics.out_of_distribution import MIN_IMAGES, SIDE, OodDetector, fraction_flagged, thumbnail
 from c2fvl.models import build_model
 from c2fvl.training.fit_ood import fit_ood
 
@@ -27,11 +27,11 @@ def images(root, part):
 
 @pytest.fixture(scope="module")
 def known(root):
-    return OodDetector.fit(np.stack([picture(image) for image in images(root, "Train_Folder")]))
+    return OodDetector.fit(np.stack([thumbnail(image) for image in images(root, "Train_Folder")]))
 
 
 def test_films_of_the_kind_pass_and_turned_or_inverted_ones_do_not(known, root):
-    others = np.stack([picture(image) for image in images(root, "Test_Folder")])
+    others = np.stack([thumbnail(image) for image in images(root, "Test_Folder")])
     fractions = fraction_flagged(known, others)
     assert fractions["as they are"] <= 0.05 and fractions["mirrored"] <= 0.05
     assert min(fraction for name, fraction in fractions.items() if name not in ("as they are", "mirrored")) >= 0.95
@@ -40,9 +40,9 @@ def test_films_of_the_kind_pass_and_turned_or_inverted_ones_do_not(known, root):
 def test_a_small_picture_does_not_depend_on_size_brightness_and_contrast(root):
     image = images(root, "Test_Folder")[0]
     larger = cv2.resize(image, (128, 128), interpolation=cv2.INTER_NEAREST)
-    assert np.allclose(picture(image), picture(larger), atol=1e-4)
-    assert np.allclose(picture(image), picture(0.2 + 0.5 * image), atol=1e-4)
-    assert picture(image).shape == (SIDE**2,)
+    assert np.allclose(thumbnail(image), thumbnail(larger), atol=1e-4)
+    assert np.allclose(thumbnail(image), thumbnail(0.2 + 0.5 * image), atol=1e-4)
+    assert thumbnail(image).shape == (SIDE**2,)
 
 
 @pytest.mark.parametrize("kind", ["stripes", "noise", "disc"])
@@ -53,21 +53,21 @@ def test_pictures_of_other_things_are_flagged(known, kind):
         "noise": np.random.default_rng(0).random((96, 96)),
         "disc": ((x - 0.2) ** 2 + (y - 0.8) ** 2 < 0.02).astype(float),
     }
-    look = known.look(np.repeat(pictures[kind][:, :, None], 3, axis=2).astype(np.float32))
-    assert look.reasons and not look.as_dict()["is_familiar"]
+    score = known.score(np.repeat(pictures[kind][:, :, None], 3, axis=2).astype(np.float32))
+    assert score.reasons and not score.as_dict()["is_in_distribution"]
 
 
 @pytest.mark.parametrize("level", [0.0, 0.4, 1.0])
 def test_blank_films_are_flagged(known, level):
-    look = known.look(np.full((50, 70, 3), level, np.float32))
-    assert "blank" in look.reasons[0]
+    score = known.score(np.full((50, 70, 3), level, np.float32))
+    assert "blank" in score.reasons[0]
 
 
 def test_it_is_the_same_from_its_file_and_damage_is_told(known, root, tmp_path):
     data = known.to_bytes()
     again = OodDetector.from_bytes(data, where="file")
     image = images(root, "Test_Folder")[1]
-    assert again.look(image).kind == pytest.approx(known.look(image).kind, abs=1e-4)
+    assert again.score(image).kind == pytest.approx(known.score(image).kind, abs=1e-4)
     for wrong in (data[:-9], b"", b"{}" * 50):
         with pytest.raises(ValueError, match=r"familiar\.bin"):
             OodDetector.from_bytes(wrong, where="familiar.bin")
@@ -80,12 +80,12 @@ def test_a_model_that_knows_its_films_flags_others(root, tmp_path):
     save_model(tmp_path / "model", build_model(config.model.name, config.model.arguments), config, {})
     model = load_model(tmp_path / "model")
     image = images(root, "Test_Folder")[2]
-    assert Predictor(model)(image).look is None
+    assert Predictor(model)(image).ood is None
     found = fit_ood(model, root)
     assert found["flagged"]["as they are"] <= 0.05 and found["num_images"] == len(images(root, "Train_Folder"))
     predictor = Predictor(tmp_path / "model")
-    assert not predictor(image).look.reasons
-    assert predictor(np.ascontiguousarray(image[::-1])).look.reasons
+    assert not predictor(image).ood.reasons
+    assert predictor(np.ascontiguousarray(image[::-1])).ood.reasons
 
 
 def test_an_exported_network_knows_its_films_too(root, known, tmp_path):
@@ -102,5 +102,5 @@ def test_an_exported_network_knows_its_films_too(root, known, tmp_path):
     export(dataclasses.replace(load_model(tmp_path / "model"), ood_detector=known), tmp_path / "network.onnx")
     image = images(root, "Test_Folder")[3]
     found = Predictor(tmp_path / "network.onnx")
-    assert found(image).look.kind == pytest.approx(known.look(image).kind, abs=1e-4)
-    assert found(1 - image).look.reasons
+    assert found(image).ood.kind == pytest.approx(known.score(image).kind, abs=1e-4)
+    assert found(1 - image).ood.reasons

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from c2fvl.cli.options import TEXTS
 from c2fvl.data.cases import Case
-from c2fvl.data.text_changes import battery, change_text, constant_report
+from c2fvl.data.perturbations import most_common_report, perturb_reports, perturbations
 from c2fvl.reports.caption_tables import read_table
 from c2fvl.reports.report import SIDES, Report, parse_report
 from c2fvl.reports.zones import ZONES
@@ -23,7 +23,7 @@ NEIGHBOURS = {
     "lupper": {"lmiddle", "rupper"}, "lmiddle": {"lupper", "llower", "rmiddle"}, "llower": {"lmiddle", "rlower"},
     "rupper": {"rmiddle", "lupper"}, "rmiddle": {"rupper", "rlower", "lmiddle"}, "rlower": {"rmiddle", "llower"},
 }  # fmt: skip
-NAMES = tuple(change.name for change in battery(None))
+NAMES = tuple(change.name for change in perturbations(None))
 
 
 def cases_of(*reports):
@@ -36,7 +36,7 @@ def cases_of(*reports):
 
 
 def changed(name, *reports, seed=0):
-    return [case.report for case in change_text(cases_of(*reports), name, seed=seed)]
+    return [case.report for case in perturb_reports(cases_of(*reports), name, seed=seed)]
 
 
 @st.composite
@@ -53,8 +53,8 @@ def reports(draw):
 
 def test_the_command_line_knows_every_change():
     assert set(TEXTS) == set(NAMES)
-    assert all(change.title for change in battery(None))
-    harmless = {change.name for change in battery(None) if not change.is_wrong}
+    assert all(change.title for change in perturbations(None))
+    harmless = {change.name for change in perturbations(None) if not change.is_wrong}
     assert harmless == {"right", "none", "paraphrase", "typing_errors", "zones_dropped"}
 
 
@@ -63,7 +63,7 @@ def test_the_command_line_knows_every_change():
 def test_changes_depend_on_the_seed_alone_and_keep_films_in_order(given_reports, seed):
     cases = cases_of(*given_reports)
     for name in NAMES:
-        first, again = (change_text(cases, name, seed=seed) for _ in range(2))
+        first, again = (perturb_reports(cases, name, seed=seed) for _ in range(2))
         assert first == again
         assert [case.report and case.report.text for case in first] == [
             case.report and case.report.text for case in again
@@ -71,7 +71,7 @@ def test_changes_depend_on_the_seed_alone_and_keep_films_in_order(given_reports,
         bare = [dataclasses.replace(case, report=None) for case in cases]
         assert [dataclasses.replace(case, report=None) for case in first] == bare
         assert all(case.report is None or case.report.orientation in ("image", "patient") for case in first)
-    assert change_text(cases, "right", seed=seed) == cases
+    assert perturb_reports(cases, "right", seed=seed) == cases
 
 
 @given(reports())
@@ -230,7 +230,7 @@ def test_the_other_frame_equals_mirrored_findings(report):
 def test_no_film_keeps_its_own_report_when_shuffled():
     numbered = cases_of(*(Report(number=place) for place in range(9)))
     for seed in range(20):
-        given_numbers = [case.report.number for case in change_text(numbered, "shuffled", seed=seed)]
+        given_numbers = [case.report.number for case in perturb_reports(numbered, "shuffled", seed=seed)]
         assert sorted(given_numbers) == list(range(9))
         assert all(number != place for place, number in enumerate(given_numbers))
     assert changed("shuffled", BOTH, None) == [None, parse_report(BOTH)]
@@ -241,17 +241,17 @@ def test_no_film_keeps_its_own_report_when_shuffled():
 
 def test_the_most_common_report_is_given_to_all():
     assert changed("constant", ONE, BOTH, None, BOTH) == [parse_report(BOTH)] * 4
-    assert constant_report(cases_of(ONE, BOTH)) == constant_report(cases_of(BOTH, ONE)) == parse_report(BOTH)
-    assert constant_report(cases_of(None, None)) is None
-    assert constant_report([]) is None
+    assert most_common_report(cases_of(ONE, BOTH)) == most_common_report(cases_of(BOTH, ONE)) == parse_report(BOTH)
+    assert most_common_report(cases_of(None, None)) is None
+    assert most_common_report([]) is None
     assert changed("constant", None, None) == [None, None]
 
 
 def test_free_texts_of_other_words_do_not_count_together():
     """All free texts are equal as reports, for none has attributes; as the most common one they must not add up."""
     cases = cases_of("Cough", "Fever", "Follow up", ONE, ONE, BOTH)
-    assert constant_report(cases).text == ONE
-    assert constant_report(cases_of("Cough", "Fever", "Fever")).text == "Fever"
+    assert most_common_report(cases).text == ONE
+    assert most_common_report(cases_of("Cough", "Fever", "Fever")).text == "Fever"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -284,5 +284,5 @@ def test_random_numbers_of_a_film_do_not_depend_on_its_neighbours():
 
 def test_what_is_no_change_is_named():
     with pytest.raises(ValueError, match=r"the text is 'wrong'; expected is one of right, none, paraphrase"):
-        change_text(cases_of(BOTH), "wrong")
-    assert not np.any([change.name == "from_own_mask" for change in battery(None)])
+        perturb_reports(cases_of(BOTH), "wrong")
+    assert not np.any([change.name == "from_own_mask" for change in perturbations(None)])

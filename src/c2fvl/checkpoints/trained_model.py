@@ -34,7 +34,7 @@ from c2fvl.config import Config
 from c2fvl.config_files import to_toml
 from c2fvl.files import storage
 from c2fvl.metrics.out_of_distribution import OodDetector
-from c2fvl.metrics.temperature import Scaling, parse_calibration
+from c2fvl.metrics.temperature import TemperatureScaling, parse_calibration
 from c2fvl.models import build_model
 from c2fvl.models.catalogue import find_entry
 from c2fvl.reports.findings import checked_trust
@@ -58,9 +58,9 @@ class TrainedModel:
     """What is usual among the films trained on; None where `c2fvl fit-ood` never looked at them."""
 
     @property
-    def scaling(self) -> Scaling:
+    def scaling(self) -> TemperatureScaling:
         """Return what makes the network's probabilities calibrated ones; it changes nothing without a calibration."""
-        return Scaling.of(self.calibration)
+        return TemperatureScaling.of(self.calibration)
 
     def with_text_model(self, folder: str) -> "TrainedModel":
         """Return the model with its language model at another place; its content must be the same."""

@@ -71,17 +71,17 @@ def run_read(options: argparse.Namespace) -> int:
             failed += 1
             print(f"{request.image}: {str(error).removeprefix(f'{request.image}: ')}", file=sys.stderr)
             continue
-        reading, look = found.reading, found.look
+        reading, ood = found.reading, found.ood
         assert reading is not None
         if options.json:
-            record = {"image": str(request.image), "film": None if look is None else look.as_dict()}
+            record = {"image": str(request.image), "film": None if ood is None else ood.as_dict()}
             print(json.dumps(record | reading.as_dict(options.orientation)))
             continue
         report, *figures = reading.lines(options.orientation)
         print(f"{request.image}: {report}")
         for line in figures:
             print(f"  {line}")
-        for reason in () if look is None else look.reasons:
+        for reason in () if ood is None else ood.reasons:
             print(f"  not to be relied on: {reason}")
     return 1 if failed else 0
 

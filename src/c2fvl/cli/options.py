@@ -21,7 +21,7 @@ TEXTS = (
     "right", "none", "paraphrase", "typing_errors", "zones_dropped", "count_wrong", "zone_off", "upside_down",
     "sides_exchanged", "patient_orientation", "constant", "shuffled",
 )  # fmt: skip
-"""The changes of `battery`, which takes longer to load than the help to print."""
+"""The changes of `perturbations`, which takes longer to load than the help to print."""
 A_MODEL = "name of a trained model (see `c2fvl models`), model folder or run folder"
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from c2fvl.data.dataset import CaseDataset, Item
-from c2fvl.data.prefetch import ahead
+from c2fvl.data.prefetch import prefetch
 
 _ORDER_STREAM = 0  # of random numbers, apart from that of the cases
 _AHEAD = 2  # batches read while one is computed
@@ -111,12 +111,12 @@ class EpochBatches:
         return iter(self.batches)
 
 
-def read(
+def iterate_batches(
     dataset: CaseDataset, batches: Iterable[list[tuple[int, int]]], *, workers: int, pin_memory: bool = False
 ) -> Iterator[Batch]:
     """Yield the given batches, read while the caller computes: by a thread, or by `workers` processes."""
     if workers == 0:
-        yield from ahead(lambda keys: _read_batch(dataset, keys, pin_memory=pin_memory), batches, maximum=_AHEAD)
+        yield from prefetch(lambda keys: _read_batch(dataset, keys, pin_memory=pin_memory), batches, maximum=_AHEAD)
         return
     keys = list(batches)
     cv2.setNumThreads(1)  # before the readers begin: they would wait for threads of OpenCV that a fork leaves behind

@@ -6,9 +6,11 @@ Colours are from the palette of Okabe and Ito, which colour-blind people tell ap
 import io
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from c2fvl.reports.report import Report
@@ -29,6 +31,8 @@ CLASS_COLOURS = ((0, 158, 115), (230, 159, 0), (86, 180, 233), (204, 121, 167), 
 
 _SHORTEST_SIDE, _LONGEST_SIDE = 320, 768
 _OPACITY = 0.4
+_PAIR_HEIGHT, _GAP, _FONT_SIZE = 320, 8, 13
+_BACKGROUND, _INK = (24, 24, 24), (230, 230, 230)
 
 
 def overlay(
@@ -83,7 +87,7 @@ def _tint(canvas: np.ndarray, area: np.ndarray, colour: tuple[int, int, int]) ->
     canvas[area] = np.rint((1 - _OPACITY) * canvas[area] + _OPACITY * np.asarray(colour)).astype(np.uint8)
 
 
-def case_picture(
+def case_panel(
     image: np.ndarray,
     prediction: np.ndarray,
     *,
@@ -129,6 +133,27 @@ def case_picture(
     return np.asarray(picture)
 
 
+def side_by_side(
+    first: NDArray[Any], second: NDArray[Any], *, names: tuple[str, str], remark: str
+) -> NDArray[np.uint8]:
+    """Return both pictures, (H, W) or (H, W, 3) as stored, side by side, names above, remark below: (h, w, 3) uint8.
+
+    Each is drawn 320 pixels high with its grey values stretched to the whole range.
+    """
+    font = ImageFont.load_default(size=_FONT_SIZE)
+    drawn = [Image.fromarray(_stretched(pixels)) for pixels in (first, second)]
+    wide = [max(picture.width, int(font.getlength(name))) for picture, name in zip(drawn, names, strict=True)]
+    line = int(1.6 * _FONT_SIZE)
+    width = max(sum(wide) + 3 * _GAP, int(font.getlength(remark)) + 2 * _GAP)
+    canvas = Image.new("RGB", (width, _PAIR_HEIGHT + 2 * line + 2 * _GAP), _BACKGROUND)
+    pen = ImageDraw.Draw(canvas)
+    for picture, name, left in zip(drawn, names, (_GAP, 2 * _GAP + wide[0]), strict=True):
+        pen.text((left, _GAP // 2), name, fill=_INK, font=font)
+        canvas.paste(picture, (left, line + _GAP // 2))
+    pen.text((_GAP, _PAIR_HEIGHT + line + _GAP), remark, fill=_INK, font=font)
+    return np.asarray(canvas, np.uint8)
+
+
 def encode_png(picture: np.ndarray) -> bytes:
     """Return (H, W, 3) uint8 RGB as a PNG file."""
     buffer = io.BytesIO()
@@ -156,3 +181,14 @@ def _resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _outline(canvas: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> None:
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(canvas, contours, -1, colour, 1, cv2.LINE_8)
+
+
+def _stretched(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    values = pixels.astype(np.float32)
+    low, high = float(values.min()), float(values.max())
+    values = (values - low) * (255 / max(high - low, 1e-6))
+    height, width = pixels.shape[:2]
+    size = (min(4 * _PAIR_HEIGHT, max(1, round(width * _PAIR_HEIGHT / height))), _PAIR_HEIGHT)
+    method = cv2.INTER_AREA if height > _PAIR_HEIGHT else cv2.INTER_LINEAR
+    shown = np.rint(cv2.resize(values, size, interpolation=method)).astype(np.uint8)
+    return shown if shown.ndim == 3 else np.repeat(shown[:, :, None], 3, axis=2)

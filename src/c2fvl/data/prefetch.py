@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(
+def prefetch(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int = 1, maximum: int = 2
 ) -> Iterator[Result]:
     """Yield function(item) for each item, in order, computed by `workers` threads up to `most` items ahead.

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.data.cases import Case, modality_of
 from c2fvl.data.dataset import CaseDataset
-from c2fvl.data.prefetch import ahead
+from c2fvl.data.perturbations import most_common_report, perturbations
+from c2fvl.data.prefetch import prefetch
 from c2fvl.data.scan import find_splits, inspect, scan
-from c2fvl.data.text_changes import battery, constant_report
 from c2fvl.evaluation.blind_masks import BlindMasks, fit_blind_masks
 from c2fvl.evaluation.evaluate import Evaluation, Scored, default_folder, score_part, write_evaluation
 from c2fvl.evaluation.summary import pooled
@@ -91,7 +91,7 @@ class Answers:
             found = predict_cases(
                 self.network, images, device=self.device, batch_size=self.batch_size, workers=self.workers
             )
-            for place, answer in zip(missing, ahead(self._answer, found, maximum=2 * self.batch_size), strict=True):
+            for place, answer in zip(missing, prefetch(self._answer, found, maximum=2 * self.batch_size), strict=True):
                 self.known[keys[place]] = answer
                 progress()
         for _ in range(len(cases) - len(missing)):
@@ -126,7 +126,7 @@ def audit(
     tolerances: Sequence[float] = TOLERANCES,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Evaluate a model as `evaluate` does, then with every change of `battery`; write one page, and `audit.csv`.
+    """Evaluate a model as `evaluate` does, then with every change of `perturbations`; write one page, and `audit.csv`.
 
     The summary gets the part "audit": `changes`, one entry for each change of the report; `headline`; `baselines`, of
     masks that never see the film, where there is a training part; `words`, what all this says. For a network that reads
@@ -136,7 +136,7 @@ def audit(
     reads = model.config.data.text != "none"
     training = _training_part(model, root, split, table)
     blind = fit_blind_masks(training, model.config.data.mask) if training else None
-    num_changes = len(battery(None)) + 1 if reads else 0
+    num_changes = len(perturbations(None)) + 1 if reads else 0
     done = 0
 
     def advance(total: int) -> None:
@@ -155,7 +155,7 @@ def audit(
     answers: dict[str, list[Answer]] = {}
     if reads and any(scored.dataset.encoder.reads(case.report) for case in scored.cases if scored.dataset.encoder):
         every = Answers(scored, device=device, batch_size=batch_size, workers=workers)
-        constant = constant_report(training) or constant_report(scored.cases)
+        constant = most_common_report(training) or most_common_report(scored.cases)
         for name, changed in _changed(scored.cases, constant, seed, answers):
             given[name] = changed
             answers[name] = every.of(changed, progress=lambda: advance(len(scored.cases)))
@@ -193,7 +193,7 @@ def _changed(
     cases: Sequence[Case], constant: Report | None, seed: int, answers: dict[str, list[Answer]]
 ) -> Iterator[tuple[str, list[Case]]]:
     """Yield each change by its name with the changed cases; the second pass reads the answers without a report."""
-    for change in battery(constant):
+    for change in perturbations(constant):
         if change.name != "shuffled" or len(cases) > 1:
             yield change.name, change.apply(cases, seed)
     own = [answer.described for answer in answers["none"]]
@@ -201,7 +201,7 @@ def _changed(
 
 
 def _titles() -> dict[str, tuple[str, bool]]:
-    return {**{change.name: (change.title, change.is_wrong) for change in battery(None)},
+    return {**{change.name: (change.title, change.is_wrong) for change in perturbations(None)},
             SECOND_PASS: (_SECOND_TITLE, False)}  # fmt: skip
 
 

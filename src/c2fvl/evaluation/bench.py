@@ -21,7 +21,7 @@ from c2fvl.checkpoints.folders import find_model, parse_settings
 from c2fvl.checkpoints.provenance import provenance
 from c2fvl.checkpoints.trained_model import check_device
 from c2fvl.config import Config
-from c2fvl.data.batches import EpochBatches, read
+from c2fvl.data.batches import EpochBatches, iterate_batches
 from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.image_cache import SETTLED
 from c2fvl.data.phantom.draw import write_phantom
@@ -220,7 +220,7 @@ def _loading(root: str | None, config: Config, conditions: Conditions) -> dict[s
         )
 
         def epoch(images: CaseDataset = images) -> None:
-            for _ in read(images, EpochBatches(len(images), _LOADED), workers=0):
+            for _ in iterate_batches(images, EpochBatches(len(images), _LOADED), workers=0):
                 pass
 
         def rate(run: Callable[[], None]) -> float:

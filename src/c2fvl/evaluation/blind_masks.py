@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2fvl.data.cases import Case
-from c2fvl.data.prefetch import ahead
+from c2fvl.data.prefetch import prefetch
 from c2fvl.files.images import read_mask_as
 from c2fvl.inference.masks import to_labels, to_original
 from c2fvl.reports.report import Report
@@ -59,7 +59,7 @@ def fit_blind_masks(
     if not labelled:
         raise ValueError("no film of the training part has a mask, so there is no mean mask")
     masks = np.empty((len(labelled), SIDE * SIDE), np.uint8)
-    for place, mask in enumerate(ahead(lambda case: _small(case, kind), labelled, maximum=64)):
+    for place, mask in enumerate(prefetch(lambda case: _small(case, kind), labelled, maximum=64)):
         masks[place] = mask.ravel()
         if progress is not None:
             progress(place + 1, len(labelled))

@@ -20,10 +20,10 @@ from c2fvl.config_files import to_toml
 from c2fvl.data.cases import Case
 from c2fvl.data.classes import class_names
 from c2fvl.data.dataset import CaseDataset
-from c2fvl.data.pictures import case_picture, encode_png
-from c2fvl.data.prefetch import ahead
+from c2fvl.data.perturbations import SEEDED, text_given
+from c2fvl.data.pictures import case_panel, encode_png
+from c2fvl.data.prefetch import prefetch
 from c2fvl.data.scan import fingerprint, mask_fingerprint
-from c2fvl.data.text_changes import DRAWN, text_given
 from c2fvl.evaluation.pages.page import render
 from c2fvl.evaluation.summary import Scores, as_columns, figures
 from c2fvl.files import storage
@@ -89,7 +89,7 @@ def evaluate(
     """Score `model` on one split and write `cases.csv`, `summary.json`, `report.html` and `pictures/` to `out`.
 
     `text` says which report each film gets: its own (which in QaTa-COV19 and MosMedData+ was made from the mask and
-    so is an oracle), that of another film by `seed`, none, or another change of `battery`. The `batch_size` None is
+    so is an oracle), that of another film by `seed`, none, or another of `perturbations`. The `batch_size` None is
     what suits the device. `spacing` is the distance of rows and of columns in mm; None takes it from the files, or
     pixels where one of them does not tell it. Raises `ValueError` for data that does not fit.
     """
@@ -139,7 +139,7 @@ def score_part(
         reading = PredictedFindings.from_logits(prediction.logits, None) if prediction.logits else None
         return score_on_grids(prediction, details=details), _calibration_of(prediction, model), reading
 
-    for own, trust, reading in ahead(score, found, maximum=2 * batch_size):
+    for own, trust, reading in prefetch(score, found, maximum=2 * batch_size):
         scores.append(own)
         measured += [] if trust is None else [trust]
         readings += [] if reading is None else [reading]
@@ -159,7 +159,7 @@ def score_part(
         },
         "text": {
             "kind": text, "given": text_given(text, config.data.text, num_reports, len(cases)),
-            "seed": seed if text in DRAWN else None,
+            "seed": seed if text in SEEDED else None,
             "trust": config.model.arguments.get("trust", DEFAULT_TRUST) if config.data.text == "findings" else None,
         },
         "threshold": THRESHOLD,
@@ -289,7 +289,7 @@ def _draw(model: TrainedModel, cases: list[Case], like: CaseDataset, folder: Pat
         assert target is not None
         found = to_labels(to_original(prediction.probability, target.shape))
         score = _mean_dice(score_on_grids(prediction, grids=("original",)))
-        picture = case_picture(
+        picture = case_panel(
             read_image(case.image), found, target=target, report=case.report, dice=score, classes=names
         )
         data = encode_png(picture)

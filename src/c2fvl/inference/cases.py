@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from c2fvl.checkpoints.trained_model import TrainedModel
-from c2fvl.data.batches import Batch, EpochBatches, read
+from c2fvl.data.batches import Batch, EpochBatches, iterate_batches
 from c2fvl.data.dataset import CaseDataset
+from c2fvl.data.perturbations import perturb_reports
 from c2fvl.data.scan import scan
-from c2fvl.data.text_changes import change_text
 from c2fvl.data.transforms import resize_mask
 from c2fvl.inference.masks import THRESHOLD, to_labels, to_original
 from c2fvl.inference.torch_engine import infer, probabilities
@@ -81,7 +81,9 @@ def predict_cases(
     places = [index for batch in batches for _, index in batch]
     done = 0
     pin_memory = torch.device(device).type == "cuda"
-    for batch in (batch.to(device) for batch in read(dataset, batches, workers=workers, pin_memory=pin_memory)):
+    for batch in (
+        batch.to(device) for batch in iterate_batches(dataset, batches, workers=workers, pin_memory=pin_memory)
+    ):
         output = infer(network, batch, device=device, precision=precision)
         probability = probabilities(output).cpu().numpy()
         losses = None if loss is None else _losses(loss, output, batch)
@@ -146,7 +148,7 @@ def dataset_of(
 ) -> CaseDataset:
     """Return the films of one split as the model takes them, with the reports that `text` says."""
     config = model.config
-    cases = change_text(scan(root, split, table=table or config.data.table or None), text, seed=seed)
+    cases = perturb_reports(scan(root, split, table=table or config.data.table or None), text, seed=seed)
     settings = dataclasses.replace(config.data, missing_reports="allow")
     if config.data.text != "none" and text != "none":
         settings = dataclasses.replace(settings, missing_reports=config.data.missing_reports)

@@ -15,8 +15,8 @@ from c2fvl.files.images import read_image
 from c2fvl.inference.engine import Computed, Engine
 from c2fvl.inference.masks import THRESHOLD, to_labels, to_original
 from c2fvl.metrics.confidence import expected_dice
-from c2fvl.metrics.out_of_distribution import Look
-from c2fvl.metrics.temperature import Scaling
+from c2fvl.metrics.out_of_distribution import OodScore
+from c2fvl.metrics.temperature import TemperatureScaling
 from c2fvl.models.catalogue import num_classes
 from c2fvl.reports.encoders import build_text_encoder
 from c2fvl.reports.findings import explain
@@ -51,7 +51,7 @@ class Prediction:
     """The report as understood, in the viewer's frame; None where none was given or the network reads none."""
     reading: PredictedFindings | None = None
     """What the network read off the film, and how far it followed the report; None for one that reads no films."""
-    look: Look | None = None
+    ood: OodScore | None = None
     """Whether the film is such as the network was trained on; None where the model does not know its films."""
     refusal: str = ""
     """Why the report given could not be read; the mask is then the one without a report."""
@@ -78,7 +78,7 @@ class Prepared:
     text: np.ndarray | None
     """(T, F)."""
     report: Report | None
-    look: Look | None = None
+    ood: OodScore | None = None
     refusal: str = ""
     """Why the report given could not be read."""
 
@@ -107,7 +107,7 @@ class Predictor:
         self.batch_size = self.engine.batch_size if batch_size is None else batch_size
         self.threshold = threshold
         self.is_calibrated = self.engine.calibration is not None
-        self.scaling = Scaling.of(self.engine.calibration)
+        self.scaling = TemperatureScaling.of(self.engine.calibration)
         self._said: set[str] = set()
         self._speaking = threading.Lock()
         config = self.engine.config
@@ -153,8 +153,8 @@ class Predictor:
         image = in_channel_order(resized, config).transpose(2, 0, 1)
         size = int(film.shape[0]), int(film.shape[1])
         known = self.engine.ood_detector
-        look = None if known is None else known.look(film)
-        return Prepared(size, np.ascontiguousarray(image, np.float32), text, understood, look, refusal)
+        ood = None if known is None else known.score(film)
+        return Prepared(size, np.ascontiguousarray(image, np.float32), text, understood, ood, refusal)
 
     def run(self, prepared: Sequence[Prepared]) -> list[Computed]:
         """Return what the network makes of several films at once, on its own grid, not calibrated yet."""
@@ -169,7 +169,7 @@ class Predictor:
         told = None if prepared.text is None else prepared.text[0]
         reading = PredictedFindings.from_logits(found.logits, told) if found.logits else None
         return Prediction(
-            mask, self.scaling.apply(probability), prepared.report, reading, prepared.look, prepared.refusal
+            mask, self.scaling.apply(probability), prepared.report, reading, prepared.ood, prepared.refusal
         )
 
     @property

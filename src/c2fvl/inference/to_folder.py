@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from c2fvl.data.pictures import case_picture
-from c2fvl.data.prefetch import ahead
+from c2fvl.data.pictures import case_panel
+from c2fvl.data.prefetch import prefetch
 from c2fvl.files import storage
 from c2fvl.files.images import read_image, write_image, write_labels, write_mask, write_probability
 from c2fvl.files.tables import read_csv
@@ -117,8 +117,8 @@ def predict_to_folder(
         return _write(predictor, film, out, orientation, probability=probability)
 
     maximum = predictor.batch_size
-    read = ahead(prepare, requests, workers=workers, maximum=maximum)
-    return ahead(write, _computed(predictor, read), workers=workers, maximum=maximum)
+    read = prefetch(prepare, requests, workers=workers, maximum=maximum)
+    return prefetch(write, _computed(predictor, read), workers=workers, maximum=maximum)
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _write(predictor: Predictor, film: _Film, out: Path, orientation: str, *, pr
         for name, of_class in zip(_probabilities(stem, len(predictor.classes)), maps, strict=True):
             write_probability(out / name, of_class)
     if film.pixels is not None:
-        picture = case_picture(film.pixels, prediction.mask, report=prediction.report, classes=predictor.classes)
+        picture = case_panel(film.pixels, prediction.mask, report=prediction.report, classes=predictor.classes)
         write_image(out / f"{stem}_overlay.png", picture)
     record = _record(predictor, request, prediction, orientation)
     storage.write_json(out / f"{stem}.json", record)
@@ -212,7 +212,7 @@ def _record(predictor: Predictor, request: Request, prediction: Prediction, orie
         "expected_dice": None if sure is None else round(sure, 4),  # further digits depend on the size of the batch
         "calibrated": predictor.is_calibrated,
         "report": said,
-        "film": None if prediction.look is None else prediction.look.as_dict(),
+        "film": None if prediction.ood is None else prediction.ood.as_dict(),
         "reading": None if prediction.reading is None else prediction.reading.as_dict(orientation),
         "model": {
             "name": model.config.model.name,

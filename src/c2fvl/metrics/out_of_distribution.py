@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Look:
+class OodScore:
     """What a film looks like beside those that the network was trained on."""
 
     kind: float
@@ -45,7 +45,7 @@ class Look:
     def as_dict(self) -> dict[str, Any]:
         """Return the record of it."""
         return {
-            "is_familiar": not self.reasons,
+            "is_in_distribution": not self.reasons,
             "kind": round(self.kind, 3),
             "pose": round(self.pose, 3),
             "reasons": list(self.reasons),
@@ -108,13 +108,13 @@ class OodDetector:
         weights = np.linalg.solve(weighted @ features + _RIDGE * np.eye(features.shape[1]), weighted @ targets)
         return replace(found, weights=weights)
 
-    def look(self, image: np.ndarray) -> Look:
+    def score(self, image: np.ndarray) -> OodScore:
         """Return how a film (H, W, 3) in [0, 1] looks beside the others."""
         if image.std() < MIN_CONTRAST:
-            return Look(0.0, 0.0, ("it is blank: its brightness hardly varies",))
-        return self.look_at_picture(picture(image))
+            return OodScore(0.0, 0.0, ("it is blank: its brightness hardly varies",))
+        return self.score_thumbnail(thumbnail(image))
 
-    def look_at_picture(self, small: Floats) -> Look:
+    def score_thumbnail(self, small: Floats) -> OodScore:
         """Return the same of a small picture (256,)."""
         _, kind_limit, pose_limit = self.limits
         kind = float(self._kind(small[None])[0] / kind_limit)
@@ -125,7 +125,7 @@ class OodDetector:
             reasons.append("it does not look like the films that the network was trained on")
         if pose >= 1:
             reasons.append("it looks turned over, turned by a quarter, or with black and white exchanged")
-        return Look(kind, pose, tuple(reasons))
+        return OodScore(kind, pose, tuple(reasons))
 
     def to_bytes(self) -> bytes:
         """Return it as safetensors."""
@@ -155,7 +155,7 @@ class OodDetector:
         return np.concatenate([np.ones((len(pictures), 1)), centred, squares], axis=1)
 
 
-def picture(image: np.ndarray) -> Floats:
+def thumbnail(image: np.ndarray) -> Floats:
     """Return a film (H, W, 3) as a small picture (256,) of mean 0 and deviation 1."""
     small = cv2.resize(image.mean(axis=2).astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel()
     centred = small.astype(np.float64) - small.mean()
@@ -166,7 +166,7 @@ def fraction_flagged(ood_detector: OodDetector, pictures: Floats) -> dict[str, f
     """Return the share of small pictures (N, 256) of films that are flagged, as they are and changed."""
     changes = (("as they are", lambda grid: grid), ("mirrored", _mirror), *_WRONG)
     return {
-        name: float(np.mean([bool(ood_detector.look_at_picture(small).reasons) for small in _turned(pictures, change)]))
+        name: float(np.mean([bool(ood_detector.score_thumbnail(small).reasons) for small in _turned(pictures, change)]))
         for name, change in changes
     }
 

@@ -31,14 +31,14 @@ _ALMOST_ONE = 2**-25
 
 
 @dataclass(frozen=True)
-class Scaling:
+class TemperatureScaling:
     """What is done to logits: divided by the temperature, then raised by the offset."""
 
     temperature: float = 1.0
     offset: float = 0.0
 
     @classmethod
-    def of(cls, calibration: Mapping[str, Any] | None) -> "Scaling":
+    def of(cls, calibration: Mapping[str, Any] | None) -> "TemperatureScaling":
         """Return that of a `calibration.json`; without one, that which changes nothing."""
         if calibration is None:
             return cls()
@@ -49,7 +49,7 @@ class Scaling:
 
         Raises `ValueError` for several classes, unless nothing is to be changed.
         """
-        if self == Scaling():
+        if self == TemperatureScaling():
             return probability
         if probability.ndim != 2:
             raise ValueError(
@@ -89,14 +89,14 @@ class LogitHistogram:
         cells += size * (np.asarray(mask) != 0)
         self.counts += np.bincount(cells.ravel(), minlength=2 * size).reshape(2, size)
 
-    def quality(self, scaling: Scaling) -> Quality:
+    def quality(self, scaling: TemperatureScaling) -> Quality:
         """Return the quality of the scaled probabilities."""
         background, lesion = self.counts
         scaled = self.logits / scaling.temperature + scaling.offset
         pixels = PixelCalibration.of_counts(_sigmoid(scaled), background, lesion)
         return Quality(self._cost(scaled), pixels.ece, pixels.brier)
 
-    def fit(self) -> Scaling:
+    def fit(self) -> TemperatureScaling:
         """Return the temperature and the offset at which the pixels are likeliest.
 
         Raises `ValueError` where none are: without lesion or without background, where a threshold parts the two
@@ -129,9 +129,9 @@ class LogitHistogram:
                 f"no temperature can be fitted: the likelihood still rises at {temperature:.3g} (offset {offset:.3g}), "
                 "for the probabilities tell nothing of these masks; check that films, masks and network belong together"
             )
-        return Scaling(temperature, offset)
+        return TemperatureScaling(temperature, offset)
 
-    def fit_temperature(self) -> Scaling | None:
+    def fit_temperature(self) -> TemperatureScaling | None:
         """Return the best temperature without an offset; None where it is beyond those that are looked for."""
         from scipy.optimize import minimize_scalar
 
@@ -140,7 +140,7 @@ class LogitHistogram:
             lambda value: self._cost(self.logits / math.exp(value)), bounds=(low, high), method="bounded",
             options={"xatol": 1e-6},
         ).x  # fmt: skip
-        return Scaling(math.exp(found)) if low + 1e-3 < found < high - 1e-3 else None
+        return TemperatureScaling(math.exp(found)) if low + 1e-3 < found < high - 1e-3 else None
 
     def _cost(self, scaled: NDArray[np.float64]) -> float:
         """Return the mean negative log-likelihood of a pixel where the cells have these logits."""

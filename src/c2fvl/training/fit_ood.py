@@ -9,11 +9,11 @@ import numpy as np
 from c2fvl.checkpoints.folders import OOD_DETECTOR
 from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.data.cases import Case
-from c2fvl.data.prefetch import ahead
+from c2fvl.data.prefetch import prefetch
 from c2fvl.data.scan import scan
 from c2fvl.files import storage
 from c2fvl.files.images import read_image
-from c2fvl.metrics.out_of_distribution import MIN_CONTRAST, OodDetector, fraction_flagged, picture
+from c2fvl.metrics.out_of_distribution import MIN_CONTRAST, OodDetector, fraction_flagged, thumbnail
 
 
 def fit_ood(
@@ -37,8 +37,8 @@ def fit_ood(
     def pictures(cases: list[Case]) -> np.ndarray:
         nonlocal done
         found = []
-        for film in ahead(lambda case: read_image(case.image), cases, maximum=8):
-            found += [picture(film)] if film.std() >= MIN_CONTRAST else []
+        for film in prefetch(lambda case: read_image(case.image), cases, maximum=8):
+            found += [thumbnail(film)] if film.std() >= MIN_CONTRAST else []
             done += 1
             if progress is not None:
                 progress(done, total)

@@ -8,14 +8,14 @@ from typing import Any
 
 from c2fvl.checkpoints.folders import CALIBRATION, WEIGHTS
 from c2fvl.checkpoints.trained_model import TrainedModel
-from c2fvl.data.prefetch import ahead
+from c2fvl.data.perturbations import text_given
+from c2fvl.data.prefetch import prefetch
 from c2fvl.data.scan import fingerprint
-from c2fvl.data.text_changes import text_given
 from c2fvl.files import storage
 from c2fvl.inference.cases import CasePrediction, dataset_of, predict_cases
 from c2fvl.inference.masks import to_original
 from c2fvl.inference.torch_engine import automatic_batch, inference_form
-from c2fvl.metrics.temperature import LogitHistogram, Scaling
+from c2fvl.metrics.temperature import LogitHistogram, TemperatureScaling
 from c2fvl.models.catalogue import num_classes
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def calibrate(
     batch_size = batch_size or automatic_batch(model)
     network = inference_form(model, batch_size=batch_size)
     found = predict_cases(network, images, device=device, batch_size=batch_size, workers=workers)
-    counted = ahead(lambda prediction: _count(histogram, prediction), found, maximum=2 * batch_size)
+    counted = prefetch(lambda prediction: _count(histogram, prediction), found, maximum=2 * batch_size)
     for done, _ in enumerate(counted, start=1):
         if progress is not None:
             progress(done, len(images))
@@ -71,7 +71,7 @@ def calibrate(
     except ValueError as error:
         raise ValueError(f"{root} ({split}): {error}") from error
     alone = histogram.fit_temperature()
-    before, after = histogram.quality(Scaling()), histogram.quality(scaling)
+    before, after = histogram.quality(TemperatureScaling()), histogram.quality(scaling)
     record = {
         "temperature": scaling.temperature, "offset": scaling.offset,
         "weights_sha256": model.metrics.get("weights_sha256") or storage.checksum((model.path / WEIGHTS).read_bytes()),

@@ -14,11 +14,11 @@ import torch
 from c2fvl.checkpoints.folders import SETTINGS, TRUST_CURVE
 from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.config_files import to_toml
-from c2fvl.data.batches import EpochBatches, read
+from c2fvl.data.batches import EpochBatches, iterate_batches
 from c2fvl.data.dataset import CaseDataset
-from c2fvl.data.prefetch import ahead
+from c2fvl.data.perturbations import perturb_reports
+from c2fvl.data.prefetch import prefetch
 from c2fvl.data.scan import fingerprint, mask_fingerprint
-from c2fvl.data.text_changes import change_text
 from c2fvl.files import storage
 from c2fvl.inference.cases import dataset_of
 from c2fvl.inference.masks import to_labels, to_original
@@ -31,7 +31,7 @@ from c2fvl.reports.findings import TRUST
 
 TRUSTS = (0.0, 0.02, 0.05, 0.08, 0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 0.25, 0.3, 0.5, 0.8, 1.0)
 WRONG = ("shuffled", "sides_exchanged", "zone_off")
-"""Changes of `battery` that bound the default."""
+"""Changes of `perturbations` that bound the default."""
 MAX_HARM = {"shuffled": 1.0, "sides_exchanged": 1.0, "zone_off": 2.0}
 """Points of Dice below no report that each may cost at the default trust."""
 
@@ -78,7 +78,7 @@ def measure_trust(
     def answers() -> Any:
         keys = EpochBatches(len(images), batch_size)
         first = 0
-        for batch in read(images, keys, workers=0):
+        for batch in iterate_batches(images, keys, workers=0):
             places = range(first, first + len(batch.ids))
             first += len(batch.ids)
             image = batch.to(device).image
@@ -97,7 +97,7 @@ def measure_trust(
             if progress is not None:
                 progress(first, len(images))
 
-    for _ in ahead(score, answers(), maximum=16 * batch_size):
+    for _ in prefetch(score, answers(), maximum=16 * batch_size):
         pass
     for name in WRONG:
         scores[name][0] = scores["right"][0]
@@ -120,7 +120,7 @@ def _texts(images: CaseDataset, change: str, seed: int) -> np.ndarray:
     """Return the findings (N, 1, 9) of all films with changed reports."""
     encoder = images.encoder
     assert isinstance(encoder, FindingsEncoder)
-    return np.stack([encoder.encode(case.report) for case in change_text(images.cases, change, seed=seed)])
+    return np.stack([encoder.encode(case.report) for case in perturb_reports(images.cases, change, seed=seed)])
 
 
 def _draw(network: FilmFirst, seen: Observed, text: torch.Tensor, trust: float) -> np.ndarray:

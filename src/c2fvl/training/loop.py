@@ -27,9 +27,9 @@ from c2fvl.checkpoints.provenance import provenance
 from c2fvl.checkpoints.trained_model import restore_weights, save_model
 from c2fvl.config import Config
 from c2fvl.config_files import to_toml
-from c2fvl.data.batches import Batch, EpochBatches, collate, num_batches, read
+from c2fvl.data.batches import Batch, EpochBatches, collate, iterate_batches, num_batches
 from c2fvl.data.dataset import CaseDataset
-from c2fvl.data.prefetch import ahead
+from c2fvl.data.prefetch import prefetch
 from c2fvl.data.scan import Case, fingerprint, scan
 from c2fvl.files import storage
 from c2fvl.inference.cases import CasePrediction, predict_cases, score_on_grids
@@ -302,7 +302,7 @@ class _Trainer:
     def _read(self, batches: EpochBatches) -> Iterator[Batch]:
         """Yield the batches on the device, and note how long they were waited for."""
         on_gpu = self.device.type == "cuda"
-        found = read(self.train_data, batches, workers=self.config.data.workers, pin_memory=on_gpu)
+        found = iterate_batches(self.train_data, batches, workers=self.config.data.workers, pin_memory=on_gpu)
         while True:
             began = time.monotonic()
             batch = next(found, None)
@@ -386,7 +386,7 @@ class _Trainer:
             workers=self.config.data.workers, precision=settings.precision, loss=self.loss,
             rank=self.rank, world=self.world,
         )  # fmt: skip
-        mine = list(ahead(score, found, maximum=2 * settings.batch_size))
+        mine = list(prefetch(score, found, maximum=2 * settings.batch_size))
         everything = sorted(gather_object(mine) if self.world > 1 else mine, key=lambda entry: entry[0])
         losses = [loss for _, loss, _ in everything]
         broken = [self.val_data.cases[index].id for index, loss, _ in everything if not math.isfinite(loss)]

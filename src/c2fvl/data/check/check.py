@@ -22,7 +22,7 @@ from c2fvl.data.cases import STRAY_FRACTION, Case, Modality, Problem, Scan, moda
 from c2fvl.data.check.caption_tables import caption_tables, inspect_table
 from c2fvl.data.check.deep import CheckedCase, DeepOptions, check_options, look_deeper
 from c2fvl.data.check.near_duplicates import sketch
-from c2fvl.data.check.summary import DeepReport
+from c2fvl.data.check.summary import DeepSummary
 from c2fvl.data.scan import find_splits, inspect
 from c2fvl.files.images import read_mask_as, read_pixels
 from c2fvl.messages import listed
@@ -32,7 +32,7 @@ from c2fvl.reports.zones import ZONES, hands_of
 
 
 @dataclass(frozen=True)
-class SplitReport:
+class SplitSummary:
     """The figures of one split; `sizes` counts images by "width x height".
 
     `agreement` compares captions with what their masks show: the share of `num_compared` captions with the same
@@ -57,14 +57,14 @@ class SplitReport:
 
 
 @dataclass(frozen=True)
-class CheckReport:
+class CheckSummary:
     """What `check` found: figures per split, all problems, and the seconds it took; `deep` is None if not asked for."""
 
     root: str
-    splits: tuple[SplitReport, ...]
+    splits: tuple[SplitSummary, ...]
     problems: tuple[Problem, ...]
     seconds: float
-    deep: DeepReport | None = None
+    deep: DeepSummary | None = None
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -118,7 +118,7 @@ def check(
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
     deep: DeepOptions | None = None,
-) -> CheckReport:
+) -> CheckSummary:
     """Check the data set `root`: all splits found or those named, with the caption table `table` as in `scan`.
 
     `modality` ("film" or "ct") says how captions name the zones of a mask; by default MosMedData+ is told by its
@@ -160,7 +160,7 @@ def check(
     rest = iter(looks)
     summaries = tuple(_summarise(scan, list(islice(rest, len(scan.cases)))) for scan in scans)
     unique = tuple(dict.fromkeys(problems))  # what is wrong with a table is met once per split
-    return CheckReport(str(root), summaries, unique, time.monotonic() - start, deeper)
+    return CheckSummary(str(root), summaries, unique, time.monotonic() - start, deeper)
 
 
 def _scan(
@@ -296,7 +296,7 @@ def _find_shared_groups(cases: Sequence[tuple[str, Case]]) -> list[Problem]:
     ]
 
 
-def _summarise(scan: Scan, looks: Sequence[_Look]) -> SplitReport:
+def _summarise(scan: Scan, looks: Sequence[_Look]) -> SplitSummary:
     cases = scan.cases
     pairs = [
         (case.report, look.described)
@@ -306,7 +306,7 @@ def _summarise(scan: Scan, looks: Sequence[_Look]) -> SplitReport:
     groups = {case.group for case in cases if case.group is not None}
     sizes = Counter(_size_text(look.size) for look in looks if look.size is not None)
     num_free_texts = sum(case.report is not None and not case.report.has_attributes for case in cases)
-    return SplitReport(
+    return SplitSummary(
         split=scan.split,
         layout=scan.layout,
         pairing=scan.pairing,
@@ -336,7 +336,7 @@ def _agreement(pairs: Sequence[tuple[Report, Report]]) -> dict[str, float]:
     return {name: round(sum(values) / len(values), 4) for name, values in same.items()}
 
 
-def _split_lines(split: SplitReport) -> list[str]:
+def _split_lines(split: SplitSummary) -> list[str]:
     if split.layout == "table":
         return [
             f"{split.split}: {split.num_cases} captions, {split.num_free_texts} of them free text, from {split.table}",

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2fvl.data.cases import STRAY_FRACTION, Case, Problem
-from c2fvl.data.check.near_duplicates import find_pairs
+from c2fvl.data.check.near_duplicates import find_duplicates
 from c2fvl.data.check.new_splits import Member, check_new_splits, write_new_splits
-from c2fvl.data.check.summary import DeepReport, NearDuplicate, OrientationEvidence, SharedGroups
-from c2fvl.data.pair_pictures import pair_picture
+from c2fvl.data.check.summary import DeepSummary, NearDuplicate, OrientationEvidence, SharedGroups
+from c2fvl.data.pictures import side_by_side
 from c2fvl.files import storage
 from c2fvl.files.images import read_pixels, write_image
 from c2fvl.reports.caption_faults import find_faults, has_empty_slot
@@ -73,7 +73,7 @@ def look_deeper(
     *,
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
-) -> DeepReport:
+) -> DeepSummary:
     """Compare films with each other and captions with masks, and write what `options` ask for.
 
     `progress` is called with (pairs done, pairs in all). What keeps a data set from telling anything, such as films
@@ -81,7 +81,7 @@ def look_deeper(
     """
     seen = [film for film in images if film.sketch is not None]
     sketches = np.stack([film.sketch for film in seen if film.sketch is not None]) if seen else None
-    search = find_pairs(
+    search = find_duplicates(
         sketches if sketches is not None else np.zeros((0, 64, 64), np.int8), workers=workers, progress=progress
     )
     found = [(seen[pair.first], seen[pair.second], pair) for pair in search.pairs]
@@ -108,7 +108,7 @@ def look_deeper(
             orientation="patient" if orientation.verdict == "patient" else "image",
             num_left_out=len(images) - len(seen),
         )
-    return DeepReport(
+    return DeepSummary(
         orientation=orientation,
         faults=find_faults(captions),
         num_captions=len(captions),
@@ -208,7 +208,7 @@ def _write_pictures(folder: Path, pairs: Sequence[tuple[NearDuplicate, CheckedCa
         return 0
     with storage.new_folder(folder) as building:
         for number, (pair, first, second) in enumerate(chosen, start=1):
-            picture = pair_picture(
+            picture = side_by_side(
                 read_pixels(first.case.image),
                 read_pixels(second.case.image),
                 names=(f"{first.split}: {first.case.image.name}", f"{second.split}: {second.case.image.name}"),

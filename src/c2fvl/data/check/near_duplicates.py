@@ -50,7 +50,7 @@ _ROWS, _CHUNK = 256, 256
 
 
 @dataclass(frozen=True)
-class Pair:
+class Duplicate:
     """Two near duplicates by their places in the list; `mirrored` where one shows the other's mirror image."""
 
     first: int
@@ -63,7 +63,7 @@ class Pair:
 class Search:
     """The pairs found, the best first; how many pairs of like hashes there were, and how like they had to be."""
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[Duplicate, ...]
     num_candidates: int
     max_distance: int
 
@@ -80,7 +80,7 @@ def sketch(pixels: NDArray[Any]) -> NDArray[np.int8]:
     return np.rint(_SCALE * np.clip(detail / (contrast + floor + 1e-9), -_CLIP, _CLIP)).astype(np.int8)
 
 
-def find_pairs(
+def find_duplicates(
     sketches: NDArray[np.int8], *, workers: int = 1, progress: Callable[[int, int], None] | None = None
 ) -> Search:
     """Return the near duplicates among sketches (N, 64, 64); `progress` is called with (candidates done, in all).
@@ -91,7 +91,7 @@ def find_pairs(
     small = _halved(sketches)
     blurred = np.stack([cv2.GaussianBlur(values, (0, 0), _BLUR) for values in small]) if len(small) else small
     chunks = [candidates[start : start + _CHUNK] for start in range(0, len(candidates), _CHUNK)]
-    found: dict[tuple[int, int], Pair] = {}
+    found: dict[tuple[int, int], Duplicate] = {}
     done = 0
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for chunk, pairs in zip(
@@ -164,7 +164,7 @@ def _halved(sketches: NDArray[np.int8]) -> NDArray[np.float32]:
 
 def _confirm(
     sketches: NDArray[np.int8], small: NDArray[np.float32], blurred: NDArray[np.float32], candidates: NDArray[np.int64]
-) -> list[Pair]:
+) -> list[Duplicate]:
     pairs = []
     for is_mirrored in (False, True):
         chosen = candidates[candidates[:, 2] == is_mirrored, :2]
@@ -176,7 +176,7 @@ def _confirm(
             moving = sketches[second][:, turn].astype(np.float32)
             correlation = _aligned_correlation(sketches[first].astype(np.float32), moving)
             if correlation >= MIN_CORRELATION:
-                pairs.append(Pair(first, second, round(correlation, 4), is_mirrored))
+                pairs.append(Duplicate(first, second, round(correlation, 4), is_mirrored))
     return pairs
 
 

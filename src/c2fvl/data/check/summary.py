@@ -77,7 +77,7 @@ class NearDuplicate:
 
 
 @dataclass(frozen=True)
-class DeepReport:
+class DeepSummary:
     """What the deep check found; `pairs` come with the best correlation first."""
 
     orientation: OrientationEvidence

@@ -18,8 +18,8 @@ import numpy as np
 from c2fvl.checkpoints.folders import find_model, parse_settings, read_metrics
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.config import Config
+from c2fvl.data.perturbations import SEEDED, perturb_reports, text_given
 from c2fvl.data.scan import fingerprint, scan
-from c2fvl.data.text_changes import DRAWN, change_text, text_given
 from c2fvl.evaluation.compare.paired import (
     CaseTable,
     PairedDifference,
@@ -287,10 +287,10 @@ def _evaluation(
     """Return where the scores of a model lie and their summary, made now unless they are there."""
     place = default_folder(folder, given["split"], given["text"])
     captions = given["table"] or config.data.table
-    cases = change_text(scan(root, given["split"], table=captions or None), given["text"], seed=given["seed"])
+    cases = perturb_reports(scan(root, given["split"], table=captions or None), given["text"], seed=given["seed"])
     wanted = {
         "root": str(root), "table": captions or OWN_TABLE, "fingerprint": fingerprint(cases),
-        "seed": given["seed"] if given["text"] in DRAWN else None,
+        "seed": given["seed"] if given["text"] in SEEDED else None,
     }  # fmt: skip
     found = None if fresh else _earlier(place, folder, wanted)
     if found is None:

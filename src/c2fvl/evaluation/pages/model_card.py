@@ -8,7 +8,7 @@ from typing import Any
 from c2fvl.checkpoints.folders import CARD, OOD_DETECTOR, find_model, parse_settings, read_metrics, read_trust_curve
 from c2fvl.config import Config
 from c2fvl.config_files import to_toml
-from c2fvl.data.text_changes import battery
+from c2fvl.data.perturbations import perturbations
 from c2fvl.evaluation.pages.markdown import escape, table
 from c2fvl.evaluation.pages.page import findings_rows, given, show
 from c2fvl.files import storage
@@ -197,7 +197,7 @@ def _trust(folder: Path) -> list[str]:
         + ["–" if point["gain_kept"] is None else f"{100 * point['gain_kept']:.0f}"]
         for point in found["points"]
     ]
-    measured, titles = found["measured_on"], {change.name: change.title for change in battery(None)}
+    measured, titles = found["measured_on"], {change.name: change.title for change in perturbations(None)}
     bounds = ", ".join(f"{titles[name]} {maximum:g}" for name, maximum in found["most_harm"].items())
     return [
         "## Trust in reports", "",

@@ -29,7 +29,7 @@ OfReport = Callable[[Report, Draw], Report | None]
 
 
 @dataclass(frozen=True)
-class Change:
+class Perturbation:
     """One change of reports."""
 
     name: str
@@ -41,7 +41,7 @@ class Change:
     """(cases, seed) → the cases with other reports."""
 
 
-def constant_report(cases: Sequence[Case]) -> Report | None:
+def most_common_report(cases: Sequence[Case]) -> Report | None:
     """Return the most common report, of equally common ones the first by its words; None where there is none.
 
     Free texts count as one report only where their words are the same.
@@ -52,32 +52,36 @@ def constant_report(cases: Sequence[Case]) -> Report | None:
     return min(counts, key=lambda entry: (-counts[entry], str(entry[0])), default=(None, ""))[0]
 
 
-def battery(constant: Report | None) -> tuple[Change, ...]:
+def perturbations(constant: Report | None) -> tuple[Perturbation, ...]:
     """Return every change but the second pass, in the order of the tables; `constant` is that of `constant_report`."""
     return (
-        Change("right", "its own report", False, lambda cases, seed: list(cases)),
-        Change("none", "no report", False, lambda cases, seed: _with(cases, [None] * len(cases))),
-        Change("paraphrase", "in other words", False, _each(paraphrase)),
-        Change("typing_errors", "with typing errors", False, _each(mistype)),
-        Change("zones_dropped", "half of the zones left out", False, _each(drop_zones)),
-        Change("count_wrong", "another number of areas", True, _each(miscount)),
-        Change("zone_off", "one zone off by one", True, _each(shift_zone)),
-        Change("upside_down", "upper and lower exchanged", True, _each(turn_upside_down)),
-        Change("sides_exchanged", "left and right exchanged", True, _each(lambda report, draw: report.mirrored())),
-        Change(
+        Perturbation("right", "its own report", False, lambda cases, seed: list(cases)),
+        Perturbation("none", "no report", False, lambda cases, seed: _with(cases, [None] * len(cases))),
+        Perturbation("paraphrase", "in other words", False, _each(paraphrase)),
+        Perturbation("typing_errors", "with typing errors", False, _each(mistype)),
+        Perturbation("zones_dropped", "half of the zones left out", False, _each(drop_zones)),
+        Perturbation("count_wrong", "another number of areas", True, _each(miscount)),
+        Perturbation("zone_off", "one zone off by one", True, _each(shift_zone)),
+        Perturbation("upside_down", "upper and lower exchanged", True, _each(turn_upside_down)),
+        Perturbation(
+            "sides_exchanged", "left and right exchanged", True, _each(lambda report, draw: report.mirrored())
+        ),
+        Perturbation(
             "patient_orientation", "told in the patient's frame, read in the viewer's", True, _each(misread_orientation)
         ),
-        Change("constant", "the most common report", True, lambda cases, seed: _with(cases, [constant] * len(cases))),
-        Change("shuffled", "that of another film", True, _shuffle),
+        Perturbation(
+            "constant", "the most common report", True, lambda cases, seed: _with(cases, [constant] * len(cases))
+        ),
+        Perturbation("shuffled", "that of another film", True, _shuffle),
     )
 
 
-def change_text(cases: Sequence[Case], name: str, *, seed: int = 0) -> list[Case]:
-    """Return the cases with the reports of one change of `battery`, "constant" made from these cases themselves.
+def perturb_reports(cases: Sequence[Case], name: str, *, seed: int = 0) -> list[Case]:
+    """Return the cases with the reports of one change of `perturbations`, "constant" made from these cases themselves.
 
     Raises `ValueError` for a change that is not known, and for "shuffled" among fewer than two films.
     """
-    changes = {change.name: change for change in battery(constant_report(cases))}
+    changes = {change.name: change for change in perturbations(most_common_report(cases))}
     if name not in changes:
         raise ValueError(f"the text is {name!r}; expected is one of {', '.join(changes)}")
     return changes[name].apply(cases, seed)
@@ -113,7 +117,7 @@ def _shuffle(cases: Sequence[Case], seed: int) -> list[Case]:
     return changed
 
 
-DRAWN = ("shuffled", "typing_errors", "paraphrase", "zones_dropped", "count_wrong", "zone_off")
+SEEDED = ("shuffled", "typing_errors", "paraphrase", "zones_dropped", "count_wrong", "zone_off")
 """Changes of the text that depend on the seed."""
 
 
@@ -123,6 +127,6 @@ def text_given(text: str, encoder: str, num_reports: int, num_cases: int) -> str
         return "none, for the network reads none"
     if text == "none" or not num_reports:
         return "none" if text == "none" else "none, for no film has one that can be read"
-    title = {change.name: change.title for change in battery(None)}[text]
+    title = {change.name: change.title for change in perturbations(None)}[text]
     whose = "its own" if text == "right" else title if text in ("constant", "shuffled") else f"its own, {title}"
     return whose if num_reports == num_cases else f"{whose}, for the {num_reports} of {num_cases} films that have one"
