@@ -31,7 +31,7 @@ from c2fvl.inference.cost import example_settings
 from c2fvl.inference.export import DTYPES, export
 from c2fvl.inference.onnx_engine import OnnxModel
 from c2fvl.models import build_model
-from c2fvl.models.inference_form import optimize
+from c2fvl.models.inference_model import optimize
 
 
 class _Probability(nn.Module):

@@ -25,7 +25,7 @@ from c2fvl.checkpoints.provenance import provenance
 from c2fvl.files import storage
 from c2fvl.inference.cost import Conditions, Speed, count_flops, in_own_process
 from c2fvl.models import Output, build_model
-from c2fvl.models.inference_form import optimize
+from c2fvl.models.inference_model import optimize
 from c2fvl.models.layers.blocks import ConvNormReLU
 
 PEAK_CONVOLUTIONS = ((64, 224), (128, 112), (256, 56))

@@ -49,10 +49,10 @@ def main() -> None:
     )
     with torch.inference_mode():
         for batch, turned in pairs:
-            seen, seen_turned = network.observe(batch.image), network.observe(batch.image.flip(-1))
+            seen, seen_turned = network.encode_image(batch.image), network.encode_image(batch.image.flip(-1))
             for trust in given:
-                alone = network.draw(seen, _told(batch.text, trust)).logits.sigmoid()[:, 0]
-                other = network.draw(seen_turned, _told(turned.text, trust)).logits.sigmoid()[:, 0].flip(-1)
+                alone = network.decode(seen, _told(batch.text, trust)).logits.sigmoid()[:, 0]
+                other = network.decode(seen_turned, _told(turned.text, trust)).logits.sigmoid()[:, 0].flip(-1)
                 for name, probabilities in (("as it is", alone), ("averaged", (alone + other) / 2)):
                     for values, mask in zip(probabilities.numpy(), batch.original_masks, strict=True):
                         labels = to_labels(to_original(values, mask.shape))

@@ -13,7 +13,7 @@ from c2fvl.cli import main as cli
 from c2fvl.config import SECTIONS, Config, ModelConfig
 from c2fvl.config_files import PRESETS, load_config, preset_names, settings_table, to_toml
 from c2fvl.files import storage
-from c2fvl.models.catalogue import CATALOGUE, arguments_of
+from c2fvl.models.registry import NETWORKS, arguments_of
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Made by docs/make_reference.py; change the program, not this page. -->"
@@ -100,7 +100,7 @@ def settings_page() -> str:
             if name.startswith(f"{section}."):
                 lines.append(f"| `{name}` | `{_cell(default)}` | {_text(meaning)} |")
     lines += ["", "## Arguments of the networks"]
-    for name, entry in CATALOGUE.items():
+    for name, entry in NETWORKS.items():
         lines += ["", f"`{name}` ({entry.paper}, {entry.year}):", ""]
         lines += ["| argument | kind | default |", "|---|---|---|"]
         for line in arguments_of(name):

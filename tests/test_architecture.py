@@ -25,7 +25,7 @@ LAYERS = (
 
 NEEDS_TORCH = {
     "data.batch_transforms", "data.batches", "data.dataset", "data.on_device",
-    "models.build", "models.layers", "models.inference_form", "models.output",
+    "models.build", "models.layers", "models.inference_model", "models.output",
     "models.c2fvl", "models.filmfirst", "models.lvit", "models.medt", "models.transunet", "models.uctransnet",
     "models.unet",
     "checkpoints.official", "checkpoints.packing", "checkpoints.provenance", "checkpoints.trained_model",

@@ -23,13 +23,13 @@ from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.inference.cost import example_settings
 from c2fvl.inference.torch_engine import probabilities
 from c2fvl.models import MODELS, build_model
-from c2fvl.models.catalogue import CATALOGUE, arguments_of
+from c2fvl.models.registry import NETWORKS, arguments_of
 
 
 def test_every_network_is_asked():
     assert {tiny.name for tiny in TINY.values()} == set(MODELS)
     for tiny in TINY.values():
-        assert (tiny.text is None) == (CATALOGUE[tiny.name].text == "none")
+        assert (tiny.text is None) == (NETWORKS[tiny.name].text == "none")
 
 
 @every_network
@@ -54,7 +54,7 @@ def test_every_parameter_gets_a_finite_gradient(tiny):
     built = network(tiny).train()
     output = built(images(tiny), reports(tiny))
     torch.manual_seed(1)
-    outputs = (output.logits, *output.aux, *(output.reading or ()))
+    outputs = (output.logits, *output.aux, *(output.findings or ()))
     total = sum((values.clamp(-99, 99) * torch.randn(values.shape)).sum() for values in outputs)
     total.backward()
     for key, parameter in built.named_parameters():
@@ -214,10 +214,10 @@ def test_bounded_gate_starts_as_the_identity():
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_the_catalogue_tells_the_truth(name):
     built = build_model(name)
-    assert sum(parameter.numel() for parameter in built.parameters()) == CATALOGUE[name].parameters
+    assert sum(parameter.numel() for parameter in built.parameters()) == NETWORKS[name].parameters
     text = "\n".join(arguments_of(name))
     assert "in_channels: int = 3" in text
     defaults = inspect.signature(MODELS[name]).parameters
-    assert defaults["num_classes"].default == CATALOGUE[name].classes
-    assert (CATALOGUE[name].text == "sentence") == ("vocabulary_size" in defaults)
-    assert set(CATALOGUE) == set(MODELS)
+    assert defaults["num_classes"].default == NETWORKS[name].classes
+    assert (NETWORKS[name].text == "sentence") == ("vocabulary_size" in defaults)
+    assert set(NETWORKS) == set(MODELS)

@@ -16,7 +16,7 @@ from c2fvl.files.storage import checksum
 from c2fvl.metrics.case_scores import TOLERANCES
 from c2fvl.models import build_model
 from c2fvl.models.layers.efficient import STAGES
-from c2fvl.models.output import Reading
+from c2fvl.models.output import FindingLogits
 from c2fvl.reports.findings import FINDINGS, FIRST_ZONE, TRUST, findings_of
 from c2fvl.reports.perturbations import wrong_report
 from c2fvl.reports.report import Report, parse_report
@@ -60,21 +60,21 @@ def test_a_trust_of_0_is_the_film_alone_to_the_bit(network, images):
         without = network(images, UNKNOWN)
         distrusted = network(images, told(LEFT, BOTH, trust=0))
     assert torch.equal(without.logits, distrusted.logits)
-    assert (distrusted.reading.statements == -torch.inf).all()
+    assert (distrusted.findings.agreement == -torch.inf).all()
 
 
 def test_a_trust_of_1_follows_the_report_whatever_the_film_shows(network, images):
     with torch.no_grad():
         output = network(images, told(LEFT, BOTH, trust=1))
-        seen = network.observe(images)
+        seen = network.encode_image(images)
         _, belief = network.weigher(seen.zones, seen.number, seen.side, told(LEFT, BOTH)[:, 0], torch.ones(2, 1))
-    assert (output.reading.statements == torch.inf).all()
+    assert (output.findings.agreement == torch.inf).all()
     assert belief[:, : len(ZONES)].tolist() == [[1, -1, -1, -1, -1, -1], [-1, 1, -1, -1, -1, 1]]
 
 
 def test_the_film_is_read_without_a_look_at_the_report(network, images):
     with torch.no_grad():
-        with_report, without = network(images, told(LEFT, BOTH)).reading, network(images).reading
+        with_report, without = network(images, told(LEFT, BOTH)).findings, network(images).findings
     for name in ("zones", "number", "side"):
         assert torch.equal(getattr(with_report, name), getattr(without, name))
 
@@ -83,7 +83,7 @@ def test_more_trust_is_more_belief(network, images):
     beliefs = []
     for trust in (0.1, 0.5, 0.9):
         with torch.no_grad():
-            beliefs.append(network(images, told(LEFT, BOTH, trust=trust)).reading.statements)
+            beliefs.append(network(images, told(LEFT, BOTH, trust=trust)).findings.agreement)
     assert (beliefs[0] < beliefs[1]).all() and (beliefs[1] < beliefs[2]).all()
     apart = beliefs[2] - beliefs[0]  # log-odds of 0.9 less those of 0.1
     assert torch.allclose(apart, torch.full_like(apart, 2 * np.log(9)), atol=1e-4)
@@ -92,7 +92,7 @@ def test_more_trust_is_more_belief(network, images):
 def test_what_is_not_told_is_as_the_film_shows_it(network, images):
     part = told(Report(zones=frozenset({"lupper"})), None, trust=1)
     with torch.no_grad():
-        seen = network.observe(images)
+        seen = network.encode_image(images)
         _, belief = network.weigher(seen.zones, seen.number, seen.side, part[:, 0], torch.ones(2, 1))
         zones = 2 * seen.zones.clamp(-6, 6).sigmoid() - 1
     assert belief[0, 0] == 1
@@ -102,7 +102,7 @@ def test_what_is_not_told_is_as_the_film_shows_it(network, images):
 
 def test_losses_count_only_what_is_known():
     zones = torch.tensor([[2.0, -1.0, 0, 0, 0, 0], [0.5, 0, 0, 0, 0, 0]])
-    reading = Reading(zones, torch.zeros(2, 8), torch.zeros(2, 3), torch.tensor([[1.0] * 8, [torch.inf] * 8]))
+    reading = FindingLogits(zones, torch.zeros(2, 8), torch.zeros(2, 3), torch.tensor([[1.0] * 8, [torch.inf] * 8]))
     true = torch.full((2, 9), torch.nan)
     true[0, FIRST_ZONE], true[0, FIRST_ZONE + 1], true[1, FIRST_ZONE] = 1, 1, 0
     expected = np.mean([np.log1p(np.exp(-2)), np.log1p(np.exp(1)), np.log1p(np.exp(0.5))])

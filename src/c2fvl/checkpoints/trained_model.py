@@ -36,7 +36,7 @@ from c2fvl.files import storage
 from c2fvl.metrics.out_of_distribution import OodDetector
 from c2fvl.metrics.temperature import TemperatureScaling, parse_calibration
 from c2fvl.models import build_model
-from c2fvl.models.catalogue import find_entry
+from c2fvl.models.registry import find_network
 from c2fvl.reports.findings import checked_trust
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class TrainedModel:
 
         Raises `ValueError` for a network that does not read the film first, and for a trust outside of 0 … 1.
         """
-        if find_entry(self.config.model.name).text != "findings":
+        if find_network(self.config.model.name).text != "findings":
             raise ValueError(
                 f"the network {self.config.model.name} has no trust in reports to be set; leave the trust out"
             )

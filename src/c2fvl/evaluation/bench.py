@@ -41,9 +41,9 @@ from c2fvl.inference.cost import (
 from c2fvl.inference.precision import autocast, check_precision
 from c2fvl.inference.predictor import ONNX
 from c2fvl.models import build_model
-from c2fvl.models.catalogue import CATALOGUE, num_classes
-from c2fvl.models.inference_form import optimize
+from c2fvl.models.inference_model import optimize
 from c2fvl.models.layers.blocks import ConvNormReLU
+from c2fvl.models.registry import NETWORKS, num_classes
 from c2fvl.training.allocator import keep_freed_memory
 from c2fvl.training.losses import build_loss
 from c2fvl.training.optimizers import build_optimizer
@@ -129,7 +129,7 @@ def _settings(name: str) -> Config | None:
         if not Path(name).is_file():
             raise FileNotFoundError(f"{name}: there is no such file")
         return None
-    return example_settings(name) if name in CATALOGUE else parse_settings(find_model(name))
+    return example_settings(name) if name in NETWORKS else parse_settings(find_model(name))
 
 
 def _measure(name: str, config: Config | None, part: str, conditions: Conditions, peak: float) -> Measured:

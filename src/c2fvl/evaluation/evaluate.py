@@ -36,7 +36,7 @@ from c2fvl.metrics.calibration import CaseCalibration, of_case, summarise
 from c2fvl.metrics.case_scores import TOLERANCES, score_case
 from c2fvl.metrics.findings import summarise_findings
 from c2fvl.metrics.overlap import dice, iou, summarise_classes
-from c2fvl.models.catalogue import num_classes
+from c2fvl.models.registry import num_classes
 from c2fvl.reports.findings import DEFAULT_TRUST
 from c2fvl.reports.predicted_findings import PredictedFindings
 

@@ -19,8 +19,8 @@ from c2fvl.inference.masks import THRESHOLD, to_labels, to_original
 from c2fvl.inference.torch_engine import infer, probabilities
 from c2fvl.metrics.overlap import Overlap, overlap
 from c2fvl.models import Output
-from c2fvl.models.catalogue import num_classes
 from c2fvl.models.output import Loss
+from c2fvl.models.registry import num_classes
 
 GRIDS = ("network", "published", "original")
 
@@ -87,7 +87,7 @@ def predict_cases(
         output = infer(network, batch, device=device, precision=precision)
         probability = probabilities(output).cpu().numpy()
         losses = None if loss is None else _losses(loss, output, batch)
-        logits = [values.float().cpu().numpy() for values in output.reading or ()]
+        logits = [values.float().cpu().numpy() for values in output.findings or ()]
         for row, name in enumerate(batch.ids):
             yield CasePrediction(
                 id=name,

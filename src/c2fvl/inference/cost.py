@@ -27,8 +27,8 @@ from c2fvl.config import Config
 from c2fvl.config_files import override
 from c2fvl.inference.precision import autocast
 from c2fvl.models import MODELS, build_model
-from c2fvl.models.catalogue import find_entry
-from c2fvl.models.inference_form import optimize
+from c2fvl.models.inference_model import optimize
+from c2fvl.models.registry import find_network
 from c2fvl.reports.encoders import text_shape
 
 WARM_UP, REPEATS = 2, 5
@@ -100,7 +100,7 @@ def example_settings(name: str, arguments: Iterable[str] = (), image_size: int |
     For a look at the network alone: they can be trained only after a vocabulary is settled. Raises `ValueError` for
     names and arguments that are not known.
     """
-    entry = find_entry(name)
+    entry = find_network(name)
     config = override(Config(), [f"model.name={name}", *(f"model.arguments.{item}" for item in arguments)])
     free = dict(config.model.arguments)
     sizes = inspect.signature(MODELS[name]).parameters

@@ -42,8 +42,8 @@ from c2fvl.inference.onnx_engine import (
 )
 from c2fvl.inference.torch_engine import NetworkEngine, probabilities
 from c2fvl.metrics.overlap import dice, overlap
-from c2fvl.models.catalogue import find_entry, num_classes
-from c2fvl.models.inference_form import optimize
+from c2fvl.models.inference_model import optimize
+from c2fvl.models.registry import find_network, num_classes
 from c2fvl.reports.encoders import text_shape
 from c2fvl.reports.findings import FINDINGS
 from c2fvl.reports.predicted_findings import LOGITS
@@ -132,7 +132,7 @@ def export(
 
 def _logits(model: TrainedModel) -> tuple[str, ...]:
     """Return the names of what the network reads off films."""
-    return LOGITS if find_entry(model.config.model.name).text == "findings" else ()
+    return LOGITS if find_network(model.config.model.name).text == "findings" else ()
 
 
 class _Probability(nn.Module):
@@ -145,7 +145,7 @@ class _Probability(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return (B, S, S) of the lesion, or (B, C, S, S), and the logits of the reading."""
         output = self.network(*inputs)
-        return probabilities(output), *(output.reading or ())
+        return probabilities(output), *(output.findings or ())
 
 
 def _translate(model: TrainedModel, opset: int | None) -> Any:

@@ -17,7 +17,7 @@ from c2fvl.inference.masks import THRESHOLD, to_labels, to_original
 from c2fvl.metrics.confidence import expected_dice
 from c2fvl.metrics.out_of_distribution import OodScore
 from c2fvl.metrics.temperature import TemperatureScaling
-from c2fvl.models.catalogue import num_classes
+from c2fvl.models.registry import num_classes
 from c2fvl.reports.encoders import build_text_encoder
 from c2fvl.reports.findings import explain
 from c2fvl.reports.from_mask import zone_areas

@@ -17,7 +17,7 @@ from c2fvl.data.batches import Batch
 from c2fvl.inference.engine import Computed
 from c2fvl.inference.precision import autocast
 from c2fvl.models import Output
-from c2fvl.models.inference_form import optimize
+from c2fvl.models.inference_model import optimize
 from c2fvl.reports.encoders import text_shape
 
 
@@ -92,7 +92,7 @@ class NetworkEngine:
         rows = None if text is None else torch.from_numpy(text)
         batch = Batch([""] * len(images), torch.from_numpy(images), None, rows, [None] * len(images))
         output = infer(self.network, batch, device=self.device, precision="fp32")
-        logits = tuple(values.cpu().numpy() for values in output.reading or ())
+        logits = tuple(values.cpu().numpy() for values in output.findings or ())
         return Computed(probabilities(output).cpu().numpy(), logits)
 
 

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from c2fvl.models.build import MODELS, build_model
-    from c2fvl.models.output import Output, Reading, SegmentationModel
+    from c2fvl.models.output import FindingLogits, Output, SegmentationModel
 
-__all__ = ["MODELS", "Output", "Reading", "SegmentationModel", "build_model"]
+__all__ = ["MODELS", "FindingLogits", "Output", "SegmentationModel", "build_model"]
 
 
 def __getattr__(name: str) -> Any:

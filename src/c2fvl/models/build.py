@@ -8,10 +8,10 @@ from torch import nn
 
 from c2fvl.messages import nearest_names
 from c2fvl.models.c2fvl import C2FVL
-from c2fvl.models.catalogue import find_entry
 from c2fvl.models.filmfirst import FilmFirst
 from c2fvl.models.lvit import LViT
 from c2fvl.models.medt import AxialUNet, GatedAxialUNet, LoGo, MedT
+from c2fvl.models.registry import find_network
 from c2fvl.models.transunet import TransUNet
 from c2fvl.models.uctransnet import UCTransNet
 from c2fvl.models.unet import UNet
@@ -35,7 +35,7 @@ def build_model(name: str, arguments: Mapping[str, Any] | None = None, /, **keyw
 
     Raises `ValueError` for a name or an argument that is not known, with the nearest that is.
     """
-    find_entry(name)
+    find_network(name)
     build = MODELS[name]
     arguments = {**(arguments or {}), **keywords}
     known = list(inspect.signature(build).parameters)

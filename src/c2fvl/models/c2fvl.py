@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2fvl.models.layers.blocks import ConvNormReLU, JoinedConvolutions, UNetEncoder, add_upsampled, upsample_nearest
+from c2fvl.models.layers.blocks import ConvNormReLU, SkipFusion, UNetEncoder, add_upsampled, upsample_nearest
 from c2fvl.models.layers.cpu_gradients import average_and_maximum
 from c2fvl.models.layers.transformer import TransformerBranch
 from c2fvl.models.output import Output, check_size, check_text
@@ -59,7 +59,7 @@ class C2FVL(nn.Module):
             raise ValueError(f"gate is {gate!r}; known are {', '.join(GATES)}")
         check_size(image_size, image_size, SIZE_STEP)
         self.num_classes = num_classes
-        self.makes_side_maps = True
+        self.returns_side_maps = True
         """Only a loss reads them; the inference form leaves them out."""
         self.encoder = UNetEncoder(in_channels=in_channels, base_width=base_width)
         widths = self.encoder.widths[:NUM_SCALES]
@@ -101,11 +101,11 @@ class C2FVL(nn.Module):
         aligned: list[Tensor] = []
         for scale in reversed(range(NUM_SCALES)):
             decoded, gated = self.decoders[scale](decoded, skips.pop())
-            if self.makes_side_maps:
+            if self.returns_side_maps:
                 aligned.insert(0, gated)
             del gated
         logits = self.heads[0](decoded)
-        if not self.makes_side_maps:
+        if not self.returns_side_maps:
             return Output(logits)
         return Output(
             logits,
@@ -191,7 +191,7 @@ class Decoder(nn.Module):
     def __init__(self, width: int, *, out_channels: int) -> None:
         super().__init__()
         self.alignment = PixelAlignment(width)
-        self.convolutions = JoinedConvolutions(width, width, out_channels)
+        self.convolutions = SkipFusion(width, width, out_channels)
 
     def forward(self, coarse: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
         """Return the decoded map (B, out_channels, H, W) and the weighed skip (B, width, H, W)."""

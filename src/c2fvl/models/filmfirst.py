@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2fvl.models.layers.blocks import ConvNormReLU, JoinedConvolutions, conv_stack, upsample_nearest
+from c2fvl.models.layers.blocks import ConvNormReLU, SkipFusion, conv_stack, upsample_nearest
 from c2fvl.models.layers.efficient import EfficientEncoder
-from c2fvl.models.output import Output, Reading, check_size, check_text
+from c2fvl.models.output import FindingLogits, Output, check_size, check_text
 from c2fvl.reports.findings import DEFAULT_TRUST, FINDINGS, FIRST_ZONE, TRUST, checked_trust
 from c2fvl.reports.report import SIDES
 from c2fvl.reports.zones import ZONES
@@ -31,11 +31,11 @@ NUM_COUNTS = 8
 """Numbers of areas told apart: 0 … 6, and 7 or more."""
 NUM_STATEMENTS = 2 + NUM_ZONES
 """Side, number and zones, in the order of `findings.FINDINGS`."""
-SUREST = 6.0
+MAX_LOG_ODDS = 6.0
 """Log-odds of a reading are kept within ± this where a report is weighed against them."""
 
 
-class Observed(NamedTuple):
+class ImageFeatures(NamedTuple):
     """What is seen on films before any report is read."""
 
     skips: tuple[Tensor, ...]
@@ -87,17 +87,17 @@ class FilmFirst(nn.Module):
         if len(widths) != 4:
             raise ValueError(f"widths are {tuple(widths)}; expected are four, of the maps at strides 2, 4, 8 and 16")
         self.trust = checked_trust(trust)
-        self.makes_side_maps = True
+        self.returns_side_maps = True
         """Only a loss reads them; the inference form leaves them out."""
         self.encoder: EfficientEncoder | PlainEncoder = ENCODERS[encoder](in_channels, drop_path)
         *skips, deepest = self.encoder.widths
         self.context = ConvNormReLU(deepest, widths[-1])
         inputs = (*widths[1:], widths[-1])
         self.decoders = nn.ModuleList(
-            JoinedConvolutions(skip, coarse, width) for skip, coarse, width in zip(skips, inputs, widths, strict=True)
+            SkipFusion(skip, coarse, width) for skip, coarse, width in zip(skips, inputs, widths, strict=True)
         )
-        self.reader = FilmReader(widths[-1], dropout=dropout)
-        self.weigher = ReportWeigher()
+        self.reader = FindingsHead(widths[-1], dropout=dropout)
+        self.weigher = AgreementHead()
         self.fusion: Fusion = FUSIONS[fusion](widths)
         self.heads = nn.ModuleList(nn.Conv2d(width, num_classes, 1) for width in widths)
 
@@ -107,17 +107,17 @@ class FilmFirst(nn.Module):
             text = image.new_full((image.shape[0], 1, len(FINDINGS)), torch.nan)
         else:
             check_text(text, image.shape[0], 1, len(FINDINGS))
-        return self.draw(self.observe(image), text)
+        return self.decode(self.encode_image(image), text)
 
-    def observe(self, image: Tensor) -> Observed:
+    def encode_image(self, image: Tensor) -> ImageFeatures:
         """Return what is seen on films (B, 3, H, W) before any report is read."""
         check_size(image.shape[-2], image.shape[-1], SIZE_STEP)
         *skips, deepest = self.encoder(image)
         coarse = self.decoders[3](self.context(deepest), skips.pop())
         zones, number, side = (logits.float() for logits in self.reader(coarse))
-        return Observed(tuple(skips), coarse, zones, number, side)
+        return ImageFeatures(tuple(skips), coarse, zones, number, side)
 
-    def draw(self, seen: Observed, text: Tensor) -> Output:
+    def decode(self, seen: ImageFeatures, text: Tensor) -> Output:
         """Return the output for films that were observed and their reports (B, 1, 9)."""
         told = text[:, 0].float()
         trust = torch.where(told[:, TRUST:].isnan(), self.trust, told[:, TRUST:])
@@ -126,18 +126,18 @@ class FilmFirst(nn.Module):
         side_maps: list[Tensor] = []
         decoded = self.fusion(3, seen.coarse, guidance)
         for scale in (2, 1, 0):
-            if self.makes_side_maps:
+            if self.returns_side_maps:
                 side_maps.insert(0, self.heads[scale + 1](decoded))
             decoded = self.fusion(scale, self.decoders[scale](decoded, seen.skips[scale]), guidance)
         logits = functional.interpolate(self.heads[0](decoded), scale_factor=2.0, mode="bilinear")
         return Output(
             logits,
             tuple(upsample_nearest(coarse, 4 << scale) for scale, coarse in enumerate(side_maps)),
-            Reading(seen.zones, seen.number, seen.side, statements),
+            FindingLogits(seen.zones, seen.number, seen.side, statements),
         )
 
 
-class FilmReader(nn.Module):
+class FindingsHead(nn.Module):
     """Tells zones, number and side from a map: for each zone two places to look at, by content and by position."""
 
     ATTENTION_HEADS = 2
@@ -163,7 +163,7 @@ class FilmReader(nn.Module):
         return zones, self.number(summary), self.side(summary)
 
 
-class ReportWeigher(nn.Module):
+class AgreementHead(nn.Module):
     """Weighs each statement of a report against the reading, and joins both to one belief.
 
     The reading comes in without its gradient: it stays what the film alone shows.
@@ -182,7 +182,7 @@ class ReportWeigher(nn.Module):
         self, zones: Tensor, number: Tensor, side: Tensor, told: Tensor, trust: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the log-odds that each statement is true (B, 8) and the belief (B, 25), all in float32."""
-        zones = zones.detach().clamp(-SUREST, SUREST)
+        zones = zones.detach().clamp(-MAX_LOG_ODDS, MAX_LOG_ODDS)
         number, side = number.detach().softmax(1), side.detach().softmax(1)
         known = ~told[:, :TRUST].isnan()
         said = told[:, :TRUST].nan_to_num(0.0)
@@ -227,7 +227,7 @@ class ScaleFusion(Fusion):
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
-        self.hidden = nn.Sequential(nn.Linear(ReportWeigher.BELIEF, 64), nn.ReLU())
+        self.hidden = nn.Sequential(nn.Linear(AgreementHead.BELIEF, 64), nn.ReLU())
         self.scales = nn.ModuleList(_zeroed(nn.Linear(64, 2 * width)) for width in widths)
 
     def prepare(self, coarse: Tensor, belief: Tensor) -> Tensor:

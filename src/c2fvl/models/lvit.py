@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2fvl.models.layers.blocks import ConvNormReLU, JoinedConvolutions, UNetEncoder, add_upsampled
+from c2fvl.models.layers.blocks import ConvNormReLU, SkipFusion, UNetEncoder, add_upsampled
 from c2fvl.models.layers.cpu_gradients import average_and_maximum
 from c2fvl.models.layers.transformer import TokenReduction, TransformerBlock, TransformerBranch, as_map, as_tokens
 from c2fvl.models.output import Output, check_size, check_text
@@ -196,7 +196,7 @@ class Decoder(nn.Module):
     def __init__(self, width: int, *, out_channels: int) -> None:
         super().__init__()
         self.attention = PixelAttention(width)
-        self.convolutions = JoinedConvolutions(width, width, out_channels)
+        self.convolutions = SkipFusion(width, width, out_channels)
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """Return the decoded map (B, out_channels, H, W)."""

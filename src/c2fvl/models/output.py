@@ -6,8 +6,8 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 
-class Reading(NamedTuple):
-    """What a network read off the films itself, and how far it believed their reports."""
+class FindingLogits(NamedTuple):
+    """The findings that a network predicts from the image, and how far it agrees with the report."""
 
     zones: Tensor
     """(B, 6) log-odds, in the order of `report.ZONES`."""
@@ -15,8 +15,8 @@ class Reading(NamedTuple):
     """(B, N) logits of 0, 1, … areas, the last of so many or more."""
     side: Tensor
     """(B, 3) logits, in the order of `report.SIDES`."""
-    statements: Tensor
-    """(B, 8) log-odds that side, number and zones are as the report says, given trust, film and report."""
+    agreement: Tensor
+    """(B, 8) log-odds that side, number and zones are as the report says, given trust, image and report."""
 
 
 class Output(NamedTuple):
@@ -26,14 +26,14 @@ class Output(NamedTuple):
     """(B, C, H, W); no network applies a sigmoid or a softmax."""
     aux: tuple[Tensor, ...] = ()
     """Maps or vectors that only a loss reads."""
-    reading: Reading | None = None
-    """Of a network that reads the film before the report."""
+    findings: FindingLogits | None = None
+    """Of a network that predicts the findings from the image."""
 
     def row(self, index: int) -> "Output":
-        """Return the output for one film of the batch, as a batch of one."""
+        """Return the output for one image of the batch, as a batch of one."""
         one = slice(index, index + 1)
-        reading = None if self.reading is None else Reading(*(values[one] for values in self.reading))
-        return Output(self.logits[one], tuple(side[one] for side in self.aux), reading)
+        findings = None if self.findings is None else FindingLogits(*(values[one] for values in self.findings))
+        return Output(self.logits[one], tuple(side_map[one] for side_map in self.aux), findings)
 
 
 Loss = Callable[..., dict[str, Tensor]]

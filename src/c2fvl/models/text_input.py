@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from c2fvl.config import Config
-from c2fvl.models.catalogue import find_entry
+from c2fvl.models.registry import find_network
 from c2fvl.reports.encoders import sentence_of, words_of
 from c2fvl.reports.language_model import LanguageModel
 from c2fvl.reports.report import Report
@@ -25,7 +25,7 @@ _READABLE = {
 
 def text_kind(config: Config) -> str:
     """Return data.text with "auto" resolved. Raises `ValueError` for a text that the network cannot read."""
-    reads, text = find_entry(config.model.name).text, config.data.text
+    reads, text = find_network(config.model.name).text, config.data.text
     if text == "auto":
         return {"sentence": "sentence" if config.data.text_model else "words"}.get(reads, reads)
     if text not in _READABLE[reads]:
@@ -54,7 +54,7 @@ def settle_text(config: Config, reports: Iterable[Report | None]) -> Config:
         place = str(model.folder.resolve()) if Path(data.text_model).expanduser().is_dir() else data.text_model
         data = dataclasses.replace(data, text_fingerprint=model.fingerprint, text_model=place)
         wanted = {"text_tokens": data.text_tokens, "text_features": model.num_features, "vocabulary_size": 0}
-    elif find_entry(config.model.name).text == "sentence":
+    elif find_network(config.model.name).text == "sentence":
         wanted = {"text_tokens": 0}
     for name, value in wanted.items():
         if free.setdefault(name, value) != value:

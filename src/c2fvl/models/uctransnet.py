@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2fvl.models.layers.blocks import ConvNormReLU, JoinedConvolutions, UNetEncoder, add_upsampled
+from c2fvl.models.layers.blocks import ConvNormReLU, SkipFusion, UNetEncoder, add_upsampled
 from c2fvl.models.layers.transformer import PatchEmbedding, TokenMLP, as_map, as_tokens
 from c2fvl.models.output import Output, check_size
 
@@ -154,7 +154,7 @@ class Decoder(nn.Module):
     def __init__(self, width: int, *, out_channels: int) -> None:
         super().__init__()
         self.gate = ChannelGate(width)
-        self.convolutions = JoinedConvolutions(width, width, out_channels)
+        self.convolutions = SkipFusion(width, width, out_channels)
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """Return the decoded map (B, out_channels, H, W)."""

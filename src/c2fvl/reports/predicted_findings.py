@@ -10,8 +10,8 @@ from c2fvl.reports.findings import FINDINGS, TRUST
 from c2fvl.reports.report import SIDES, Report
 from c2fvl.reports.zones import ZONES, in_words
 
-LOGITS = ("zones", "number", "side", "statements")
-"""What a network that reads films gives beside its probabilities, in the order of `models.Reading`."""
+LOGITS = ("zones", "number", "side", "agreement")
+"""What a network that reads films gives beside its probabilities, in the order of `models.FindingLogits`."""
 ZONE_THRESHOLD = 0.5
 """Probability from which a zone is named in the film's own report."""
 DOUBTED_BELOW = 0.5
@@ -37,9 +37,9 @@ class PredictedFindings:
     @classmethod
     def from_logits(cls, logits: Sequence[np.ndarray], told: np.ndarray | None) -> "PredictedFindings":
         """Return the reading of one film's logits, (6,), (N,), (3,) and (8,), and the row (9,) that was told."""
-        zones, number, side, statements = logits
+        zones, number, side, agreement = logits
         told = np.full(len(FINDINGS), np.nan) if told is None else told
-        beliefs = _logistic(statements)
+        beliefs = _logistic(agreement)
         known = [place for place in range(TRUST) if not np.isnan(told[place])]
         return cls(
             zones=dict(zip(ZONES, _logistic(zones).tolist(), strict=True)),

@@ -16,7 +16,7 @@ from c2fvl.inference.cases import CasePrediction, dataset_of, predict_cases
 from c2fvl.inference.masks import to_original
 from c2fvl.inference.torch_engine import automatic_batch, inference_form
 from c2fvl.metrics.temperature import LogitHistogram, TemperatureScaling
-from c2fvl.models.catalogue import num_classes
+from c2fvl.models.registry import num_classes
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from c2fvl.inference.masks import to_labels, to_original
 from c2fvl.inference.torch_engine import inference_form, probabilities
 from c2fvl.metrics.intervals import Bootstrap
 from c2fvl.metrics.overlap import dice, overlap
-from c2fvl.models.filmfirst import FilmFirst, Observed
+from c2fvl.models.filmfirst import FilmFirst, ImageFeatures
 from c2fvl.reports.encoders import FindingsEncoder
 from c2fvl.reports.findings import TRUST
 
@@ -83,7 +83,7 @@ def measure_trust(
             first += len(batch.ids)
             image = batch.to(device).image
             with torch.inference_mode():
-                seen = network.observe(image)
+                seen = network.encode_image(image)
                 for name, rows in texts.items():
                     given = torch.from_numpy(rows[places.start : places.stop]).to(device)
                     for step, trust in enumerate(trusts):
@@ -123,10 +123,10 @@ def _texts(images: CaseDataset, change: str, seed: int) -> np.ndarray:
     return np.stack([encoder.encode(case.report) for case in perturb_reports(images.cases, change, seed=seed)])
 
 
-def _draw(network: FilmFirst, seen: Observed, text: torch.Tensor, trust: float) -> np.ndarray:
+def _draw(network: FilmFirst, seen: ImageFeatures, text: torch.Tensor, trust: float) -> np.ndarray:
     text = text.clone()
     text[:, :, TRUST] = trust
-    return probabilities(network.draw(seen, text)).cpu().numpy()
+    return probabilities(network.decode(seen, text)).cpu().numpy()
 
 
 def _curve(images: CaseDataset, scores: dict[str, np.ndarray], trusts: Sequence[float]) -> dict[str, Any]:

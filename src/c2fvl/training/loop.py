@@ -37,7 +37,7 @@ from c2fvl.inference.precision import autocast, is_emulated, settled_precision
 from c2fvl.inference.torch_engine import infer
 from c2fvl.metrics.overlap import Overlap, summarise_classes
 from c2fvl.models import build_model
-from c2fvl.models.catalogue import num_classes
+from c2fvl.models.registry import num_classes
 from c2fvl.models.text_input import settle_text
 from c2fvl.training.allocator import keep_freed_memory
 from c2fvl.training.callbacks import Observer

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from c2fvl.config import LossConfig
-from c2fvl.models.output import Loss, Output, Reading
+from c2fvl.models.output import FindingLogits, Loss, Output
 from c2fvl.reports.findings import FIRST_ZONE, TRUST
 
 DICE_SMOOTHING = 4e-5
@@ -42,19 +42,19 @@ def build_loss(config: LossConfig) -> Loss:
             terms["side_maps"] = _side_map_loss(output.aux, mask, balanced=config.balanced)
             total = total + config.side_maps * terms["side_maps"]
         if config.reading or config.agreement:
-            if output.reading is None or text is None or findings is None:
+            if output.findings is None or text is None or findings is None:
                 raise ValueError(
                     "the network reads no findings off the films; set loss.reading=0 and loss.agreement=0 for it"
                 )
-            terms["reading"] = findings_loss(output.reading, findings)
-            terms["agreement"] = agreement_loss(output.reading, text[:, 0], findings)
+            terms["reading"] = findings_loss(output.findings, findings)
+            terms["agreement"] = agreement_loss(output.findings, text[:, 0], findings)
             total = total + config.reading * terms["reading"] + config.agreement * terms["agreement"]
         return {"loss": total, **terms}
 
     return loss
 
 
-def findings_loss(reading: Reading, findings: Tensor) -> Tensor:
+def findings_loss(reading: FindingLogits, findings: Tensor) -> Tensor:
     """Return the cross-entropy of zones, number and side against what the report says of them, where it does.
 
     findings (B, 9); the mean over the zones, plus a tenth of the means for number and side.
@@ -68,16 +68,16 @@ def findings_loss(reading: Reading, findings: Tensor) -> Tensor:
     return zones + 0.1 * (number + side)
 
 
-def agreement_loss(reading: Reading, told: Tensor, findings: Tensor) -> Tensor:
+def agreement_loss(reading: FindingLogits, told: Tensor, findings: Tensor) -> Tensor:
     """Return the cross-entropy of the belief in each statement against whether it is true.
 
     told and findings (B, 9): what the network was told and what is so. Statements told with a trust of 0 or 1, of which
     there is nothing to learn, and those of which either knows nothing are left out.
     """
     said, true = told[:, :TRUST], findings[:, :TRUST]
-    certain = reading.statements.isinf()
+    certain = reading.agreement.isinf()
     is_true = torch.where(said.isnan() | true.isnan() | certain, torch.nan, (said == true).float())
-    logits = reading.statements.masked_fill(certain, 0.0)
+    logits = reading.agreement.masked_fill(certain, 0.0)
     return _mean_known(
         lambda target: functional.binary_cross_entropy_with_logits(logits, target, reduction="none"), is_true
     )

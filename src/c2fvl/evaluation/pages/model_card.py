@@ -12,7 +12,7 @@ from c2fvl.data.perturbations import perturbations
 from c2fvl.evaluation.pages.markdown import escape, table
 from c2fvl.evaluation.pages.page import findings_rows, given, show
 from c2fvl.files import storage
-from c2fvl.models.catalogue import find_entry
+from c2fvl.models.registry import find_network
 
 _MADE = "<!-- Made by `c2fvl card`; run it again after a new evaluation. -->"
 _READS = {
@@ -80,7 +80,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _what(config: Config, metrics: Mapping[str, Any]) -> list[str]:
-    entry, size = find_entry(config.model.name), config.data.image_size
+    entry, size = find_network(config.model.name), config.data.image_size
     weights = metrics.get("weights_sha256")
     lines = [
         f"The network `{config.model.name}` ({escape(entry.paper)}, {entry.year}) at {size} × {size} pixels. It reads "

@@ -39,7 +39,7 @@ def conv_stack(in_channels: int, out_channels: int, *, bias: bool = True) -> nn.
     )
 
 
-class JoinedConvolutions(nn.ModuleList):
+class SkipFusion(nn.ModuleList):
     """Two convolution units over [skip, coarser map enlarged by nearest neighbour], neither of which is built.
 
     A convolution over joined maps is the sum of one over each, and a 3 × 3 convolution over a map that is enlarged

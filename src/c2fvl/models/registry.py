@@ -12,7 +12,7 @@ from c2fvl.messages import nearest_names
 
 
 @dataclass(frozen=True)
-class CatalogueEntry:
+class NetworkEntry:
     """One network as the list shows it."""
 
     paper: str
@@ -37,60 +37,60 @@ class CatalogueEntry:
         }[self.text]
 
 
-CATALOGUE = {
-    "filmfirst": CatalogueEntry(
+NETWORKS = {
+    "filmfirst": NetworkEntry(
         paper="this project", year=2026, text="findings", classes=1,
         parameters=3_069_533, source="filmfirst.py:FilmFirst",
     ),
-    "c2fvl": CatalogueEntry(
+    "c2fvl": NetworkEntry(
         paper="Shan et al., ICASSP", year=2023, text="attributes", classes=1,
         parameters=24_196_088, source="c2fvl.py:C2FVL",
     ),
-    "lvit": CatalogueEntry(
+    "lvit": NetworkEntry(
         paper="Li et al., IEEE TMI", year=2023, text="sentence", classes=1,
         parameters=29_908_033, source="lvit.py:LViT",
     ),
-    "unet": CatalogueEntry(
+    "unet": NetworkEntry(
         paper="Ronneberger et al., MICCAI", year=2015, text="none", classes=1,
         parameters=14_751_873, source="unet.py:UNet",
     ),
-    "uctransnet": CatalogueEntry(
+    "uctransnet": NetworkEntry(
         paper="Wang et al., AAAI", year=2022, text="none", classes=1,
         parameters=66_430_657, source="uctransnet.py:UCTransNet",
     ),
-    "transunet": CatalogueEntry(
+    "transunet": NetworkEntry(
         paper="Chen et al., arXiv", year=2021, text="none", classes=9,
         parameters=105_277_081, source="transunet.py:TransUNet",
     ),
-    "medt": CatalogueEntry(
+    "medt": NetworkEntry(
         paper="Valanarasu et al., MICCAI", year=2021, text="none", classes=2,
         parameters=1_524_570, source="medt.py:MedT",
     ),
-    "logo": CatalogueEntry(
+    "logo": NetworkEntry(
         paper="Valanarasu et al., MICCAI", year=2021, text="none", classes=2,
         parameters=1_529_498, source="medt.py:LoGo",
     ),
-    "gatedaxialunet": CatalogueEntry(
+    "gatedaxialunet": NetworkEntry(
         paper="Valanarasu et al., MICCAI", year=2021, text="none", classes=2,
         parameters=1_326_914, source="medt.py:GatedAxialUNet",
     ),
-    "axialunet": CatalogueEntry(
+    "axialunet": NetworkEntry(
         paper="Valanarasu et al., MICCAI", year=2021, text="none", classes=2,
         parameters=1_326_850, source="medt.py:AxialUNet",
     ),
 }  # fmt: skip
 
 
-def find_entry(name: str) -> CatalogueEntry:
+def find_network(name: str) -> NetworkEntry:
     """Return a network's entry; `ValueError` names the nearest where there is none."""
-    if name not in CATALOGUE:
-        raise ValueError(f"there is no network {name!r}{nearest_names(name, CATALOGUE)}")
-    return CATALOGUE[name]
+    if name not in NETWORKS:
+        raise ValueError(f"there is no network {name!r}{nearest_names(name, NETWORKS)}")
+    return NETWORKS[name]
 
 
 def num_classes(config: ModelConfig) -> int:
     """Return how many logits a network gives for each pixel: 1, or one for each class, background included."""
-    return int(config.arguments.get("num_classes", find_entry(config.name).classes))
+    return int(config.arguments.get("num_classes", find_network(config.name).classes))
 
 
 def arguments_of(name: str) -> list[str]:
@@ -98,7 +98,7 @@ def arguments_of(name: str) -> list[str]:
 
     Raises `ValueError` for a name that is not known, with the nearest that is.
     """
-    entry = find_entry(name)
+    entry = find_network(name)
     file, _, class_name = entry.source.partition(":")
     tree = ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8"))
     network = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)

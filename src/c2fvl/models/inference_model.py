@@ -22,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from c2fvl.models import c2fvl, lvit
 from c2fvl.models.filmfirst import FilmFirst
-from c2fvl.models.layers.blocks import ConvNormReLU, JoinedConvolutions, upsampling_kernel
+from c2fvl.models.layers.blocks import ConvNormReLU, SkipFusion, upsampling_kernel
 from c2fvl.models.transunet import StandardisedConvolution
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -44,7 +44,7 @@ def optimize(network: nn.Module, *, example: Tensor | None = None, in_place: boo
     form = (network if in_place else copy.deepcopy(network)).eval().requires_grad_(False)
     with torch.no_grad():
         if isinstance(form, c2fvl.C2FVL | FilmFirst):
-            form.makes_side_maps = False
+            form.returns_side_maps = False
         _rewrite(form)
         return_freed_memory()
         form = form.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -160,10 +160,10 @@ class PackedUpsamplingConvolution(nn.Module):
         )
 
 
-class FoldedJoin(nn.Module):
-    """The inference form of `JoinedConvolutions`."""
+class FoldedSkipFusion(nn.Module):
+    """The inference form of `SkipFusion`."""
 
-    def __init__(self, joined: JoinedConvolutions) -> None:
+    def __init__(self, joined: SkipFusion) -> None:
         super().__init__()
         first, second = (_folded(unit) for unit in joined.units)
         from_skip, from_coarse = first.weight.split(joined.channels, dim=1)
@@ -176,7 +176,7 @@ class FoldedJoin(nn.Module):
         return self.second(self.from_skip(skip, self.from_coarse(coarse)))
 
 
-class FoldedWeigher(nn.Module):
+class FoldedPixelGate(nn.Module):
     """The inference form of C2FVL's pixel alignment and LViT's pixel attention."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, bottleneck: nn.Module, *, keeps_both: bool) -> None:
@@ -211,17 +211,17 @@ def _convolution(like: nn.Conv2d, weight: Tensor, *, activate: bool) -> Convolut
     return Convolution(weight, like.bias, stride=like.stride[0], padding=like.padding[0], activate=activate)
 
 
-def _alignment(alignment: c2fvl.PixelAlignment) -> FoldedWeigher:
-    return FoldedWeigher(*alignment.merged(), alignment.bottleneck, keeps_both=False)
+def _alignment(alignment: c2fvl.PixelAlignment) -> FoldedPixelGate:
+    return FoldedPixelGate(*alignment.merged(), alignment.bottleneck, keeps_both=False)
 
 
-def _attention(attention: lvit.PixelAttention) -> FoldedWeigher:
-    return FoldedWeigher(attention.merged(), None, attention.bottleneck, keeps_both=True)
+def _attention(attention: lvit.PixelAttention) -> FoldedPixelGate:
+    return FoldedPixelGate(attention.merged(), None, attention.bottleneck, keeps_both=True)
 
 
 _FORMS: dict[type, Callable[..., nn.Module]] = {
     ConvNormReLU: _folded,
-    JoinedConvolutions: FoldedJoin,
+    SkipFusion: FoldedSkipFusion,
     StandardisedConvolution: _standardised,
     c2fvl.PixelAlignment: _alignment,
     lvit.PixelAttention: _attention,

@@ -7,8 +7,8 @@ from support.reference_weights import official_state_dict, recorded_image, recor
 from torch import nn
 
 from c2fvl.checkpoints.official.convert import from_reference
-from c2fvl.models.inference_form import optimize
-from c2fvl.models.layers.blocks import JoinedConvolutions, upsample_nearest
+from c2fvl.models.inference_model import optimize
+from c2fvl.models.layers.blocks import SkipFusion, upsample_nearest
 
 
 def seasoned(tiny, **arguments):
@@ -81,7 +81,7 @@ def test_published_output(pack):
 
 def test_joined_convolutions_equal_those_over_the_joined_and_enlarged_maps():
     torch.manual_seed(0)
-    joined = JoinedConvolutions(6, 4, 5).double().eval()
+    joined = SkipFusion(6, 4, 5).double().eval()
     coarse, skip = torch.rand(2, 4, 7, 9).double(), torch.rand(2, 6, 14, 18).double()
     expected = joined[1](joined[0](torch.cat([skip, upsample_nearest(coarse, 2)], dim=1)))
     assert torch.allclose(joined(coarse, skip), expected, atol=1e-14, rtol=0)
