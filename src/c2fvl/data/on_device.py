@@ -41,16 +41,16 @@ class EpochDraws:
     def to(self, device: torch.device) -> "EpochDraws":
         """Return the draws on a device."""
 
-        def move(values: Tensor) -> Tensor:
+        def to_device(values: Tensor) -> Tensor:
             pinned = values.pin_memory() if device.type == "cuda" else values
             return pinned.to(device, non_blocking=True)
 
         return replace(
             self,
-            index=move(self.index),
-            augmentation=self.augmentation.each(move),
-            text=None if self.text is None else move(self.text),
-            findings=None if self.findings is None else move(self.findings),
+            index=to_device(self.index),
+            augmentation=self.augmentation.each(to_device),
+            text=None if self.text is None else to_device(self.text),
+            findings=None if self.findings is None else to_device(self.findings),
         )
 
     def tensors(self) -> list[Tensor]:

@@ -1,8 +1,8 @@
-"""What a picture file says about itself before anything is unpacked: kind, size, bits, and whether it is whole.
+"""Read the header of an image file before it is decoded: kind, size, bits, and whether the file is complete.
 
-The kind comes from the first bytes, never from the name's ending. A PNG of 852 kB can unpack to 1.76 GB, so the size
-is known before a decoder sees the file; and decoders paint the missing part of a cut JPEG grey without a word, so
-wholeness is checked here as well.
+The kind comes from the first bytes, never from the ending of the name. A PNG of 852 kB can decode to 1.76 GB, so the
+size must be known before a decoder sees the file. Decoders also paint the missing part of a truncated JPEG grey without
+an error, so completeness is checked here as well.
 """
 
 import io
@@ -20,17 +20,17 @@ _TIFF_SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _TIFF_PHOTOMETRICS = {0, 1, 2, 3, 6}  # white is zero, black is zero, RGB, palette, YCbCr
 _TIFF_UNSIGNED, _TIFF_FLOAT = 1, 3
 _NOT_YET = {
-    "dicom": "DICOM files are not read yet; export the picture as PNG",
+    "dicom": "DICOM files are not read yet; export the image as PNG",
     "nifti": "NIfTI files are not read yet; export the slices as PNG",
 }
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about its picture.
+    """What a file says about its image.
 
-    `height` and `width` in pixels as stored (a rotation noted in EXIF is not applied), `channels` with the palette
-    resolved and transparency counted, `bits` per channel, `floating` for floating-point TIFF.
+    `height` and `width` are in pixels as stored (a rotation noted in EXIF is not applied). `channels` counts
+    transparency, and three for a palette. `bits` is per channel. `floating` marks floating-point TIFF.
     """
 
     kind: str
@@ -42,9 +42,9 @@ class Header:
 
 
 def read_header(data: bytes) -> Header:
-    """Read the header of the picture file `data` and check that the file is whole.
+    """Read the header of the image file `data` and check that the file is complete.
 
-    Raises `ValueError` that says what is wrong and what to do, without the file's name, which the caller knows.
+    Raises `ValueError` that says what is wrong and what to do, without the file's name; the caller adds it.
     """
     kind = _kind(data)
     if kind in _NOT_YET:
@@ -74,7 +74,7 @@ def _kind(data: bytes) -> str:
     if data[344:348] in (b"n+1\x00", b"ni1\x00") or data[4:10] == b"n+2\x00\r\n":
         return "nifti"
     raise ValueError(
-        f"the file is not a picture that can be read (its first bytes are {data[:8]!r}); PNG, JPEG and TIFF are read"
+        f"the file is not an image that can be read (its first bytes are {data[:8]!r}); give a PNG, JPEG or TIFF file"
     )
 
 
@@ -87,13 +87,13 @@ def _read_png(data: bytes) -> Header:
         end = position + 8 + length
         (checksum,) = struct.unpack_from(">I", data, end)
         if zlib.crc32(data[position + 4 : end]) != checksum:
-            raise ValueError(f"the PNG file is damaged (checksum of its part {name!r}); copy or download it again")
+            raise ValueError(f"the PNG file is damaged (wrong checksum of chunk {name!r}); copy or download it again")
         if header is None:
             if name != b"IHDR" or length != 13:
-                raise ValueError("the PNG file does not begin with its header; it is damaged, get it again")
+                raise ValueError("the PNG file does not begin with its header; the file is damaged, get it again")
             width, height, bits, colour = struct.unpack_from(">IIBB", data, position + 8)
             if colour not in _PNG_CHANNELS:
-                raise ValueError(f"the PNG header names the unknown colour type {colour}; the file is damaged")
+                raise ValueError(f"the PNG header has the unknown colour type {colour}; the file is damaged")
             header = Header("png", height, width, _PNG_CHANNELS[colour], 8 if colour == 3 else bits)
         if name == b"IEND":
             return header
@@ -101,7 +101,7 @@ def _read_png(data: bytes) -> Header:
 
 
 def _read_jpeg(data: bytes) -> Header:
-    """Walk the segments up to the scan, then look for the end mark behind it."""
+    """Walk the segments up to the scan, then look for the end marker after it."""
     position = 2
     header = None
     while True:
@@ -113,7 +113,7 @@ def _read_jpeg(data: bytes) -> Header:
             continue
         (length,) = struct.unpack_from(">H", data, position + 2)
         if marker in _JPEG_OTHER_FRAMES:
-            raise ValueError("the file is a lossless or otherwise rare form of JPEG; save it as PNG")
+            raise ValueError("the file is a lossless or otherwise rare kind of JPEG; save it as PNG")
         if marker in _JPEG_FRAMES:
             bits, height, width, channels = struct.unpack_from(">BHHB", data, position + 4)
             if channels not in (1, 3):
@@ -123,9 +123,9 @@ def _read_jpeg(data: bytes) -> Header:
         if marker == 0xDA:
             break
     if header is None:
-        raise ValueError("the JPEG file names no picture size before its pixels; it is damaged, get it again")
-    if data.find(b"\xff\xd9", position) < 0:  # inside the pixels 0xFF is always followed by 0x00 or a restart mark
-        raise ValueError("the JPEG file is cut short (no end mark); copy or download it again")
+        raise ValueError("the JPEG file gives no image size before its pixels; the file is damaged, get it again")
+    if data.find(b"\xff\xd9", position) < 0:  # inside the pixels 0xFF is always followed by 0x00 or a restart marker
+        raise ValueError("the JPEG file is cut short (it has no end marker); copy or download it again")
     return header
 
 
@@ -141,23 +141,23 @@ def _read_tiff(data: bytes) -> Header:
         samples = tuple(tags.get(258, (1,)))
         channels = int(tags.get(277, 1))
         photometric = int(tags[262])
-        forms = {int(form) for form in tags.get(339, (_TIFF_UNSIGNED,))}
+        formats = {int(entry) for entry in tags.get(339, (_TIFF_UNSIGNED,))}
         offsets = tags[273] if 273 in tags else tags[324]
         lengths = tags[279] if 279 in tags else tags[325]
         ends = [int(offset) + int(length) for offset, length in zip(offsets, lengths, strict=True)]
-    except Exception as error:  # on damaged tags Pillow raises whatever comes up, and turns some into warnings
+    except Exception as error:  # on damaged tags Pillow raises all kinds of exceptions
         raise ValueError(f"the TIFF file is damaged or cut short ({error}); copy or download it again") from error
     if tags.next:
-        raise ValueError("the TIFF file holds several pages; save the one that is meant as a file of its own")
+        raise ValueError("the TIFF file holds several pages; save the page you need as a separate file")
     if not ends or max(ends) > len(data):
-        raise ValueError("the TIFF file is cut short (its pixels lie behind its end); copy or download it again")
+        raise ValueError("the TIFF file is cut short (its pixels lie beyond its end); copy or download it again")
     if photometric not in _TIFF_PHOTOMETRICS:
         raise ValueError(f"the TIFF file uses colour space {photometric} (CMYK, Lab?); save it as grey or RGB")
-    if len(set(samples)) != 1 or forms not in ({_TIFF_UNSIGNED}, {_TIFF_FLOAT}):
+    if len(set(samples)) != 1 or formats not in ({_TIFF_UNSIGNED}, {_TIFF_FLOAT}):
         raise ValueError("the TIFF file holds signed or mixed samples; save it as unsigned 8 or 16 bit")
     if photometric == 3:
         channels = 3
-    return Header("tiff", height, width, channels, int(samples[0]), floating=forms == {_TIFF_FLOAT})
+    return Header("tiff", height, width, channels, int(samples[0]), floating=formats == {_TIFF_FLOAT})
 
 
 _READERS = {"png": _read_png, "jpeg": _read_jpeg, "tiff": _read_tiff}

@@ -1,9 +1,9 @@
-"""Files to pixels and back: PNG, JPEG and TIFF, 8 and 16 bit, grey and colour.
+"""Read and write images: PNG, JPEG and TIFF, 8 and 16 bit, grey and colour.
 
-Everything is decided by a file's content, not by the ending of its name. The pixel limit is checked on the header,
-before anything is unpacked. Pixels come as they are stored: a rotation noted in EXIF is **not** applied, for a mask
-drawn on the stored pixels would no longer fit. Transparency is dropped. Other kinds of file (DICOM, NIfTI) get their
-place in `image_headers` and in `read_pixels`; until then they are refused with the way to convert them.
+The content of a file decides how it is read, never the ending of its name. The pixel limit is checked on the header,
+before the file is decoded. Pixels come as they are stored: a rotation noted in EXIF is **not** applied, because a mask
+drawn on the stored pixels would no longer fit. Transparency is dropped. DICOM and NIfTI are refused with a word on how
+to convert them.
 """
 
 import functools
@@ -23,88 +23,110 @@ from c2fvl.files.image_headers import Header, read_header
 _logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 100_000_000
-_MAX_BYTES_PER_PIXEL = 16  # 16-bit RGBA, doubled: more bytes than that are no picture within the limit
+_MAX_BYTES_PER_PIXEL = 16  # twice 16-bit RGBA: a larger file is no image within the limit
 _DARK_16_BIT = 65536 // 4
-_NOMINAL_DOTS = (1, 72, 75, 90, 96, 100, 120, 150, 180, 200, 240, 300, 360, 400, 600, 720, 1200, 2400)  # per inch
-_SAME_DOTS = 0.6
+_NOMINAL_DPI = (1, 72, 75, 90, 96, 100, 120, 150, 180, 200, 240, 300, 360, 400, 600, 720, 1200, 2400)
+_DPI_TOLERANCE = 0.6
 _MM_PER_INCH = 25.4
-_SPARE_BYTES = 64 * 2**20  # colour profiles and other annexes
-_DECODED_BITS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
+_SPARE_BYTES = 64 * 2**20  # colour profiles and other metadata
+_FULL_RANGE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 
 
 def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
-    """Read a picture as (H, W, 3) float32, RGB in [0, 1]; grey is repeated.
+    """Read an image as (H, W, 3) float32, RGB in [0, 1]; grey is repeated.
 
     8-bit values are divided by 255 and 16-bit values by 65535, whatever range they use: 12-bit pixels kept in 16-bit
     files come out dark and should be stretched beforehand. Floating-point TIFF must lie in [0, 1] already.
 
-    Raises `FileNotFoundError`, or `ValueError` for a file that is no picture, damaged, cut short, over `max_pixels`,
-    of several pages, or of a form that is not read.
+    Raises `FileNotFoundError`, or `ValueError` for a file that is no image, is damaged, cut short or over `max_pixels`,
+    holds several pages, or has a format that is not supported.
     """
-    return decode_image(read_image_bytes(path, max_pixels=max_pixels), path, max_pixels=max_pixels)
+    return _to_rgb(_decode_pixels(read_image_bytes(path, max_pixels=max_pixels), path, max_pixels), path)
 
 
-def decode_image(data: bytes, path: Path | str, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
-    """Return the picture that a file's content holds, as `read_image` does; `path` is named in errors."""
-    pixels = _decode_pixels(data, path, max_pixels)
+def decode_image(data: bytes, path: Path | str) -> NDArray[np.float32]:
+    """Decode the content of an image file as `read_image` does; errors name `path`."""
+    return _to_rgb(_decode_pixels(data, path), path)
+
+
+def _to_rgb(pixels: NDArray[Any], path: Path | str) -> NDArray[np.float32]:
     if pixels.dtype == np.float32:
         scaled = pixels
     else:
         if pixels.dtype == np.uint16 and 0 < pixels.max() < _DARK_16_BIT:
             _warn_of_dark(str(path), int(pixels.max()))
-        scaled = np.divide(pixels, np.float32(_DECODED_BITS[pixels.dtype]), dtype=np.float32)
+        scaled = np.divide(pixels, np.float32(_FULL_RANGE[pixels.dtype]), dtype=np.float32)
     return np.repeat(scaled[:, :, None], 3, axis=2) if scaled.ndim == 2 else scaled
 
 
 def read_spacing(path: Path | str) -> tuple[float, float] | None:
-    """Return the distance in mm of a picture's rows and of its columns, None where the file does not tell it.
+    """Return the distance in mm between rows and between columns, or None if the file does not give it.
 
-    PNG, JPEG and TIFF hold a resolution. Those at which screens show and printers print (72, 96, 300 dots per inch and
-    the like) say nothing of the body and are not taken for it.
+    PNG, JPEG and TIFF hold a resolution. The usual resolutions of screens and printers (72, 96, 300 dots per inch and
+    the like) say nothing about the body, so they are ignored.
     """
     try:
-        with Image.open(path) as picture:
-            across, down = (float(dots) for dots in picture.info["dpi"])
+        with Image.open(path) as image:
+            across, down = (float(dpi) for dpi in image.info["dpi"])
     except (OSError, KeyError, TypeError, ValueError, ZeroDivisionError, Image.DecompressionBombError):
         return None
-    if not all(math.isfinite(dots) and dots > 0 for dots in (across, down)):
+    if not all(math.isfinite(dpi) and dpi > 0 for dpi in (across, down)):
         return None
-    if all(min(abs(dots - nominal) for nominal in _NOMINAL_DOTS) < _SAME_DOTS for dots in (across, down)):
+    if all(min(abs(dpi - nominal) for nominal in _NOMINAL_DPI) < _DPI_TOLERANCE for dpi in (across, down)):
         return None
     return (_MM_PER_INCH / down, _MM_PER_INCH / across)
 
 
-@functools.lru_cache(maxsize=4096)  # once for each file, however often it is read
+@functools.lru_cache(maxsize=4096)  # warns once for each file
 def _warn_of_dark(path: str, highest: int) -> None:
     _logger.warning(
-        "%s: a 16-bit film whose brightest value is %d of 65535 looks black to a network; if its values have 12 bits, "
-        "multiply them by 16 and save it again",
+        "%s: the brightest value of this 16-bit image is %d of 65535, so the image looks black to a network; if its "
+        "values have 12 bits, multiply them by 16 and save it again",
         path,
         highest,
     )
 
 
 def read_mask(path: Path | str, *, max_pixels: int = MAX_PIXELS, binarise: bool = False) -> NDArray[np.uint8]:
-    """Read a mask as (H, W) uint8: 0 is background, 1 is lesion.
+    """Read a binary mask as (H, W) uint8: 0 is background, 1 is lesion.
 
-    A mask is binary: it holds 0 and at most one other value (1, 255 or any other). A colour file counts when its
-    channels are equal. With `binarise` every value above half of the full range is lesion, which repairs a mask
-    that went through JPEG.
+    The file holds 0 and at most one other value (1, 255 or any other). A colour file is accepted if its channels are
+    equal. With `binarise`, every value above half of the full range is lesion; this repairs a mask that was saved as
+    JPEG.
 
-    Raises `ValueError` that names the values found in a mask that is not binary, and else as `read_image`.
+    Raises as `read_image`, and `ValueError` with the values of a mask that is not binary.
     """
-    return _decode_mask(read_image_bytes(path, max_pixels=max_pixels), path, max_pixels, binarise=binarise)
+    grey = _decode_grey(read_image_bytes(path, max_pixels=max_pixels), path, max_pixels)
+    return _binary(grey, path, binarise=binarise)
 
 
-def _decode_mask(data: bytes, path: Path | str, max_pixels: int, *, binarise: bool) -> NDArray[np.uint8]:
-    labels = _decode_labels(data, path, max_pixels)
+def read_mask_as(path: Path | str, kind: str) -> NDArray[np.uint8]:
+    """Read a mask as (H, W) uint8 in the way that the setting data.mask names.
+
+    "lesion" is a binary mask, "above_half" a binary mask with `binarise`, "labels" a mask of several classes: its grey
+    values from 0 to 255 are the classes, 0 is background. Raises as `read_mask`, and `ValueError` for other classes.
+    """
+    return decode_mask_as(read_image_bytes(path), path, kind)
+
+
+def decode_mask_as(data: bytes, path: Path | str, kind: str) -> NDArray[np.uint8]:
+    """Decode the content of a mask file as `read_mask_as` does; errors name `path`."""
+    grey = _decode_grey(data, path)
+    if kind != "labels":
+        return _binary(grey, path, binarise=kind == "above_half")
+    if grey.dtype == np.float32 or grey.max() > 255:
+        raise ValueError(f"{path}: a mask of classes holds whole numbers from 0 to 255; save it as 8-bit grey PNG")
+    return grey.astype(np.uint8)
+
+
+def _binary(grey: NDArray[Any], path: Path | str, *, binarise: bool) -> NDArray[np.uint8]:
     if binarise:
-        half = 0.5 if labels.dtype == np.float32 else _DECODED_BITS[labels.dtype] / 2
-        return (labels > half).astype(np.uint8)
-    highest = labels.max()
-    lesion = labels == highest if highest > 0 else np.zeros(labels.shape, bool)
-    if not (lesion | (labels == 0)).all():
-        values = np.unique(labels)
+        half = 0.5 if grey.dtype == np.float32 else _FULL_RANGE[grey.dtype] / 2
+        return (grey > half).astype(np.uint8)
+    highest = grey.max()
+    lesion = grey == highest if highest > 0 else np.zeros(grey.shape, bool)
+    if not (lesion | (grey == 0)).all():
+        values = np.unique(grey)
         shown = ", ".join(str(value) for value in values[:6]) + (", …" if len(values) > 6 else "")
         raise ValueError(
             f"{path}: the mask is not binary: it holds {len(values)} values ({shown}), expected 0 and one other; "
@@ -114,61 +136,19 @@ def _decode_mask(data: bytes, path: Path | str, max_pixels: int, *, binarise: bo
     return lesion.astype(np.uint8)
 
 
-def read_labels(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Read a mask of several classes as (H, W) uint8: its grey values are the classes, 0 is background.
-
-    Raises `ValueError` for values above 255 and for floating-point numbers, and else as `read_image`.
-    """
-    return _decode_classes(read_image_bytes(path, max_pixels=max_pixels), path, max_pixels)
-
-
-def _decode_classes(data: bytes, path: Path | str, max_pixels: int) -> NDArray[np.uint8]:
-    labels = _decode_labels(data, path, max_pixels)
-    if labels.dtype == np.float32 or labels.max() > 255:
-        raise ValueError(f"{path}: a mask of classes holds whole numbers from 0 to 255; save it as 8-bit grey PNG")
-    return labels.astype(np.uint8)
-
-
-def read_mask_as(path: Path | str, kind: str) -> NDArray[np.uint8]:
-    """Read a mask as the setting data.mask says: "lesion", "above_half" or "labels"."""
-    return decode_mask_as(read_image_bytes(path), path, kind)
-
-
-def decode_mask_as(data: bytes, path: Path | str, kind: str) -> NDArray[np.uint8]:
-    """Return the mask that a file's content holds, as `read_mask_as` does; `path` is named in errors."""
-    if kind == "labels":
-        return _decode_classes(data, path, MAX_PIXELS)
-    return _decode_mask(data, path, MAX_PIXELS, binarise=kind == "above_half")
-
-
-def read_pixels(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+def read_pixels(path: Path | str) -> NDArray[Any]:
     """Read the pixels as stored: (H, W) for grey or (H, W, 3) RGB; uint8, uint16 or, from TIFF, float32 in [0, 1].
 
     Raises as `read_image`.
     """
-    return _decode_pixels(read_image_bytes(path, max_pixels=max_pixels), path, max_pixels)
+    return _decode_pixels(read_image_bytes(path), path)
 
 
-def _decode_pixels(data: bytes, path: Path | str, max_pixels: int) -> NDArray[Any]:
+def _decode_pixels(data: bytes, path: Path | str, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
     try:
-        header = _checked_header(data, max_pixels)
-        return _decode(data, header)
+        return _decode(data, _checked_header(data, max_pixels))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def image_size(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return (height, width) from the file's header, without unpacking its pixels.
-
-    Raises as `read_image`.
-    """
-    path = Path(path)
-    data = read_image_bytes(path, max_pixels=max_pixels)
-    try:
-        header = _checked_header(data, max_pixels)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return header.height, header.width
 
 
 def write_mask(path: Path | str, mask: NDArray[Any]) -> None:
@@ -185,24 +165,26 @@ def write_mask(path: Path | str, mask: NDArray[Any]) -> None:
 def write_labels(path: Path | str, labels: NDArray[Any]) -> None:
     """Write a (H, W) uint8 mask of several classes as 8-bit grey PNG whose values are the classes."""
     if labels.ndim != 2 or labels.dtype != np.uint8:
-        raise ValueError(f"{path}: labels are a uint8 array (H, W), got shape {labels.shape}, dtype {labels.dtype}")
+        raise ValueError(
+            f"{path}: a mask of classes is a uint8 array (H, W), got shape {labels.shape}, dtype {labels.dtype}"
+        )
     _write_png(path, labels)
 
 
 def write_image(path: Path | str, image: NDArray[np.uint8]) -> None:
-    """Write a (H, W, 3) RGB or (H, W) grey uint8 picture as PNG.
+    """Write a (H, W, 3) RGB or (H, W) grey uint8 image as PNG.
 
     Raises `ValueError` for another shape or type.
     """
     if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
         raise ValueError(
-            f"{path}: a picture is uint8 of shape (H, W, 3) or (H, W), got shape {image.shape}, dtype {image.dtype}"
+            f"{path}: an image is uint8 of shape (H, W, 3) or (H, W), got shape {image.shape}, dtype {image.dtype}"
         )
     _write_png(path, image if image.ndim == 2 else image[:, :, ::-1])
 
 
 def write_probability(path: Path | str, probability: NDArray[np.floating[Any]]) -> None:
-    """Write a (H, W) map of probabilities as 16-bit grey PNG; the probability is the stored value / 65535.
+    """Write a probability map (H, W) as 16-bit grey PNG; the probability is the stored value / 65535.
 
     Raises `ValueError` for another shape, a NaN, or a value outside [0, 1].
     """
@@ -213,58 +195,58 @@ def write_probability(path: Path | str, probability: NDArray[np.floating[Any]]) 
 
 
 def read_image_bytes(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> bytes:
-    """Return the content of a picture's file. Raises as `read_image` for what is not there or too large."""
+    """Return the content of an image file. Raises as `read_image` for a missing or too large file."""
     path = Path(path)
     try:
         size = path.stat().st_size
         if size > max_pixels * _MAX_BYTES_PER_PIXEL + _SPARE_BYTES:
-            raise ValueError(f"{path}: {size} bytes are more than any picture within the limit of {max_pixels} pixels")
+            raise ValueError(f"{path}: {size} bytes are more than an image of at most {max_pixels} pixels needs")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: there is no such file; check the name") from error
     except IsADirectoryError as error:
-        raise ValueError(f"{path}: this is a folder, expected a picture file") from error
+        raise ValueError(f"{path}: this is a folder, expected an image file") from error
 
 
 def _checked_header(data: bytes, max_pixels: int) -> Header:
     header = read_header(data)
     if header.height * header.width > max_pixels:
         raise ValueError(
-            f"{header.width} x {header.height} pixels are over the limit of {max_pixels} and were not unpacked; "
-            f"make the picture smaller, or raise max_pixels if it is trusted"
+            f"{header.width} x {header.height} pixels are over the limit of {max_pixels}, so the file was not decoded; "
+            f"make the image smaller, or raise max_pixels if you trust it"
         )
     if header.bits != 32 if header.floating else header.bits > 16:
         form = "floating-point" if header.floating else "integer"
-        raise ValueError(f"{header.bits}-bit {form} samples are not read; save it with unsigned 8 or 16 bit")
+        raise ValueError(f"{header.bits}-bit {form} samples are not supported; save it with unsigned 8 or 16 bit")
     return header
 
 
 def _decode(data: bytes, header: Header) -> NDArray[Any]:
     try:
-        # unchanged: as many bits and channels as stored, and no turning by EXIF
+        # unchanged: as many bits and channels as stored, and no rotation by EXIF
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise ValueError(f"the {header.kind.upper()} file cannot be unpacked ({error.err}); get it again") from error
+        raise ValueError(f"the {header.kind.upper()} file cannot be decoded ({error.err}); get it again") from error
     if pixels is None:
-        raise ValueError(f"the {header.kind.upper()} file is damaged: its pixels cannot be unpacked; get it again")
+        raise ValueError(f"the {header.kind.upper()} file is damaged: its pixels cannot be decoded; get it again")
     if pixels.shape[:2] != (header.height, header.width):
         raise ValueError(
-            f"the header says {header.width} x {header.height} pixels, unpacked are {pixels.shape[1]} x "
+            f"the header says {header.width} x {header.height} pixels, but the file holds {pixels.shape[1]} x "
             f"{pixels.shape[0]}; the file is damaged, get it again"
         )
     if header.floating:
         _check_floating(pixels)
-    elif pixels.dtype not in _DECODED_BITS:
+    elif pixels.dtype not in _FULL_RANGE:
         raise ValueError(f"its pixels are of type {pixels.dtype}; save it with unsigned 8 or 16 bit")
     if pixels.ndim == 3 and pixels.shape[2] == 4:
         if header.kind == "tiff" and (pixels[:, :, 3] != pixels[:, :, 3].max()).any():
             # the decoder has multiplied the colours by the transparency, and there is no exact way back
-            raise ValueError("the TIFF file has a transparency that varies; save it without")
+            raise ValueError("the TIFF file has a transparency that varies; save it without transparency")
         pixels = pixels[:, :, :3]
     if pixels.ndim == 3 and pixels.shape[2] not in (1, 3):
-        raise ValueError(f"the picture has {pixels.shape[2]} channels; save it as grey or RGB")
+        raise ValueError(f"the image has {pixels.shape[2]} channels; save it as grey or RGB")
     if pixels.ndim == 3 and (pixels.shape[2] == 1 or header.channels < 3):
-        return np.ascontiguousarray(pixels[:, :, 0])  # grey with transparency is unpacked as colour
+        return np.ascontiguousarray(pixels[:, :, 0])  # grey with transparency is decoded as colour
     return pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
@@ -276,22 +258,22 @@ def _check_floating(pixels: NDArray[Any]) -> None:
         raise ValueError(f"the floating-point TIFF holds values from {low:g} to {high:g}; scale them to 0 … 1")
 
 
-def _decode_labels(data: bytes, path: Path | str, max_pixels: int) -> NDArray[Any]:
-    """Return one value per pixel (H, W), whatever it means."""
+def _decode_grey(data: bytes, path: Path | str, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+    """Return one value per pixel (H, W) of a file that is grey or has equal channels."""
     pixels = _decode_pixels(data, path, max_pixels)
     if pixels.ndim == 2:
         return pixels
     if (pixels[:, :, :1] != pixels[:, :, 1:]).any():
         raise ValueError(
-            f"{path}: the mask is a colour picture whose channels differ, expected grey; save it as grey PNG with 0 "
-            f"and 255, or with the numbers of its classes"
+            f"{path}: the mask is a colour image whose channels differ, expected grey; save it as grey PNG with 0 and "
+            f"255, or with the numbers of its classes"
         )
     return np.ascontiguousarray(pixels[:, :, 0])
 
 
 def _write_png(path: Path | str, pixels: NDArray[Any]) -> None:
     if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"{path}: pictures are written as PNG; give the name the ending .png")
+        raise ValueError(f"{path}: images are written as PNG; end the name in .png")
     done, encoded = cv2.imencode(".png", np.ascontiguousarray(pixels))
     if not done:
         raise ValueError(f"{path}: an array of shape {pixels.shape} cannot be written as PNG")

@@ -1,8 +1,8 @@
-"""The one way to write a file: whole or not at all.
+"""The one way to write a file: completely or not at all.
 
-A file is written under a temporary name beside its target, flushed to the disk, renamed over the target, and the
-folder is flushed as well. A crash, a full disk or a power cut leaves either the old file or the new one, never a
-part. Nothing else in the package opens a file for writing; a test reads the syntax tree to keep it so.
+A file is written under a temporary name beside its target, flushed to disk and renamed over the target; then the folder
+is flushed. After a crash, a full disk or a power cut there is either the old file or the new one, never a part of it.
+No other module opens a file for writing; a test reads the syntax trees to check this.
 """
 
 import contextlib
@@ -21,14 +21,14 @@ _TEMPORARY = ".c2fvl-partial-"
 
 
 def write_bytes(path: Path | str, data: bytes, *, durable: bool = True) -> None:
-    """Write `data` to `path`, replacing what is there, whole or not at all.
+    """Write `data` to `path`, completely or not at all; an old file is replaced.
 
-    The folder is made where it is missing. `OSError` is passed on with the old file untouched. What can be made again
-    need not be `durable`: it is then not waited for until the disk has it, and may be damaged by a power cut.
+    A missing folder is made. After an `OSError` the old file is untouched. Use `durable=False` for files that can be
+    made again: the call then does not wait for the disk, and a power cut may damage the file.
     """
     path = Path(path)
     make_folder(path.parent)
-    writer = f"{os.getpid()}-{threading.get_native_id()}"  # threads, too, may write one file at a time
+    writer = f"{os.getpid()}-{threading.get_native_id()}"  # several threads may write the same file
     temporary = path.with_name(f"{_TEMPORARY}{writer}-{path.name}"[:250])
     try:
         if durable:
@@ -45,7 +45,7 @@ def write_bytes(path: Path | str, data: bytes, *, durable: bool = True) -> None:
 
 
 def cache_folder(given: str, kind: str) -> Path:
-    """Return the folder that settings name, or else c2fvl/<kind> in the folder that the system has for caches."""
+    """Return the folder `given` by the settings, or c2fvl/<kind> in the cache folder of the user."""
     if given:
         return Path(given).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "c2fvl" / kind
@@ -57,18 +57,18 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as indented JSON; a NaN or an infinity is an error, for JSON has neither."""
+    """Write `value` as indented JSON; NaN and infinity are errors, because JSON has neither."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_folder(path: Path | str, files: Mapping[str, bytes]) -> None:
-    """Write a new folder that holds `files` and a manifest of their SHA-256, whole or not at all.
+    """Write a new folder with `files` and a manifest of their SHA-256, completely or not at all.
 
-    A folder cannot be replaced in one step, so whoever keeps several versions gives each a name of its own. Raises
-    `FileExistsError` before anything is written where `path` is there already.
+    A folder cannot be replaced in one step, so give each version a new name. Raises `FileExistsError`, before anything
+    is written, if `path` exists.
     """
     if MANIFEST in files:
-        raise ValueError(f"the name {MANIFEST} is taken by the folder's own list of checksums")
+        raise ValueError(f"the name {MANIFEST} is reserved for the folder's checksums")
     with new_folder(path) as building:
         for name, data in files.items():
             _write_and_sync(building / name, data)
@@ -78,17 +78,17 @@ def write_folder(path: Path | str, files: Mapping[str, bytes]) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path | str, *, replace: bool = False) -> Iterator[Path]:
-    """Yield a hidden folder beside `path` to fill by this module's functions; it becomes `path` when all went well.
+    """Yield a hidden folder beside `path`, to be filled by this module's functions; on success it becomes `path`.
 
-    After an error or a crash `path` is not there. Raises `FileExistsError` where it is already there and not empty;
-    with `replace` the folder there stays until the new one is full, and only a crash just then leaves neither.
+    After an error or a crash there is no `path`. Raises `FileExistsError` if `path` exists and is not empty. With
+    `replace` the old folder stays until the new one is full; only a crash at that moment leaves neither.
     """
     path = Path(path)
     if path.is_file() or (not replace and path.is_dir() and any(path.iterdir())):
-        raise FileExistsError(f"{path} exists already; a folder is written once, under a new name")
+        raise FileExistsError(f"{path} exists already; give another name")
     make_folder(path.parent)
     building = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
-    building.chmod(0o755)  # mkdtemp makes it for the user alone
+    building.chmod(0o755)  # mkdtemp lets only the user read it
     try:
         yield building
         _sync_folder(building)
@@ -102,7 +102,7 @@ def new_folder(path: Path | str, *, replace: bool = False) -> Iterator[Path]:
 
 
 def read_folder(path: Path | str) -> dict[str, bytes]:
-    """Read a folder that `write_folder` wrote, after checking every byte against its manifest.
+    """Read a folder that `write_folder` wrote, and check every file against the manifest.
 
     Raises `ValueError` that names the first file that is missing, too short, too long or changed.
     """
@@ -111,11 +111,11 @@ def read_folder(path: Path | str) -> dict[str, bytes]:
         manifest = json.loads((path / MANIFEST).read_bytes())
         entries = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} has no readable {MANIFEST} ({error}); it was not written whole") from error
+        raise ValueError(f"{path} has no readable {MANIFEST} ({error}); the folder is incomplete") from error
     files = {}
     for name, (size, expected) in entries.items():
         if Path(name).name != name:
-            raise ValueError(f"{path / MANIFEST} names {name!r}, which lies outside its folder")
+            raise ValueError(f"{path / MANIFEST} names {name!r}, which is outside its folder")
         try:
             data = (path / name).read_bytes()
         except OSError as error:
@@ -127,7 +127,7 @@ def read_folder(path: Path | str) -> dict[str, bytes]:
 
 
 def make_folder(path: Path | str) -> None:
-    """Make a folder with those above it, each of them on the disk when this returns; it may be there already."""
+    """Make a folder and its parents, all flushed to disk; it may exist already."""
     path = Path(path)
     if path.is_dir():
         return
@@ -138,7 +138,7 @@ def make_folder(path: Path | str) -> None:
 
 
 def remove_folder(path: Path | str) -> None:
-    """Remove a folder so that a crash on the way leaves it whole or out of sight, never half under its name."""
+    """Remove a folder; a crash on the way leaves it complete or hidden, never incomplete under its name."""
     path = Path(path)
     doomed = path.with_name(f"{_TEMPORARY}old-{path.name}")
     shutil.rmtree(doomed, ignore_errors=True)
@@ -147,7 +147,7 @@ def remove_folder(path: Path | str) -> None:
 
 
 def check_folder(path: Path | str, *, what: str) -> Path:
-    """Return the folder that `what` goes to; `ValueError` where a file is in its place."""
+    """Return `path`, the folder for `what`; raise `ValueError` if it is a file."""
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file; name a folder for the {what}")
@@ -155,12 +155,12 @@ def check_folder(path: Path | str, *, what: str) -> Path:
 
 
 def remove_file(path: Path | str) -> None:
-    """Remove a file if it is there."""
+    """Remove a file if it exists."""
     Path(path).unlink(missing_ok=True)
 
 
 def clear_partial(folder: Path | str) -> None:
-    """Remove what an interrupted write left in `folder`; nothing that was written whole is touched."""
+    """Remove what interrupted writes left in `folder`; complete files stay."""
     for entry in Path(folder).glob(f"{_TEMPORARY}*"):
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)

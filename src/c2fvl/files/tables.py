@@ -1,7 +1,7 @@
-"""Cells of xlsx and csv files as text and numbers, read with limits, written so that nothing in them can run.
+"""Read and write xlsx and csv files: limits on reading, and nothing in a written file can run.
 
-A table is not trusted: a few kilobytes of xlsx may unpack to gigabytes or claim thousands of millions of cells. Size,
-unpacked size and rows are therefore limited, the first two before anything is parsed. Formulas are never computed.
+Tables are not trusted. An xlsx of a few kilobytes may unpack to gigabytes or claim thousands of millions of cells, so
+size, unpacked size and rows are limited, the first two before anything is parsed. Formulas are never computed.
 """
 
 import csv
@@ -21,14 +21,14 @@ MAX_BYTES = 64 * 2**20
 MAX_UNPACKED_BYTES = 256 * 2**20
 MAX_ROWS = 1_000_000
 MAX_COLUMNS = 64
-"""Cells further to the right are not looked at."""
+"""Cells further to the right are ignored."""
 
 Row = tuple[int, list[object]]
 """Row number as a spreadsheet shows it, and its cells: str, int, float, bool, a date, or None for an empty one."""
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
-"""What a spreadsheet runs, and the same behind apostrophes, so that writing and reading undo each other."""
+"""Text that a spreadsheet runs as a formula, also behind apostrophes, so that reading undoes writing."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
@@ -38,11 +38,11 @@ _logger = logging.getLogger(__name__)
 
 
 def read_cells(path: Path | str) -> list[Row]:
-    """Read the first sheet of an xlsx or a csv (UTF-8, parted by commas, semicolons or tabs).
+    """Read the first sheet of an xlsx, or a csv (UTF-8, separated by commas, semicolons or tabs).
 
-    Rows without content are left out; the others keep their number. Text keeps its spaces. The apostrophe that
-    `write_cells` puts before text that looks like a formula is taken off. Raises `FileNotFoundError`, or `ValueError`
-    for another kind of file, a damaged one, or one beyond the limits.
+    Empty rows are left out; the others keep their number. Text keeps its spaces. The apostrophe that `write_cells` puts
+    before text that looks like a formula is removed. Raises `FileNotFoundError`, or `ValueError` for another kind of
+    file, a damaged file, or a file beyond the limits.
     """
     path = Path(path)
     if not path.is_file():
@@ -57,12 +57,12 @@ def read_cells(path: Path | str) -> list[Row]:
         rows = _rows_of_csv(path)
     else:
         raise ValueError(
-            f"{path}: expected a table that ends in .xlsx or .csv, found {suffix or 'no ending'}; save it so"
+            f"{path}: expected a table that ends in .xlsx or .csv, found {suffix or 'no ending'}; save it as that"
         )
     found: list[Row] = []
     for number, cells in enumerate(rows, start=1):
         if number > MAX_ROWS:
-            raise ValueError(f"{path}: more than {MAX_ROWS} rows; split the table or remove what stands far below it")
+            raise ValueError(f"{path}: more than {MAX_ROWS} rows; split the table, or remove stray cells far below it")
         if any(cell is not None and str(cell).strip() for cell in cells):
             found.append((number, cells))
     return found
@@ -94,15 +94,15 @@ def read_csv(path: Path | str) -> tuple[tuple[str, ...], list[tuple[int, dict[st
 
 
 def write_cells(path: Path | str, rows: Iterable[Sequence[object]]) -> None:
-    """Write rows of text and whole numbers as xlsx or csv, by the ending of `path`, whole or not at all.
+    """Write rows of text and whole numbers as xlsx or csv; the ending of `path` decides which.
 
-    Text that a spreadsheet would run as a formula is stored as text: marked so in an xlsx, behind an apostrophe in a
-    csv. Raises `ValueError` for another ending, for control characters, and for more than `MAX_ROWS` rows.
+    Text that a spreadsheet would run as a formula is stored as text: as a text cell in an xlsx, behind an apostrophe in
+    a csv. Raises `ValueError` for another ending, for control characters, and for more than `MAX_ROWS` rows.
     """
     path = Path(path)
     rows = [list(row) for row in rows]
     if len(rows) > MAX_ROWS:
-        raise ValueError(f"{path}: {len(rows)} rows are to be written, the limit is {MAX_ROWS}; split the table")
+        raise ValueError(f"{path}: {len(rows)} rows to write, the limit is {MAX_ROWS}; split the table")
     for number, row in enumerate(rows, start=1):
         for cell in row:
             if isinstance(cell, str) and _CONTROL.search(cell):
@@ -119,25 +119,25 @@ def write_cells(path: Path | str, rows: Iterable[Sequence[object]]) -> None:
 
 
 def printable(text: str) -> str:
-    """Return the text with a space for every character that does not show, such as a new line."""
+    """Return the text with a space in place of every character that is not printable, such as a new line."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _rows_of_xlsx(path: Path) -> Iterator[list[object]]:
-    from openpyxl import load_workbook  # a tenth of a second that who reads no xlsx need not wait for
+    from openpyxl import load_workbook  # takes a tenth of a second, which only xlsx files need
 
     _check_zip(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about styles and other things that are not read
+            warnings.simplefilter("ignore")  # warnings about styles and other parts that are not read
             workbook = load_workbook(path, read_only=True, data_only=False, keep_links=False)
             try:
                 if not workbook.worksheets:
-                    raise ValueError("it holds no sheet")
+                    raise ValueError("it has no sheet")
                 if len(workbook.worksheets) > 1:
                     _logger.info("%s: only the first of %d sheets is read", path, len(workbook.worksheets))
                 sheet = workbook.worksheets[0]
-                sheet.reset_dimensions()  # what the file claims its size to be is not to be believed
+                sheet.reset_dimensions()  # the size that the file claims may be false
                 rows: list[list[object]] = []
                 for row in sheet.iter_rows(max_col=MAX_COLUMNS, values_only=True):
                     if len(rows) > MAX_ROWS:
@@ -146,7 +146,7 @@ def _rows_of_xlsx(path: Path) -> Iterator[list[object]]:
             finally:
                 workbook.close()
     except _DAMAGE as error:
-        # a damaged part may fail anywhere inside the reader, with whatever it stumbles over
+        # damage may raise almost any exception inside the reader
         raise ValueError(f"{path}: not a readable xlsx ({error}); open it and save it again as xlsx") from error
     yield from rows
 
@@ -159,10 +159,10 @@ def _trim(row: Sequence[object]) -> list[object]:
 
 
 def _check_zip(path: Path) -> None:
-    """Refuse what is no zip, what unpacks too large, and XML that defines entities of its own."""
+    """Refuse files that are not zip, that unpack to too many bytes, or whose XML defines a document type."""
     with path.open("rb") as file:
         if file.read(4) != _ZIP_MAGIC:
-            raise ValueError(f"{path}: not an xlsx (it does not begin as a zip does); save it as xlsx or as csv")
+            raise ValueError(f"{path}: not an xlsx (it does not begin as a zip file does); save it as xlsx or as csv")
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())

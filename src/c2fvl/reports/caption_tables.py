@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from c2fvl.files.tables import Row, read_cells, write_cells
 from c2fvl.reports.report import ATTRIBUTES, Report, attribute_value, parse_report
@@ -116,29 +116,6 @@ def write_table(
     if not names:
         raise ValueError(f"{path}: there are no rows to write; a table needs at least one")
     write_cells(path, table)
-
-
-class Survey(NamedTuple):
-    """How far a table can be read."""
-
-    read: int
-    """Rows of which everything was read."""
-    unread: list[tuple[int, str, str]]
-    """The others: row, sentence, reason."""
-
-
-def survey(path: Path | str) -> Survey:
-    """Read a table and account for every row: read in full, or listed with its sentence and the reason."""
-    unread = []
-    rows = read_table(path)
-    for row in rows:
-        if row.report is None:
-            unread.append((row.row, "", "the cell is empty"))
-        elif not row.report.has_attributes:
-            unread.append((row.row, row.report.text, "free text, outside of the grammar"))
-        elif row.report.unread:
-            unread.append((row.row, row.report.text, f"not read: {'; '.join(row.report.unread)}"))
-    return Survey(len(rows) - len(unread), unread)
 
 
 def _form(path: Path, header: Row) -> tuple[str, dict[str, int]]:
