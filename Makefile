@@ -13,10 +13,10 @@ endif
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs clean
+.PHONY: help demo test test-slow stress lint docs clean
 
 help: ## show the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 $(VENV)/installed: pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit("c2fvl needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; set PYTHON=..." if sys.version_info < (3, 11) else 0)'
@@ -48,11 +48,20 @@ demo: $(VENV)/installed ## train, score and draw on synthetic films; ends with t
 	@echo "Masks and overlays: $(DEMO)/masks; scores without reports: $(DEMO)/without-report/report.html"
 	@echo "Open $(CURDIR)/$(DEMO)/with-report/report.html"
 
-test: $(VENV)/installed $(VENV)/minilm ## run the whole default suite
+# The tests that share a fixture of their module run in one process, so that it is made once.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_OPTIONS)
+
+test: $(VENV)/installed $(VENV)/minilm ## check format, style and types, and run the fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/installed $(VENV)/minilm ## run the slow tests
+	$(PYTEST) -m slow
+
+stress: $(VENV)/installed ## try damaged files, kills and thousands of images for STRESS_MINUTES (20) from STRESS_SEED (0)
+	$(BIN)/python tests/stress
 
 docs: $(VENV)/installed ## build the documentation into docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build

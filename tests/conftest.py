@@ -2,10 +2,32 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 from support.tiny_runs import TINY
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+COLLECTED = pytest.StashKey[list[pytest.Item]]()
+
+# A busy machine makes single examples slow; the timeout of pytest bounds the whole test.
+hypothesis.settings.register_profile("c2fvl", deadline=None)
+hypothesis.settings.load_profile("c2fvl")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Keep the list of all tests, and let one process run all tests that share a fixture of their module."""
+    config.stash[COLLECTED] = list(items)
+    for item in items:
+        fixtures = item._fixtureinfo.name2fixturedefs.values()
+        if any(found.scope == "module" for each in fixtures for found in each):
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+
+
+@pytest.fixture(scope="session")
+def collected(request) -> list[pytest.Item]:
+    """Every test that was collected, slow or not."""
+    return request.config.stash[COLLECTED]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -56,3 +78,22 @@ def tiny_run(phantom_root, tmp_path_factory) -> Path:
 
     config = load_config("debug", [*TINY, f'data.root="{phantom_root}"'])
     return train(config, run=tmp_path_factory.mktemp("runs") / "tiny").run
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_run, tmp_path_factory):
+    """The tiny run exported in fp32, read only."""
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    from c2fvl.checkpoints.trained_model import load_model
+    from c2fvl.inference.export import export
+
+    return export(load_model(tiny_run), tmp_path_factory.mktemp("exported") / "network.onnx")
+
+
+@pytest.fixture
+def translated(monkeypatch, tiny_export):
+    """Spare exports of the tiny run the translation, which takes seconds; all that follows it is done."""
+    import onnx
+
+    monkeypatch.setattr("c2fvl.inference.export._translate", lambda model, opset: onnx.load_model(tiny_export.path))

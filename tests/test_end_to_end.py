@@ -1,5 +1,7 @@
 """From films to scores, on the phantom, for the idea that the package exists for."""
 
+import pytest
+
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.config_files import load_config
 from c2fvl.data.phantom.draw import write_phantom
@@ -7,6 +9,7 @@ from c2fvl.evaluation.evaluate import evaluate
 from c2fvl.training.loop import train
 
 
+@pytest.mark.slow(like="test_nothing_but_the_report_tells_lesions_from_decoys")
 def test_reading_the_report_pays_on_the_phantom(tmp_path):
     """C2FVL with the right report beats C2FVL without it by at least ten points of Dice.
 

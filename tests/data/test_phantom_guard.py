@@ -32,6 +32,7 @@ def dice(model, root, text):
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.slow(like="test_nothing_but_the_report_tells_lesions_from_decoys")
 def test_a_right_report_helps_and_a_wrong_one_does_no_harm(root, tmp_path):
     ours = trained("filmfirst_phantom", root, tmp_path / "ours")
     theirs = trained("phantom", root, tmp_path / "theirs", "model.arguments.image_size=64")

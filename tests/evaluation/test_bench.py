@@ -23,6 +23,7 @@ def found(tiny_run, phantom_root):
     return figures
 
 
+@pytest.mark.slow(like="test_a_precision_of_the_device_is_measured")
 def test_each_part_has_figures(found, tiny_run):
     assert all(rate > 0 for rate in found.peak.values())
     assert len(found.peak) == 4
@@ -41,6 +42,7 @@ def test_each_part_has_figures(found, tiny_run):
     assert found.metrics > 0
 
 
+@pytest.mark.slow(like="test_a_precision_of_the_device_is_measured")
 def test_the_tables_show_every_figure(found, tiny_run):
     text = to_markdown(found)
     rows = [line for line in text.splitlines() if line.startswith(f"| {tiny_run} | ")]
@@ -51,6 +53,7 @@ def test_the_tables_show_every_figure(found, tiny_run):
         assert f"{rate:.0f} GFLOP/s" in text
 
 
+@pytest.mark.slow(like="test_a_precision_of_the_device_is_measured")
 def test_a_network_of_the_catalogue_without_side_maps_is_measured():
     (inference, training) = bench(["medt"], conditions=ONCE, parts=("inference", "training")).networks
     assert inference.speed.images_per_second > training.speed.images_per_second > 0
@@ -61,6 +64,7 @@ def test_a_precision_of_the_device_is_measured(tiny_run):
     assert found.images_per_second > 0
 
 
+@pytest.mark.usefixtures("translated")
 def test_an_exported_file_is_measured_as_it_is(tiny_run, tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     from c2fvl.inference.export import export

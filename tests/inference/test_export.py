@@ -31,9 +31,9 @@ def model(tiny_run):
     return load_model(tiny_run)
 
 
-@pytest.fixture(scope="module")
-def exported(model, tmp_path_factory):
-    return export(model, tmp_path_factory.mktemp("exported") / "network.onnx")
+@pytest.fixture
+def exported(tiny_export):
+    return tiny_export
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,7 @@ def plain_model(like, name, arguments, path):
     return TrainedModel(build_model(name, arguments).eval(), config, {}, path)
 
 
+@pytest.mark.usefixtures("translated")
 def test_half_precision(model, exported, image, tmp_path):
     found = export(model, tmp_path / "half.onnx", dtype="fp16")
     assert found.path.stat().st_size < 0.7 * exported.path.stat().st_size
@@ -106,6 +107,7 @@ def test_half_precision(model, exported, image, tmp_path):
     assert np.abs(expected.probability - got.probability).max() < 1e-2
 
 
+@pytest.mark.usefixtures("translated")
 def test_eight_bits_take_their_scales_from_data_and_say_the_loss(model, tiny_run, phantom_root, tmp_path, capsys):
     out = tmp_path / "int8.onnx"
     call = ["export", str(tiny_run), str(out), "--dtype", "int8", "--calibration", str(phantom_root)]
@@ -154,13 +156,16 @@ def test_predicting_needs_no_torch_and_gives_the_same_masks(tiny_run, exported, 
     ("options", "message"),
     [
         ({"opset": 11}, "opset is 11.*writes 18"),
-        ({"opset": 99}, "cannot be exported at opset 99"),
+        pytest.param(
+            {"opset": 99}, "cannot be exported at opset 99",
+            marks=pytest.mark.slow(like="test_what_cannot_be_exported_is_refused_and_nothing_written"),
+        ),
         ({"dtype": "fp8"}, "expected is one of fp32, fp16, int8"),
         ({"dtype": "int8"}, "needs films.*--calibration"),
         ({"calibration": "folder"}, "--calibration is for int8"),
         ({"dtype": "int8", "calibration": "nowhere"}, "nowhere"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_exported_is_refused_and_nothing_written(model, tmp_path, options, message):
     out = tmp_path / "network.onnx"
     with pytest.raises((ValueError, OSError), match=message):
@@ -173,6 +178,7 @@ def test_another_ending_is_refused(model, tmp_path):
         export(model, tmp_path / "network.pt")
 
 
+@pytest.mark.usefixtures("translated")
 def test_a_result_that_differs_is_not_written(model, tmp_path, monkeypatch):
     out = tmp_path / "network.onnx"
     out.write_bytes(b"an earlier one")

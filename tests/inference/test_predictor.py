@@ -278,6 +278,7 @@ print(len(requests), marks[1] - marks[0])
 """
 
 
+@pytest.mark.slow(like="test_batches_and_threads_change_nothing")
 def test_memory_stays_flat_over_thousands_of_films(tiny_run, tmp_path):
     folder = tmp_path / "films"
     folder.mkdir()

@@ -445,6 +445,7 @@ def test_a_temperature_goes_with_the_folder_and_changes_no_mask(folder, root, tm
     assert calibrate(load_model(folder), root) == written, "a calibrated folder is fitted anew, not once more"
 
 
+@pytest.mark.usefixtures("translated")
 def test_an_exported_network_gives_the_same_probabilities(tiny_run, folder, root, tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")

@@ -1,5 +1,7 @@
 """Films unlike those trained on are flagged."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -88,18 +90,12 @@ def test_a_model_that_knows_its_films_flags_others(root, tmp_path):
     assert predictor(np.ascontiguousarray(image[::-1])).ood.reasons
 
 
-def test_an_exported_network_knows_its_films_too(root, known, tmp_path):
+@pytest.mark.usefixtures("translated")
+def test_an_exported_network_knows_its_films_too(root, known, tiny_run, tmp_path):
     pytest.importorskip("onnxruntime")
-    import dataclasses
-
     from c2fvl.inference.export import export
 
-    config = load_config("debug", ["data.text=none", "data.image_size=32"])
-    config = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, name="unet", arguments={"base_width": 8})
-    )
-    save_model(tmp_path / "model", build_model("unet", base_width=8), config, {})
-    export(dataclasses.replace(load_model(tmp_path / "model"), ood_detector=known), tmp_path / "network.onnx")
+    export(dataclasses.replace(load_model(tiny_run), ood_detector=known), tmp_path / "network.onnx")
     image = images(root, "Test_Folder")[3]
     found = Predictor(tmp_path / "network.onnx")
     assert found(image).ood.kind == pytest.approx(known.score(image).kind, abs=1e-4)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from support.networks import (
     BATCH,
-    CASES,
     SIZE,
     TINY,
     TINY_TRANSUNET,
@@ -16,6 +15,7 @@ from support.networks import (
     every_reader,
     images,
     network,
+    networks,
     reports,
 )
 
@@ -62,7 +62,13 @@ def test_every_parameter_gets_a_finite_gradient(tiny):
         assert torch.isfinite(parameter.grad).all(), key
 
 
-@pytest.mark.parametrize("tiny", [case for case in CASES if case.id != "medt with odd sides"])
+@pytest.mark.parametrize(
+    "tiny",
+    networks(
+        "c2fvl", "filmfirst plain scales", "lvit", "unet", "transunet", "uctransnet",
+        like="test_learns_a_few_films_by_heart", of=[key for key in TINY if key != "medt with odd sides"],
+    ),
+)  # fmt: skip
 def test_learns_a_few_films_by_heart(tiny):
     faster = {"patch_statistics": "batch"} if tiny.name in ("medt", "logo") else {}
     built = network(tiny, trained=False, num_classes=1, **faster).train()
@@ -139,7 +145,9 @@ def test_text_of_a_wrong_shape_is_refused(tiny):
             network(tiny)(images(tiny), torch.zeros(shape))
 
 
-@every_network
+@pytest.mark.parametrize(
+    "tiny", networks("c2fvl", "filmfirst plain scales", "unet", like="test_export_and_onnx_equal_pytorch")
+)
 def test_export_and_onnx_equal_pytorch(tiny, tmp_path):
     pytest.importorskip("onnxruntime")
     from c2fvl.inference.export import export

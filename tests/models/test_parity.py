@@ -47,6 +47,7 @@ def test_c2fvl_scores_as_recorded(network, recorded):
     assert sum(iou) / 2 == pytest.approx(float(recorded["eval_iou"]), abs=1e-6)
 
 
+@pytest.mark.slow(like="test_c2fvl_scores_as_recorded")
 def test_c2fvl_trains_as_recorded(recorded):
     """In double precision, so that only the recording's own rounding is left between the two."""
     network = from_reference("c2fvl", official_state_dict("c2fvl")).double().train()

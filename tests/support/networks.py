@@ -94,6 +94,12 @@ CASES = [pytest.param(tiny, id=key) for key, tiny in TINY.items()]
 READERS = [pytest.param(tiny, id=key) for key, tiny in TINY.items() if tiny.text is not None]
 
 
+def networks(*fast, like, of=tuple(TINY)):
+    """Return the networks as parameters of the test `like`: those of `fast` as they are, the others marked slow."""
+    slow = pytest.mark.slow(like=f"{like}[{fast[0]}]")
+    return [pytest.param(TINY[key], id=key, marks=() if key in fast else slow) for key in of]
+
+
 every_network = pytest.mark.parametrize("tiny", CASES)
 
 

@@ -3,6 +3,7 @@
 Every number comes from NumPy's generator seeded by the key, so that a checkpoint of any size is 20 lines of facts.
 """
 
+import functools
 import json
 import zlib
 from pathlib import Path
@@ -21,7 +22,12 @@ def recording(name):
 
 
 def official_state_dict(name):
-    """Return the state dict of the recorded official network, dead keys included."""
+    """Return the state dict of the recorded official network, dead keys included; its tensors are read only."""
+    return dict(_state_dict(name))
+
+
+@functools.lru_cache(maxsize=2)  # those of a module's tests; all of them are a gigabyte
+def _state_dict(name):
     shapes = json.loads(str(recording(name)["keys"]))
     return {key: _filled(key, shape, dtype) for key, (shape, dtype) in shapes.items()}
 

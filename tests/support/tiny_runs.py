@@ -1,4 +1,8 @@
-"""Settings that train in seconds."""
+"""Settings that train in seconds, and a run that is left half way."""
+
+import shutil
+
+from c2fvl.training.callbacks import Observer
 
 TIMES = {"train_seconds", "val_seconds", "images_per_second", "waiting_fraction"}
 """What a run's log says of time, which no two runs share."""
@@ -8,3 +12,17 @@ TINY = (
     "train.epochs=2", "train.batch_size=4", "train.device=cpu",
 )  # fmt: skip
 """Overrides of the preset `debug` that make an epoch take about a second."""
+
+
+class CopyAfterFirst(Observer):
+    """Copies the run folder after its first epoch, to be resumed as if the training had ended there."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def start(self, run, *arguments, **keywords):
+        self.run = run
+
+    def epoch(self, line, best):
+        if line["epoch"] == 1:
+            shutil.copytree(self.run, self.target)

@@ -5,8 +5,8 @@ import json
 
 import pytest
 import torch
-from support.networks import TINY
-from support.tiny_runs import TIMES
+from support.networks import TINY, networks
+from support.tiny_runs import TIMES, CopyAfterFirst
 from support.tiny_runs import TINY as TINY_RUN
 
 from c2fvl.checkpoints.trained_model import load_model
@@ -30,9 +30,14 @@ def few_images(tmp_path_factory):
     return root
 
 
-@pytest.fixture(params=[key for key in TINY if key not in PASSED_OVER])
+@pytest.fixture(
+    params=networks(
+        "c2fvl", "filmfirst plain scales", "unet",
+        like="test_trains_resumes_scores_and_predicts", of=[key for key in TINY if key not in PASSED_OVER],
+    )
+)  # fmt: skip
 def config(request, few_images):
-    tiny = TINY[request.param]
+    tiny = request.param
     base = load_config("debug", [*TINY_RUN, f'data.root="{few_images}"', f"data.image_size={tiny.size[0]}"])
     arguments = {name: value for name, value in tiny.arguments.items() if name != "vocabulary_size"}
     return dataclasses.replace(
@@ -51,11 +56,8 @@ def _log(run):
 
 
 def test_trains_resumes_scores_and_predicts(config, tmp_path, few_images):
-    whole = train(config, run=tmp_path / "whole")
-    assert whole.finished
-    one = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1))
-    train(one, run=tmp_path / "parts")
-    train(resume=tmp_path / "parts", overrides=("train.epochs=2",))
+    assert train(config, run=tmp_path / "whole", observer=CopyAfterFirst(tmp_path / "parts")).finished
+    train(resume=tmp_path / "parts")
     ours, theirs = load_model(tmp_path / "whole"), load_model(tmp_path / "parts")
     for key, value in ours.network.state_dict().items():
         assert torch.equal(value, theirs.network.state_dict()[key]), key

@@ -113,6 +113,7 @@ def start(*arguments, **keywords):
     )
 
 
+@pytest.mark.slow(like="test_a_signal_saves_and_resuming_equals_not_stopping")
 def test_ctrl_c_in_a_terminal_saves_while_other_processes_read(phantom_root, tmp_path):
     """A terminal sends SIGINT to every process of the group, the readers too."""
     overrides = [*TINY, f'data.root="{phantom_root}"', "train.epochs=500", "data.workers=2", "train.patience=0"]
@@ -129,6 +130,7 @@ def test_ctrl_c_in_a_terminal_saves_while_other_processes_read(phantom_root, tmp
     load_state(run / "last")
 
 
+@pytest.mark.slow(like="test_power_loss_at_every_step_of_a_save_loses_nothing")
 def test_six_random_kills_lose_nothing(phantom_root, tiny_config, tmp_path):
     """SIGKILL at any moment, also within a save; the run goes on from its last whole state and ends the same."""
     config = override(tiny_config, ["train.epochs=6", "train.save_minutes=0.001"])
@@ -214,6 +216,7 @@ def test_damaged_states_are_passed_over_and_said(tmp_path, caplog):
         load_state(tmp_path / "none")
 
 
+@pytest.mark.slow(like="test_learns_a_few_films_by_heart[c2fvl]")
 def test_one_batch_overfits(phantom_root, tiny_config):
     """Above Dice 0.99 on four films: the network, the loss and the gate can learn what they are shown."""
     images = CaseDataset(scan(phantom_root, "train"), dataclasses.replace(tiny_config.data, image_size=64))
@@ -273,6 +276,7 @@ def run_processes(count, script, *arguments):
     return done.stdout
 
 
+@pytest.mark.slow(like="test_scoring_batches_hold_every_film_once_and_training_ones_are_even")
 def test_two_processes_score_as_one(tiny_config, tmp_path):
     """On gloo, to the last digit, a trained network, and a number of batches that two processes do not share evenly."""
     cases = scan(tiny_config.data.root, "val")
@@ -292,6 +296,7 @@ def test_two_processes_score_as_one(tiny_config, tmp_path):
     assert found[1]["scores"]["dice_per_image"] == log_of(run)[-1]["val_dice_per_image"]
 
 
+@pytest.mark.slow(like="test_a_signal_saves_and_resuming_equals_not_stopping")
 def test_two_processes_train_and_resume_to_the_bit(phantom_root, tmp_path):
     """Whole and in two parts, with averaged weights; and what was scored is what was saved."""
     script = SCRIPT.replace("; ", "\n")
