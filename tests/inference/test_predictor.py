@@ -71,7 +71,7 @@ def test_a_report_that_says_nothing_is_refused(predictor, images, nonsense):
 
 
 @pytest.mark.parametrize(
-    "film",
+    "image",
     [
         np.zeros((8,), np.float32), np.zeros((8, 8, 4), np.uint8), np.full((8, 8, 3), 2.0),
         np.full((8, 8, 3), np.nan), np.zeros((8, 8, 3), np.int64), np.zeros((0, 8, 3), np.uint8),

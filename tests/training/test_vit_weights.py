@@ -265,7 +265,7 @@ def damaged(tmp_path, change):
                zip(started.state_dict().values(), network("vit-b16").state_dict().values(), strict=True))  # fmt: skip
 
 
-@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
+@pytest.mark.parametrize("fraction", [0, 0.01, 0.5, 0.99])
 def test_a_truncated_file_is_refused(fraction, tmp_path):
     damaged(tmp_path, lambda data: data[: math.floor(fraction * len(data))])
 
