@@ -91,7 +91,7 @@ class DataConfig:
     )
     text_cache: str = _setting("", "folder for features of sentences; empty is c2fvl/text in the user's cache folder")
     image_cache: str = _setting(
-        "", "folder for unpacked and resized films; empty is c2fvl/films in the user's cache folder; none keeps none"
+        "", "folder for the cache of resized images; empty is c2fvl/images in the user's cache folder; none: no cache"
     )
     text_fingerprint: str = _setting("", "checksum of the language model; set when a training begins")
     vocabulary: tuple[str, ...] = _setting((), "words of text=words; set from the captions when a training begins")

@@ -190,7 +190,7 @@ class CaseDataset(Dataset[Item]):
         if self.cache is None:
             mask = None if case.mask is None else read_image_bytes(case.mask)
             return self._unpack(case, read_image_bytes(case.image), mask)
-        stored = self.cache.film(case.image, case.mask, functools.partial(self._unpack, case))
+        stored = self.cache.get(case.image, case.mask, functools.partial(self._unpack, case))
         if case.mask is not None and stored.original_mask is not None:
             self._check_labels(stored.original_mask, case.mask)
         return stored
@@ -229,4 +229,4 @@ def _cache(config: DataConfig) -> ImageCache | None:
     if config.image_cache == "none":
         return None
     settings = f"{config.image_size} {config.resize} {config.mask}"
-    return ImageCache(storage.cache_folder(config.image_cache, "films"), settings)
+    return ImageCache(storage.cache_folder(config.image_cache, "images"), settings)
