@@ -14,6 +14,7 @@ import torch
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.data.batches import EpochBatches, iterate_batches
 from c2fvl.data.dataset import CaseDataset
+from c2fvl.data.part import Part
 from c2fvl.inference.cases import dataset_of
 from c2fvl.inference.masks import to_labels, to_original
 from c2fvl.inference.torch_engine import inference_form
@@ -33,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = load_model(options.model)
-    images = dataset_of(model, options.root, split=options.split, table=None, text="right", seed=0)
+    images = dataset_of(model, Part(options.root, options.split))
     mirrored = CaseDataset(
         [
             case if case.report is None else dataclasses.replace(case, report=case.report.mirrored())

@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "c2fvl"
 LAYERS = (
-    {"version", "messages", "config"},
+    {"version", "messages", "progress", "config"},
     {"config_files", "files"},
     {"reports"},
     {"data", "metrics", "models"},

@@ -4,6 +4,7 @@ import pytest
 
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.config_files import load_config
+from c2fvl.data.part import Part
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.evaluation.evaluate import evaluate
 from c2fvl.training.loop import train
@@ -23,6 +24,6 @@ def test_reading_the_report_pays_on_the_phantom(tmp_path):
     run = train(config, run=tmp_path / "run").run
     dice = {}
     for text in ("right", "none"):
-        found = evaluate(load_model(run), root, split="test", text=text, out=tmp_path / text)
+        found = evaluate(load_model(run), Part(root, split="test", text=text), out=tmp_path / text)
         dice[text] = found.summary["scores"][0]["dice_per_image"]
     assert dice["right"] > dice["none"] + 0.10, dice

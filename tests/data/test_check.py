@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import openpyxl
 import pytest
+from support.progress import Steps
 
 from c2fvl.data.check.check import check
 
@@ -66,10 +67,10 @@ def found(report):
 
 
 def test_sound_data(root):
-    steps = []
-    report = check(root, progress=lambda done, total: steps.append((done, total)))
+    progress = Steps()
+    report = check(root, progress=progress)
     assert report.problems == ()
-    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert progress.steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
     train, val = report.splits
     assert (train.split, train.num_cases, train.num_masks, train.num_empty_masks) == ("train", 3, 3, 1)
     assert (train.num_reports, train.num_free_texts, train.num_groups, train.num_without_group) == (3, 0, 1, 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from support.progress import Steps
 
 from c2fvl.cli.main import main
 from c2fvl.data.cases import SPLITS, Case
@@ -99,12 +100,10 @@ def test_a_changed_copy_is_found_and_nothing_else(cases, change):
 def test_every_film_finds_its_own_copy(cases):
     images = [case.image for case in cases]
     images += [affine(CHANGES["gamma"](film), angle=1.5) for film in images]
-    steps = []
-    search = find_duplicates(
-        np.stack([sketch(film) for film in images]), workers=2, progress=lambda done, total: steps.append((done, total))
-    )
+    progress = Steps()
+    search = find_duplicates(np.stack([sketch(film) for film in images]), workers=2, progress=progress)
     assert {(pair.first, pair.second) for pair in search.pairs} == {(n, n + NUM_IMAGES) for n in range(NUM_IMAGES)}
-    assert steps[-1] == (search.num_candidates, search.num_candidates)
+    assert progress.steps[-1] == (search.num_candidates, search.num_candidates)
     ordered = [pair.correlation for pair in search.pairs]
     assert ordered == sorted(ordered, reverse=True)
 
@@ -134,8 +133,8 @@ def test_no_pairs_among_too_few_or_plain_pictures(count, cases):
 
 
 def test_sound_data_hides_nothing(root):
-    steps = []
-    report = check(root, deep=DeepOptions(), progress=lambda done, total: steps.append((done, total)))
+    progress = Steps()
+    report = check(root, deep=DeepOptions(), progress=progress)
     assert report.problems == ()
     assert report.deep.pairs == ()
     assert report.deep.faults == ()
@@ -144,8 +143,9 @@ def test_sound_data_hides_nothing(root):
     assert report.deep.num_pictures is report.deep.new_splits is None
     (shared,) = report.deep.shared
     assert (shared.first, shared.second, shared.num_shared, shared.num_images) == ("train", "val", 0, 8)
-    assert steps[NUM_IMAGES - 1] == (NUM_IMAGES, NUM_IMAGES)
-    assert steps[-1][0] == steps[-1][1] == NUM_IMAGES + report.deep.num_compared
+    assert progress.steps[NUM_IMAGES - 1] == (NUM_IMAGES, NUM_IMAGES)
+    assert progress.steps[-1] == (report.deep.num_compared, report.deep.num_compared)
+    assert progress.stages == ["comparing images with each other"]
     text = "\n".join(report.lines())
     assert "captions are in the viewer's frame: in 100.0% of" in text
     assert f"near duplicates among {NUM_IMAGES} films: 0 pairs across splits, 0 within one" in text

@@ -4,10 +4,11 @@ import pytest
 
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.config_files import load_config
+from c2fvl.data.part import Part
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.evaluation.evaluate import score_part
-from c2fvl.metrics.case_scores import TOLERANCES
-from c2fvl.training.fit_trust import WRONG, measure_trust
+from c2fvl.inference.compute import Compute
+from c2fvl.training.fit_trust import WRONG, fit_trust
 from c2fvl.training.loop import train
 
 SMALL = ("data.image_size=64", "train.threads=1", "train.device=cpu", "train.epochs=8")
@@ -25,10 +26,8 @@ def trained(preset, root, folder, *overrides):
 
 
 def dice(model, root, text):
-    return score_part(
-        model, root, split="test", table=None, text=text, seed=0, device="cpu", batch_size=8, workers=0, spacing=None,
-        tolerances=TOLERANCES, progress=None,
-    ).summary["scores"][0]["dice_per_image"]  # fmt: skip
+    scored = score_part(model, Part(root, "test", text=text), Compute(batch_size=8))
+    return scored.summary["scores"][0]["dice_per_image"]
 
 
 @pytest.mark.timeout(900)
@@ -37,7 +36,7 @@ def test_a_right_report_helps_and_a_wrong_one_does_no_harm(root, tmp_path):
     ours = trained("filmfirst_phantom", root, tmp_path / "ours")
     theirs = trained("phantom", root, tmp_path / "theirs", "model.arguments.image_size=64")
 
-    safe = ours.with_trust(measure_trust(ours, root, split="val")["default"])
+    safe = ours.with_trust(fit_trust(ours, Part(root, split="val"))["default"])
     none = dice(safe, root, "none")
     assert dice(safe, root, "right") > none
     assert dice(ours.with_trust(1), root, "right") > none + 0.1

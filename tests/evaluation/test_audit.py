@@ -10,12 +10,14 @@ import openpyxl
 import pytest
 import scipy.stats
 import torch
+from support.progress import Steps
 from support.tiny_runs import TINY
 
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.cli.main import main
 from c2fvl.config import ModelConfig
 from c2fvl.config_files import load_config
+from c2fvl.data.part import Part
 from c2fvl.data.perturbations import most_common_report, perturb_reports, perturbations
 from c2fvl.data.scan import scan
 from c2fvl.evaluation.audit import SECOND_PASS, audit
@@ -37,10 +39,10 @@ def column(rows, name):
 
 @pytest.fixture(scope="module")
 def audited(tiny_run, phantom_root, tmp_path_factory):
-    steps = []
+    progress = Steps()
     out = tmp_path_factory.mktemp("audit")
-    found = audit(load_model(tiny_run), phantom_root, out=out, seed=2, progress=lambda *step: steps.append(step))
-    return found, table_of(out), steps
+    found = audit(load_model(tiny_run), Part(phantom_root, seed=2), out=out, progress=progress)
+    return found, table_of(out), progress.steps
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +251,7 @@ def test_the_constant_mask_is_scored_by_hand(audited, phantom_root):
 
 
 def test_a_network_without_text_has_no_changes_and_says_so(blind, phantom_root, tmp_path):
-    found = audit(load_model(blind), phantom_root, split="test", out=tmp_path)
+    found = audit(load_model(blind), Part(phantom_root, split="test"), out=tmp_path)
     assert found.summary["audit"]["changes"] == found.summary["audit"]["headline"] == []
     assert found.summary["audit"]["words"][0] == {
         "text": "This network takes no text: no report, right or wrong, changes its mask.", "warning": False,
@@ -262,7 +264,7 @@ def test_a_network_without_text_has_no_changes_and_says_so(blind, phantom_root, 
 
 
 def test_a_network_that_finds_nothing_does_not_beat_one_mask_for_all(silent, phantom_root, tmp_path):
-    found = audit(silent, phantom_root, out=tmp_path)
+    found = audit(silent, Part(phantom_root), out=tmp_path)
     rows = table_of(tmp_path)
     empty = [not read_mask(case.mask).any() for case in scan(phantom_root, "val")]
     assert column(rows, "right_dice").tolist() == [float(none) for none in empty]
@@ -298,7 +300,7 @@ def own_images(tmp_path_factory):
 
 def test_films_without_report_and_strange_names_stay_text(own_images, tiny_run, tmp_path):
     root, names = own_images
-    found = audit(load_model(tiny_run), root, out=tmp_path)
+    found = audit(load_model(tiny_run), Part(root), out=tmp_path)
     rows = table_of(tmp_path)
     assert [row["id"] for row in rows] == [row["id"] for row in table_of(tmp_path, "cases.csv")] == sorted(names)
     by_name = {row["id"]: row for row in rows}
@@ -322,7 +324,7 @@ def test_formulas_in_captions_do_not_run(tiny_run, tmp_path):
     write_mask(tmp_path / "m.png", np.eye(32, dtype=np.uint8))
     evil = "=HYPERLINK(1), unilateral pulmonary infection, upper left lung"
     write_cells(tmp_path / "films.csv", [["image", "mask", "text"], ["f.png", "m.png", evil]])
-    found = audit(load_model(tiny_run), tmp_path / "films.csv", split="all", out=tmp_path / "out")
+    found = audit(load_model(tiny_run), Part(tmp_path / "films.csv", split="all"), out=tmp_path / "out")
     (row,) = table_of(tmp_path / "out")
     assert row["right_report"] == f"'{evil}"
     assert not any(cell.startswith(("=", "+", "@")) for cell in row.values())
@@ -337,7 +339,7 @@ def test_no_readable_report_is_said(tiny_run, tmp_path):
         write_mask(tmp_path / f"m{number}.png", np.eye(32, dtype=np.uint8))
     cells = [["image", "mask", "text"], ["f0.png", "m0.png", "Cough"], ["f1.png", "m1.png", "Fever"]]
     write_cells(tmp_path / "films.csv", cells)
-    found = audit(load_model(tiny_run), tmp_path / "films.csv", split="all", out=tmp_path / "out")
+    found = audit(load_model(tiny_run), Part(tmp_path / "films.csv", split="all"), out=tmp_path / "out")
     assert found.summary["audit"]["changes"] == []
     assert found.summary["audit"]["words"][0]["warning"]
     assert "No film has a report that the network can read" in found.page.read_text()
@@ -351,7 +353,7 @@ def test_a_caption_table_of_the_scored_part_alone_serves(phantom_root, tiny_run,
     sentence = "No pulmonary infection, zero infected areas."
     rows = [list(row) for row in sheet.iter_rows(values_only=True)]
     write_cells(folder / "Other.xlsx", [rows[0], *([row[0], sentence] for row in rows[1:])])
-    found = audit(load_model(tiny_run), copied, table=str(folder / "Other.xlsx"), out=tmp_path / "out")
+    found = audit(load_model(tiny_run), Part(copied, table=str(folder / "Other.xlsx")), out=tmp_path / "out")
     assert {row["right_report"] for row in table_of(tmp_path / "out")} == {sentence}
     assert found.summary["audit"]["baselines"][0]["num_training_films"] == len(scan(copied, "train"))
     assert found.summary["audit"]["constant_report"] == str(most_common_report(scan(copied, "train")))
@@ -364,7 +366,7 @@ def test_without_masks_to_train_on_there_is_no_baseline(own_images, tiny_run, tm
     write_image(root.parent / "train.png", np.zeros((8, 8, 3), np.uint8))
     cells = [*lines[:2], ["train.png", "", "", "train"]]
     write_cells(root.parent / "parts.csv", cells)
-    found = audit(load_model(tiny_run), root.parent / "parts.csv", out=tmp_path)
+    found = audit(load_model(tiny_run), Part(root.parent / "parts.csv"), out=tmp_path)
     assert found.summary["audit"]["baselines"] == []
     assert "There is no training part here" in found.page.read_text()
     assert found.summary["audit"]["constant_report"] == lines[1][2]

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from support.progress import Steps
 
 from c2fvl.checkpoints.folders import parse_settings
 from c2fvl.checkpoints.trained_model import load_model
@@ -17,9 +18,12 @@ ONCE = Conditions(repeats=1, threads=1)
 
 @pytest.fixture(scope="module")
 def found(tiny_run, phantom_root):
-    said = []
-    figures = bench([str(tiny_run)], root=phantom_root, conditions=ONCE, progress=said.append)
-    assert said == ["the machine's peak", f"{tiny_run}: inference", f"{tiny_run}: training", "loading"]
+    progress = Steps()
+    figures = bench([str(tiny_run)], root=phantom_root, conditions=ONCE, progress=progress)
+    assert progress.stages == [
+        "measuring the machine's peak", f"measuring {tiny_run}: inference", f"measuring {tiny_run}: training",
+        "measuring loading",
+    ]  # fmt: skip
     return figures
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import cv2
 import numpy as np
 import pytest
+from support.progress import Steps
 
 from c2fvl.data.cases import Case
 from c2fvl.evaluation.blind_masks import MIN_IMAGES, SIDE, fit_blind_masks
@@ -60,10 +61,10 @@ def best_cut(groups):
 
 def test_means_and_cuts_are_those_of_numpy(images):
     cases, masks = images
-    steps = []
-    found = fit_blind_masks(cases, "lesion", progress=lambda done, total: steps.append((done, total)))
+    progress = Steps()
+    found = fit_blind_masks(cases, "lesion", progress=progress)
     assert found.num_images == 18
-    assert steps == [(number, 18) for number in range(1, 19)]
+    assert progress.steps == [(number, 18) for number in range(1, 19)]
     assert found.constant == pytest.approx(masks.mean(axis=0), abs=1e-6)
     assert set(found.of_report) == {LEFT, RIGHT}  # others are told of fewer than five films, or in free text
     assert found.of_report[LEFT] == pytest.approx(masks[:7].mean(axis=0), abs=1e-6)

@@ -14,12 +14,14 @@ from torch import nn
 from c2fvl.cli.main import main
 from c2fvl.config import Config, ModelConfig
 from c2fvl.config_files import override
+from c2fvl.data.part import Part
 from c2fvl.evaluation.compare import compare as module
 from c2fvl.evaluation.compare.compare import Comparison, Entry, compare
 from c2fvl.evaluation.compare.tables import to_latex, to_markdown, write
 from c2fvl.evaluation.evaluate import evaluate
 from c2fvl.files.images import read_mask, write_mask
 from c2fvl.files.tables import write_cells
+from c2fvl.inference.compute import Compute
 from c2fvl.inference.cost import build_empty, count_flops, example_settings, stages
 from c2fvl.training.loop import train
 
@@ -43,13 +45,15 @@ def runs(tiny_run, phantom_root, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compared(runs, phantom_root):
-    return compare(runs, phantom_root, split="test", speed=False)
+    return compare(runs, Part(phantom_root, split="test"), speed=False)
 
 
 def test_scores_are_those_of_an_evaluation(compared, runs, phantom_root, tmp_path):
     from c2fvl.checkpoints.trained_model import load_model
 
-    expected = evaluate(load_model(runs[2]), phantom_root, split="test", out=tmp_path / "scores").summary["scores"][0]
+    expected = evaluate(load_model(runs[2]), Part(phantom_root, split="test"), out=tmp_path / "scores").summary[
+        "scores"
+    ][0]
     entry = compared.entries[2]
     for name in ("dice_per_image", "iou_per_image", "dice_pooled", "iou_pooled"):
         assert entry.values[name] == pytest.approx(100 * expected[name])
@@ -60,15 +64,15 @@ def test_scores_are_those_of_an_evaluation(compared, runs, phantom_root, tmp_pat
 
 def test_what_was_scored_is_not_scored_again(compared, runs, phantom_root, monkeypatch):
     calls = []
-    monkeypatch.setattr(module, "evaluate", lambda *a, **k: calls.append(k) or evaluate(*a, **k))
-    again = compare(runs, phantom_root, split="test", speed=False)
+    monkeypatch.setattr(module, "evaluate", lambda *a, **k: calls.append(a[1]) or evaluate(*a, **k))
+    again = compare(runs, Part(phantom_root, split="test"), speed=False)
     assert not calls
     assert [entry.values for entry in again.entries] == [entry.values for entry in compared.entries]
-    compare(runs[:1], phantom_root, split="test", speed=False, fresh=True)
-    compare(runs[:1], phantom_root, split="test", text="shuffled", seed=1, speed=False)
-    compare(runs[:1], phantom_root, split="test", text="shuffled", seed=1, speed=False)
-    compare(runs[:1], phantom_root, split="test", text="shuffled", seed=2, speed=False)
-    assert [call["seed"] for call in calls] == [0, 1, 2]
+    compare(runs[:1], Part(phantom_root, split="test"), speed=False, fresh=True)
+    compare(runs[:1], Part(phantom_root, split="test", text="shuffled", seed=1), speed=False)
+    compare(runs[:1], Part(phantom_root, split="test", text="shuffled", seed=1), speed=False)
+    compare(runs[:1], Part(phantom_root, split="test", text="shuffled", seed=2), speed=False)
+    assert [part.seed for part in calls] == [0, 1, 2]
 
 
 def test_scores_of_other_films_do_not_enter_one_table(compared, runs, phantom_root):
@@ -77,7 +81,7 @@ def test_scores_of_other_films_do_not_enter_one_table(compared, runs, phantom_ro
     try:
         table.write_text("\n".join(lines[:-1]) + "\n")
         with pytest.raises(ValueError, match=r"not the same ones, of which .* are common: only .* has .*--fresh"):
-            compare(runs, phantom_root, split="test", speed=False)
+            compare(runs, Part(phantom_root, split="test"), speed=False)
     finally:
         table.write_text("\n".join(lines) + "\n")
 
@@ -89,16 +93,16 @@ def test_scores_of_corrected_masks_are_made_anew_and_not_mixed(runs, phantom_roo
     root, run = tmp_path / "data", tmp_path / "run"
     shutil.copytree(phantom_root, root)
     shutil.copytree(runs[0], run)
-    old = evaluate(load_model(run), root, split="test", out=tmp_path / "old").folder
-    compare([run], root, split="test", speed=False)
+    old = evaluate(load_model(run), Part(root, split="test"), out=tmp_path / "old").folder
+    compare([run], Part(root, split="test"), speed=False)
     mask = next(path for path in sorted((root / "Test_Folder" / "labelcol").iterdir()) if read_mask(path).any())
     write_mask(mask, np.ascontiguousarray(read_mask(mask)[:, ::-1]))
     calls = []
-    monkeypatch.setattr(module, "evaluate", lambda *a, **k: calls.append(k) or evaluate(*a, **k))
-    compare([run], root, split="test", speed=False)
+    monkeypatch.setattr(module, "evaluate", lambda *a, **k: calls.append(a[1]) or evaluate(*a, **k))
+    compare([run], Part(root, split="test"), speed=False)
     assert len(calls) == 1
     with pytest.raises(ValueError, match="other masks"):
-        compare([run, f"old={old}"], root, split="test", speed=False)
+        compare([run, f"old={old}"], Part(root, split="test"), speed=False)
 
 
 @pytest.mark.parametrize(("value", "message"), [("0.01", "was changed"), ("1.7", "from 0 to 1"), ("nan", "finite")])
@@ -116,7 +120,7 @@ def test_a_table_that_was_changed_is_noticed(compared, tmp_path, value, message)
 
 
 def test_one_run_named_twice_differs_by_nothing(runs, phantom_root):
-    found = compare([runs[0], runs[0]], phantom_root, split="test", speed=False)
+    found = compare([runs[0], runs[0]], Part(phantom_root, split="test"), speed=False)
     assert len({entry.label for entry in found.entries}) == 2
     assert found.differences[0].differences["dice"].mean.value == 0
 
@@ -124,9 +128,9 @@ def test_one_run_named_twice_differs_by_nothing(runs, phantom_root):
 def test_folders_without_a_model_end_it_before_anything_is_scored(runs, phantom_root, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "evaluate", lambda *a, **k: pytest.fail("scored"))
     with pytest.raises(FileNotFoundError, match="is no model folder"):
-        compare([runs[0], tmp_path / "nothing"], phantom_root, split="val", speed=False)
+        compare([runs[0], tmp_path / "nothing"], Part(phantom_root, split="val"), speed=False)
     with pytest.raises(ValueError, match="nothing to compare"):
-        compare([], phantom_root)
+        compare([], Part(phantom_root))
 
 
 def test_scores_with_other_reports_are_not_used_again(runs, phantom_root, tmp_path, monkeypatch):
@@ -138,11 +142,11 @@ def test_scores_with_other_reports_are_not_used_again(runs, phantom_root, tmp_pa
     shutil.rmtree(run / "evaluation-test", ignore_errors=True)
     folder = root / "Test_Folder"
     shutil.copy(folder / "Test_text.xlsx", folder / "Other_text.xlsx")
-    evaluate(load_model(run), root, split="test", table="Other_text.xlsx")
+    evaluate(load_model(run), Part(root, split="test", table="Other_text.xlsx"))
     calls = []
-    monkeypatch.setattr(module, "evaluate", lambda *a, **k: calls.append(k["table"]) or evaluate(*a, **k))
+    monkeypatch.setattr(module, "evaluate", lambda *a, **k: calls.append(a[1].table) or evaluate(*a, **k))
     for table in (None, None, "Other_text.xlsx"):
-        compare([run], root, split="test", table=table, speed=False)
+        compare([run], Part(root, split="test", table=table), speed=False)
     assert calls == [None, "Other_text.xlsx"]
     rows = [list(row) for row in openpyxl.load_workbook(folder / "Test_text.xlsx").active.iter_rows(values_only=True)]
     sentences = [row[1] for row in rows[1:]]
@@ -151,7 +155,7 @@ def test_scores_with_other_reports_are_not_used_again(runs, phantom_root, tmp_pa
         [rows[0], *([row[0], text] for row, text in zip(rows[1:], sentences[::-1], strict=True))],
     )
     calls.clear()
-    compare([run], root, split="test", speed=False)
+    compare([run], Part(root, split="test"), speed=False)
     assert calls == [None]
 
 
@@ -159,13 +163,13 @@ def test_memory_is_that_of_the_network_alone(runs):
     """A process that starts another hands on its highest mark of memory, which must not be told as the other's."""
     held = np.ones(1_500_000_000 // 8)
     held[::512] += 1
-    found = compare(runs[2:], speed=True, batch_size=1)
+    found = compare(runs[2:], compute=Compute(batch_size=1), speed=True)
     assert 0 < found.entries[0].values["peak_memory"] < 500
     assert held.size
 
 
 def test_speed_and_memory_are_measured_in_a_process_of_their_own(runs):
-    found = compare(runs[1:], speed=True, batch_size=2)
+    found = compare(runs[1:], compute=Compute(batch_size=2), speed=True)
     for entry in found.entries:
         assert entry.values["images_per_second"] > 0
         assert 0 < entry.values["peak_memory"] < 2000

@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 
 from c2fvl.cli.main import main
+from c2fvl.data.part import Part
 from c2fvl.evaluation.compare.compare import compare
 from c2fvl.files.tables import write_cells
 
@@ -184,8 +185,8 @@ def test_a_folder_of_an_evaluation_beside_a_model(tiny_run, phantom_root, tmp_pa
     from c2fvl.evaluation.evaluate import evaluate
 
     run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation-*"))
-    evaluate(load_model(run), phantom_root, text="none", out=tmp_path / "none")
-    found = compare([f"with={run}", f"without={tmp_path / 'none'}"], phantom_root, speed=False)
+    evaluate(load_model(run), Part(phantom_root, text="none"), out=tmp_path / "none")
+    found = compare([f"with={run}", f"without={tmp_path / 'none'}"], Part(phantom_root), speed=False)
     tables = [
         list(csv.DictReader((place / "cases.csv").read_text().splitlines()))
         for place in (found.entries[0].evaluations[0], tmp_path / "none")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from c2fvl.checkpoints.trained_model import load_model
+from c2fvl.data.part import Part
 from c2fvl.data.perturbations import perturb_reports
 from c2fvl.data.pictures import FALSE_ALARM, FOUND, MISSED, case_panel, overlay
 from c2fvl.data.scan import scan
@@ -21,7 +22,7 @@ from c2fvl.reports.report import Report
 
 @pytest.fixture(scope="module")
 def evaluation(tiny_run, phantom_root, tmp_path_factory):
-    return evaluate(load_model(tiny_run), phantom_root, out=tmp_path_factory.mktemp("evaluation"))
+    return evaluate(load_model(tiny_run), Part(phantom_root), out=tmp_path_factory.mktemp("evaluation"))
 
 
 def test_summary_is_the_mean_of_the_table(evaluation):
@@ -56,7 +57,7 @@ def test_published_figures_follow_the_published_script(tmp_path, tiny_run):
             mask[10 + number : 30, 5:25] = 1
         write_image(root / "Val_Folder" / "img" / f"f{number}.png", film)
         write_mask(root / "Val_Folder" / "labelcol" / f"mask_f{number}.png", mask)
-    found = evaluate(model, root, text="none", out=tmp_path / "out")
+    found = evaluate(model, Part(root, text="none"), out=tmp_path / "out")
 
     dice, iou = [], []
     for number in range(5):
@@ -130,7 +131,7 @@ def test_captions_with_html_and_formulas_stay_text(tiny_run, tmp_path):
         write_image(tmp_path / f"f{number}.png", generator.integers(0, 256, (32, 32, 3), dtype=np.uint8))
         write_mask(tmp_path / f"m{number}.png", np.eye(32, dtype=np.uint8))
     root.write_text(f'image,mask,text,split\nf0.png,m0.png,"{evil}",val\nf1.png,m1.png,,val\n')
-    found = evaluate(load_model(tiny_run), root, out=tmp_path / "out")
+    found = evaluate(load_model(tiny_run), Part(root), out=tmp_path / "out")
     page = Page()
     page.feed(found.page.read_text())
     assert "script" not in page.tags
@@ -152,18 +153,18 @@ def test_right_none_and_shuffled_text(phantom_root, tiny_run, tmp_path):
     with pytest.raises(ValueError, match="two films or more"):
         perturb_reports(cases[:1], "shuffled")
     found = {
-        text: evaluate(load_model(tiny_run), phantom_root, text=text, out=tmp_path / text)
+        text: evaluate(load_model(tiny_run), Part(phantom_root, text=text), out=tmp_path / text)
         for text in ("none", "shuffled")
     }
     assert found["none"].summary["text"] == {"kind": "none", "given": "none", "seed": None, "trust": None}
     assert found["shuffled"].summary["text"]["given"] == "that of another film"
     assert found["none"].summary["data"]["num_without_report"] == len(cases)
     with pytest.raises(ValueError, match="right, none, paraphrase"):
-        evaluate(load_model(tiny_run), phantom_root, text="wrong")
+        evaluate(load_model(tiny_run), Part(phantom_root, text="wrong"))
 
 
 def test_default_folder_lies_beside_the_model(tiny_run, phantom_root):
-    found = evaluate(load_model(tiny_run), phantom_root, split="test")
+    found = evaluate(load_model(tiny_run), Part(phantom_root, split="test"))
     assert found.folder == tiny_run / "evaluation-test" / "right"
     assert found.page.is_file()
 
@@ -208,7 +209,7 @@ def test_a_film_and_mask_of_different_size_are_named(tiny_run, tmp_path):
     write_image(tmp_path / "Val_Folder" / "img" / "a.png", np.zeros((32, 32, 3), np.uint8))
     write_mask(tmp_path / "Val_Folder" / "labelcol" / "a.png", np.zeros((32, 30), np.uint8))
     with pytest.raises(ValueError, match=r"32×32 and its mask .*32×30"):
-        evaluate(load_model(tiny_run), tmp_path, text="none", out=tmp_path / "out")
+        evaluate(load_model(tiny_run), Part(tmp_path, text="none"), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -229,14 +230,14 @@ def test_films_without_reports_are_not_said_to_have_their_own(tiny_run, tmp_path
     (tmp_path / "a.csv").write_text("\n".join(["image,mask,report", *rows]))
     rows[0] = 'f0.png,m0.png,"Unilateral pulmonary infection, one infected area, upper left lung."'
     (tmp_path / "b.csv").write_text("\n".join(["image,mask,report", *rows]))
-    none = evaluate(load_model(tiny_run), tmp_path / "a.csv", split="all", out=tmp_path / "a")
+    none = evaluate(load_model(tiny_run), Part(tmp_path / "a.csv", split="all"), out=tmp_path / "a")
     assert none.summary["text"]["given"] == "none, for no film has one that can be read"
     assert "oracle" not in none.page.read_text()
     assert "4 of 4 films have no report" in caplog.text
-    some = evaluate(load_model(tiny_run), tmp_path / "b.csv", split="all", out=tmp_path / "b")
+    some = evaluate(load_model(tiny_run), Part(tmp_path / "b.csv", split="all"), out=tmp_path / "b")
     assert some.summary["text"]["given"] == "its own, for the 1 of 4 films that have one"
     with pytest.raises(ValueError, match="is a file"):
-        evaluate(load_model(tiny_run), tmp_path / "a.csv", split="all", out=tmp_path / "a.csv")
+        evaluate(load_model(tiny_run), Part(tmp_path / "a.csv", split="all"), out=tmp_path / "a.csv")
 
 
 def test_pictures_show_no_film_twice_and_prefer_lesions():

@@ -7,6 +7,7 @@ import pytest
 
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.cli.main import main
+from c2fvl.data.part import Part
 from c2fvl.evaluation.evaluate import evaluate
 from c2fvl.evaluation.pages.model_card import write_card
 
@@ -52,7 +53,7 @@ def test_a_card_holds_every_figure_of_both_kinds_and_the_audit(run, phantom_root
 
 
 def test_scores_of_other_weights_do_not_enter_a_card(run, phantom_root, tmp_path):
-    evaluate(load_model(run), phantom_root, out=tmp_path / "scores")
+    evaluate(load_model(run), Part(phantom_root), out=tmp_path / "scores")
     summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
     summary["model"]["weights_sha256"] = "0" * 64
     (tmp_path / "scores" / "summary.json").write_text(json.dumps(summary))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from c2fvl.checkpoints.trained_model import load_model
+from c2fvl.data.part import Part
 from c2fvl.evaluation.audit import audit
 from c2fvl.evaluation.evaluate import evaluate
 from c2fvl.evaluation.pages.page import show
@@ -57,7 +58,7 @@ def open_page(browser, page, folder, *options):
 
 @pytest.fixture(scope="module")
 def audited(tiny_run, phantom_root, tmp_path_factory):
-    return audit(load_model(tiny_run), phantom_root, split="val", out=tmp_path_factory.mktemp("audit"))
+    return audit(load_model(tiny_run), Part(phantom_root, split="val"), out=tmp_path_factory.mktemp("audit"))
 
 
 def test_the_page_renders_in_silence(browser, audited, tmp_path):
@@ -105,7 +106,7 @@ def test_what_files_hold_never_lives_on_the_page(browser, tiny_run, tmp_path):
         write_mask(tmp_path / f"m{number}.png", np.eye(32, k=number, dtype=np.uint8))
     lines = ["image,mask,text,split,si<b>te", *(f'f{n}&\'.png,m{n}.png,"{evil}",val,<i>{n}' for n in range(3))]
     (tmp_path / "films.csv").write_text("\n".join(lines))
-    found = evaluate(load_model(tiny_run), tmp_path / "films.csv", out=tmp_path / "out")
+    found = evaluate(load_model(tiny_run), Part(tmp_path / "films.csv"), out=tmp_path / "out")
     text, console, asked = open_page(browser, found.page, tmp_path, "--dump-dom")
     assert not console
     assert not asked
@@ -148,7 +149,7 @@ def test_one_film_has_no_interval_and_says_so(tiny_run, tmp_path):
     write_image(tmp_path / "f.png", np.full((32, 32, 3), 90, np.uint8))
     write_mask(tmp_path / "m.png", np.eye(32, dtype=np.uint8))
     Path(tmp_path / "films.csv").write_text("image,mask,split\nf.png,m.png,val\n")
-    found = evaluate(load_model(tiny_run), tmp_path / "films.csv", text="none", out=tmp_path / "out")
+    found = evaluate(load_model(tiny_run), Part(tmp_path / "films.csv", text="none"), out=tmp_path / "out")
     dice = found.summary["figures"]["per_image"]["dice"]
     assert (dice["low"], dice["high"]) == (None, None)
     page = found.page.read_text(encoding="utf-8")
@@ -164,7 +165,7 @@ def test_words_of_a_table_are_never_typeset(tiny_run, tmp_path):
     sites = ["US$ 5 \\frac{ $", "中文 医院", "x" * 150, "$x_1^2$"]
     lines = ["image,mask,split,cost $\\frac{$", *(f"f{n}.png,m{n}.png,val,{site}" for n, site in enumerate(sites))]
     (tmp_path / "films.csv").write_text("\n".join(lines), encoding="utf-8")
-    found = evaluate(load_model(tiny_run), tmp_path / "films.csv", text="none", out=tmp_path / "out")
+    found = evaluate(load_model(tiny_run), Part(tmp_path / "films.csv", text="none"), out=tmp_path / "out")
     page = found.page.read_text(encoding="utf-8")
     assert page.count("US$ 5 \\frac{ $") >= 2  # in chart and table
     assert page.count("$x_1^2$") >= 2
@@ -172,7 +173,7 @@ def test_words_of_a_table_are_never_typeset(tiny_run, tmp_path):
 
 
 def test_an_evaluation_leaves_no_older_audit_in_its_folder(tiny_run, phantom_root, tmp_path):
-    audit(load_model(tiny_run), phantom_root, split="val", out=tmp_path)
+    audit(load_model(tiny_run), Part(phantom_root, split="val"), out=tmp_path)
     assert (tmp_path / "audit.csv").is_file()
-    evaluate(load_model(tiny_run), phantom_root, split="val", out=tmp_path)
+    evaluate(load_model(tiny_run), Part(phantom_root, split="val"), out=tmp_path)
     assert not (tmp_path / "audit.csv").exists()

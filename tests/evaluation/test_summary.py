@@ -18,6 +18,7 @@ from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.cli.main import main
 from c2fvl.config_files import load_config
 from c2fvl.data.cases import Case
+from c2fvl.data.part import Part
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.data.scan import scan
 from c2fvl.evaluation.evaluate import evaluate
@@ -176,7 +177,7 @@ def model(tiny_run):
 
 @pytest.fixture(scope="module")
 def scored(model, phantom_root, tmp_path_factory):
-    return evaluate(model, phantom_root, out=tmp_path_factory.mktemp("scored"))
+    return evaluate(model, Part(phantom_root), out=tmp_path_factory.mktemp("scored"))
 
 
 @pytest.fixture
@@ -203,7 +204,7 @@ def distances(found, true, spacing):
 
 
 def test_lengths_are_in_mm_where_every_file_tells_them(images, model, tiny_run, tmp_path):
-    found = evaluate(model, images, text="none", out=tmp_path / "out", tolerances=(0.3,))
+    found = evaluate(model, Part(images, text="none"), out=tmp_path / "out", tolerances=(0.3,))
     assert found.summary["unit"] == {"length": "mm", "from": "the files"}
     predictor = Predictor(tiny_run)
     for row, case in zip(table_of(tmp_path / "out"), scan(images, "val"), strict=True):
@@ -220,7 +221,7 @@ def test_lengths_are_in_mm_where_every_file_tells_them(images, model, tiny_run, 
 def test_one_film_without_a_distance_makes_all_pixels(images, model, tmp_path):
     case = scan(images, "val")[1]
     Image.open(case.image).save(case.image, dpi=(300, 300))
-    found = evaluate(model, images, text="none", out=tmp_path / "out")
+    found = evaluate(model, Part(images, text="none"), out=tmp_path / "out")
     assert found.summary["unit"]["length"] == "pixel"
     assert "2 of 3 tell a distance" in found.summary["unit"]["from"]
     assert "2 of 3 tell a distance" in found.page.read_text()
@@ -379,7 +380,7 @@ def test_strata_by_a_column_of_ones_own_table(phantom_root, model, tmp_path):
         names = [f"{path.parent.name}-{path.name}" for path in (case.image, case.mask)]
         cells.append([*names, case.report.text, ["<b>north", "south", ""][place % 3]])
     write_cells(tmp_path / "films.csv", cells)
-    found = evaluate(model, tmp_path / "films.csv", split="all", out=tmp_path / "out")
+    found = evaluate(model, Part(tmp_path / "films.csv", split="all"), out=tmp_path / "out")
     dice = {row["id"]: float(row["original_ours_dice"]) for row in table_of(tmp_path / "out")}
     (stratum,) = [one for one in found.summary["figures"]["strata"] if one["name"] == "column site"]
     sites = {"<b>north": 0, "south": 1, "(empty)": 2}
@@ -412,7 +413,7 @@ def classes(tmp_path_factory):
 
 def test_several_classes_have_columns_of_their_own_and_their_mean(classes, tmp_path):
     run, root = classes
-    found = evaluate(load_model(run), root, split="train", out=tmp_path)
+    found = evaluate(load_model(run), Part(root, split="train"), out=tmp_path)
     rows, predictor = table_of(tmp_path), Predictor(run)
     assert found.summary["calibration"] is None
     assert "expected_dice" not in rows[0]
@@ -455,7 +456,7 @@ def test_strange_names_stay_text(model, tmp_path):
         write_mask(tmp_path / f"m {name}.png", np.eye(32, dtype=np.uint8))
         cells.append([f"{name}.png", f"m {name}.png", "<img src=x onerror=alert(1)>"])
     write_cells(tmp_path / "films.csv", cells)
-    found = evaluate(model, tmp_path / "films.csv", split="all", out=tmp_path / "out")
+    found = evaluate(model, Part(tmp_path / "films.csv", split="all"), out=tmp_path / "out")
     assert {row["id"].removeprefix("'") for row in table_of(tmp_path / "out")} == set(names)
     assert not any(row["id"].startswith("=") for row in table_of(tmp_path / "out"))
     page = found.page.read_text()

@@ -24,6 +24,7 @@ from c2fvl.checkpoints.folders import CALIBRATION
 from c2fvl.checkpoints.trained_model import load_model, save_model
 from c2fvl.cli.main import main
 from c2fvl.data.dataset import CaseDataset
+from c2fvl.data.part import Part
 from c2fvl.data.scan import scan
 from c2fvl.files.images import read_mask
 from c2fvl.inference.cases import CasePrediction, predict_cases
@@ -378,7 +379,7 @@ def root(right):
 def calibrate_on(monkeypatch, folder, root, *, factor=1.0, plus=0.0):
     """Return what is fitted where the network's probabilities are those of `drawn` instead of its own."""
 
-    def made_up(network, images, **options):
+    def made_up(network, images, compute):
         for index, case in enumerate(images.cases):
             probability, mask = drawn(factor=factor, plus=plus, seed=index)
             yield CasePrediction(case.id, index, probability, mask, None)
@@ -386,7 +387,7 @@ def calibrate_on(monkeypatch, folder, root, *, factor=1.0, plus=0.0):
     with monkeypatch.context() as patch:
         patch.setattr(fit_temperature, "predict_cases", made_up)
         patch.setattr(fit_temperature, "to_original", lambda probability, shape: probability)
-        return calibrate(load_model(folder), root)
+        return calibrate(load_model(folder), Part(root))
 
 
 def test_logits_twice_as_large_have_twice_the_temperature(monkeypatch, folder, root):
@@ -414,7 +415,7 @@ def test_logits_that_are_all_too_high_need_the_offset(monkeypatch, folder, root)
 
 def test_a_network_whose_logits_are_doubled_has_twice_the_temperature(right, root, tmp_path):
     first, second = (
-        calibrate(load_model(with_logits_times(right / "model", factor, tmp_path / name)), root)
+        calibrate(load_model(with_logits_times(right / "model", factor, tmp_path / name)), Part(root))
         for name, factor in (("once", 1), ("doubled", 2))
     )
     assert second["temperature"] == pytest.approx(2 * first["temperature"], rel=1e-3)
@@ -425,7 +426,7 @@ def test_a_temperature_goes_with_the_folder_and_changes_no_mask(folder, root, tm
     images = sorted((root / "Test_Folder/img").iterdir())[:4]
     plain = Predictor(folder)
     assert load_model(folder).scaling == TemperatureScaling() and not plain.is_calibrated
-    written = calibrate(load_model(folder), root)
+    written = calibrate(load_model(folder), Part(root))
     assert json.loads((folder / CALIBRATION).read_text()) == written
     assert abs(written["temperature"] - 1) > 0.01
     assert written["nll_after"] < written["nll_before"]
@@ -442,7 +443,7 @@ def test_a_temperature_goes_with_the_folder_and_changes_no_mask(folder, root, tm
             assert np.abs(after.probability - expected).max() < 1e-5
             assert after.expected_dice == pytest.approx(expected_dice(after.probability, after.mask))
             assert after.expected_dice != before.expected_dice
-    assert calibrate(load_model(folder), root) == written, "a calibrated folder is fitted anew, not once more"
+    assert calibrate(load_model(folder), Part(root)) == written, "a calibrated folder is fitted anew, not once more"
 
 
 @pytest.mark.usefixtures("translated")
@@ -452,7 +453,7 @@ def test_an_exported_network_gives_the_same_probabilities(tiny_run, folder, root
     from c2fvl.inference.export import export
 
     model = load_model(tiny_run)
-    written = calibrate(load_model(folder), root)
+    written = calibrate(load_model(folder), Part(root))
     model = dataclasses.replace(model, calibration=written | {"temperature": 0.1, "offset": -1.0})
     exported = export(model, tmp_path / "network.onnx").path
     first, second = Predictor(model), Predictor(exported)
@@ -466,7 +467,7 @@ def test_an_exported_network_gives_the_same_probabilities(tiny_run, folder, root
 
 
 def test_a_calibration_of_other_weights_is_not_used(folder, root, tmp_path, caplog):
-    calibrate(load_model(folder), root)
+    calibrate(load_model(folder), Part(root))
     other = tmp_path / "other"
     with_logits_times(folder, 1.5, other)
     (other / CALIBRATION).write_bytes((folder / CALIBRATION).read_bytes())
@@ -481,7 +482,7 @@ def test_a_calibration_of_other_weights_is_not_used(folder, root, tmp_path, capl
     ["", "[]", "{}", "null", '{"temperature": 2}', "cut", "negative", "text", "true", "infinite", "far", "no table"],
 )
 def test_a_damaged_calibration_is_refused(folder, root, content):
-    written = calibrate(load_model(folder), root)
+    written = calibrate(load_model(folder), Part(root))
     changed = {
         "negative": {"temperature": -1.0}, "text": {"temperature": "2"}, "true": {"temperature": True},
         "infinite": {"temperature": float("inf")}, "far": {"offset": 1e9}, "no table": {"fitted_on": 1},
@@ -541,7 +542,7 @@ def test_a_network_that_gives_no_numbers_is_refused_with_the_film(folder, root):
     with torch.no_grad():
         model.network.heads[0].bias.fill_(torch.nan)
     with pytest.raises(ValueError, match=r"sub-S\d+.*: the probability map holds values from nan"):
-        calibrate(model, root)
+        calibrate(model, Part(root))
     assert not (folder / CALIBRATION).exists()
 
 
@@ -550,7 +551,7 @@ def test_several_classes_are_refused(folder, root):
     settings = dataclasses.replace(model.config.model, arguments={**model.config.model.arguments, "num_classes": 3})
     several = dataclasses.replace(model, config=dataclasses.replace(model.config, model=settings))
     with pytest.raises(ValueError, match="3 classes apart"):
-        calibrate(several, root)
+        calibrate(several, Part(root))
 
 
 def test_a_mask_of_several_classes_has_no_expected_dice():
@@ -559,7 +560,7 @@ def test_a_mask_of_several_classes_has_no_expected_dice():
 
 
 def test_the_pages_name_every_key(folder, root):
-    written = calibrate(load_model(folder), root)
+    written = calibrate(load_model(folder), Part(root))
     page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
     assert all(f"`{key}`" in page for key in [*written, *written["fitted_on"]])
     assert all(f"`{key}`" in page for key in written["without_offset"])

@@ -8,6 +8,7 @@ import pytest
 
 from c2fvl.checkpoints.trained_model import load_model, save_model
 from c2fvl.config_files import load_config
+from c2fvl.data.part import Part
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.files.images import read_image
 from c2fvl.inference.predictor import Predictor
@@ -83,7 +84,7 @@ def test_a_model_that_knows_its_films_flags_others(root, tmp_path):
     model = load_model(tmp_path / "model")
     image = images(root, "Test_Folder")[2]
     assert Predictor(model)(image).ood is None
-    found = fit_ood(model, root)
+    found = fit_ood(model, Part(root, split="train"))
     assert found["flagged"]["as they are"] <= 0.05 and found["num_images"] == len(images(root, "Train_Folder"))
     predictor = Predictor(tmp_path / "model")
     assert not predictor(image).ood.reasons

@@ -10,10 +10,11 @@ import torch
 from c2fvl.checkpoints.trained_model import load_model, save_model
 from c2fvl.config_files import load_config
 from c2fvl.data.dataset import CaseDataset
+from c2fvl.data.part import Part
 from c2fvl.data.scan import scan
 from c2fvl.evaluation.evaluate import score_part
 from c2fvl.files.storage import checksum
-from c2fvl.metrics.case_scores import TOLERANCES
+from c2fvl.inference.compute import Compute
 from c2fvl.models import build_model
 from c2fvl.models.layers.efficient import STAGES
 from c2fvl.models.output import FindingLogits
@@ -21,7 +22,7 @@ from c2fvl.reports.findings import FINDINGS, FIRST_ZONE, TRUST, findings_of
 from c2fvl.reports.perturbations import wrong_report
 from c2fvl.reports.report import Report, parse_report
 from c2fvl.reports.zones import ZONES
-from c2fvl.training.fit_trust import TRUSTS, WRONG, _held_out, measure_trust
+from c2fvl.training.fit_trust import TRUSTS, WRONG, _held_out, fit_trust
 from c2fvl.training.initial_weights import start_from
 from c2fvl.training.losses import agreement_loss, build_loss, findings_loss
 
@@ -239,14 +240,13 @@ def model(network, settings, tmp_path):
 
 
 def test_the_curve_of_trust_is_what_evaluations_find(model, phantom_root):
-    curve = measure_trust(model, phantom_root, split="test", trusts=(0.3, 1.0))
+    curve = fit_trust(model, Part(phantom_root, split="test"), trusts=(0.3, 1.0))
     assert [point["trust"] for point in curve["points"]] == [0.0, 0.3, 1.0]
 
     def dice(trust, text):
-        return score_part(
-            model.with_trust(trust), phantom_root, split="test", table=None, text=text, seed=0, device="cpu",
-            batch_size=4, workers=0, spacing=None, tolerances=TOLERANCES, progress=None,
-        ).summary["scores"][0]["dice_per_image"]  # fmt: skip
+        part = Part(phantom_root, "test", text=text)
+        scored = score_part(model.with_trust(trust), part, Compute(batch_size=4))
+        return scored.summary["scores"][0]["dice_per_image"]
 
     for point in curve["points"]:
         for text in ("right", "shuffled", "zone_off"):
@@ -279,7 +279,7 @@ def test_a_default_is_scored_on_patients_that_it_was_not_chosen_on():
 
 
 def test_the_default_trust_is_kept_in_the_model_folder(model, phantom_root):
-    found = measure_trust(model, phantom_root, split="test", trusts=(1.0,), keep=True)
+    found = fit_trust(model, Part(phantom_root, split="test"), trusts=(1.0,), keep=True)
     again = load_model(model.path)
     assert again.config.model.arguments["trust"] == again.network.trust == found["default"]
     assert (model.path / "trust.json").is_file()
@@ -293,7 +293,7 @@ def test_trust_is_for_this_network_alone(model, phantom_root):
     with pytest.raises(ValueError, match="no trust"):
         other.with_trust(0.5)
     with pytest.raises(ValueError, match="filmfirst"):
-        measure_trust(other, phantom_root)
+        fit_trust(other, Part(phantom_root))
     assert parse_report(str(LEFT)) == LEFT
 
 

@@ -16,6 +16,7 @@ from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.cli.main import main
 from c2fvl.config import DataConfig, ModelConfig
 from c2fvl.config_files import load_config
+from c2fvl.data.part import Part
 from c2fvl.evaluation.evaluate import evaluate
 from c2fvl.inference.predictor import Predictor
 from c2fvl.models.text_input import settle_text
@@ -225,7 +226,7 @@ def test_lvit_learns_words_out_of_the_box(phantom_root, tmp_path, capsys):
     assert np.array_equal(values[1], values[2])
     assert np.abs(values[1] - values[3]).max() > 0
     assert np.abs(values[1] - values[4]).max() > 0
-    found = evaluate(model, phantom_root, split="test", text="shuffled", out=tmp_path / "scores")
+    found = evaluate(model, Part(phantom_root, split="test", text="shuffled"), out=tmp_path / "scores")
     assert found.summary["text"]["kind"] == "shuffled"
     assert main(["evaluate", str(run), str(phantom_root), "--text", "none", "--json"]) == 0
 

@@ -11,6 +11,7 @@ import torch
 from c2fvl.checkpoints.trained_model import load_model, save_model
 from c2fvl.cli.main import main
 from c2fvl.config_files import load_config
+from c2fvl.data.part import Part
 from c2fvl.evaluation.evaluate import evaluate
 from c2fvl.evaluation.pages.model_card import write_card
 from c2fvl.files.images import write_image
@@ -206,12 +207,12 @@ def test_exported_networks_read_films_too(folder, image, tmp_path):
 
 def test_an_evaluation_scores_readings_and_the_card_shows_them(folder, phantom_root, tmp_path):
     model = load_model(folder)
-    found = evaluate(model, phantom_root, split="test", out=tmp_path / "right")
+    found = evaluate(model, Part(phantom_root, split="test"), out=tmp_path / "right")
     assert found.summary["reading"]["num_images"] == found.summary["data"]["num_cases"]
     assert found.summary["text"]["trust"] == 0.5
     page = found.page.read_text(encoding="utf-8")
     assert "What the network reads off the films itself" in page and "left upper zone" in page
-    other = evaluate(model, phantom_root, split="test", text="none", out=tmp_path / "none").summary
+    other = evaluate(model, Part(phantom_root, split="test", text="none"), out=tmp_path / "none").summary
     assert other["reading"] is None
     main(["fit-trust", str(folder), str(phantom_root), "--split", "test", "--keep"])
     card = write_card(folder, evaluations=[tmp_path / "right"]).read_text(encoding="utf-8")

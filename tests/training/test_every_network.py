@@ -12,6 +12,7 @@ from support.tiny_runs import TINY as TINY_RUN
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.config import ModelConfig
 from c2fvl.config_files import load_config
+from c2fvl.data.part import Part
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.evaluation.evaluate import evaluate
 from c2fvl.inference.predictor import Predictor
@@ -63,7 +64,7 @@ def test_trains_resumes_scores_and_predicts(config, tmp_path, few_images):
         assert torch.equal(value, theirs.network.state_dict()[key]), key
     assert _log(tmp_path / "whole") == _log(tmp_path / "parts")
 
-    found = evaluate(ours, few_images, split="test", out=tmp_path / "scores")
+    found = evaluate(ours, Part(few_images, split="test"), out=tmp_path / "scores")
     assert found.summary["scores"][0]["num_cases"] == len(list((few_images / "Test_Folder" / "img").iterdir()))
     image = next((few_images / "Test_Folder" / "img").iterdir())
     predictor = Predictor(tmp_path / "whole")

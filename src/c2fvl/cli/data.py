@@ -8,11 +8,11 @@ from typing import Any
 
 def run_check(options: argparse.Namespace) -> int:
     """Run `c2fvl check`; return its exit status."""
-    from c2fvl.cli.terminal import counting
+    from c2fvl.cli.terminal import TerminalProgress
     from c2fvl.data.check.check import check
 
     deep = _deep_options(options)
-    with counting("Checking", quiet=options.json) as progress:
+    with TerminalProgress("Checking", quiet=options.json) as progress:
         report = check(
             options.root,
             table=options.table,
@@ -44,10 +44,10 @@ def _deep_options(options: argparse.Namespace) -> Any:
 
 def run_captions(options: argparse.Namespace) -> int:
     """Run `c2fvl captions`; return its exit status."""
-    from c2fvl.cli.terminal import counting
+    from c2fvl.cli.terminal import TerminalProgress
     from c2fvl.data.captions import write_captions
 
-    with counting("Describing") as progress:
+    with TerminalProgress("Describing") as progress:
         count = write_captions(
             options.root,
             options.table,

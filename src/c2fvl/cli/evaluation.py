@@ -5,18 +5,19 @@ import json
 import sys
 from typing import Any
 
-from c2fvl.cli.options import PROGRAM, load_named_model
+from c2fvl.cli.options import compute_of, load_named_model, part_of
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """Run `c2fvl evaluate`; return its exit status."""
-    from c2fvl.cli.terminal import counting
+    from c2fvl.cli.terminal import TerminalProgress
     from c2fvl.evaluation.evaluate import evaluate
 
-    with counting("Scoring", quiet=options.json) as progress:
+    with TerminalProgress("Scoring", quiet=options.json) as progress:
         found = evaluate(
-            load_named_model(options), options.root, text=options.text, progress=progress, **_scoring_options(options)
-        )
+            load_named_model(options), part_of(options), compute_of(options),
+            progress=progress, **_scoring_options(options),
+        )  # fmt: skip
     if options.json:
         print(json.dumps(found.summary))
         return 0
@@ -27,12 +28,15 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 def run_audit(options: argparse.Namespace) -> int:
     """Run `c2fvl audit`; return its exit status."""
-    from c2fvl.cli.terminal import counting, table
+    from c2fvl.cli.terminal import TerminalProgress, table
     from c2fvl.evaluation.audit import audit
     from c2fvl.evaluation.pages.page import show
 
-    with counting("Auditing", quiet=options.json) as progress:
-        found = audit(load_named_model(options), options.root, progress=progress, **_scoring_options(options))
+    with TerminalProgress("Auditing", quiet=options.json) as progress:
+        found = audit(
+            load_named_model(options), part_of(options), compute_of(options),
+            progress=progress, **_scoring_options(options),
+        )  # fmt: skip
     if options.json:
         print(json.dumps(found.summary))
         return 0
@@ -69,8 +73,7 @@ def _scoring_options(options: argparse.Namespace) -> dict[str, Any]:
     from c2fvl.metrics.case_scores import TOLERANCES
 
     return {
-        "split": options.split, "table": options.table, "seed": options.seed, "out": options.out,
-        "device": options.device, "batch_size": options.batch, "workers": options.workers, "spacing": options.spacing,
+        "out": options.out, "spacing": options.spacing,
         "tolerances": tuple(dict.fromkeys(options.tolerance or TOLERANCES)),
     }  # fmt: skip
 
@@ -96,8 +99,8 @@ def _print_scores(found: Any) -> None:
     )
     per_image, unit = found.summary["figures"]["per_image"], found.summary["unit"]["length"]
     print(
-        f"Dice per image {show(per_image['dice'], fraction=True)} %, IoU {show(per_image['iou'], fraction=True)} %, 95th "
-        f"percentile of the Hausdorff distance {show(per_image['hd95'], fraction=False)} {unit}; in brackets 95 % "
+        f"Dice per image {show(per_image['dice'], fraction=True)} %, IoU {show(per_image['iou'], fraction=True)} %, "
+        f"95th percentile of the Hausdorff distance {show(per_image['hd95'], fraction=False)} {unit}; in brackets 95 % "
         f"intervals, {found.summary['figures']['intervals']}"
     )
 
@@ -106,6 +109,7 @@ def run_bench(options: argparse.Namespace) -> int:
     """Run `c2fvl bench`; return its exit status."""
     import dataclasses
 
+    from c2fvl.cli.terminal import TerminalProgress
     from c2fvl.evaluation.bench import PARTS, bench, to_markdown
     from c2fvl.files import storage
     from c2fvl.inference.cost import Conditions
@@ -114,7 +118,7 @@ def run_bench(options: argparse.Namespace) -> int:
     found = bench(
         options.models, conditions=Conditions(options.device, options.dtype, options.batch, options.repeats),
         root=options.root, parts=options.only or PARTS,
-        progress=lambda message: print(f"{PROGRAM}: measuring {message}", file=sys.stderr),
+        progress=TerminalProgress(),
     )  # fmt: skip
     figures = dataclasses.asdict(found) | {"command": sys.argv}
     if out is not None:
@@ -126,18 +130,17 @@ def run_bench(options: argparse.Namespace) -> int:
 
 def run_compare(options: argparse.Namespace) -> int:
     """Run `c2fvl compare`; return its exit status."""
-    from c2fvl.cli.terminal import table
+    from c2fvl.cli.terminal import TerminalProgress, table
     from c2fvl.evaluation.compare.compare import compare
     from c2fvl.evaluation.compare.tables import DIFFERENCE_HEADER, difference_rows, header, rows, to_json, write
 
     if options.published is not None:
         return _read_published(options)
-    found = compare(
-        options.models, options.root, split=options.split, table=options.table, text=options.text, seed=options.seed,
-        text_model=options.text_model, device=options.device, batch_size=options.batch, workers=options.workers,
-        speed=not options.no_speed, fresh=options.fresh,
-        progress=lambda message: print(f"{PROGRAM}: {message}", file=sys.stderr),
-    )  # fmt: skip
+    with TerminalProgress(quiet=options.json) as progress:
+        found = compare(
+            options.models, None if options.root is None else part_of(options), compute_of(options),
+            text_model=options.text_model, speed=not options.no_speed, fresh=options.fresh, progress=progress,
+        )  # fmt: skip
     files = write(found, options.out) if options.out else []
     if options.json:
         print(json.dumps(to_json(found)))

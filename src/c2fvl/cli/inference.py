@@ -91,12 +91,13 @@ def run_export(options: argparse.Namespace) -> int:
     import dataclasses
 
     from c2fvl.checkpoints.trained_model import load_model
+    from c2fvl.cli.terminal import TerminalProgress
     from c2fvl.inference.export import export
 
     found = export(
         load_model(options.model), options.out, dtype=options.dtype, opset=options.opset,
         calibration=options.calibration, table=options.table,
-        progress=lambda message: print(f"{PROGRAM}: {message}", file=sys.stderr),
+        progress=TerminalProgress(),
     )  # fmt: skip
     if options.json:
         print(json.dumps(dataclasses.asdict(found) | {"path": str(found.path)}))

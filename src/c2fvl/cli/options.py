@@ -17,6 +17,21 @@ def load_named_model(options: argparse.Namespace) -> Any:
     return model if options.trust is None else model.with_trust(options.trust)
 
 
+def part_of(options: argparse.Namespace) -> Any:
+    """Return the part of a data set that the options name, with the reports that they choose."""
+    from c2fvl.data.part import Part
+
+    text, seed = getattr(options, "text", "right"), getattr(options, "seed", 0)
+    return Part(options.root, options.split, options.table, text, seed)
+
+
+def compute_of(options: argparse.Namespace) -> Any:
+    """Return what computes, as the options say."""
+    from c2fvl.inference.compute import Compute
+
+    return Compute(options.device, options.batch, options.workers)
+
+
 TEXTS = (
     "right", "none", "paraphrase", "typing_errors", "zones_dropped", "count_wrong", "zone_off", "upside_down",
     "sides_exchanged", "patient_orientation", "constant", "shuffled",

@@ -2,8 +2,6 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from c2fvl.cli.options import PROGRAM
 from c2fvl.config import Config
 from c2fvl.training.callbacks import Observer
 
@@ -87,21 +86,36 @@ class TerminalObserver(Observer):
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
-@contextmanager
-def counting(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function (done, total) that moves a bar with films per second."""
-    console = Console(stderr=True)
-    began = time.monotonic()
-    with Progress(
-        TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:.1f} films/s"),
-        TimeRemainingColumn(), console=console, disable=quiet or not console.is_terminal,
-    ) as bar:  # fmt: skip
-        task = bar.add_task(title, total=None, rate=0.0)
+class TerminalProgress:
+    """A `Progress`: a bar with images per second on a terminal, and a line for each stage."""
 
-        def moved(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, rate=done / max(time.monotonic() - began, 1e-9))
+    def __init__(self, title: str = "", *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:.1f}/s"), TimeRemainingColumn(),
+            console=self.console, disable=quiet or not self.console.is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task(title, total=None, rate=0.0)
+        self._began = time.monotonic()
 
-        yield moved
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def stage(self, text: str) -> None:
+        """Print the stage; the bar begins anew."""
+        self.console.print(f"{PROGRAM}: {text}", highlight=False, soft_wrap=True, markup=False)
+        self._bar.reset(self._task, total=None, description=text)
+        self._began = time.monotonic()
+
+    def advance(self, done: int, total: int) -> None:
+        """Move the bar, which is drawn from the first call on."""
+        self._bar.start()
+        rate = done / max(time.monotonic() - self._began, 1e-9)
+        self._bar.update(self._task, completed=done, total=total, rate=rate)
 
 
 def table(header: list[str], rows: list[list[str]], *, numbers: int | None = None, width: int = 120) -> str:

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from c2fvl.cli.options import PROGRAM, load_named_model
+from c2fvl.cli.options import PROGRAM, compute_of, load_named_model, part_of
 
 STOPPED = {"SIGINT": 130, "SIGTERM": 143}
 """Exit status of a training that was stopped and saved; 75 where its time was up."""
@@ -46,15 +46,11 @@ def run_train(options: argparse.Namespace) -> int:
 
 def run_calibrate(options: argparse.Namespace) -> int:
     """Run `c2fvl calibrate`; return its exit status."""
-    from c2fvl.cli.terminal import counting, table
+    from c2fvl.cli.terminal import TerminalProgress, table
     from c2fvl.training.fit_temperature import calibrate
 
-    with counting("Calibrating", quiet=options.json) as progress:
-        found = calibrate(
-            load_named_model(options), options.root, split=options.split, table=options.table, text=options.text,
-            seed=options.seed, device=options.device, batch_size=options.batch, workers=options.workers,
-            progress=progress,
-        )  # fmt: skip
+    with TerminalProgress("Calibrating", quiet=options.json) as progress:
+        found = calibrate(load_named_model(options), part_of(options), compute_of(options), progress=progress)
     if options.json:
         print(json.dumps(found))
         return 0
@@ -76,13 +72,12 @@ def run_calibrate(options: argparse.Namespace) -> int:
 def run_fit_ood(options: argparse.Namespace) -> int:
     """Run `c2fvl fit-ood`; return its exit status."""
     from c2fvl.checkpoints.trained_model import load_model
-    from c2fvl.cli.terminal import counting, table
+    from c2fvl.cli.terminal import TerminalProgress, table
     from c2fvl.training.fit_ood import fit_ood
 
-    with counting("Looking", quiet=options.json) as progress:
+    with TerminalProgress("Looking", quiet=options.json) as progress:
         found = fit_ood(
-            load_model(options.model), options.root, split=options.split, check_split=options.check,
-            table=options.table, progress=progress,
+            load_model(options.model), part_of(options), check_split=options.check, progress=progress,
         )  # fmt: skip
     if options.json:
         print(json.dumps(found))
@@ -95,13 +90,13 @@ def run_fit_ood(options: argparse.Namespace) -> int:
 def run_fit_trust(options: argparse.Namespace) -> int:
     """Run `c2fvl fit-trust`; return its exit status."""
     from c2fvl.checkpoints.trained_model import load_model
-    from c2fvl.cli.terminal import counting, table
-    from c2fvl.training.fit_trust import WRONG, measure_trust
+    from c2fvl.cli.terminal import TerminalProgress, table
+    from c2fvl.training.fit_trust import WRONG, fit_trust
 
-    with counting("Measuring", quiet=options.json) as progress:
-        found = measure_trust(
-            load_model(options.model, device=options.device), options.root, split=options.split, table=options.table,
-            seed=options.seed, keep=options.keep, batch_size=options.batch, progress=progress,
+    with TerminalProgress("Measuring", quiet=options.json) as progress:
+        found = fit_trust(
+            load_model(options.model, device=options.device), part_of(options), keep=options.keep,
+            batch_size=options.batch, progress=progress,
         )  # fmt: skip
     if options.json:
         print(json.dumps(found))
@@ -126,8 +121,8 @@ def run_fit_trust(options: argparse.Namespace) -> int:
         fraction = "–" if held_out["gain_kept"] is None else f"{100 * held_out['gain_kept']:.0f}"
         print(
             f"Chosen on half of the patients ({' and '.join(f'{trust:g}' for trust in held_out['defaults'])}) and "
-            f"scored on the other: right {100 * held_out['right']['value']:.2f}, gain kept {fraction} %; below no report: "
-            f"{costs}"
+            f"scored on the other: right {100 * held_out['right']['value']:.2f}, gain kept {fraction} %; below no "
+            f"report: {costs}"
         )
     return 0
 

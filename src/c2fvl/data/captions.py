@@ -1,12 +1,12 @@
 """A caption table for films without one, made from their masks by the captions' own conventions."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from c2fvl.data.cases import Case
 from c2fvl.data.scan import scan
 from c2fvl.files.images import read_mask
+from c2fvl.progress import SILENT, Progress
 from c2fvl.reports.caption_tables import write_table
 from c2fvl.reports.from_mask import report_from_mask
 from c2fvl.reports.report import Report
@@ -19,7 +19,7 @@ def write_captions(
     split: str = "train",
     modality: Literal["film", "ct"] = "film",
     form: Literal["lvit", "c2fvl"] = "lvit",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = SILENT,
 ) -> int:
     """Describe every mask of a split, write the table `out` (.xlsx or .csv) and return its number of rows.
 
@@ -36,8 +36,7 @@ def write_captions(
     rows = []
     for case in cases:
         rows.append(_row(case, modality))
-        if progress is not None:
-            progress(len(rows), len(cases))
+        progress.advance(len(rows), len(cases))
     write_table(out, rows, form=form)
     return len(rows)
 

@@ -5,7 +5,7 @@ one costs nothing.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.data.cases import Case, modality_of
 from c2fvl.data.dataset import CaseDataset
+from c2fvl.data.part import Part
 from c2fvl.data.perturbations import most_common_report, perturbations
 from c2fvl.data.prefetch import prefetch
-from c2fvl.data.scan import find_splits, inspect, scan
+from c2fvl.data.scan import find_splits, inspect
 from c2fvl.evaluation.blind_masks import BlindMasks, fit_blind_masks
 from c2fvl.evaluation.evaluate import Evaluation, Scored, default_folder, score_part, write_evaluation
 from c2fvl.evaluation.summary import pooled
@@ -26,11 +27,13 @@ from c2fvl.files import storage
 from c2fvl.files.images import read_mask_as
 from c2fvl.files.tables import printable, write_cells
 from c2fvl.inference.cases import CasePrediction, predict_cases, score_on_grids
+from c2fvl.inference.compute import Compute
 from c2fvl.inference.masks import to_labels, to_original
-from c2fvl.inference.torch_engine import automatic_batch, inference_form
+from c2fvl.inference.torch_engine import for_inference
 from c2fvl.metrics.case_scores import TOLERANCES
 from c2fvl.metrics.intervals import Bootstrap, difference, holm
 from c2fvl.metrics.overlap import Overlap, dice, iou, overlap
+from c2fvl.progress import SILENT, Progress
 from c2fvl.reports.from_mask import report_from_mask, zone_areas
 from c2fvl.reports.report import Report
 from c2fvl.reports.zones import ZONES, hand_of, hands_of
@@ -65,13 +68,11 @@ class Answer:
 class Answers:
     """The network's answers to the films of a data set with any reports, each computed once."""
 
-    def __init__(self, scored: Scored, *, device: str, batch_size: int | None, workers: int) -> None:
+    def __init__(self, scored: Scored, compute: Compute) -> None:
         self.model, self.cases = scored.model, scored.cases
         self.settings, self.num_classes = scored.dataset.config, scored.dataset.num_classes
         self.encoder = scored.dataset.encoder
-        self.device, self.workers = device, workers
-        self.batch_size = batch_size or automatic_batch(scored.model)
-        self.network = inference_form(scored.model, batch_size=self.batch_size)
+        self.network, self.compute = for_inference(scored.model, compute)
         self.known: dict[tuple[int, bytes], Answer] = {}
 
     def keys(self, reports: Sequence[Report | None]) -> list[tuple[int, bytes]]:
@@ -81,21 +82,20 @@ class Answers:
         self.encoder.prepare(reports)
         return [(place, self.encoder.encode(report).tobytes()) for place, report in enumerate(reports)]
 
-    def of(self, cases: Sequence[Case], *, progress: Callable[[], None]) -> list[Answer]:
+    def of(self, cases: Sequence[Case], *, progress: Progress) -> list[Answer]:
         """Return the answers to all films with the reports of these cases, in their order."""
         keys = self.keys([case.report for case in cases])
         missing = [place for place, key in enumerate(keys) if key not in self.known]
         if missing:
             settings = dataclasses.replace(self.settings, missing_reports="allow")
             images = CaseDataset([cases[place] for place in missing], settings, num_classes=self.num_classes)
-            found = predict_cases(
-                self.network, images, device=self.device, batch_size=self.batch_size, workers=self.workers
-            )
-            for place, answer in zip(missing, prefetch(self._answer, found, maximum=2 * self.batch_size), strict=True):
+            found = predict_cases(self.network, images, self.compute)
+            maximum = 2 * (self.compute.batch_size or 1)
+            for place, answer in zip(missing, prefetch(self._answer, found, maximum=maximum), strict=True):
                 self.known[keys[place]] = answer
-                progress()
+                progress.advance(1, len(cases))
         for _ in range(len(cases) - len(missing)):
-            progress()
+            progress.advance(1, len(cases))
         return [self.known[key] for key in keys]
 
     def _answer(self, prediction: CasePrediction) -> Answer:
@@ -113,18 +113,13 @@ class Answers:
 
 def audit(
     model: TrainedModel,
-    root: Path | str,
+    part: Part,
+    compute: Compute = Compute(),
     *,
-    split: str = "val",
-    table: str | None = None,
-    seed: int = 0,
     out: Path | str | None = None,
-    device: str = "cpu",
-    batch_size: int | None = None,
-    workers: int = 0,
     spacing: tuple[float, float] | None = None,
     tolerances: Sequence[float] = TOLERANCES,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = SILENT,
 ) -> Evaluation:
     """Evaluate a model as `evaluate` does, then with every change of `perturbations`; write one page, and `audit.csv`.
 
@@ -132,33 +127,27 @@ def audit(
     masks that never see the film, where there is a training part; `words`, what all this says. For a network that reads
     no text the battery is not run, for it would change nothing. Arguments and errors as `evaluate`.
     """
-    folder = storage.check_folder(out if out is not None else default_folder(model.path, split, "audit"), what="scores")
+    folder = storage.check_folder(
+        out if out is not None else default_folder(model.path, part.with_text("audit")), what="scores"
+    )
     reads = model.config.data.text != "none"
-    training = _training_part(model, root, split, table)
+    training = _training_cases(model, part)
     blind = fit_blind_masks(training, model.config.data.mask) if training else None
     num_changes = len(perturbations(None)) + 1 if reads else 0
-    done = 0
-
-    def advance(total: int) -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total * (1 + num_changes))
-
+    counter = _Counter(progress, 1 + num_changes)
     scored = score_part(
-        model, root, split=split, table=table, text="right", seed=seed, device=device, batch_size=batch_size,
-        workers=workers, spacing=spacing, tolerances=tolerances, progress=lambda now, total: advance(total),
-    )  # fmt: skip
+        model, part.with_text("right"), compute, spacing=spacing, tolerances=tolerances, progress=counter
+    )
     bootstrap = Bootstrap([case.group for case in scored.cases])
-    found: dict[str, Any] = {"seed": seed, "changes": [], "headline": [], "baselines": [], "words": []}
+    found: dict[str, Any] = {"seed": part.seed, "changes": [], "headline": [], "baselines": [], "words": []}
     given: dict[str, list[Case]] = {}
     answers: dict[str, list[Answer]] = {}
     if reads and any(scored.dataset.encoder.reads(case.report) for case in scored.cases if scored.dataset.encoder):
-        every = Answers(scored, device=device, batch_size=batch_size, workers=workers)
+        every = Answers(scored, compute)
         constant = most_common_report(training) or most_common_report(scored.cases)
-        for name, changed in _changed(scored.cases, constant, seed, answers):
+        for name, changed in _changed(scored.cases, constant, part.seed, answers):
             given[name] = changed
-            answers[name] = every.of(changed, progress=lambda: advance(len(scored.cases)))
+            answers[name] = every.of(changed, progress=counter)
         found["constant_report"] = None if constant is None else str(constant)
         found["changes"] = _changes(every, given, answers, bootstrap)
         found["headline"] = _headline(answers, bootstrap)
@@ -170,16 +159,31 @@ def audit(
     return write_evaluation(scored, folder)
 
 
-def _training_part(model: TrainedModel, root: Path | str, split: str, table: str | None) -> list[Case]:
+class _Counter:
+    """A `Progress` that counts the calls of several rounds over the same cases as one."""
+
+    def __init__(self, outer: Progress, rounds: int) -> None:
+        self.outer, self.rounds, self.done = outer, rounds, 0
+
+    def stage(self, text: str) -> None:
+        """Do nothing."""
+
+    def advance(self, done: int, total: int) -> None:
+        """Count one more case."""
+        self.done += 1
+        self.outer.advance(self.done, total * self.rounds)
+
+
+def _training_cases(model: TrainedModel, part: Part) -> list[Case]:
     """Return the training films with a mask, none where they are among those that are scored.
 
     A table that holds the captions of the scored part alone is passed over here.
     """
-    if split.lower() in ("train", "all") or "train" not in find_splits(root):
+    if part.split.lower() in ("train", "all") or "train" not in find_splits(part.root):
         return []
-    if table is None or not _holds_captions_of_train(root, table):
-        table = model.config.data.table or None
-    return [case for case in scan(root, "train", table=table) if case.mask is not None]
+    table = part.table if part.table and _holds_captions_of_train(part.root, part.table) else None
+    training = Part(part.root, "train", table)
+    return [case for case in training.cases(model.config.data.table) if case.mask is not None]
 
 
 def _holds_captions_of_train(root: Path | str, table: str) -> bool:

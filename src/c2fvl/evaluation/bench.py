@@ -44,6 +44,7 @@ from c2fvl.models import build_model
 from c2fvl.models.inference_model import optimize
 from c2fvl.models.layers.blocks import ConvNormReLU
 from c2fvl.models.registry import NETWORKS, num_classes
+from c2fvl.progress import SILENT, Progress
 from c2fvl.training.allocator import keep_freed_memory
 from c2fvl.training.losses import build_loss
 from c2fvl.training.optimizers import build_optimizer
@@ -90,14 +91,14 @@ def bench(
     conditions: Conditions | None = None,
     root: Path | str | None = None,
     parts: Sequence[str] = PARTS,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = SILENT,
 ) -> Bench:
     """Measure networks: names of the catalogue, model folders, or exported files (inference in their own precision).
 
     Films are loaded from the training part of `root`, or from a phantom. Raises `ValueError` for what is not known, and
     for a precision that the device does not compute in.
     """
-    say, conditions = progress or (lambda message: None), conditions or Conditions()
+    conditions = conditions or Conditions()
     check_device(conditions.device)
     check_precision(conditions.device, conditions.precision)
     unknown = sorted(set(parts) - set(PARTS))
@@ -106,18 +107,18 @@ def bench(
     named = [(name, _settings(name)) for name in models or ("c2fvl",)]
     if root is not None and "loading" in parts:
         scan(root, (named[0][1] or Config()).data.train_split)  # so that a wrong path is said before anything is timed
-    say("the machine's peak")
+    progress.stage("measuring the machine's peak")
     peak = in_own_process(_peak, conditions)
     networks = []
     for name, config in named:
         for part in ("inference", "training"):
             if part not in parts or (config is None and part == "training"):
                 continue
-            say(f"{name}: {part}")
+            progress.stage(f"measuring {name}: {part}")
             networks.append(_measure(name, config, part, conditions, max(peak.values())))
     loading = None
     if "loading" in parts:
-        say("loading")
+        progress.stage("measuring loading")
         loading = in_own_process(_loading, None if root is None else str(root), named[0][1] or Config(), conditions)
     scored = in_own_process(_scoring, conditions) if "metrics" in parts else None
     return Bench(peak, networks, loading, scored, conditions, provenance(torch.device(conditions.device)))

@@ -6,7 +6,7 @@ the mean of the masks is cut is chosen on the training films, by the best mean D
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -17,6 +17,7 @@ from c2fvl.data.cases import Case
 from c2fvl.data.prefetch import prefetch
 from c2fvl.files.images import read_mask_as
 from c2fvl.inference.masks import to_labels, to_original
+from c2fvl.progress import SILENT, Progress
 from c2fvl.reports.report import Report
 
 SIDE = 96
@@ -48,9 +49,7 @@ class BlindMasks:
         return to_labels(to_original(self.of_report[report], shape), self.report_cut)
 
 
-def fit_blind_masks(
-    cases: Sequence[Case], kind: str, *, progress: Callable[[int, int], None] | None = None
-) -> BlindMasks:
+def fit_blind_masks(cases: Sequence[Case], kind: str, *, progress: Progress = SILENT) -> BlindMasks:
     """Return the mean masks of training cases, whose masks hold what `kind` says (the setting data.mask).
 
     All classes count as lesion. Raises `ValueError` where no case has a mask.
@@ -61,8 +60,7 @@ def fit_blind_masks(
     masks = np.empty((len(labelled), SIDE * SIDE), np.uint8)
     for place, mask in enumerate(prefetch(lambda case: _small(case, kind), labelled, maximum=64)):
         masks[place] = mask.ravel()
-        if progress is not None:
-            progress(place + 1, len(labelled))
+        progress.advance(place + 1, len(labelled))
     members: dict[Report, list[int]] = defaultdict(list)
     for place, case in enumerate(labelled):
         if case.report is not None and case.report.has_attributes:

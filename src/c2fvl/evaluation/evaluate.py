@@ -5,7 +5,7 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from c2fvl.config_files import to_toml
 from c2fvl.data.cases import Case
 from c2fvl.data.classes import class_names
 from c2fvl.data.dataset import CaseDataset
+from c2fvl.data.part import Part
 from c2fvl.data.perturbations import SEEDED, text_given
 from c2fvl.data.pictures import case_panel, encode_png
 from c2fvl.data.prefetch import prefetch
@@ -30,13 +31,15 @@ from c2fvl.files import storage
 from c2fvl.files.images import read_image, read_spacing
 from c2fvl.files.tables import printable, write_cells
 from c2fvl.inference.cases import CasePrediction, CaseScore, dataset_of, predict_cases, score_on_grids
+from c2fvl.inference.compute import Compute
 from c2fvl.inference.masks import THRESHOLD, to_labels, to_original
-from c2fvl.inference.torch_engine import automatic_batch, inference_form
+from c2fvl.inference.torch_engine import for_inference
 from c2fvl.metrics.calibration import CaseCalibration, of_case, summarise
 from c2fvl.metrics.case_scores import TOLERANCES, score_case
 from c2fvl.metrics.findings import summarise_findings
 from c2fvl.metrics.overlap import dice, iou, summarise_classes
 from c2fvl.models.registry import num_classes
+from c2fvl.progress import SILENT, Progress
 from c2fvl.reports.findings import DEFAULT_TRUST
 from c2fvl.reports.predicted_findings import PredictedFindings
 
@@ -72,64 +75,47 @@ class Scored:
 
 def evaluate(
     model: TrainedModel,
-    root: Path | str,
+    part: Part,
+    compute: Compute = Compute(),
     *,
-    split: str = "val",
-    table: str | None = None,
-    text: str = "right",
-    seed: int = 0,
     out: Path | str | None = None,
-    device: str = "cpu",
-    batch_size: int | None = None,
-    workers: int = 0,
     spacing: tuple[float, float] | None = None,
     tolerances: Sequence[float] = TOLERANCES,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = SILENT,
 ) -> Evaluation:
-    """Score `model` on one split and write `cases.csv`, `summary.json`, `report.html` and `pictures/` to `out`.
+    """Score `model` on a part and write `cases.csv`, `summary.json`, `report.html` and `pictures/` to `out`.
 
-    `text` says which report each film gets: its own (which in QaTa-COV19 and MosMedData+ was made from the mask and
-    so is an oracle), that of another film by `seed`, none, or another of `perturbations`. The `batch_size` None is
-    what suits the device. `spacing` is the distance of rows and of columns in mm; None takes it from the files, or
+    The reports of QaTa-COV19 and MosMedData+ were made from the masks: an image with its own one has an oracle's help.
+    `spacing` is the distance of rows and of columns in mm; None takes it from the files, or
     pixels where one of them does not tell it. Raises `ValueError` for data that does not fit.
     """
-    folder = storage.check_folder(out if out is not None else default_folder(model.path, split, text), what="scores")
-    scored = score_part(
-        model, root, split=split, table=table, text=text, seed=seed, device=device, batch_size=batch_size,
-        workers=workers, spacing=spacing, tolerances=tolerances, progress=progress,
-    )  # fmt: skip
+    folder = storage.check_folder(out if out is not None else default_folder(model.path, part), what="scores")
+    scored = score_part(model, part, compute, spacing=spacing, tolerances=tolerances, progress=progress)
     return write_evaluation(scored, folder)
 
 
 def score_part(
     model: TrainedModel,
-    root: Path | str,
+    part: Part,
+    compute: Compute = Compute(),
     *,
-    split: str,
-    table: str | None,
-    text: str,
-    seed: int,
-    device: str,
-    batch_size: int | None,
-    workers: int,
-    spacing: tuple[float, float] | None,
-    tolerances: Sequence[float],
-    progress: Callable[[int, int], None] | None,
+    spacing: tuple[float, float] | None = None,
+    tolerances: Sequence[float] = TOLERANCES,
+    progress: Progress = SILENT,
 ) -> Scored:
     """Score a model on one split as `evaluate` does, and write nothing."""
     began = time.monotonic()
     config = model.config
-    images = dataset_of(model, root, split=split, table=table, text=text, seed=seed)
+    images = dataset_of(model, part)
     cases = images.cases
     num_reports = images.num_readable
-    if text != "none" and config.data.text != "none" and num_reports < len(cases):
+    if part.text != "none" and config.data.text != "none" and num_reports < len(cases):
         logger.warning("%d of %d films have no report that the network can read", len(cases) - num_reports, len(cases))
     spacings, unit = _spacings(cases, spacing)
 
-    batch_size = batch_size or automatic_batch(model)
     scores: list[CaseScore] = []
-    network = inference_form(model, batch_size=batch_size)
-    found = predict_cases(network, images, device=device, batch_size=batch_size, workers=workers)
+    network, compute = for_inference(model, compute)
+    found = predict_cases(network, images, compute)
 
     measured: list[CaseCalibration] = []
     readings: list[PredictedFindings] = []
@@ -139,12 +125,11 @@ def score_part(
         reading = PredictedFindings.from_logits(prediction.logits, None) if prediction.logits else None
         return score_on_grids(prediction, details=details), _calibration_of(prediction, model), reading
 
-    for own, trust, reading in prefetch(score, found, maximum=2 * batch_size):
+    for own, trust, reading in prefetch(score, found, maximum=2 * (compute.batch_size or 1)):
         scores.append(own)
         measured += [] if trust is None else [trust]
         readings += [] if reading is None else [reading]
-        if progress is not None:
-            progress(len(scores), len(images))
+        progress.advance(len(scores), len(images))
 
     columns = as_columns([own.details for own in scores])
     if measured:
@@ -152,14 +137,15 @@ def score_part(
     summary = {
         "model": {"name": config.model.name, "preset": config.preset, "path": str(model.path), **_trained(model)},
         "data": {
-            "root": str(root), "split": split, "caption_table": table or config.data.table or OWN_TABLE,
+            "root": str(part.root), "split": part.split,
+            "caption_table": part.captions(config.data.table) or OWN_TABLE,
             "fingerprint": fingerprint(cases), "masks": mask_fingerprint(cases),
             "num_cases": len(cases), "num_groups": len({case.group for case in cases if case.group}) or None,
             "num_without_report": len(cases) - num_reports,
         },
         "text": {
-            "kind": text, "given": text_given(text, config.data.text, num_reports, len(cases)),
-            "seed": seed if text in SEEDED else None,
+            "kind": part.text, "given": text_given(part.text, config.data.text, num_reports, len(cases)),
+            "seed": part.seed if part.text in SEEDED else None,
             "trust": config.model.arguments.get("trust", DEFAULT_TRUST) if config.data.text == "findings" else None,
         },
         "threshold": THRESHOLD,
@@ -175,11 +161,11 @@ def score_part(
         "figures": figures(cases, columns, [[own["original"] for own in score.classes] for score in scores]),
         "calibration": summarise(measured, calibration=model.calibration) if measured else None,
         "reading": (
-            summarise_findings(readings, [case.report for case in cases]) if readings and text == "right" else None
+            summarise_findings(readings, [case.report for case in cases]) if readings and part.text == "right" else None
         ),
         "settings": to_toml(config),
         "loss_curves": "log.jsonl" if history_of(model) else None,
-        "software": provenance(torch.device(device)),
+        "software": provenance(torch.device(compute.device)),
         "seconds": round(time.monotonic() - began, 2),
     }  # fmt: skip
     return Scored(model, cases, images, scores, columns, summary)
@@ -284,7 +270,7 @@ def _draw(model: TrainedModel, cases: list[Case], like: CaseDataset, folder: Pat
     entries = []
     images = CaseDataset(cases, like.config, num_classes=like.num_classes)
     names = class_names(like.config, like.num_classes)
-    for number, prediction in enumerate(predict_cases(model.network, images, device=device), start=1):
+    for number, prediction in enumerate(predict_cases(model.network, images, Compute(str(device))), start=1):
         case, target = cases[prediction.index], prediction.original_mask
         assert target is not None
         found = to_labels(to_original(prediction.probability, target.shape))
@@ -321,7 +307,7 @@ def history_of(model: TrainedModel) -> list[dict[str, Any]]:
         return []
 
 
-def default_folder(model: Path, split: str, text: str) -> Path:
+def default_folder(model: Path, part: Part) -> Path:
     """Return where the scores of a model folder go: beside the run's best, or into the folder itself.
 
     Those of a model that is found by its name go to `scores/<name>` in the current folder, for its own folder belongs
@@ -329,4 +315,4 @@ def default_folder(model: Path, split: str, text: str) -> Path:
     """
     name = name_of(model)
     parent = Path("scores") / name if name else model.parent if model.name == "best" else model
-    return parent / f"evaluation-{split}" / text
+    return parent / f"evaluation-{part.split}" / part.text

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,9 +11,9 @@ from torch import nn
 from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.data.batches import Batch, EpochBatches, iterate_batches
 from c2fvl.data.dataset import CaseDataset
-from c2fvl.data.perturbations import perturb_reports
-from c2fvl.data.scan import scan
+from c2fvl.data.part import Part
 from c2fvl.data.transforms import resize_mask
+from c2fvl.inference.compute import Compute
 from c2fvl.inference.masks import THRESHOLD, to_labels, to_original
 from c2fvl.inference.torch_engine import infer, probabilities
 from c2fvl.metrics.overlap import Overlap, overlap
@@ -63,28 +62,25 @@ class CasePrediction:
 def predict_cases(
     network: nn.Module,
     dataset: CaseDataset,
+    compute: Compute = Compute(),
     *,
-    device: torch.device | str = "cpu",
-    batch_size: int = 8,
-    workers: int = 0,
-    precision: str = "fp32",
     loss: Loss | None = None,
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[CasePrediction]:
     """Yield the prediction of every film of this process's share, in the order of the data set.
 
-    The network is put in eval mode for it and left in it.
+    The network, which lies on the device of `compute`, is put in eval mode for it and left in it. Without a batch size
+    it is run image by image.
     """
     network.eval()
-    batches = EpochBatches(len(dataset), batch_size, rank=rank, world=world)
+    device = torch.device(compute.device)
+    batches = EpochBatches(len(dataset), compute.batch_size or 1, rank=rank, world=world)
     places = [index for batch in batches for _, index in batch]
     done = 0
-    pin_memory = torch.device(device).type == "cuda"
-    for batch in (
-        batch.to(device) for batch in iterate_batches(dataset, batches, workers=workers, pin_memory=pin_memory)
-    ):
-        output = infer(network, batch, device=device, precision=precision)
+    items = iterate_batches(dataset, batches, workers=compute.workers, pin_memory=device.type == "cuda")
+    for batch in (batch.to(device) for batch in items):
+        output = infer(network, batch, device=device, precision=compute.precision)
         probability = probabilities(output).cpu().numpy()
         losses = None if loss is None else _losses(loss, output, batch)
         logits = [values.float().cpu().numpy() for values in output.findings or ()]
@@ -143,13 +139,10 @@ def _losses(loss: Loss, output: Output, batch: Batch) -> list[float] | None:
     return [of(row) for row in range(len(batch.mask))]
 
 
-def dataset_of(
-    model: TrainedModel, root: Path | str, *, split: str, table: str | None, text: str, seed: int
-) -> CaseDataset:
-    """Return the films of one split as the model takes them, with the reports that `text` says."""
+def dataset_of(model: TrainedModel, part: Part) -> CaseDataset:
+    """Return the cases of a part as the model takes them. Raises as `Part.cases` and `CaseDataset`."""
     config = model.config
-    cases = perturb_reports(scan(root, split, table=table or config.data.table or None), text, seed=seed)
-    settings = dataclasses.replace(config.data, missing_reports="allow")
-    if config.data.text != "none" and text != "none":
-        settings = dataclasses.replace(settings, missing_reports=config.data.missing_reports)
-    return CaseDataset(cases, settings, num_classes=num_classes(config.model))
+    settings = config.data
+    if settings.text == "none" or part.text == "none":
+        settings = dataclasses.replace(settings, missing_reports="allow")
+    return CaseDataset(part.cases(settings.table), settings, num_classes=num_classes(config.model))

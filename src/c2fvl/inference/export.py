@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from c2fvl.inference.torch_engine import NetworkEngine, probabilities
 from c2fvl.metrics.overlap import dice, overlap
 from c2fvl.models.inference_model import optimize
 from c2fvl.models.registry import find_network, num_classes
+from c2fvl.progress import SILENT, Progress
 from c2fvl.reports.encoders import text_shape
 from c2fvl.reports.findings import FINDINGS
 from c2fvl.reports.predicted_findings import LOGITS
@@ -81,7 +82,7 @@ def export(
     opset: int | None = None,
     calibration: Path | str | None = None,
     table: str | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = SILENT,
 ) -> Exported:
     """Write the network of `model` to the file `out` (.onnx) and return what was measured of it.
 
@@ -89,7 +90,7 @@ def export(
     validation part. Raises `ValueError` where the network cannot be exported so, where calibration data are missing or
     surplus, and where the result differs too much; nothing is written then.
     """
-    out, say = Path(out), progress or (lambda message: None)
+    out = Path(out)
     if out.suffix != ".onnx":
         raise ValueError(f"{out}: an exported network has the ending .onnx")
     if dtype not in DTYPES:
@@ -101,12 +102,12 @@ def export(
             else f"--calibration is for int8; {dtype} needs none"
         )
     images = None if calibration is None else _films(model, calibration, table)
-    say("translating")
+    progress.stage("translating")
     content = _described(_translate(model, opset), model, dtype)
     with tempfile.TemporaryDirectory(prefix="c2fvl-export-") as folder:
         file = Path(folder) / "network.onnx"
         storage.write_bytes(file, content)
-        say("comparing with PyTorch")
+        progress.stage("comparing with PyTorch")
         difference = _difference(model, _opened(file, model.config.model.name, opset))
         _check("fp32", difference)
         if dtype == "fp16":
@@ -116,11 +117,11 @@ def export(
         if images is None:
             storage.write_bytes(out, file.read_bytes())
             return Exported(out, dtype, _opset(file), difference)
-        say("taking scales")
+        progress.stage("taking scales")
         calibrated, scored = images
         quantised = Path(folder) / "int8.onnx"
         _quantise(file, quantised, calibrated)
-        say("scoring both")
+        progress.stage("scoring both")
         before, after = (
             _mean_dice(engine, scored)
             for engine in (NetworkEngine(dataclasses.replace(model, network=model.network.cpu())), OnnxModel(quantised))

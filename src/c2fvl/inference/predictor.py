@@ -205,7 +205,7 @@ class Predictor:
             raise ValueError(f"the report is {report!r}; expected is a sentence or a Report")
         elif orientation not in (report.orientation, "image"):
             raise ValueError(
-                f"the Report is in the {report.orientation}'s orientation but `orientation` says {orientation}; give one"
+                f"the Report has the orientation {report.orientation!r}, but `orientation` is {orientation!r}; give one"
             )
         if self.encoder is None:
             self._say_once("this network reads no report; the one given changes nothing")

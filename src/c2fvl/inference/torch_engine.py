@@ -6,6 +6,7 @@ Three pairs of grid and rule are kept apart and always labelled:
 - `original`: the probability map brought to the film's own size against the mask as it is in the file.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -14,11 +15,21 @@ from torch import Tensor, nn
 
 from c2fvl.checkpoints.trained_model import TrainedModel, check_device
 from c2fvl.data.batches import Batch
+from c2fvl.inference.compute import Compute
 from c2fvl.inference.engine import Computed
-from c2fvl.inference.precision import autocast
+from c2fvl.inference.precision import autocast, check_precision
 from c2fvl.models import Output
 from c2fvl.models.inference_model import optimize
 from c2fvl.reports.encoders import text_shape
+
+
+def for_inference(model: TrainedModel, compute: Compute) -> tuple[nn.Module, Compute]:
+    """Return the inference form of a model's network and `compute` with a batch size, both as the device suits."""
+    compute = dataclasses.replace(compute, batch_size=compute.batch_size or automatic_batch(model))
+    if compute.precision != "fp32":
+        check_precision(compute.device, compute.precision)
+        return optimize(model.network), compute
+    return inference_form(model, batch_size=compute.batch_size or 1), compute
 
 
 def inference_form(model: TrainedModel, *, batch_size: int = 1, in_place: bool = False) -> nn.Module:

@@ -2,21 +2,23 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from c2fvl.checkpoints.folders import CALIBRATION, WEIGHTS
 from c2fvl.checkpoints.trained_model import TrainedModel
+from c2fvl.data.part import Part
 from c2fvl.data.perturbations import text_given
 from c2fvl.data.prefetch import prefetch
 from c2fvl.data.scan import fingerprint
 from c2fvl.files import storage
 from c2fvl.inference.cases import CasePrediction, dataset_of, predict_cases
+from c2fvl.inference.compute import Compute
 from c2fvl.inference.masks import to_original
-from c2fvl.inference.torch_engine import automatic_batch, inference_form
+from c2fvl.inference.torch_engine import for_inference
 from c2fvl.metrics.temperature import LogitHistogram, TemperatureScaling
 from c2fvl.models.registry import num_classes
+from c2fvl.progress import SILENT, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -28,23 +30,13 @@ _DOUBTS = {
 
 
 def calibrate(
-    model: TrainedModel,
-    root: Path | str,
-    *,
-    split: str = "val",
-    table: str | None = None,
-    text: str = "right",
-    seed: int = 0,
-    device: str = "cpu",
-    batch_size: int | None = None,
-    workers: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    model: TrainedModel, part: Part, compute: Compute = Compute(), *, progress: Progress = SILENT
 ) -> dict[str, Any]:
-    """Fit to the films of one split, write `calibration.json` to the model folder and return its content.
+    """Fit to the films of a part, write `calibration.json` to the model folder and return its content.
 
-    `text` and `seed` say which report each film gets, as in `evaluate`; a temperature is for films that are given such
-    reports. Raises `ValueError`, with nothing written, for a network of several classes and for films to which no
-    temperature can be fitted: without masks, with empty masks only, or all of them right.
+    The temperature is for images that are given such reports as those of the part. Raises `ValueError`, with nothing
+    written, for a network of several classes and for images to which none can be fitted: without masks, with empty
+    masks only, or all of them right.
     """
     classes = num_classes(model.config.model)
     if classes > 2:
@@ -52,33 +44,31 @@ def calibrate(
             f"{model.path}: the network tells {classes} classes apart, and a temperature is fitted for one lesion "
             "only; its probabilities stay as they are"
         )
-    images = dataset_of(model, root, split=split, table=table, text=text, seed=seed)
+    images = dataset_of(model, part)
     cases, config = images.cases, model.config
-    if split.lower() in _DOUBTS:
-        logger.warning("the temperature is fitted on the split %s: %s", split, _DOUBTS[split.lower()])
+    if part.split.lower() in _DOUBTS:
+        logger.warning("the temperature is fitted on the split %s: %s", part.split, _DOUBTS[part.split.lower()])
 
     histogram = LogitHistogram()
-    batch_size = batch_size or automatic_batch(model)
-    network = inference_form(model, batch_size=batch_size)
-    found = predict_cases(network, images, device=device, batch_size=batch_size, workers=workers)
-    counted = prefetch(lambda prediction: _count(histogram, prediction), found, maximum=2 * batch_size)
+    network, compute = for_inference(model, compute)
+    found = predict_cases(network, images, compute)
+    counted = prefetch(lambda prediction: _count(histogram, prediction), found, maximum=2 * (compute.batch_size or 1))
     for done, _ in enumerate(counted, start=1):
-        if progress is not None:
-            progress(done, len(images))
+        progress.advance(done, len(images))
 
     try:
         scaling = histogram.fit()
     except ValueError as error:
-        raise ValueError(f"{root} ({split}): {error}") from error
+        raise ValueError(f"{part.root} ({part.split}): {error}") from error
     alone = histogram.fit_temperature()
     before, after = histogram.quality(TemperatureScaling()), histogram.quality(scaling)
     record = {
         "temperature": scaling.temperature, "offset": scaling.offset,
         "weights_sha256": model.metrics.get("weights_sha256") or storage.checksum((model.path / WEIGHTS).read_bytes()),
         "fitted_on": {
-            "root": Path(root).resolve().name, "split": split, "fingerprint": fingerprint(cases),
-            "num_cases": len(cases), "text": text,
-            "given": text_given(text, config.data.text, images.num_readable, len(cases)),
+            "root": Path(part.root).resolve().name, "split": part.split, "fingerprint": fingerprint(cases),
+            "num_cases": len(cases), "text": part.text,
+            "given": text_given(part.text, config.data.text, images.num_readable, len(cases)),
         },
         "nll_before": before.nll, "nll_after": after.nll,
         "ece_before": before.ece, "ece_after": after.ece,

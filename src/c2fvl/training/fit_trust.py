@@ -4,7 +4,7 @@ For a network that reads the film before the report. Every film is observed once
 change of its report and each trust.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.config_files import to_toml
 from c2fvl.data.batches import EpochBatches, iterate_batches
 from c2fvl.data.dataset import CaseDataset
+from c2fvl.data.part import Part
 from c2fvl.data.perturbations import perturb_reports
 from c2fvl.data.prefetch import prefetch
 from c2fvl.data.scan import fingerprint, mask_fingerprint
@@ -26,6 +27,7 @@ from c2fvl.inference.torch_engine import inference_form, probabilities
 from c2fvl.metrics.intervals import Bootstrap
 from c2fvl.metrics.overlap import dice, overlap
 from c2fvl.models.filmfirst import FilmFirst, ImageFeatures
+from c2fvl.progress import SILENT, Progress
 from c2fvl.reports.encoders import FindingsEncoder
 from c2fvl.reports.findings import TRUST
 
@@ -36,24 +38,21 @@ MAX_HARM = {"shuffled": 1.0, "sides_exchanged": 1.0, "zone_off": 2.0}
 """Points of Dice below no report that each may cost at the default trust."""
 
 
-def measure_trust(
+def fit_trust(
     model: TrainedModel,
-    root: Path | str,
+    part: Part,
     *,
-    split: str = "val",
-    table: str | None = None,
-    seed: int = 0,
     trusts: Sequence[float] = TRUSTS,
     keep: bool = False,
     batch_size: int = 8,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Return Dice per image with the right report and with wrong ones at each trust, and the default chosen.
 
     The default is the highest trust at which no change of `WRONG` costs more than `MAX_HARM` against no report, by
     its mean over the films. "held_out" tells what such a choice does on films that it was not made on: the default of
-    each half of the patients, drawn by `seed`, is scored on the other half. `keep` writes the default to the settings
-    of the model folder, and the curve beside them.
+    each half of the patients, drawn by the seed of `part`, is scored on the other half. `keep` writes the default to
+    the settings of the model folder, and the curve beside them.
 
     Raises `ValueError` for a network that does not read the film first, and for films of which none has a report.
     """
@@ -61,11 +60,13 @@ def measure_trust(
         raise ValueError(
             f"{model.path} holds the network {model.config.model.name}, which has no trust; it is for filmfirst"
         )
-    images = dataset_of(model, root, split=split, table=table, text="right", seed=seed)
+    images = dataset_of(model, part.with_text("right"))
     if not images.num_readable:
-        raise ValueError(f"{root} ({split}): no film has a report that can be read, so there is nothing to trust")
+        raise ValueError(
+            f"{part.root} ({part.split}): no film has a report that can be read, so there is nothing to trust"
+        )
     trusts = sorted({0.0, *map(float, trusts)})
-    texts = {name: _texts(images, name, seed) for name in ("right", *WRONG)}
+    texts = {name: _texts(images, name, part.seed) for name in ("right", *WRONG)}
     scores = {name: np.empty((len(trusts), len(images))) for name in texts}
     device = next(model.network.parameters()).device
     network = inference_form(model, batch_size=batch_size)
@@ -94,18 +95,17 @@ def measure_trust(
                             mask = batch.original_masks[row]
                             assert mask is not None
                             yield name, step, place, drawn[row], mask
-            if progress is not None:
-                progress(first, len(images))
+            progress.advance(first, len(images))
 
     for _ in prefetch(score, answers(), maximum=16 * batch_size):
         pass
     for name in WRONG:
         scores[name][0] = scores["right"][0]
     found = _curve(images, scores, trusts) | {
-        "held_out": _held_out(images, scores, trusts, seed),
+        "held_out": _held_out(images, scores, trusts, part.seed),
         "weights_sha256": model.metrics.get("weights_sha256"),
         "measured_on": {
-            "root": Path(root).resolve().name, "split": split, "num_cases": len(images), "seed": seed,
+            "root": Path(part.root).resolve().name, "split": part.split, "num_cases": len(images), "seed": part.seed,
             "fingerprint": fingerprint(images.cases), "masks": mask_fingerprint(images.cases),
         },
     }  # fmt: skip

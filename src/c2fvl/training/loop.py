@@ -33,6 +33,7 @@ from c2fvl.data.prefetch import prefetch
 from c2fvl.data.scan import Case, fingerprint, scan
 from c2fvl.files import storage
 from c2fvl.inference.cases import CasePrediction, predict_cases, score_on_grids
+from c2fvl.inference.compute import Compute
 from c2fvl.inference.precision import autocast, is_emulated, settled_precision
 from c2fvl.inference.torch_engine import infer
 from c2fvl.metrics.overlap import Overlap, summarise_classes
@@ -382,9 +383,9 @@ class _Trainer:
             return prediction.index, prediction.loss, tuple(of_class[grid] for of_class in classes)
 
         found = predict_cases(
-            self._network_to_score(), self.val_data, device=self.device, batch_size=settings.batch_size,
-            workers=self.config.data.workers, precision=settings.precision, loss=self.loss,
-            rank=self.rank, world=self.world,
+            self._network_to_score(), self.val_data,
+            Compute(str(self.device), settings.batch_size, self.config.data.workers, settings.precision),
+            loss=self.loss, rank=self.rank, world=self.world,
         )  # fmt: skip
         mine = list(prefetch(score, found, maximum=2 * settings.batch_size))
         everything = sorted(gather_object(mine) if self.world > 1 else mine, key=lambda entry: entry[0])

@@ -8,7 +8,7 @@ that two splits share. Oddities that do no harm are warnings, the rest is counte
 import hashlib
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -26,6 +26,7 @@ from c2fvl.data.check.summary import DeepSummary
 from c2fvl.data.scan import find_splits, inspect
 from c2fvl.files.images import read_mask_as, read_pixels
 from c2fvl.messages import listed
+from c2fvl.progress import SILENT, Progress
 from c2fvl.reports.from_mask import report_from_mask
 from c2fvl.reports.report import Report
 from c2fvl.reports.zones import ZONES, hands_of
@@ -116,17 +117,17 @@ def check(
     modality: Modality | None = None,
     mask: str = "lesion",
     workers: int = 2,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = SILENT,
     deep: DeepOptions | None = None,
 ) -> CheckSummary:
     """Check the data set `root`: all splits found or those named, with the caption table `table` as in `scan`.
 
     `modality` ("film" or "ct") says how captions name the zones of a mask; by default MosMedData+ is told by its
     file names and everything else counts as film. `mask` says what masks hold, as the setting data.mask; captions are
-    compared with all classes together. `progress` is called with (cases done, cases in all).
+    compared with all classes together. `progress` counts cases.
 
     With `deep` films are compared with each other as well, and captions with what is known of their faults; `root`
-    may then also be a caption table, or a folder of caption tables without films. `progress` goes on with the pairs.
+    may then also be a caption table, or a folder of caption tables without films. `progress` then counts pairs.
 
     Raises `FileNotFoundError` where `root` holds no data set; everything else is among the problems. What `deep` cannot
     write raises as `check_options`.
@@ -146,16 +147,15 @@ def check(
             lambda entry: _look(entry[0], entry[1], modality, mask, deep=deep is not None), cases[len(looks) :]
         ):
             looks.append(look)
-            if progress is not None:
-                progress(len(looks), len(cases))
+            progress.advance(len(looks), len(cases))
     problems += [problem for look in looks for problem in look.problems]
     problems += _find_duplicates(cases, looks)
     problems += _find_shared_groups(list({(split, case.id): (split, case) for split, case in cases}.values()))
     deeper = None
     if deep is not None:
-        more = None if progress is None else lambda done, total: progress(len(looks) + done, len(looks) + total)
+        progress.stage("comparing images with each other")
         images = [look.film for look in looks if look.film is not None]
-        deeper = look_deeper(images, deep, workers=workers, progress=more)
+        deeper = look_deeper(images, deep, workers=workers, progress=progress)
         problems += deeper.problems
     rest = iter(looks)
     summaries = tuple(_summarise(scan, list(islice(rest, len(scan.cases)))) for scan in scans)

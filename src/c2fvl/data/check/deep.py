@@ -1,7 +1,7 @@
 """What a data set hides: whose left its captions mean, faults of their sentences, patients and films in two splits."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -16,6 +16,7 @@ from c2fvl.data.check.summary import DeepSummary, NearDuplicate, OrientationEvid
 from c2fvl.data.pictures import side_by_side
 from c2fvl.files import storage
 from c2fvl.files.images import read_pixels, write_image
+from c2fvl.progress import SILENT, Progress
 from c2fvl.reports.caption_faults import find_faults, has_empty_slot
 from c2fvl.reports.report import Report
 from c2fvl.reports.zones import hands_of
@@ -72,11 +73,11 @@ def look_deeper(
     options: DeepOptions,
     *,
     workers: int = 2,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = SILENT,
 ) -> DeepSummary:
     """Compare films with each other and captions with masks, and write what `options` ask for.
 
-    `progress` is called with (pairs done, pairs in all). What keeps a data set from telling anything, such as films
+    `progress` counts pairs. What keeps a data set from telling anything, such as films
     without masks or captions, is no error: there is then nothing to report.
     """
     seen = [film for film in images if film.sketch is not None]

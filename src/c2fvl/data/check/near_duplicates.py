@@ -17,7 +17,6 @@ lost more than about a tenth of its side is not found.
 """
 
 import math
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,8 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from c2fvl.progress import SILENT, Progress
 
 MIN_CORRELATION = 0.91
 """From here on two films count as near duplicates."""
@@ -80,10 +81,8 @@ def sketch(pixels: NDArray[Any]) -> NDArray[np.int8]:
     return np.rint(_SCALE * np.clip(detail / (contrast + floor + 1e-9), -_CLIP, _CLIP)).astype(np.int8)
 
 
-def find_duplicates(
-    sketches: NDArray[np.int8], *, workers: int = 1, progress: Callable[[int, int], None] | None = None
-) -> Search:
-    """Return the near duplicates among sketches (N, 64, 64); `progress` is called with (candidates done, in all).
+def find_duplicates(sketches: NDArray[np.int8], *, workers: int = 1, progress: Progress = SILENT) -> Search:
+    """Return the near duplicates among sketches (N, 64, 64); `progress` counts candidates.
 
     Pictures of one grey value are passed over.
     """
@@ -102,8 +101,7 @@ def find_duplicates(
                 if known is None or known.correlation < pair.correlation:
                     found[pair.first, pair.second] = pair
             done += len(chunk)
-            if progress is not None:
-                progress(done, len(candidates))
+            progress.advance(done, len(candidates))
     best_first = sorted(found.values(), key=lambda pair: (-pair.correlation, pair.first, pair.second))
     return Search(tuple(best_first), len(candidates), limit)
 

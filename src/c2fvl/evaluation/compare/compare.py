@@ -7,9 +7,8 @@ is a model or several seeds of one, whose scores are averaged film by film befor
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ import numpy as np
 from c2fvl.checkpoints.folders import find_model, parse_settings, read_metrics
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.config import Config
-from c2fvl.data.perturbations import SEEDED, perturb_reports, text_given
-from c2fvl.data.scan import fingerprint, scan
+from c2fvl.data.part import Part
+from c2fvl.data.perturbations import SEEDED, text_given
+from c2fvl.data.scan import fingerprint
 from c2fvl.evaluation.compare.paired import (
     CaseTable,
     PairedDifference,
@@ -29,8 +29,10 @@ from c2fvl.evaluation.compare.paired import (
     read_case_table,
 )
 from c2fvl.evaluation.evaluate import OWN_TABLE, default_folder, evaluate
+from c2fvl.inference.compute import Compute
 from c2fvl.inference.cost import Conditions, Speed, Stage, build_empty, measure_speed, stages
 from c2fvl.metrics.intervals import Bootstrap
+from c2fvl.progress import SILENT, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -175,21 +177,15 @@ def _summary(folder: Path) -> dict[str, Any]:
 
 def compare(
     models: Sequence[Path | str],
-    root: Path | str | None = None,
+    part: Part | None = None,
+    compute: Compute = Compute(batch_size=SPEED_BATCH),
     *,
-    split: str = "val",
-    table: str | None = None,
-    text: str = "right",
-    seed: int = 0,
     text_model: str | None = None,
-    device: str = "cpu",
-    batch_size: int | None = SPEED_BATCH,
-    workers: int = 0,
     speed: bool = True,
     fresh: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = SILENT,
 ) -> Comparison:
-    """Return the table of systems (`read_system`), scored on one split of `root`; without a root, of their costs alone.
+    """Return the table of systems (`read_system`), scored on `part`; without one, of their costs alone.
 
     Evaluations are written beside each model, as `c2fvl evaluate` does; one of the same weights, films and reports is
     used again unless `fresh`. Folders of evaluations are taken as they are. Raises, before anything long begins,
@@ -200,21 +196,16 @@ def compare(
         raise ValueError("there is nothing to compare; name run folders or model folders")
     systems = [read_system(entry) for entry in models]
     labels = _labels(systems)
-    say = progress or (lambda message: None)
-    given = {
-        "split": split, "table": table, "text": text, "seed": seed, "device": device, "batch_size": batch_size,
-        "workers": workers,
-    }  # fmt: skip
     scored: list[list[tuple[Path, dict[str, Any]]]] = []
     for label, system in zip(labels, systems, strict=True):
         if system.is_evaluation:
             scored.append([(folder, _summary(folder)) for folder in system.folders])
-        elif root is None:
+        elif part is None:
             scored.append([])
         else:
             scored.append([
-                _evaluation(folder, config, root, given, text_model=text_model, fresh=fresh,
-                            say=partial(say, f"scoring {label}"))
+                _evaluation(folder, config, part, compute, text_model=text_model, fresh=fresh, label=label,
+                            progress=progress)
                 for folder, config in zip(system.folders, system.settings, strict=True)
             ])  # fmt: skip
     tables = [[read_case_table(place) for place, _ in own] for own in scored]
@@ -231,11 +222,13 @@ def compare(
     for label, system, own, seeds in zip(labels, systems, scored, tables, strict=True):
         measured = None
         if speed and system.settings:
-            say(f"measuring {label}")
-            conditions = Conditions(device, batch_size=batch_size or SPEED_BATCH)
+            progress.stage(f"measuring {label}")
+            conditions = Conditions(compute.device, batch_size=compute.batch_size or SPEED_BATCH)
             measured = measure_speed(system.settings[0], conditions)
             speeds.append(measured)
-        entries.append(_entry(label, system, own, seeds, bootstrap=bootstrap, speed=measured, text=text))
+        entries.append(
+            _entry(label, system, own, seeds, bootstrap=bootstrap, speed=measured, text=part.text if part else "right")
+        )
     columns = {**(SCORES if with_scores else {}), **COSTS, **(SPEEDS if speeds else {})}
     pairs = {label: seeds for label, seeds in zip(labels, tables, strict=True) if seeds}
     apart = all_differences(pairs, bootstrap) if bootstrap is not None and len(pairs) > 1 else []
@@ -277,28 +270,28 @@ def _entry(
 def _evaluation(
     folder: Path,
     config: Config,
-    root: Path | str,
-    given: dict[str, Any],
+    part: Part,
+    compute: Compute,
     *,
     text_model: str | None,
     fresh: bool,
-    say: Callable[[], object],
+    label: str,
+    progress: Progress,
 ) -> tuple[Path, dict[str, Any]]:
     """Return where the scores of a model lie and their summary, made now unless they are there."""
-    place = default_folder(folder, given["split"], given["text"])
-    captions = given["table"] or config.data.table
-    cases = perturb_reports(scan(root, given["split"], table=captions or None), given["text"], seed=given["seed"])
+    place = default_folder(folder, part)
     wanted = {
-        "root": str(root), "table": captions or OWN_TABLE, "fingerprint": fingerprint(cases),
-        "seed": given["seed"] if given["text"] in SEEDED else None,
+        "root": str(part.root), "table": part.captions(config.data.table) or OWN_TABLE,
+        "fingerprint": fingerprint(part.cases(config.data.table)),
+        "seed": part.seed if part.text in SEEDED else None,
     }  # fmt: skip
     found = None if fresh else _earlier(place, folder, wanted)
     if found is None:
-        say()
-        model = load_model(folder, device=given["device"])
+        progress.stage(f"scoring {label}")
+        model = load_model(folder, device=compute.device)
         if text_model is not None and model.config.data.text == "sentence":
             model = model.with_text_model(text_model)
-        found = evaluate(model, root, out=place, **given).summary
+        found = evaluate(model, part, compute, out=place, progress=progress).summary
     return place, found
 
 

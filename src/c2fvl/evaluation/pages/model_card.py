@@ -202,8 +202,8 @@ def _trust(folder: Path) -> list[str]:
     return [
         "## Trust in reports", "",
         f"Dice per image, %, {measured['num_cases']} films of the {escape(measured['split'])} part; without a report "
-        f"{show(found['none'], fraction=True)}. The default is the highest trust at which a wrong report costs at most so "
-        f"many points: {bounds}. The gain kept is that of the right report, against trust 1.", "",
+        f"{show(found['none'], fraction=True)}. The default is the highest trust at which a wrong report costs at most "
+        f"so many points: {bounds}. The gain kept is that of the right report, against trust 1.", "",
         *table(["fit-trust", "right report", *(titles[name] for name in wrong), "gain kept, %"], rows, numbers=5), "",
         *_held_out(found, titles),
     ]  # fmt: skip
@@ -217,7 +217,8 @@ def _held_out(curve: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
     kept = "" if found["gain_kept"] is None else f", {100 * found['gain_kept']:.0f} % of the gain kept"
     return [
         f"Chosen on half of the patients ({' and '.join(f'{trust:g}' for trust in found['defaults'])}) and scored on "
-        f"the other: the right report {show(found['right'], fraction=True)}{kept}; points below no report: {costs}.", "",
+        f"the other: the right report {show(found['right'], fraction=True)}{kept}; points below no report: {costs}.",
+        "",
     ]  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def render(
     )  # fmt: skip
     figures, unit = summary["figures"], summary["unit"]["length"]
     table = [
-        {"name": label_of(name, unit)[0], "share": label_of(name, unit)[1], **found}
+        {"name": label_of(name, unit)[0], "fraction": label_of(name, unit)[1], **found}
         for name, found in figures["per_image"].items()
     ]
     return environment.get_template("report.html").render(

@@ -1,0 +1,17 @@
+"""What computes: device, batch size, worker processes and precision. No torch."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What a network is run with on the cases of a data set."""
+
+    device: str = "cpu"
+    """cpu or cuda, where the network lies."""
+    batch_size: int | None = None
+    """Images at once; None for what suits the device."""
+    workers: int = 0
+    """Processes that read images; 0 for a thread."""
+    precision: str = "fp32"
+    """fp32, bf16 or fp16."""
