@@ -242,7 +242,7 @@ def test_operations_by_hand():
     pixels = 6 * 8
     assert counts["parts.0"] == 2 * pixels * 4 * 3 * 9
     assert counts["parts.1"] == 2 * pixels * 4 * 2 * 9
-    assert counts["enlarge"] == 2 * pixels * 4 * 2 * 4
+    assert counts["upsample"] == 2 * pixels * 4 * 2 * 4
     tokens = 4 * pixels
     assert counts["linear"] == 2 * tokens * 2 * 5
     attention = 2 * 2 * tokens * tokens * 2
