@@ -22,10 +22,10 @@ import cv2
 import numpy as np
 
 from c2fvl.data.cases import SUFFIXES, Case, split_name
-from c2fvl.data.prefetch import ahead
+from c2fvl.data.prefetch import prefetch
 from c2fvl.data.scan import find_splits, scan
 from c2fvl.files import storage
-from c2fvl.files.images import read_file, read_pixels
+from c2fvl.files.images import read_image_bytes, read_pixels
 from c2fvl.files.tables import write_cells
 from c2fvl.reports.report import Report, parse_report
 
@@ -94,7 +94,7 @@ def pack(
         raise ValueError(f"the name {name!r} must hold letters, digits, '.', '_' and '-' only")
     wanted = tuple(splits) if splits is not None else find_splits(root)
     cases = [(split, number, case) for split in wanted for number, case in enumerate(scan(root, split, table=table))]
-    encoded = ahead(lambda item: _encode(*item, jpeg_quality), cases, workers=os.cpu_count() or 1, maximum=64)
+    encoded = prefetch(lambda item: _encode(*item, jpeg_quality), cases, workers=os.cpu_count() or 1, maximum=64)
     errors, counts, parts = [], dict.fromkeys(wanted, 0), []
     with storage.new_folder(out) as building:
         for group in _by_size(encoded, max_bytes):
@@ -120,7 +120,7 @@ def pack(
 
 def _encode(split: str, number: int, case: Case, jpeg_quality: int | None) -> _CaseFiles:
     key, suffix = f"{split}-{number:06d}", split_name(case.image.name)[1]
-    image, mean_error, max_error = read_file(case.image), 0.0, 0
+    image, mean_error, max_error = read_image_bytes(case.image), 0.0, 0
     if jpeg_quality is not None:
         pixels = read_pixels(case.image)
         if pixels.dtype != np.uint8:
