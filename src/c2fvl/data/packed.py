@@ -94,8 +94,12 @@ def pack(
         raise ValueError(f"the name {name!r} must hold letters, digits, '.', '_' and '-' only")
     wanted = tuple(splits) if splits is not None else find_splits(root)
     cases = [(split, number, case) for split in wanted for number, case in enumerate(scan(root, split, table=table))]
-    encoded = prefetch(lambda item: _encode(*item, jpeg_quality), cases, workers=os.cpu_count() or 1, maximum=64)
-    errors, counts, parts = [], dict.fromkeys(wanted, 0), []
+    encoded = prefetch(
+        lambda item: _encode(item[0], item[1], item[2], jpeg_quality), cases, workers=os.cpu_count() or 1, maximum=64
+    )
+    errors: list[tuple[float, int]] = []
+    counts = dict.fromkeys(wanted, 0)
+    parts: list[dict[str, Any]] = []
     with storage.new_folder(out) as building:
         for group in _by_size(encoded, max_bytes):
             part = f"{name}-{len(parts):06d}.tar{'.gz' if compress else ''}"
