@@ -27,10 +27,12 @@ from c2fvl.inference.cases import predict_cases, score_on_grids
 from c2fvl.metrics.overlap import summarise
 from c2fvl.models import build_model
 from c2fvl.training.callbacks import Observer
-from c2fvl.training.loop import _Trainer, train
+from c2fvl.training.loop import train
 from c2fvl.training.optimizers import build_optimizer, learning_rate
 from c2fvl.training.random_state import seed_everything
 from c2fvl.training.resume_state import ResumeState, load_state, save_state
+from c2fvl.training.saving import restore_run
+from c2fvl.training.setup import set_up
 
 
 def log_of(run):
@@ -247,17 +249,20 @@ import sys, json, torch
 torch.set_num_threads(1)
 from accelerate import Accelerator
 from c2fvl.config_files import parse_config
-from c2fvl.training.callbacks import Observer
-from c2fvl.training.loop import _Trainer, end_processes
+from c2fvl.training.processes import end_processes
+from c2fvl.training.saving import restore_run
+from c2fvl.training.setup import set_up
+from c2fvl.training.validate import validate
 from pathlib import Path
 config = parse_config(Path(sys.argv[1]).read_text())
-trainer = _Trainer(config, Path(sys.argv[2]), resumed=True, observer=Observer())
-if trainer.rank:  # as after training, when each process has seen other films
-    for tensor in [*trainer.network.buffers(), *trainer.average.module.buffers()]:
+run = set_up(config, Path(sys.argv[2]), resumed=True)
+restore_run(run)
+if run.rank:  # as after training, when each process has seen other images
+    for tensor in [*run.network.buffers(), *run.ema.module.buffers()]:
         tensor.add_(1)
-scores = trainer._validate()
-if trainer.is_main:
-    print("SCORES" + json.dumps({"scores": scores, "processes": trainer.world}))
+scores = validate(run)
+if run.is_main:
+    print("SCORES" + json.dumps({"scores": scores, "processes": run.world}))
 end_processes()
 """
 
@@ -432,7 +437,7 @@ def test_a_loss_that_is_not_finite_names_the_films_and_keeps_the_state(tiny_conf
         return dataclasses.replace(item, image=image)
 
     monkeypatch.setattr(CaseDataset, "__getitem__", poisoned)
-    with pytest.raises(ValueError, match=r"the loss is nan in epoch 2, batch 1, with the films sub-"):
+    with pytest.raises(ValueError, match=r"the loss is nan in epoch 2, batch 1, with the images sub-"):
         train(resume=first.run, overrides=("train.epochs=2",))
     after = load_state(first.run / "last").weights
     assert all(torch.equal(value, after[name]) for name, value in before.items())
@@ -612,7 +617,7 @@ def test_all_generators_are_restored(tiny_config, tmp_path):
 
     found = []
     for _ in range(2):
-        _Trainer(load_config(run / "config.toml"), run, resumed=True, observer=Observer())
+        restore_run(set_up(load_config(run / "config.toml"), run, resumed=True))
         found.append(draws())
         draws()
     assert found[0] == found[1]
@@ -687,11 +692,11 @@ def test_settings_that_do_not_fit_leave_nothing(item, tiny_config, tmp_path):
 
 
 def test_trying_one_film_leaves_no_trace(tiny_config, tmp_path):
-    trainer = _Trainer(tiny_config, tmp_path / "run", resumed=False, observer=Observer())
+    prepared = set_up(tiny_config, tmp_path / "run")
     found = torch.get_rng_state()
     torch.manual_seed(tiny_config.train.seed * 1000)
     assert torch.equal(found, torch.get_rng_state())
-    counters = [value for name, value in trainer.network.named_buffers() if name.endswith("num_batches_tracked")]
+    counters = [value for name, value in prepared.network.named_buffers() if name.endswith("num_batches_tracked")]
     assert counters
     assert all(value == 0 for value in counters)
 
@@ -708,6 +713,6 @@ def test_the_precision_auto_is_settled_by_the_device_and_kept(tiny_config, tmp_p
 
 @pytest.mark.parametrize("emulated", [True, False])
 def test_a_precision_that_the_processor_lacks_is_said(tiny_config, tmp_path, monkeypatch, caplog, emulated):
-    monkeypatch.setattr("c2fvl.training.loop.is_emulated", lambda device, precision: emulated and precision == "bf16")
+    monkeypatch.setattr("c2fvl.training.setup.is_emulated", lambda device, precision: emulated and precision == "bf16")
     train(override(tiny_config, ["train.precision=bf16", "train.epochs=1"]), run=tmp_path / "run")
     assert ("train.precision=fp32 is faster here" in caplog.text) == emulated

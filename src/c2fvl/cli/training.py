@@ -24,7 +24,8 @@ def run_train(options: argparse.Namespace) -> int:
     config = None if options.preset is None else load_config(options.preset, overrides)
 
     from c2fvl.cli.terminal import TerminalObserver
-    from c2fvl.training.loop import end_processes, train
+    from c2fvl.training.loop import train
+    from c2fvl.training.processes import end_processes
 
     with TerminalObserver() as observer:
         result = train(
