@@ -1,4 +1,4 @@
-"""The grammar of the captions: from a sentence to side, number and zones, and the parts that could not be read.
+"""The grammar of captions: a sentence becomes side, number and zones, and a list of the parts that could not be read.
 
     sentence  := part (("," | "." | nothing) part)*
     part      := side | count | places
@@ -8,42 +8,43 @@
     place     := ["all"] height* ["left" | "right"] "lung"      height: upper, middle, lower
 
 The published captions break this in known ways: spaces, letters, glued words, a missing side, an empty slot of their
-template. These are understood; where a fault leaves open what was meant, the part is not read.
+template. The parser understands these; if a fault leaves the meaning open, the part is not read.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+from c2fvl.reports.zones import HANDS, HEIGHTS, zone_at
 
 NUMBER_WORDS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
 )  # fmt: skip
 
-_HEIGHTS = ("upper", "middle", "lower")
-_HANDS = ("left", "right")
 _SYNONYMS = {"higher": "upper", "lungs": "lung", "infections": "infection", "&": "and", "areas": "area"}
 _VOCABULARY = frozenset({
     "bilateral", "unilateral", "no", "pulmonary", "infection", "infected", "area", "all", "lung", "and",
-    *_HEIGHTS, *_HANDS, *NUMBER_WORDS, *_SYNONYMS,
+    *HEIGHTS, *HANDS, *NUMBER_WORDS, *_SYNONYMS,
 })  # fmt: skip
 _SEPARATORS = frozenset({",", ";", "."})
 _TOKEN = re.compile(r"[,;.](?![0-9])|(?<![0-9])[,;.]|(?:[^\s,;.]|(?<=[0-9])[,;.](?=[0-9]))+")
-"""A separator, or a word; between digits comma and point belong to the number, so that 2.5 is not read as 5."""
+"""A separator or a word; between digits, comma and point belong to the number, so that 2.5 is not read as 5."""
 
 _SHORTEST_CORRECTED = 5
-"""Shorter words have too many neighbours for a slip of one letter to be understood."""
+"""Slips of one letter are corrected only in words of this length or more; shorter ones have too many neighbours."""
 _MAX_WORD = 40
+_CACHE_SIZE = 4096
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a sentence says."""
+class ParsedCaption:
+    """What a caption says, and the parts of it that could not be read."""
 
     side: str | None
     number: int | None
-    zones: frozenset[tuple[str, str]]
-    """Pairs such as ("left", "upper")."""
+    zones: frozenset[str]
     unread: tuple[str, ...]
 
 
@@ -60,8 +61,12 @@ class _Place:
     heights: tuple[str, ...]
 
 
-def read_sentence(sentence: str) -> Said:
-    """Read a sentence as far as the grammar goes."""
+@functools.lru_cache(maxsize=_CACHE_SIZE)
+def parse_caption(sentence: str) -> ParsedCaption:
+    """Parse a sentence as far as the grammar goes.
+
+    Results are kept, because the captions of a data set repeat and each mirrored sample parses one.
+    """
     sides: list[tuple[str, str]] = []
     numbers: list[tuple[int, str]] = []
     places: list[_Place] = []
@@ -80,7 +85,7 @@ def read_sentence(sentence: str) -> Said:
     unread += [text for _, text in sides] if sides and side is None else []
     unread += [text for _, text in numbers] if numbers and number is None else []
     zones, unclear = _zones(side, places)
-    return Said(side, number, zones, tuple(dict.fromkeys(unread + unclear)))
+    return ParsedCaption(side, number, zones, tuple(dict.fromkeys(unread + unclear)))
 
 
 def _clauses(sentence: str) -> Iterator[list[_Word]]:
@@ -88,7 +93,7 @@ def _clauses(sentence: str) -> Iterator[list[_Word]]:
     words: list[_Word] = []
     for match in _TOKEN.finditer(sentence):
         if match[0] in _SEPARATORS:
-            if words and (match[0] != "," or not all(word.text in (*_HEIGHTS, "and") for word in words)):
+            if words and (match[0] != "," or not all(word.text in (*HEIGHTS, "and") for word in words)):
                 yield words
                 words = []
         else:
@@ -98,7 +103,7 @@ def _clauses(sentence: str) -> Iterator[list[_Word]]:
 
 
 def _understand(word: str) -> tuple[str, ...]:
-    """Return the words of the vocabulary that a word stands for: itself, glued ones, or one a letter away."""
+    """Return the words of the vocabulary that a word means: itself, glued words, or the one that is a letter away."""
     if word.isascii() and word.isdigit():
         return (word,)
     if word in _VOCABULARY:
@@ -114,7 +119,7 @@ def _understand(word: str) -> tuple[str, ...]:
 
 
 def _unglue(word: str) -> tuple[str, ...] | None:
-    """Return the words of the vocabulary that a word is made of ("andall"), None where it is not."""
+    """Return the words of the vocabulary that are glued in a word ("andall"), or None."""
     if word in _VOCABULARY:
         return (_SYNONYMS.get(word, word),)
     for cut in range(2, len(word) - 1):
@@ -126,7 +131,7 @@ def _unglue(word: str) -> tuple[str, ...] | None:
 
 
 def _one_slip(word: str, known: str) -> bool:
-    """Whether one letter is missing, doubled or too many, wrong, or changed places with its neighbour."""
+    """Tell whether one letter is missing, extra or wrong, or two neighbours are exchanged."""
     if len(known) < _SHORTEST_CORRECTED or abs(len(word) - len(known)) > 1:
         return False
     start = 0
@@ -145,7 +150,7 @@ _Part = str | int | list[_Place]
 
 
 def _parse_clause(words: list[str]) -> list[_Part] | None:
-    """Return the parts that follow each other in a clause; None if any of its words is in none of them."""
+    """Return the parts of a clause in order; None if a word belongs to none of them."""
     parts: list[_Part] = []
     position = 0
     readers: tuple[Callable[[list[str], int], tuple[_Part, int] | None], ...] = (_read_side, _read_count, _read_places)
@@ -200,33 +205,34 @@ def _read_place(words: list[str], position: int) -> tuple[_Place, int] | None:
     whole = words[position : position + 1] == ["all"]
     position += whole
     heights: list[str] = []
-    while position < len(words) and (words[position] in _HEIGHTS or (heights and words[position] == "and")):
+    while position < len(words) and (words[position] in HEIGHTS or (heights and words[position] == "and")):
         heights += [words[position]] if words[position] != "and" else []
         position += 1
-    hand = words[position] if position < len(words) and words[position] in _HANDS else None
+    hand = words[position] if position < len(words) and words[position] in HANDS else None
     position += hand is not None
     if words[position : position + 1] != ["lung"] or (heights and words[position - 1] == "and"):
         return None
-    if whole:  # also for "all lower left lung", whose lesion reaches over the whole lung where it is to be found
-        heights = list(_HEIGHTS)
+    if whole:  # also "all lower left lung": the lesion of the only such image covers the whole lung
+        heights = list(HEIGHTS)
     return _Place(hand, tuple(heights)), position + 1
 
 
-def _zones(side: str | None, places: list[_Place]) -> tuple[frozenset[tuple[str, str]], list[str]]:
-    """Give each place its hand, leave out the template's empty slot; return zones and the places that stay unclear."""
-    found = list(places)
-    # Left comes before right in the template, so that of two places the one without a hand is the other one.
-    if [place.hand for place in found] == [None, "right"]:
-        found[0] = _Place("left", found[0].heights)
-    elif [place.hand for place in found] == ["left", None]:
-        found[1] = _Place("right", found[1].heights)
-    named = {place.hand for place in found if place.heights}
-    zones: set[tuple[str, str]] = set()
+def _zones(side: str | None, places: list[_Place]) -> tuple[frozenset[str], list[str]]:
+    """Return the zones of the places, each with its hand, and the places that stay unclear."""
+    places = list(places)
+    # Left comes before right in the template, so of two places the one without a hand is the other one.
+    if [place.hand for place in places] == [None, "right"]:
+        places[0] = _Place("left", places[0].heights)
+    elif [place.hand for place in places] == ["left", None]:
+        places[1] = _Place("right", places[1].heights)
+    named = {place.hand for place in places if place.heights}
+    zones: set[str] = set()
     unclear: list[str] = []
-    for place in found:
+    for place in places:
+        # a slot of the template that was left empty: "Unilateral …, left lung and lower right lung"
         empty_slot = side == "unilateral" and not place.heights and len(named) == 1 and place.hand not in named
         if place.hand is not None and place.heights:
-            zones.update((place.hand, height) for height in place.heights)
+            zones.update(zone_at(place.hand, height) for height in place.heights)
         elif not empty_slot:
             unclear.append(" ".join(filter(None, (*place.heights, place.hand, "lung"))))
     return frozenset(zones), unclear

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from c2fvl.reports.caption_grammar import NUMBER_WORDS, read_sentence
+from c2fvl.reports.caption_grammar import NUMBER_WORDS, parse_caption
 from c2fvl.reports.zones import HEIGHTS, ZONES, check_orientation
 
 ATTRIBUTES = ("bilateral", "number", *ZONES)
@@ -161,9 +161,8 @@ def parse_report(sentence: str, *, orientation: str = "image") -> Report:
     Said twice and differently counts as not said, and both parts as unread.
     """
     check_orientation(orientation)
-    said = read_sentence(sentence)
-    zones = frozenset(hand[0] + height for hand, height in said.zones)
-    return Report(said.side, said.number, zones, orientation, sentence.strip(), said.unread)
+    parsed = parse_caption(sentence)
+    return Report(parsed.side, parsed.number, parsed.zones, orientation, sentence.strip(), parsed.unread)
 
 
 def _exchange(text: str) -> str:

@@ -1,26 +1,25 @@
-"""The words of free radiology sentences and what each means to the reader in `free_text.py`.
+"""The words of free radiology sentences and what each of them means to the reader.
 
-A term is one word or a fixed phrase; the longest phrase that fits counts. Words that are not here mean nothing to the
-reader and are passed over.
+A term is one word or a fixed phrase; the longest phrase that fits counts. The reader skips words that are not here.
 """
 
 from dataclasses import dataclass
 
 from c2fvl.reports.caption_grammar import NUMBER_WORDS
+from c2fvl.reports.zones import HANDS, HEIGHTS
 
-LEFT, RIGHT = "left", "right"
-BOTH = frozenset({LEFT, RIGHT})
-HEIGHTS = ("upper", "middle", "lower")
+LEFT, RIGHT = frozenset({"left"}), frozenset({"right"})
+BOTH = frozenset(HANDS)
 
 FINDING = "finding"  # an opacity or infection of the lung; the value is its class
-ABNORMALITY = "abnormality"  # read only where it is denied
+ABNORMALITY = "abnormality"  # read only if it is denied
 OTHER = "other"  # another finding, or a part of the chest that is not lung
 ORGAN = "organ"
 PLACE = "place"
 EXAM = "exam"
 LUNG_WORD = "lung word"
 NEGATION = "negation"
-DENIAL = "denial"  # behind its finding: "is not seen"
+DENIAL = "denial"  # after its finding: "is not seen"
 CLEAR = "clear"
 SPARED = "spared"
 UNILATERAL = "unilateral"
@@ -31,7 +30,7 @@ NARROW = "narrow"  # the negation denies one kind of it only: "no focal …"
 UNSURE = "unsure"
 EARLIER = "earlier"
 RESOLVED = "resolved"
-HEADER = "header"  # before a colon; elsewhere of the kind that its value names
+HEADER = "header"  # before a colon; elsewhere it is of the kind in its value
 FOREIGN = "foreign"
 AND, OR, CONTRAST, WITH = "and", "or", "but", "with"
 SHOWS = "shows"
@@ -43,7 +42,7 @@ FILLER = "filler"
 
 @dataclass(frozen=True)
 class Place:
-    """What one word says of a place."""
+    """What one word says about a place."""
 
     hands: frozenset[str] = frozenset()
     heights: frozenset[str] = frozenset()
@@ -54,7 +53,12 @@ class Place:
     is_adjective: bool = False
     """Needs no noun ("basal")."""
     is_bilateral: bool = False
-    """"bilateral", which as a denial leaves one lung open."""
+    """"bilateral": "no bilateral opacity" leaves one lung open."""
+
+    @property
+    def is_bare_hand(self) -> bool:
+        """Whether it is "left" or "right" and no more."""
+        return bool(self.hands) and not self.heights and not self.is_noun and not self.is_bilateral
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Term:
 
 
 def _spread(kind: str, words: str, value: str = "") -> dict[tuple[str, ...], Term]:
-    """Return one term for each of the phrases, which commas part."""
+    """Return one term for each phrase of a list with commas."""
     return {tuple(phrase.split()): Term(kind, value) for phrase in words.split(",") if phrase.strip()}
 
 
@@ -75,10 +79,10 @@ def _places() -> dict[tuple[str, ...], Term]:
     found: dict[str, Place] = {}
     for hand, words in ((LEFT, "left, lt, leftsided"), (RIGHT, "right, rt, rightsided")):
         for word in words.split(", "):
-            found[word] = Place(frozenset({hand}))
+            found[word] = Place(hand)
     for words, place in (
         ("bilateral, bilaterally", Place(BOTH, is_bilateral=True)),
-        ("both, either, biapical, bibasal, bibasilar", Place(BOTH)),
+        ("both, either", Place(BOTH)),
         ("upper", Place(heights=frozenset({"upper"}))),
         ("middle, mid", Place(heights=frozenset({"middle"}))),
         ("lower", Place(heights=frozenset({"lower"}))),
@@ -88,26 +92,25 @@ def _places() -> dict[tuple[str, ...], Term]:
         ("perihilar, parahilar", Place(heights=frozenset({"middle"}), is_adjective=True)),
         ("midzone, midlung", Place(heights=frozenset({"middle"}), is_noun=True)),
         ("midzones, midlungs", Place(heights=frozenset({"middle"}), is_noun=True, is_plural=True)),
-        ("basal, basilar, basally, bibasally", Place(heights=frozenset({"lower"}), is_adjective=True)),
+        ("basal, basilar, basally", Place(heights=frozenset({"lower"}), is_adjective=True)),
         ("base", Place(heights=frozenset({"lower"}), is_noun=True)),
         ("bases", Place(heights=frozenset({"lower"}), is_noun=True, is_plural=True)),
         ("lung, lobe, zone, field, hemithorax, region, third", Place(is_noun=True)),
         ("lungs, lobes, zones, fields, regions, hemithoraces, thirds, lung parenchyma, lung fields, lung zones",
          Place(is_noun=True, is_plural=True)),
         ("whole, entire, all, throughout, complete, total, entirety", Place(is_whole=True)),
-        ("lingula, lingular", Place(frozenset({LEFT}), frozenset({"middle"}), is_noun=True)),
+        ("lingula, lingular", Place(LEFT, frozenset({"middle"}), is_noun=True)),
     ):  # fmt: skip
         for word in words.split(", "):
             found[word] = place
     for word, height in (("biapical", "upper"), ("bibasal", "lower"), ("bibasilar", "lower"), ("bibasally", "lower")):
         found[word] = Place(BOTH, frozenset({height}), is_noun=True, is_bilateral=True)
-    for hand, initial in ((LEFT, "l"), (RIGHT, "r")):
+    for name, hand in (("left", LEFT), ("right", RIGHT)):
         for height in HEIGHTS:
-            for noun in "lz":
-                place = Place(frozenset({hand}), frozenset({height}), is_noun=True)
-                found[f"{initial}{height[0]}{noun}"] = place
-    for hand in (LEFT, RIGHT):  # one term, as the lingula that it changes places with in a mirrored film
-        found[f"{hand} middle lobe"] = Place(frozenset({hand}), frozenset({"middle"}), is_noun=True)
+            for noun in "lz":  # lobe, zone
+                found[f"{name[0]}{height[0]}{noun}"] = Place(hand, frozenset({height}), is_noun=True)
+        # one term, as the lingula, which mirroring exchanges with the right middle lobe
+        found[f"{name} middle lobe"] = Place(hand, frozenset({"middle"}), is_noun=True)
     return {tuple(word.split()): Term(PLACE, place=place) for word, place in found.items()}
 
 
@@ -208,8 +211,8 @@ TERMS: dict[tuple[str, ...], Term] = {
     **_spread(COUNT, "single, solitary", "1"),
 }  # fmt: skip
 TERMS[("within", "normal", "limits")] = Term(CLEAR)
-TERMS[("left", "sided")] = Term(PLACE, place=Place(frozenset({LEFT})))
-TERMS[("right", "sided")] = Term(PLACE, place=Place(frozenset({RIGHT})))
+TERMS[("left", "sided")] = Term(PLACE, place=Place(LEFT))
+TERMS[("right", "sided")] = Term(PLACE, place=Place(RIGHT))
 TERMS[("all", "of", "the")] = Term(PLACE, place=Place(is_whole=True))
 LONGEST_PHRASE = max(map(len, TERMS))
 
@@ -219,7 +222,7 @@ LUNG_EVIDENCE = frozenset({
     "biapical", "perihilar", "hilar", "costophrenic", "cardiopulmonary", "pneumothorax", "hemithorax",
     *(hand + height + noun for hand in "lr" for height in "uml" for noun in "lz"),
 })  # fmt: skip
-"""Words of which one shows that a text speaks of the chest at all."""
+"""One of these words shows that a text is about the chest."""
 
 COUNT_ADJECTIVES = frozenset({
     "small", "large", "patchy", "focal", "dense", "ill", "defined", "faint", "subtle", "separate", "distinct",
@@ -230,4 +233,4 @@ COUNT_ADJECTIVES = frozenset({
 COUNT_SPOILERS = frozenset({
     "least", "most", "about", "approximately", "than", "over", "under", "up", "to", "nearly", "around", "of",
 })  # fmt: skip
-"""Words before a number that leave it open."""
+"""Words before a number that make it uncertain."""
