@@ -119,8 +119,8 @@ def test_a_patient_in_two_splits(root):
 @pytest.mark.parametrize(
     ("truth", "caption", "message"),
     [
-        ("left", RIGHT, "the lesions are on the left of the picture, the caption says right"),
-        ("none", LEFT, "the mask is empty, the caption tells of an infection"),
+        ("left", RIGHT, "the lesions are on the left of the image, the caption says right"),
+        ("none", LEFT, "the mask is empty, the caption reports an infection"),
         ("right", NONE, "the mask shows a lesion, the caption says there is no infection"),
     ],
 )

@@ -147,15 +147,15 @@ def test_sound_data_hides_nothing(root):
     assert progress.steps[-1] == (report.deep.num_compared, report.deep.num_compared)
     assert progress.stages == ["comparing images with each other"]
     text = "\n".join(report.lines())
-    assert "captions are in the viewer's frame: in 100.0% of" in text
-    assert f"near duplicates among {NUM_IMAGES} films: 0 pairs across splits, 0 within one" in text
+    assert "orientation of the captions: image, in 100.0% of" in text
+    assert f"near duplicates among {NUM_IMAGES} images: 0 pairs across splits, 0 within one" in text
 
 
 def test_without_deep_nothing_changes(root):
     plain = check(root)
     assert plain.deep is None
     assert set(plain.as_dict()) == {"root", "seconds", "splits", "problems"}
-    assert not any("hides" in line for line in plain.lines())
+    assert not any("deep check" in line for line in plain.lines())
 
 
 def test_near_duplicates_across_splits_are_errors_with_pictures(root, cases, tmp_path):
@@ -224,7 +224,7 @@ def test_films_of_one_patient_within_a_split_are_only_counted(tmp_path, cases):
     assert (mirrored.kind, mirrored.severity, mirrored.remedy) == (
         "near duplicate",
         "warning",
-        "find out whose left is right",
+        "find out which one is mirrored",
     )
 
 
@@ -234,7 +234,7 @@ def test_captions_in_the_patients_frame(tmp_path, cases):
     report = check(tmp_path / "set", deep=DeepOptions(splits=out))
     assert report.deep.orientation.verdict == "patient"
     assert report.deep.orientation.fraction_of_images < 0.1
-    assert "frame of the captions" in {problem.kind for problem in report.errors}
+    assert "orientation of the captions" in {problem.kind for problem in report.errors}
     # read as what they mean, they fit their masks
     repaired = check(out, deep=DeepOptions())
     assert repaired.errors == ()
@@ -383,7 +383,7 @@ def test_a_split_without_a_share_stays_empty_and_too_few_bundles_are_refused():
     labels = bundles(images, [])
     assert set(assign(images, labels, (80, 20, 0))) == {0, 1}
     together = [Member(Case(str(n), Path("a.png"), None, None, "p"), None, None) for n in range(9)]
-    with pytest.raises(ValueError, match="1 bundles of films that belong together leave nothing for val and test"):
+    with pytest.raises(ValueError, match="1 bundles of images that belong together leave nothing for val and test"):
         assign(together, bundles(together, []), (80, 10, 10))
 
 
@@ -425,7 +425,7 @@ def test_unreadable_films_are_left_out_of_new_splits(root):
     assert [problem.kind for problem in report.errors] == ["image"]
     assert report.deep.new_splits.num_left_out == 1
     assert sum(report.deep.new_splits.num_images.values()) == NUM_IMAGES - 1
-    assert "1 films that cannot be read are left out" in "\n".join(report.lines())
+    assert "1 images that cannot be read are left out" in "\n".join(report.lines())
     assert broken.stem not in {case.id for split in SPLITS for case in scan(root / "new.csv", split)}
 
 
@@ -480,7 +480,7 @@ def test_caption_tables_alone(tmp_path, capsys):
     assert main(["check", str(tmp_path / "all_train_captions.csv"), "--deep", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["deep"]["num_captions"] == 3
     assert main(["check", str(tmp_path), "--deep", "--write-splits", str(tmp_path / "new.csv")]) == 2
-    assert "there are no films to divide" in capsys.readouterr().err
+    assert "there are no images to divide" in capsys.readouterr().err
     assert main(["check", str(tmp_path)]) == 2  # as ever without --deep
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import openpyxl
 import pytest
 
-from c2fvl.data.cases import group_from_name
+from c2fvl.data.file_names import group_from_name
 from c2fvl.data.scan import find_splits, inspect, scan
 
 CAPTION = "Bilateral pulmonary infection, two infected areas, upper left lung and lower right lung."
@@ -220,7 +220,7 @@ def test_a_missing_mask_and_a_missing_image(tmp_path):
 def test_masks_that_no_rule_pairs(tmp_path):
     make_folder(tmp_path, mask="truth-{}.png")
     with pytest.raises(
-        ValueError, match=r"no rule pairs any \(an image is a, a mask truth-a\); name all masks by one of"
+        ValueError, match=r"no rule matches any mask \(one image is a, one mask truth-a\); name all masks by one of"
     ):
         scan(tmp_path)
 
@@ -228,7 +228,7 @@ def test_masks_that_no_rule_pairs(tmp_path):
 def test_masks_that_two_rules_pair_alike(tmp_path):
     folder = make_folder(tmp_path, names=["a"], mask="{}.png", captions=False)
     touch(folder / "labelcol" / "mask_a.png")
-    with pytest.raises(ValueError, match=r"the rules mask_NAME and NAME pair 1 files each"):
+    with pytest.raises(ValueError, match=r"the rules mask_NAME and NAME match 1 files each"):
         scan(tmp_path)
 
 
@@ -237,7 +237,7 @@ def test_an_empty_folder(tmp_path, part):
     folder = make_folder(tmp_path, captions=False)
     for path in (folder / part).iterdir():
         path.unlink()
-    with pytest.raises(ValueError, match=rf"{part}: holds no picture; put the"):
+    with pytest.raises(ValueError, match=rf"{part}: holds no image; put the"):
         scan(tmp_path)
 
 
@@ -317,7 +317,7 @@ def test_files_of_other_kinds(tmp_path):
 def test_two_files_of_one_name(tmp_path):
     folder = make_folder(tmp_path)
     touch(folder / "img" / "a.jpg")
-    with pytest.raises(ValueError, match=r"a\.png: has the same name as a\.jpg but for its ending; keep one"):
+    with pytest.raises(ValueError, match=r"a\.png: has the same name as a\.jpg except for the ending; keep one"):
         scan(tmp_path)
 
 
@@ -407,7 +407,7 @@ def test_a_csv_of_images_alone(tmp_path):
     path = write_csv(tmp_path, "\ufeffImage\r\nthree.jpg\r\n\r\none/film.png\r\n")
     assert find_splits(path) == ("all",)
     assert [case.id for case in scan(path, "all")] == ["film", "three"]
-    with pytest.raises(ValueError, match=r"no column split, so train cannot be told; add it, or ask for split all"):
+    with pytest.raises(ValueError, match=r"no column split, so train is unknown; add it, or ask for the split all"):
         scan(path)
 
 
@@ -543,3 +543,18 @@ def test_all_wrong_rows_of_a_caption_table_are_listed_at_once(phantom_root, tmp_
     assert len(found) == 3
     assert [re.search(r"row \d+", text)[0] for text in found] == ["row 2", "row 4", "row 5"]
     assert all(text.count("Val_text.csv") == 1 for text in found)
+
+
+def test_the_modality_is_in_a_column_or_in_the_names_of_mosmeddata(tmp_path):
+    touch(tmp_path / "Morozov_study_0255_1.png")
+    rows = "image,modality\nthree.jpg,CT\none/film.png,\ntwo/film.png, film\n"
+    cases = {case.id: case.modality for case in scan(write_csv(tmp_path, rows), "all")}
+    assert cases == {"three": "ct", "one__film": "film", "two__film": "film"}
+    (case,) = scan(write_csv(tmp_path, "image\nMorozov_study_0255_1.png\n"), "all")
+    assert case.modality == "ct"
+    with pytest.raises(ValueError, match=r"row 2, column modality: the modality is 'MR'; write film .* or ct"):
+        scan(write_csv(tmp_path, "image,modality\nthree.jpg,MR\n"), "all")
+    folder = tmp_path / "set" / "Test_Folder" / "img"
+    for name in ("Morozov_study_0255_1.png", "a.png"):
+        touch(folder / name)
+    assert [case.modality for case in scan(tmp_path / "set", "test")] == ["ct", "film"]

@@ -1,15 +1,14 @@
-"""A caption table for films without one, made from their masks by the captions' own conventions."""
+"""A caption table for a data set without one: captions of its masks, in the words of the published captions."""
 
 from pathlib import Path
 from typing import Literal
 
-from c2fvl.data.cases import Case
+from c2fvl.data.file_names import Modality
 from c2fvl.data.scan import scan
 from c2fvl.files.images import read_mask
 from c2fvl.progress import SILENT, Progress
 from c2fvl.reports.caption_tables import write_table
 from c2fvl.reports.from_mask import report_from_mask
-from c2fvl.reports.report import Report
 
 
 def write_captions(
@@ -17,30 +16,28 @@ def write_captions(
     out: Path | str,
     *,
     split: str = "train",
-    modality: Literal["film", "ct"] = "film",
+    modality: Modality = "film",
     form: Literal["lvit", "c2fvl"] = "lvit",
     progress: Progress = SILENT,
 ) -> int:
-    """Describe every mask of a split, write the table `out` (.xlsx or .csv) and return its number of rows.
+    """Write a caption for every mask of a split to the table `out` (.xlsx or .csv); return the number of rows.
 
-    Such captions come from the very mask they would help to predict: a score with them is an oracle's. Raises
-    `FileExistsError` for a table that is there, `ValueError` for films without a mask; then nothing is written.
+    Such captions come from the masks that they would help to predict: scores with them are oracle scores. Raises
+    `FileExistsError` if the table exists, `ValueError` for images without a mask; then nothing is written.
     """
     out = Path(out)
     if out.exists():
-        raise FileExistsError(f"{out} is there already and nothing is overwritten; name another table")
-    cases = scan(root, split)
-    bare = [case.id for case in cases if case.mask is None]
-    if bare:
-        raise ValueError(f"{len(bare)} of {len(cases)} films have no mask to be described, the first is {bare[0]}")
+        raise FileExistsError(f"{out} exists already and nothing is overwritten; name another table")
     rows = []
+    cases = scan(root, split)
+    without = [case.id for case in cases if case.mask is None]
+    if without:
+        raise ValueError(
+            f"{len(without)} of {len(cases)} images have no mask to be captioned, the first is {without[0]}"
+        )
     for case in cases:
-        rows.append(_row(case, modality))
+        if case.mask is not None:
+            rows.append((case.mask.name, report_from_mask(read_mask(case.mask), modality=modality)))
         progress.advance(len(rows), len(cases))
     write_table(out, rows, form=form)
     return len(rows)
-
-
-def _row(case: Case, modality: Literal["film", "ct"]) -> tuple[str, Report]:
-    assert case.mask is not None
-    return case.mask.name, report_from_mask(read_mask(case.mask), modality=modality)

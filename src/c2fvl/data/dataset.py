@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 
 from c2fvl.config import DataConfig
 from c2fvl.data import transforms
+from c2fvl.data.cases import Case
 from c2fvl.data.classes import check_classes, check_mirroring, mirrored_classes_table
 from c2fvl.data.image_cache import ImageCache, StoredImage, as_grey
-from c2fvl.data.scan import Case
 from c2fvl.files import storage
 from c2fvl.files.images import decode_image, decode_mask_as, read_image_bytes
 from c2fvl.messages import listed

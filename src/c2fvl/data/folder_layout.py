@@ -1,8 +1,8 @@
 """The folder layout of C2FVL and LViT: `ROOT/{Train,Val,Test}_Folder/{img,labelcol}` and caption tables.
 
-The captions lie in `Train_Folder/Train_text.xlsx` (or `.csv`) and its like, or in one `Train_Val_text.xlsx` for two
-splits. Masks belong to images by the one naming rule that pairs most of a folder; captions by the name of the mask or
-of the image, whichever fits more rows.
+The captions are in `Train_Folder/Train_text.xlsx` (or `.csv`) and so on, or in one `Train_Val_text.xlsx` for two
+splits. Masks are matched to images by the one naming rule that fits most files of a folder; captions by the name of the
+mask or of the image, whichever fits more rows.
 """
 
 import os
@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from c2fvl.data.cases import NOT_YET_SUFFIXES, SPLITS, SUFFIXES, Case, Problem, Scan, group_from_name, split_name
+from c2fvl.data.cases import SPLITS, Case, Scan
+from c2fvl.data.file_names import NOT_YET_SUFFIXES, SUFFIXES, group_from_name, modality_from_name, split_name
+from c2fvl.data.problems import Problem
 from c2fvl.files.tables import read_csv
 from c2fvl.reports.caption_tables import read_table
 from c2fvl.reports.report import Report
 
 _KNOWN_ROOTS = ("QaTa-COV19", "QaTa-COVID", "QaTa-Covid19", "Covid19", "MosMedData+", "MosMedDataPlus", "MoNuSeg")
 
-# how a mask's name (without its ending) follows from the image's
 PAIRING_RULES: Mapping[str, Callable[[str], str]] = MappingProxyType(
     {
         "mask_NAME": lambda name: f"mask_{name}",
@@ -26,18 +27,21 @@ PAIRING_RULES: Mapping[str, Callable[[str], str]] = MappingProxyType(
         "NAME_mask": lambda name: f"{name}_mask",
     }
 )
+"""The name of a mask, without its ending, from that of its image."""
 
 
 @dataclass
 class _Folder:
-    """One split's folder while it is being read."""
+    """The folder of one split while it is read."""
 
     root: Path
     split: str
-    images: dict[str, Path] = field(default_factory=dict)  # by name without ending, as are the masks
+    images: dict[str, Path] = field(default_factory=dict)
+    """By name without ending, as are the masks."""
     masks: dict[str, Path] = field(default_factory=dict)
     pairing: str = "none"
-    pairs: dict[str, str] = field(default_factory=dict)  # image name → mask name
+    pairs: dict[str, str] = field(default_factory=dict)
+    """Image name → mask name."""
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -49,9 +53,9 @@ class _Folder:
 
 
 def inspect_folders(root: Path, split: str, table: str | Path | None) -> Scan:
-    """Look at one split of the folder `root`; `table` as in `scan`.
+    """Return what is found of one split of the folder `root`; `table` as in `scan`.
 
-    Raises `FileNotFoundError` where the split's folder, its `img` or a named table is missing.
+    Raises `FileNotFoundError` if the split's folder, its `img` or the given table is missing.
     """
     if split == "all":
         raise ValueError(f"{root}: the split all is for a csv; choose one of {', '.join(splits_of_folders(root))}")
@@ -63,28 +67,35 @@ def inspect_folders(root: Path, split: str, table: str | Path | None) -> Scan:
         raise FileNotFoundError(
             f"{folder.path}: there is no folder img; expected img with the images, labelcol with masks"
         )
-    folder.images = _list_pictures(folder, image_folder)
+    folder.images = _list_images(folder, image_folder)
     if not folder.images:
-        folder.add("empty folder", image_folder, "holds no picture", "put the images there")
+        folder.add("empty folder", image_folder, "holds no image", "put the images there")
     if mask_folder.is_dir():
-        folder.masks = _list_pictures(folder, mask_folder)
-        _pair(folder, image_folder, mask_folder)
+        folder.masks = _list_images(folder, mask_folder)
+        _match_masks(folder, image_folder, mask_folder)
     elif split != "test":
         folder.add("missing mask", folder.path, "has no folder labelcol", "put the masks there; only test may lack it")
     table_path = _find_table(folder, table)
     reports = _read_captions(folder, table_path) if table_path else {}
     groups = _read_groups(folder)
     cases = tuple(
-        Case(name, image, folder.masks.get(folder.pairs.get(name, "")), reports.get(name), groups.get(name))
+        Case(
+            name,
+            image,
+            folder.masks.get(folder.pairs.get(name, "")),
+            reports.get(name),
+            groups.get(name),
+            modality=modality_from_name(image.name),
+        )
         for name, image in sorted(folder.images.items())
     )
     return Scan(root, split, "folders", folder.pairing, table_path, cases, tuple(folder.problems))
 
 
 def splits_of_folders(root: Path) -> tuple[str, ...]:
-    """Return the splits whose folders `root` holds, in the order train, val, test.
+    """Return the splits with a folder in `root`, in the order train, val, test.
 
-    Raises `FileNotFoundError` where there is none, naming the folder below that holds them if there is one.
+    Raises `FileNotFoundError` if there is none; the message names the subfolder that holds them, if there is one.
     """
     splits = tuple(split for split in SPLITS if _split_folder(root, split).is_dir())
     if not splits:
@@ -107,14 +118,14 @@ def _missing_folder(root: Path, split: str) -> str:
     return f"{root}: there is no {wanted}; expected ROOT/{wanted}/img and labelcol, found the folders {there}"
 
 
-def _list_pictures(folder: _Folder, place: Path) -> dict[str, Path]:
-    """Return the pictures in `place` by name without ending; hidden files are passed over, others are named."""
-    inside = place.resolve()
-    pictures: dict[str, Path] = {}
-    with os.scandir(place) as entries:
+def _list_images(folder: _Folder, directory: Path) -> dict[str, Path]:
+    """Return the images in `directory` by name without ending; other files, unless hidden, are problems."""
+    inside = directory.resolve()
+    images: dict[str, Path] = {}
+    with os.scandir(directory) as entries:
         listing = sorted((entry.name, entry.is_symlink(), entry.is_dir()) for entry in entries)
     for name, is_link, is_folder in listing:
-        path = place / name
+        path = directory / name
         stem, suffix = split_name(name)
         if name.startswith(".") or name == "Thumbs.db":
             continue
@@ -122,37 +133,42 @@ def _list_pictures(folder: _Folder, place: Path) -> dict[str, Path]:
             what = f"is a link to {path.resolve()}, outside its folder"
             folder.add("outside", path, what, "copy the file, or link the folder as a whole")
         elif is_folder:
-            folder.add("file kind", path, "is a folder, it is left out", "move it elsewhere", "warning")
+            folder.add("file kind", path, "is a folder and is ignored", "move it elsewhere", "warning")
         elif suffix in NOT_YET_SUFFIXES:
             folder.add("file kind", path, f"{suffix} is not read yet", "export it as PNG")
         elif suffix not in SUFFIXES:
-            what = "is no PNG, JPEG or TIFF by its name, it is left out"
+            what = "is no PNG, JPEG or TIFF by its name and is ignored"
             folder.add("file kind", path, what, "move it elsewhere", "warning")
-        elif stem in pictures:
-            what = f"has the same name as {pictures[stem].name} but for its ending"
+        elif stem in images:
+            what = f"has the same name as {images[stem].name} except for the ending"
             folder.add("duplicate file", path, what, "keep one of the two")
         else:
-            pictures[stem] = path
-    return pictures
+            images[stem] = path
+    return images
 
 
-def _pair(folder: _Folder, image_folder: Path, mask_folder: Path) -> None:
-    """Find the rule that pairs most images with masks, and name what it leaves over."""
+def _match_masks(folder: _Folder, image_folder: Path, mask_folder: Path) -> None:
+    """Match masks to images by the rule that fits most of them; files without counterpart are problems."""
     images, masks = folder.images, folder.masks
     if not masks:
-        folder.add("empty folder", mask_folder, "holds no picture", "put the masks there")
+        folder.add("empty folder", mask_folder, "holds no image", "put the masks there")
     if not masks or not images:
         return
-    found = {rule: {name: of(name) for name in images if of(name) in masks} for rule, of in PAIRING_RULES.items()}
-    maximum = max(len(pairs) for pairs in found.values())
-    best = [rule for rule, pairs in found.items() if len(pairs) == maximum]
+    pairs_by = {
+        rule: {name: mask_of(name) for name in images if mask_of(name) in masks}
+        for rule, mask_of in PAIRING_RULES.items()
+    }
+    maximum = max(len(pairs) for pairs in pairs_by.values())
+    best = [rule for rule, pairs in pairs_by.items() if len(pairs) == maximum]
     if maximum == 0 or len(best) > 1:
-        fits = "no rule pairs any" if maximum == 0 else f"the rules {' and '.join(best)} pair {maximum} files each"
-        what = f"{fits} (an image is {min(images)}, a mask {min(masks)})"
+        fits = (
+            "no rule matches any mask" if maximum == 0 else f"the rules {' and '.join(best)} match {maximum} files each"
+        )
+        what = f"{fits} (one image is {min(images)}, one mask {min(masks)})"
         remedy = f"name all masks by one of {', '.join(PAIRING_RULES)}, NAME being the image's"
         folder.add("pairing", mask_folder, what, remedy)
         return
-    folder.pairing, folder.pairs = best[0], found[best[0]]
+    folder.pairing, folder.pairs = best[0], pairs_by[best[0]]
     for name in sorted(set(images) - set(folder.pairs)):
         what = f"has no mask: there is no {PAIRING_RULES[best[0]](name)} in {mask_folder}"
         folder.add("missing mask", images[name], what, "add the mask or remove the image")
@@ -164,28 +180,28 @@ def _pair(folder: _Folder, image_folder: Path, mask_folder: Path) -> None:
 def _find_table(folder: _Folder, table: str | Path | None) -> Path | None:
     if table is not None:
         name = Path(str(table).replace("{split}", folder.split.capitalize()))
-        places = [name] if name.parent != Path() else [folder.path / name, folder.root / name]
-        for path in places:
+        candidates = [name] if name.parent != Path() else [folder.path / name, folder.root / name]
+        for path in candidates:
             if path.is_file():
                 return path
         there = sorted(path.name for path in folder.path.iterdir() if path.suffix.lower() in (".xlsx", ".csv"))
-        wanted = " or ".join(map(str, places))
+        wanted = " or ".join(map(str, candidates))
         raise FileNotFoundError(f"{wanted}: there is no such caption table; {folder.path} holds {there}")
     names = [f"{folder.split.capitalize()}_text"] + (["Train_Val_text"] if folder.split != "test" else [])
     for stem in names:
-        for place in (folder.path, folder.root):
-            found = [path for path in (place / f"{stem}.xlsx", place / f"{stem}.csv") if path.is_file()]
-            if len(found) > 1:
-                what = f"{found[0].name} and {found[1].name} are both there"
-                folder.add("table", place, what, "remove one, or name the one that is meant")
+        for directory in (folder.path, folder.root):
+            tables = [path for path in (directory / f"{stem}.xlsx", directory / f"{stem}.csv") if path.is_file()]
+            if len(tables) > 1:
+                what = f"{tables[0].name} and {tables[1].name} are both there"
+                folder.add("table", directory, what, "remove one, or choose one by its name")
                 return None
-            if found:
-                return found[0]
+            if tables:
+                return tables[0]
     return None
 
 
 def _read_captions(folder: _Folder, table: Path) -> dict[str, Report | None]:
-    """Return image name → report; the rows are keyed by mask or by image, whichever fits more of them."""
+    """Return image name → report; rows name the mask or the image, whichever fits more of them."""
     try:
         rows = read_table(table)
     except ValueError as error:
@@ -194,11 +210,11 @@ def _read_captions(folder: _Folder, table: Path) -> dict[str, Report | None]:
         return {}
     by_image = {name: name for name in folder.images}
     by_mask = {mask: name for name, mask in folder.pairs.items()}
-    if not folder.masks:  # the published tables name the masks all the same
+    if not folder.masks:  # the published tables name the masks even so
         by_mask = {f"mask_{name}": name for name in folder.images}
     keys = [split_name(row.name)[0] for row in rows]
     image_of = max((by_mask, by_image), key=lambda mapping: sum(key in mapping for key in keys))
-    # a table for several splits may name the others' files, a split's own table may not
+    # a table of several splits may name files of the others, a split's own table may not
     elsewhere = set() if table.parent == folder.path else _names_elsewhere(folder)
     reports: dict[str, Report | None] = {}
     first_row: dict[str, int] = {}
@@ -232,17 +248,18 @@ def _names_elsewhere(folder: _Folder) -> set[str]:
     """Return the names of images and masks, without ending, in the other splits."""
     names: set[str] = set()
     for split in SPLITS:
-        for part in ("img", "labelcol"):
-            place = _split_folder(folder.root, split) / part
-            if split != folder.split and place.is_dir():
-                names.update(split_name(path.name)[0] for path in place.iterdir())
+        for name in ("img", "labelcol"):
+            directory = _split_folder(folder.root, split) / name
+            if split != folder.split and directory.is_dir():
+                names.update(split_name(path.name)[0] for path in directory.iterdir())
     return names | {f"mask_{name}" for name in names}
 
 
 def _read_groups(folder: _Folder) -> dict[str, str | None]:
-    """Return image name → group, from a table `patients.csv` where there is one, else from the names."""
+    """Return image name → group, from a table `patients.csv` if there is one, else from the names."""
     names = (f"{folder.split.capitalize()}_patients.csv", "patients.csv")
-    tables = [place / name for place in (folder.path, folder.root) for name in names if (place / name).is_file()]
+    paths = [directory / name for directory in (folder.path, folder.root) for name in names]
+    tables = [path for path in paths if path.is_file()]
     if not tables:
         return {name: group_from_name(name) for name in folder.images}
     table = tables[0]
@@ -258,5 +275,5 @@ def _read_groups(folder: _Folder) -> dict[str, str | None]:
     without = sorted(name for name, group in groups.items() if group is None)
     if without:
         what = f"names no patient for {len(without)} images, {without[0]} the first"
-        folder.add("group", table, what, "add the rows; they count as unknown", "warning")
+        folder.add("group", table, what, "add the rows; until then these patients count as unknown", "warning")
     return groups

@@ -21,7 +21,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from c2fvl.data.cases import SUFFIXES, Case, split_name
+from c2fvl.data.cases import Case
+from c2fvl.data.file_names import SUFFIXES, split_name
 from c2fvl.data.prefetch import prefetch
 from c2fvl.data.scan import find_splits, scan
 from c2fvl.files import storage

@@ -1,19 +1,17 @@
-"""Data sets on disk to lists of cases: the folder layout of C2FVL and LViT, or a csv of one's own.
+"""Data sets on disk → lists of cases, from the folder layout of C2FVL and LViT or from a csv.
 
-Images, masks and captions find each other by their names, never by the order of a listing; whatever is left over is
-a problem and is named. Nothing here opens a picture.
+Images, masks and captions are matched by name, never by the order of a listing; whatever has no counterpart is reported
+as a problem. No image is opened.
 """
 
 import logging
 from collections import Counter
 from pathlib import Path
 
-from c2fvl.data.cases import SPLITS, Case, Problem, Scan
+from c2fvl.data.cases import SPLITS, Case, Scan
 from c2fvl.data.csv_layout import inspect_csv, splits_of_csv
 from c2fvl.data.folder_layout import inspect_folders, splits_of_folders
 from c2fvl.files import storage
-
-__all__ = ["SPLITS", "Case", "Problem", "Scan", "find_splits", "fingerprint", "inspect", "scan"]
 
 MAX_SHOWN = 10
 
@@ -23,13 +21,13 @@ _logger = logging.getLogger(__name__)
 def scan(root: Path | str, split: str = "train", *, table: str | Path | None = None) -> list[Case]:
     """Return the cases of one split, sorted by id.
 
-    `root` is a folder that holds `Train_Folder` and its like, or a csv file with the columns image, mask, text,
-    group, split and frame, of which only image is required. `split` is "train", "val" or "test", or "all" for a csv
-    as a whole. `table` chooses another caption table: a name such as "{split}_text_revised.xlsx", looked for in the
-    split's folder and in `root`, or a path ({split} stands for Train, Val or Test).
+    `root` is a folder that holds `Train_Folder`, `Val_Folder` or `Test_Folder`, or a csv file with the column image and
+    optionally mask, text, group, split, orientation and modality. `split` is "train", "val" or "test", or "all" for a
+    whole csv. `table` chooses another caption table: a name such as "{split}_text_revised.xlsx", looked for in the
+    split's folder and in `root`, or a path; {split} stands for Train, Val or Test.
 
-    Raises `FileNotFoundError` where root, split or table is missing, and `ValueError` with the first problems where
-    images, masks and captions do not fit together. Warnings are logged.
+    Raises `FileNotFoundError` if root, split or table is missing, and `ValueError` with the first problems if images,
+    masks and captions do not match. Warnings are logged.
     """
     found = inspect(root, split, table=table)
     if found.errors:
@@ -45,7 +43,7 @@ def scan(root: Path | str, split: str = "train", *, table: str | Path | None = N
 
 
 def inspect(root: Path | str, split: str = "train", *, table: str | Path | None = None) -> Scan:
-    """Look at one split as `scan` does, and return everything found, problems included, instead of raising on them."""
+    """Return everything found of one split, problems included; `scan` raises on them instead."""
     root = Path(root)
     split = split.lower()
     if split not in (*SPLITS, "all"):
@@ -61,27 +59,29 @@ def inspect(root: Path | str, split: str = "train", *, table: str | Path | None 
     return inspect_csv(root, split)
 
 
-def fingerprint(*parts: list[Case]) -> str:
-    """Return a checksum of the films by name and size, of their reports and of their masks, wherever the data lie."""
-    lines = [
-        f"{case.id} {case.image.stat().st_size} {case.report} {_mask_checksum(case)}" for part in parts for case in part
-    ]
-    return storage.checksum("\n".join(lines).encode())
-
-
-def mask_fingerprint(cases: list[Case]) -> str:
-    """Return a checksum of the masks by film, the same whichever reports the films are given."""
-    return storage.checksum("\n".join(f"{case.id} {_mask_checksum(case)}" for case in cases).encode())
-
-
-def _mask_checksum(case: Case) -> str:
-    return "none" if case.mask is None else storage.checksum(case.mask.read_bytes())
-
-
 def find_splits(root: Path | str) -> tuple[str, ...]:
-    """Return the splits that `root` holds, in the order train, val, test; ("all",) for a csv without splits.
+    """Return the splits in `root`, in the order train, val, test; ("all",) for a csv without splits.
 
     Raises `FileNotFoundError` for a root that is missing or holds none.
     """
     root = Path(root)
     return splits_of_csv(root) if root.is_file() else splits_of_folders(root)
+
+
+def fingerprint(*splits: list[Case]) -> str:
+    """Return a checksum of the images by name and size, of their reports and masks, wherever the data is stored."""
+    lines = [
+        f"{case.id} {case.image.stat().st_size} {case.report} {_mask_checksum(case)}"
+        for cases in splits
+        for case in cases
+    ]
+    return storage.checksum("\n".join(lines).encode())
+
+
+def mask_fingerprint(cases: list[Case]) -> str:
+    """Return a checksum of the masks by case; it does not depend on the reports."""
+    return storage.checksum("\n".join(f"{case.id} {_mask_checksum(case)}" for case in cases).encode())
+
+
+def _mask_checksum(case: Case) -> str:
+    return "none" if case.mask is None else storage.checksum(case.mask.read_bytes())

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2fvl.checkpoints.trained_model import TrainedModel
-from c2fvl.data.cases import Case, modality_of
+from c2fvl.data.cases import Case
 from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.part import Part
 from c2fvl.data.perturbations import most_common_report, perturbations
@@ -107,7 +107,7 @@ class Answers:
         return Answer(
             tuple(own["original"] for own in score.classes),
             np.array([areas[zone] for zone in ZONES], np.float64),
-            report_from_mask(found, modality=modality_of(self.cases[0])),
+            report_from_mask(found, modality=self.cases[0].modality),
         )
 
 

@@ -22,10 +22,11 @@ from c2fvl.checkpoints.provenance import provenance
 from c2fvl.checkpoints.trained_model import check_device
 from c2fvl.config import Config
 from c2fvl.data.batches import EpochBatches, iterate_batches
+from c2fvl.data.cases import Case
 from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.image_cache import SETTLED
 from c2fvl.data.phantom.draw import write_phantom
-from c2fvl.data.scan import Case, scan
+from c2fvl.data.scan import scan
 from c2fvl.inference.cases import CasePrediction, score_on_grids
 from c2fvl.inference.cost import (
     Conditions,

@@ -13,8 +13,9 @@ from torch import nn
 
 from c2fvl.config import Config
 from c2fvl.data.batches import collate, num_batches
+from c2fvl.data.cases import Case
 from c2fvl.data.dataset import CaseDataset
-from c2fvl.data.scan import Case, fingerprint, scan
+from c2fvl.data.scan import fingerprint, scan
 from c2fvl.inference.precision import is_emulated, settled_precision
 from c2fvl.inference.torch_engine import infer
 from c2fvl.models import build_model

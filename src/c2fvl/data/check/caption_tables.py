@@ -1,9 +1,11 @@
-"""Caption tables alone, without films: what they say and whose films they name can be looked over all the same."""
+"""Caption tables without images: their captions, names and groups can be checked alone."""
 
 import re
 from pathlib import Path
 
-from c2fvl.data.cases import SPLITS, Case, Problem, Scan, group_from_name, split_name
+from c2fvl.data.cases import SPLITS, Case, Scan
+from c2fvl.data.file_names import group_from_name, split_name
+from c2fvl.data.problems import Problem
 from c2fvl.files.tables import read_cells
 from c2fvl.reports.caption_tables import read_table
 from c2fvl.reports.report import ATTRIBUTES
@@ -13,18 +15,18 @@ _FORMS = ({"image", "description"}, {"image", *ATTRIBUTES})
 
 
 def caption_tables(root: Path) -> tuple[Path, ...]:
-    """Return the caption tables that `root` is or, as a folder, holds; none for what is neither.
+    """Return `root` itself if it is a caption table, or the caption tables in the folder `root`.
 
-    A table is told by its columns, so that a csv of a data set is none.
+    Caption tables are recognised by their columns; the csv of a data set is none.
     """
     files = sorted(root.iterdir()) if root.is_dir() else [root]
     return tuple(path for path in files if _is_caption_table(path))
 
 
 def inspect_table(path: Path) -> Scan:
-    """Look at one caption table; its split is the train, val or test in its name, else "all".
+    """Return what is found of one caption table; its split is the train, val or test in its name, else "all".
 
-    The cases hold the name in place of the image. A table that cannot be read is among the problems.
+    The image path of a case is the name in its row. A table that cannot be read is among the problems.
     """
     words = re.split(r"[^a-z]+", path.stem.lower())
     split = next((split for split in SPLITS if split in words), "all")
@@ -46,6 +48,6 @@ def _is_caption_table(path: Path) -> bool:
     try:
         rows = read_cells(path)
     except ValueError:
-        return path.suffix.lower() == ".xlsx"  # named when it is read
+        return path.suffix.lower() == ".xlsx"  # reading it names the problem
     header = {str(cell).strip().lower() for cell in rows[0][1]} if rows else set()
     return any(form <= header for form in _FORMS)

@@ -1,8 +1,8 @@
-"""Look through a whole data set before anything is trained on it: every file, every pair, every caption.
+"""Check a whole data set before training: every file, every image with its mask, every caption.
 
-Every picture is unpacked once, in threads. What keeps the data from being used, or makes a score on it worthless, is
-an error: files that cannot be read, pairs that do not fit, captions that contradict their mask, films or patients
-that two splits share. Oddities that do no harm are warnings, the rest is counted.
+Every image is decoded once, in threads. Errors keep the data from being used or make scores on it worthless: files that
+cannot be read, masks and captions that do not fit their image, images or patients in two splits. Warnings are oddities
+without harm.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from c2fvl.data.cases import STRAY_FRACTION, Case, Modality, Problem, Scan, modality_of
+from c2fvl.data.cases import STRAY_FRACTION, Case, Scan
 from c2fvl.data.check.caption_tables import caption_tables, inspect_table
-from c2fvl.data.check.deep import CheckedCase, DeepOptions, check_options, look_deeper
+from c2fvl.data.check.deep import CheckedCase, DeepOptions, check_options, deep_check
 from c2fvl.data.check.near_duplicates import sketch
-from c2fvl.data.check.summary import DeepSummary
+from c2fvl.data.check.summary import CheckSummary, DeepSummary, SplitSummary
+from c2fvl.data.file_names import Modality
+from c2fvl.data.problems import Problem
 from c2fvl.data.scan import find_splits, inspect
 from c2fvl.files.images import read_mask_as, read_pixels
-from c2fvl.messages import listed
 from c2fvl.progress import SILENT, Progress
 from c2fvl.reports.from_mask import report_from_mask
 from c2fvl.reports.report import Report
@@ -33,80 +34,15 @@ from c2fvl.reports.zones import ZONES, hands_of
 
 
 @dataclass(frozen=True)
-class SplitSummary:
-    """The figures of one split; `sizes` counts images by "width x height".
+class _Result:
+    """What was found of one case."""
 
-    `agreement` compares captions with what their masks show: the share of `num_compared` captions with the same
-    side, number of areas, each zone, and all zones together. The rules that read a mask are approximate, so the
-    shares tell about the split as a whole, not about a film.
-    """
-
-    split: str
-    layout: str  # "folders", "csv", or "table" for captions without films
-    pairing: str
-    table: str | None
-    num_cases: int
-    num_masks: int
-    num_empty_masks: int
-    num_reports: int
-    num_free_texts: int
-    num_groups: int
-    num_without_group: int
-    sizes: dict[str, int]
-    num_compared: int
-    agreement: dict[str, float]
-
-
-@dataclass(frozen=True)
-class CheckSummary:
-    """What `check` found: figures per split, all problems, and the seconds it took; `deep` is None if not asked for."""
-
-    root: str
-    splits: tuple[SplitSummary, ...]
-    problems: tuple[Problem, ...]
-    seconds: float
-    deep: DeepSummary | None = None
-
-    @property
-    def errors(self) -> tuple[Problem, ...]:
-        """The problems that make the data unusable or its scores worthless."""
-        return tuple(problem for problem in self.problems if problem.severity == "error")
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain lists, dictionaries, strings and numbers, ready for JSON."""
-        return {
-            "root": self.root,
-            "seconds": round(self.seconds, 2),
-            "splits": [asdict(split) for split in self.splits],
-            **({} if self.deep is None else {"deep": self.deep.as_dict()}),
-            "problems": [asdict(problem) for problem in self.problems],
-        }
-
-    def lines(self, *, max_problems: int = 20) -> list[str]:
-        """Return the report as lines of text; of each kind of problem at most `max_problems` are listed."""
-        lines = [line for split in self.splits for line in _split_lines(split)]
-        lines += self.deep.lines() if self.deep is not None else []
-        by_kind: dict[tuple[str, str], list[Problem]] = defaultdict(list)
-        for problem in self.problems:
-            by_kind[problem.severity, problem.kind].append(problem)
-        for (severity, kind), problems in sorted(by_kind.items()):
-            lines.append(f"{severity}: {kind} ({len(problems)})")
-            lines += [f"  {line}" for line in listed([*map(str, problems)], max_problems, separator="\n").split("\n")]
-        num_warnings = len(self.problems) - len(self.errors)
-        lines.append(f"{len(self.errors)} errors, {num_warnings} warnings, {self.seconds:.1f} s")
-        return lines
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What one look at a case's files gave."""
-
-    problems: tuple[Problem, ...]
-    size: tuple[int, int] | None = None  # (H, W)
-    fingerprint: str | None = None
-    empty: bool = False
-    described: Report | None = None  # only where there is a caption to compare with
-    film: CheckedCase | None = None  # only for the deep check
+    checked: CheckedCase
+    problems: tuple[Problem, ...] = ()
+    size: tuple[int, ...] | None = None
+    """(H, W) of the image."""
+    from_mask: Report | None = None
+    """Report made from the mask; only if there is a caption to compare it with."""
 
 
 def check(
@@ -120,53 +56,51 @@ def check(
     progress: Progress = SILENT,
     deep: DeepOptions | None = None,
 ) -> CheckSummary:
-    """Check the data set `root`: all splits found or those named, with the caption table `table` as in `scan`.
+    """Check the data set `root`: all its splits or the given ones, with the caption table `table` as in `scan`.
 
-    `modality` ("film" or "ct") says how captions name the zones of a mask; by default MosMedData+ is told by its
-    file names and everything else counts as film. `mask` says what masks hold, as the setting data.mask; captions are
-    compared with all classes together. `progress` counts cases.
+    `modality` ("film" or "ct") decides how captions divide the image into zones; None takes that of each case. `mask`
+    says what masks hold, as the setting data.mask; captions are compared with all classes together. `progress` counts
+    cases. With `deep` images are also compared with each other, and captions searched for known faults; `root` may then
+    be a caption table, or a folder of caption tables without images. `progress` then counts pairs too.
 
-    With `deep` films are compared with each other as well, and captions with what is known of their faults; `root`
-    may then also be a caption table, or a folder of caption tables without films. `progress` then counts pairs.
-
-    Raises `FileNotFoundError` where `root` holds no data set; everything else is among the problems. What `deep` cannot
-    write raises as `check_options`.
+    Raises `FileNotFoundError` if `root` holds no data set, and as `check_options` for what `deep` cannot write. All
+    other faults are among the problems.
     """
     if modality not in (None, "film", "ct"):
         raise ValueError(f"there is no modality {modality!r}; expected film or ct")
     start = time.monotonic()
     root = Path(root)
-    scans, problems = _scan(root, splits, table, tables_alone=deep is not None)
+    scans, problems = _scan_all(root, splits, table, tables_alone=deep is not None)
     cases = [(scan.split, case) for scan in scans for case in scan.cases]
     tables_alone = any(scan.layout == "table" for scan in scans)
     if deep is not None:
         check_options(deep, [] if tables_alone else [case for _, case in cases])
-    looks: list[_Look] = [_Look((), film=CheckedCase(*entry)) for entry in cases] if tables_alone else []
+    results = [_Result(CheckedCase(*entry)) for entry in cases] if tables_alone else []
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for look in pool.map(
-            lambda entry: _look(entry[0], entry[1], modality, mask, deep=deep is not None), cases[len(looks) :]
+        for result in pool.map(
+            lambda entry: _check_case(entry[0], entry[1], modality, mask, with_sketch=deep is not None),
+            cases[len(results) :],
         ):
-            looks.append(look)
-            progress.advance(len(looks), len(cases))
-    problems += [problem for look in looks for problem in look.problems]
-    problems += _find_duplicates(cases, looks)
-    problems += _find_shared_groups(list({(split, case.id): (split, case) for split, case in cases}.values()))
-    deeper = None
+            results.append(result)
+            progress.advance(len(results), len(cases))
+    problems += [problem for result in results for problem in result.problems]
+    problems += _duplicate_problems([result.checked for result in results])
+    problems += _group_problems(list({(split, case.id): (split, case) for split, case in cases}.values()))
+    deep_summary: DeepSummary | None = None
     if deep is not None:
         progress.stage("comparing images with each other")
-        images = [look.film for look in looks if look.film is not None]
-        deeper = look_deeper(images, deep, workers=workers, progress=progress)
-        problems += deeper.problems
-    rest = iter(looks)
-    summaries = tuple(_summarise(scan, list(islice(rest, len(scan.cases)))) for scan in scans)
-    unique = tuple(dict.fromkeys(problems))  # what is wrong with a table is met once per split
-    return CheckSummary(str(root), summaries, unique, time.monotonic() - start, deeper)
+        deep_summary = deep_check([result.checked for result in results], deep, workers=workers, progress=progress)
+        problems += deep_summary.problems
+    remaining = iter(results)
+    summaries = tuple(_summarise(scan, list(islice(remaining, len(scan.cases)))) for scan in scans)
+    unique = tuple(dict.fromkeys(problems))  # a faulty table has the same problems in each split
+    return CheckSummary(str(root), summaries, unique, time.monotonic() - start, deep_summary)
 
 
-def _scan(
+def _scan_all(
     root: Path, splits: Sequence[str] | None, table: str | Path | None, *, tables_alone: bool
 ) -> tuple[list[Scan], list[Problem]]:
-    """Return what is found of each split, or of each caption table where `root` has no films, and all problems."""
+    """Return a scan of each split, or of each caption table if `root` has no images, and all problems."""
     scans: list[Scan] = []
     problems: list[Problem] = []
     tables = caption_tables(root) if tables_alone and root.is_file() else ()
@@ -189,7 +123,7 @@ def _scan(
     return scans, problems
 
 
-def _look(split: str, case: Case, modality: Modality | None, kind: str, *, deep: bool) -> _Look:
+def _check_case(split: str, case: Case, modality: Modality | None, kind: str, *, with_sketch: bool) -> _Result:
     problems: list[Problem] = []
     pixels = mask = None
     try:
@@ -203,34 +137,51 @@ def _look(split: str, case: Case, modality: Modality | None, kind: str, *, deep:
     if pixels is not None and mask is not None and pixels.shape[:2] != mask.shape:
         what = f"the mask is {_size_text(mask.shape)} pixels, its image {case.image} is {_size_text(pixels.shape)}"
         problems.append(Problem("size", str(case.mask), what, "find the mask that was drawn on this image"))
-    if case.report is not None and case.report.has_attributes and case.report.unread:
-        what = f"of its caption {case.report.text!r} this was not read: {'; '.join(case.report.unread)}"
+    checked = CheckedCase(
+        split,
+        case,
+        fingerprint=None if pixels is None else _fingerprint(pixels),
+        sketch=sketch(pixels) if with_sketch and pixels is not None else None,
+        size=0 if mask is None else mask.size,
+        lesion=None if mask is None else int(mask.sum()),
+        left=0 if mask is None else int(mask[:, : mask.shape[1] // 2].sum()),
+    )
+    from_mask = None
+    if case.report is not None and case.report.has_attributes:
+        problems += _caption_problems(case, case.report, checked)
+        from_mask = None if mask is None else report_from_mask(mask, modality=modality or case.modality)
+    return _Result(checked, tuple(problems), None if pixels is None else pixels.shape[:2], from_mask)
+
+
+def _caption_problems(case: Case, caption: Report, checked: CheckedCase) -> list[Problem]:
+    problems = []
+    if caption.unread:
+        what = f"parts of its caption {caption.text!r} were not read: {'; '.join(caption.unread)}"
         problems.append(Problem("caption read in part", str(case.image), what, "correct the caption", "warning"))
-    described = None
-    if mask is not None and case.report is not None and case.report.has_attributes:
-        for contradiction in case.report.contradictions():
-            what = f"its caption contradicts itself: {contradiction} ({case.report})"
-            problems.append(Problem("caption", str(case.image), what, "correct the caption", "warning"))
-        described = report_from_mask(mask, modality=modality or modality_of(case))
-        opposed = _contradiction(case.report, mask)
-        if opposed:
-            what = f"{opposed} (caption: {case.report})"
-            problems.append(Problem("contradiction", str(case.mask), what, "correct the caption or the mask"))
-    empty = mask is not None and not mask.any()
-    fingerprint = _fingerprint(pixels) if pixels is not None else None
-    film = _film(split, case, fingerprint, pixels, mask) if deep else None
-    size = pixels.shape[:2] if pixels is not None else None
-    return _Look(tuple(problems), size, fingerprint, empty, described, film)
+    if checked.lesion is None:
+        return problems
+    for contradiction in caption.contradictions():
+        what = f"its caption contradicts itself: {contradiction} ({caption})"
+        problems.append(Problem("caption", str(case.image), what, "correct the caption", "warning"))
+    contradiction_of_mask = _contradiction(caption, checked.lesion, checked.left)
+    if contradiction_of_mask:
+        what = f"{contradiction_of_mask} (caption: {caption})"
+        problems.append(Problem("contradiction", str(case.mask), what, "correct the caption or the mask"))
+    return problems
 
 
-def _film(
-    split: str, case: Case, fingerprint: str | None, pixels: NDArray[Any] | None, mask: NDArray[np.uint8] | None
-) -> CheckedCase:
-    sketched = sketch(pixels) if pixels is not None else None
-    if mask is None:
-        return CheckedCase(split, case, fingerprint, sketched)
-    left = int(mask[:, : mask.shape[1] // 2].sum())
-    return CheckedCase(split, case, fingerprint, sketched, mask.size, int(mask.sum()), left)
+def _contradiction(caption: Report, lesion: int, left: int) -> str | None:
+    """Return in words how a caption contradicts its mask, by the lesion's pixels and those in the left half."""
+    if not lesion:
+        return None if caption.side == "none" else "the mask is empty, the caption reports an infection"
+    if caption.side == "none":
+        return "the mask shows a lesion, the caption says there is no infection"
+    named = hands_of(caption.zones)
+    if named == {"left"} and left / lesion < STRAY_FRACTION:
+        return "the lesions are on the right of the image, the caption says left"
+    if named == {"right"} and left / lesion > 1 - STRAY_FRACTION:
+        return "the lesions are on the left of the image, the caption says right"
+    return None
 
 
 def _size_text(shape: tuple[int, ...]) -> str:
@@ -238,48 +189,32 @@ def _size_text(shape: tuple[int, ...]) -> str:
 
 
 def _fingerprint(pixels: NDArray[Any]) -> str:
-    """Return a checksum of what is seen, the same for a copy in another file format or grey stored as colour."""
+    """Return a checksum of the pixels, the same for a copy in another file format or for grey stored as colour."""
     if pixels.ndim == 3 and (pixels[:, :, :1] == pixels[:, :, 1:]).all():
         pixels = pixels[:, :, 0]
     described = f"{pixels.shape} {pixels.dtype}".encode()
     return hashlib.sha256(described + np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
-def _contradiction(caption: Report, mask: NDArray[np.uint8]) -> str | None:
-    """Return in words what a caption and its mask cannot both mean, None where they get along."""
-    if not mask.any():
-        return None if caption.side == "none" else "the mask is empty, the caption tells of an infection"
-    if caption.side == "none":
-        return "the mask shows a lesion, the caption says there is no infection"
-    said = hands_of(caption.zones)
-    left = mask[:, : mask.shape[1] // 2].sum() / mask.sum()
-    if said == {"left"} and left < STRAY_FRACTION:
-        return "the lesions are on the right of the picture, the caption says left"
-    if said == {"right"} and left > 1 - STRAY_FRACTION:
-        return "the lesions are on the left of the picture, the caption says right"
-    return None
-
-
-def _find_duplicates(cases: Sequence[tuple[str, Case]], looks: Sequence[_Look]) -> list[Problem]:
-    same: dict[str, list[tuple[str, Case]]] = defaultdict(list)
-    for entry, look in zip(cases, looks, strict=True):
-        if look.fingerprint is not None:
-            same[look.fingerprint].append(entry)
+def _duplicate_problems(images: Sequence[CheckedCase]) -> list[Problem]:
+    same: dict[str, list[CheckedCase]] = defaultdict(list)
+    for image in images:
+        if image.fingerprint is not None:
+            same[image.fingerprint].append(image)
     problems = []
-    for entries in same.values():
-        if len(entries) < 2:
+    for first, *others in same.values():
+        if not others:
             continue
-        others = ", ".join(f"{case.image} ({split})" for split, case in entries[1:])
-        across = len({split for split, _ in entries}) > 1
-        where, what = str(entries[0][1].image), f"({entries[0][0]}) shows the same picture as {others}"
-        if across:
+        names = ", ".join(f"{image.case.image} ({image.split})" for image in others)
+        where, what = str(first.case.image), f"({first.split}) has the same pixels as {names}"
+        if any(image.split != first.split for image in others):
             problems.append(Problem("duplicate across splits", where, what, "keep it in one split"))
         else:
             problems.append(Problem("duplicate", where, what, "keep one of them", "warning"))
     return problems
 
 
-def _find_shared_groups(cases: Sequence[tuple[str, Case]]) -> list[Problem]:
+def _group_problems(cases: Sequence[tuple[str, Case]]) -> list[Problem]:
     members: dict[str, Counter[str]] = defaultdict(Counter)
     for split, case in cases:
         if case.group is not None:
@@ -296,16 +231,13 @@ def _find_shared_groups(cases: Sequence[tuple[str, Case]]) -> list[Problem]:
     ]
 
 
-def _summarise(scan: Scan, looks: Sequence[_Look]) -> SplitSummary:
+def _summarise(scan: Scan, results: Sequence[_Result]) -> SplitSummary:
     cases = scan.cases
     pairs = [
-        (case.report, look.described)
-        for case, look in zip(cases, looks, strict=True)
-        if case.report is not None and look.described is not None
+        (case.report, result.from_mask)
+        for case, result in zip(cases, results, strict=True)
+        if case.report is not None and result.from_mask is not None
     ]
-    groups = {case.group for case in cases if case.group is not None}
-    sizes = Counter(_size_text(look.size) for look in looks if look.size is not None)
-    num_free_texts = sum(case.report is not None and not case.report.has_attributes for case in cases)
     return SplitSummary(
         split=scan.split,
         layout=scan.layout,
@@ -313,18 +245,19 @@ def _summarise(scan: Scan, looks: Sequence[_Look]) -> SplitSummary:
         table=str(scan.table) if scan.table is not None else None,
         num_cases=len(cases),
         num_masks=sum(case.mask is not None for case in cases),
-        num_empty_masks=sum(look.empty for look in looks),
+        num_empty_masks=sum(result.checked.lesion == 0 for result in results),
         num_reports=sum(case.report is not None for case in cases),
-        num_free_texts=num_free_texts,
-        num_groups=len(groups),
+        num_free_texts=sum(case.report is not None and not case.report.has_attributes for case in cases),
+        num_groups=len({case.group for case in cases if case.group is not None}),
         num_without_group=sum(case.group is None for case in cases),
-        sizes=dict(sizes.most_common()),
+        sizes=dict(Counter(_size_text(result.size) for result in results if result.size is not None).most_common()),
         num_compared=len(pairs),
         agreement=_agreement(pairs),
     )
 
 
 def _agreement(pairs: Sequence[tuple[Report, Report]]) -> dict[str, float]:
+    """Return the fraction of captions that agree with the report of their mask, by finding."""
     if not pairs:
         return {}
     same = {
@@ -334,27 +267,3 @@ def _agreement(pairs: Sequence[tuple[Report, Report]]) -> dict[str, float]:
         "zones": [caption.zones == shown.zones for caption, shown in pairs],
     }
     return {name: round(sum(values) / len(values), 4) for name, values in same.items()}
-
-
-def _split_lines(split: SplitSummary) -> list[str]:
-    if split.layout == "table":
-        return [
-            f"{split.split}: {split.num_cases} captions, {split.num_free_texts} of them free text, from {split.table}",
-            f"  groups: {split.num_groups}, {split.num_without_group} captions without; no films beside the table",
-        ]
-    sizes = list(split.sizes.items())
-    shown = ", ".join(f"{size} ({count})" for size, count in sizes[:3])
-    more = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
-    lines = [
-        f"{split.split}: {split.num_cases} images, {split.num_masks} masks (named {split.pairing}), "
-        f"{split.num_empty_masks} of them empty",
-        f"  sizes: {shown or 'none'}{more}",
-        f"  captions: {split.num_reports}, {split.num_free_texts} of them free text, from {split.table or 'no table'}",
-        f"  groups: {split.num_groups}, {split.num_without_group} images without",
-    ]
-    if split.agreement:
-        fractions = ", ".join(f"{name} {fraction:.1%}" for name, fraction in split.agreement.items())
-        lines.append(
-            f"  captions like those the approximate rules read off masks ({split.num_compared} compared): {fractions}"
-        )
-    return lines

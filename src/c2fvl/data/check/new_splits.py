@@ -1,8 +1,8 @@
-"""A new partition of a data set into train, val and test in which no patient and no picture is in two parts.
+"""New splits train, val and test of a data set, such that no patient and no image is in two of them.
 
-What belongs together stays together: films of one group, near duplicates, and all that hang together through either.
-Each such bundle goes, the largest first, to the part that lacks most films of its kind; a kind is one or two infected
-sides, and a lesion above or below the median.
+Images of one group, near duplicates, and everything linked by either form a bundle. Bundles are assigned one by one,
+the largest first, to the split that lacks most images of their kind: with one or two affected sides, and with a lesion
+above or below the median size.
 """
 
 import os
@@ -21,16 +21,18 @@ _COLUMNS = ("image", "mask", "text", "group", "split", "orientation")
 
 @dataclass(frozen=True)
 class Member:
-    """One film to be assigned: its case, the lesion's share of the picture, and how much of the lesion is left."""
+    """A case to be assigned to a split."""
 
     case: Case
-    lesion: float | None  # None without a mask
-    left: float | None  # share of the lesion in the left half of the picture, None without a lesion
+    lesion: float | None
+    """The lesion's fraction of the image; None without a mask."""
+    left: float | None
+    """The fraction of the lesion in the left half of the image; None without a lesion."""
 
 
 @dataclass(frozen=True)
 class NewSplits:
-    """What was written: films and bundles of each part, and the films that were left out as they cannot be read."""
+    """What was written: images and bundles of each split, and the images left out because they cannot be read."""
 
     path: str
     num_images: dict[str, int]
@@ -41,47 +43,49 @@ class NewSplits:
 
     def lines(self) -> list[str]:
         """Return the counts in words."""
-        parts = [
-            f"{count} films in {split} ({self.num_bundles[split]} bundles, {self.num_one_sided[split]} one-sided)"
+        splits = [
+            f"{count} images in {split} ({self.num_bundles[split]} bundles, {self.num_one_sided[split]} one-sided)"
             for split, count in self.num_images.items()
         ]
-        left_out = f"; {self.num_left_out} films that cannot be read are left out" if self.num_left_out else ""
-        return [f"{self.path}: {', '.join(parts)}{left_out}"]
+        left_out = f"; {self.num_left_out} images that cannot be read are left out" if self.num_left_out else ""
+        return [f"{self.path}: {', '.join(splits)}{left_out}"]
 
 
 def check_new_splits(path: Path, fractions: Sequence[int], cases: Sequence[Case]) -> None:
-    """Raise where `write_new_splits` could not write, so that nobody waits for a long look in vain.
+    """Raise if `write_new_splits` could not write, before the long search for duplicates.
 
-    Raises `FileExistsError` for a file that is there, `ValueError` for another ending, for shares that are not three
-    whole numbers of 0 or more that sum to 100, and for a place above which films lie.
+    Raises `FileExistsError` for a file that exists, `ValueError` for another ending, for fractions that are not three
+    whole numbers of 0 or more with the sum 100, and if an image is not in the csv's folder or below.
     """
     if path.exists():
-        raise FileExistsError(f"{path} is there already and nothing is overwritten; name another file")
+        raise FileExistsError(f"{path} exists already and nothing is overwritten; name another file")
     if path.suffix.lower() != ".csv":
         raise ValueError(f"{path}: new splits are written as a csv; give the name the ending .csv")
     if len(fractions) != len(SPLITS) or min(fractions) < 0 or sum(fractions) != 100:
-        raise ValueError(f"the shares are {fractions}; expected three numbers for train, val and test that sum to 100")
+        raise ValueError(
+            f"the fractions are {fractions}; expected three numbers for train, val and test that sum to 100 percent"
+        )
     folder = path.parent.resolve()
     outside = [case.image for case in cases if not case.image.resolve().is_relative_to(folder)]
     if outside:
         raise ValueError(
-            f"{path}: the film {outside[0]} is not in {folder} or below, as it must be for a csv to name it; write the "
-            f"csv into a folder above all films"
+            f"{path}: the image {outside[0]} is not in {folder} or below, where a csv can name it; write the csv into "
+            f"a folder above all images"
         )
 
 
 def bundles(members: Sequence[Member], pairs: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
-    """Return the number of each member's bundle; `pairs` are places of members that belong together."""
+    """Return the bundle (N,) of each member, from 0 on; `pairs` are indices of members that belong together."""
     from scipy.sparse import coo_array  # takes longer to load than most commands to run
     from scipy.sparse.csgraph import connected_components
 
-    first = [place for place, _ in pairs]
-    second = [place for _, place in pairs]
+    first = [index for index, _ in pairs]
+    second = [index for _, index in pairs]
     leaders: dict[str, int] = {}
-    for place, member in enumerate(members):
+    for index, member in enumerate(members):
         if member.case.group is not None:
-            first.append(leaders.setdefault(member.case.group, place))
-            second.append(place)
+            first.append(leaders.setdefault(member.case.group, index))
+            second.append(index)
     graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(len(members), len(members)))
     return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
@@ -89,12 +93,12 @@ def bundles(members: Sequence[Member], pairs: Sequence[tuple[int, int]]) -> NDAr
 def assign(
     members: Sequence[Member], labels: NDArray[np.int64], fractions: Sequence[int], *, seed: int = 0
 ) -> NDArray[np.int64]:
-    """Return the place in `SPLITS` of each member, the same for all of a bundle, by its number in `labels` (N,).
+    """Return the index in `SPLITS` of each member, the same for all of a bundle; `labels` (N,) are the bundles.
 
-    Parts whose share is 0 stay empty. Raises `ValueError` where another one would: there are too few bundles.
+    Splits with the fraction 0 stay empty. Raises `ValueError` if another one would: there are too few bundles.
     """
     kinds = _kinds(members)
-    content = np.zeros((labels.max(initial=-1) + 1, kinds.max(initial=0) + 1))  # films of each kind in a bundle
+    content = np.zeros((labels.max(initial=-1) + 1, kinds.max(initial=0) + 1))  # images of each kind in a bundle
     np.add.at(content, (labels, kinds), 1)
     lacking = np.outer(np.asarray(fractions) / 100, content.sum(axis=0))
     lacking[np.asarray(fractions) == 0] = -np.inf
@@ -106,11 +110,11 @@ def assign(
         need = (lacking[:, weights] * content[bundle, weights]).sum(axis=1)
         chosen[bundle] = int(need.argmax())
         lacking[chosen[bundle]] -= content[bundle]
-    empty = [split for place, split in enumerate(SPLITS) if fractions[place] and place not in chosen]
+    empty = [split for index, split in enumerate(SPLITS) if fractions[index] and index not in chosen]
     if empty:
         raise ValueError(
-            f"{len(content)} bundles of films that belong together leave nothing for {' and '.join(empty)}; "
-            f"give fewer parts a share, or more films"
+            f"{len(content)} bundles of images that belong together leave nothing for {' and '.join(empty)}; "
+            f"set fewer fractions above 0, or add images"
         )
     return chosen[labels]
 
@@ -125,27 +129,27 @@ def write_new_splits(
     orientation: str = "image",
     num_left_out: int = 0,
 ) -> NewSplits:
-    """Write the csv of a data set, which `scan` reads, and return its counts; `frame` is what its captions mean."""
+    """Write the csv of a data set, as `scan` reads it, and return its counts; `orientation` is that of the captions."""
     labels = bundles(members, pairs)
-    places = assign(members, labels, fractions, seed=seed)
+    splits = assign(members, labels, fractions, seed=seed)
     names: dict[int, str] = {}
     for member, label in zip(members, labels.tolist(), strict=True):
-        group = member.case.group or f"film {member.case.id}"
-        # a bundle has the name of a patient where it knows one
-        if label not in names or (member.case.group is not None and names[label].startswith("film ")):
+        group = member.case.group or f"case {member.case.id}"
+        # a bundle is named after a patient if it has a known one
+        if label not in names or (member.case.group is not None and names[label].startswith("case ")):
             names[label] = group
     rows = [
-        _row(path, member.case, names[label], SPLITS[place], orientation)
-        for member, label, place in zip(members, labels.tolist(), places.tolist(), strict=True)
+        _row(path, member.case, names[label], SPLITS[split], orientation)
+        for member, label, split in zip(members, labels.tolist(), splits.tolist(), strict=True)
     ]
     write_cells(path, [_COLUMNS, *rows])
     one_sided = np.array([_is_one_sided(member) for member in members])
-    parts = {split: places == place for place, split in enumerate(SPLITS) if fractions[place]}
+    inside = {split: splits == index for index, split in enumerate(SPLITS) if fractions[index]}
     return NewSplits(
         path=str(path),
-        num_images={split: int(inside.sum()) for split, inside in parts.items()},
-        num_bundles={split: len(np.unique(labels[inside])) for split, inside in parts.items()},
-        num_one_sided={split: int((inside & one_sided).sum()) for split, inside in parts.items()},
+        num_images={split: int(chosen.sum()) for split, chosen in inside.items()},
+        num_bundles={split: len(np.unique(labels[chosen])) for split, chosen in inside.items()},
+        num_one_sided={split: int((chosen & one_sided).sum()) for split, chosen in inside.items()},
         num_left_out=num_left_out,
         orientation=orientation,
     )
@@ -167,11 +171,11 @@ def _is_one_sided(member: Member) -> bool:
 
 
 def _kinds(members: Sequence[Member]) -> NDArray[np.int64]:
-    """Return a number for each film: no mask, no lesion, or one or two sides with a small or large lesion."""
+    """Return the kind of each member: no mask, no lesion, or one or two sides with a small or large lesion."""
     median = float(np.median([member.lesion for member in members if member.lesion] or [0.0]))
     kinds = np.zeros(len(members), np.int64)
-    for place, member in enumerate(members):
+    for index, member in enumerate(members):
         if member.lesion is not None:
-            infected = 2 + 2 * _is_one_sided(member) + (member.lesion > median)
-            kinds[place] = infected if member.lesion > 0 else 1
+            affected = 2 + 2 * _is_one_sided(member) + (member.lesion > median)
+            kinds[index] = affected if member.lesion > 0 else 1
     return kinds

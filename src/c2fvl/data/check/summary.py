@@ -1,19 +1,69 @@
-"""What the deep check found, in words and as JSON."""
+"""What the check of a data set found, as values, as lines of text and as JSON."""
 
+from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from c2fvl.data.cases import Problem
 from c2fvl.data.check.new_splits import NewSplits
+from c2fvl.data.problems import Problem
+from c2fvl.messages import listed
 from c2fvl.reports.caption_faults import Fault
 
 
 @dataclass(frozen=True)
-class OrientationEvidence:
-    """Whose left the captions mean, told by their masks: "image", "patient" or "undecided".
+class SplitSummary:
+    """The numbers of one split; `sizes` counts images by "width x height".
 
-    `fraction_of_images` counts the one-sided captions most of whose lesion is on the side of the picture that they name,
-    `fraction_of_pixels` all their lesions' pixels together.
+    `agreement` compares captions with their masks: the fraction of `num_compared` captions with the same side, number
+    of lesions, each zone, and all zones together. The rules that make a report from a mask are approximate, so the
+    fractions describe the split as a whole, not single cases.
+    """
+
+    split: str
+    layout: str
+    """"folders", "csv", or "table" for captions without images."""
+    pairing: str
+    table: str | None
+    num_cases: int
+    num_masks: int
+    num_empty_masks: int
+    num_reports: int
+    num_free_texts: int
+    num_groups: int
+    num_without_group: int
+    sizes: dict[str, int]
+    num_compared: int
+    agreement: dict[str, float]
+
+    def lines(self) -> list[str]:
+        """Return the numbers as lines of text."""
+        if self.layout == "table":
+            return [
+                f"{self.split}: {self.num_cases} captions, {self.num_free_texts} of them free text, from {self.table}",
+                f"  groups: {self.num_groups}, {self.num_without_group} captions without; the table has no images",
+            ]
+        sizes = list(self.sizes.items())
+        shown = ", ".join(f"{size} ({count})" for size, count in sizes[:3])
+        more = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
+        lines = [
+            f"{self.split}: {self.num_cases} images, {self.num_masks} masks (named {self.pairing}), "
+            f"{self.num_empty_masks} of them empty",
+            f"  sizes: {shown or 'none'}{more}",
+            f"  captions: {self.num_reports}, {self.num_free_texts} of them free text, from {self.table or 'no table'}",
+            f"  groups: {self.num_groups}, {self.num_without_group} images without",
+        ]
+        if self.agreement:
+            fractions = ", ".join(f"{name} {fraction:.1%}" for name, fraction in self.agreement.items())
+            lines.append(f"  captions that agree with their masks ({self.num_compared} compared): {fractions}")
+        return lines
+
+
+@dataclass(frozen=True)
+class OrientationEvidence:
+    """Whose left the captions mean, judged by their masks: "image", "patient" or "undecided".
+
+    `fraction_of_images` counts the one-sided captions that name the side of the image with most of their lesion;
+    `fraction_of_pixels` counts the pixels of all their lesions together.
     """
 
     verdict: str
@@ -23,24 +73,24 @@ class OrientationEvidence:
 
     def __str__(self) -> str:
         if self.fraction_of_images is None:
-            return "frame of the captions: undecided, there are no one-sided captions with a lesion in their mask"
-        figures = (
-            f"in {self.fraction_of_images:.1%} of {self.num_images} one-sided films the side named is that of the picture "
-            f"({self.fraction_of_pixels:.1%} of the lesions' pixels)"
+            return "orientation of the captions: undecided, there are no one-sided captions with a lesion in their mask"
+        numbers = (
+            f"in {self.fraction_of_images:.1%} of {self.num_images} one-sided cases, the side named is that of the "
+            f"image ({self.fraction_of_pixels:.1%} of the lesion pixels)"
         )
         if self.verdict == "image":
             return (
-                f"captions are in the viewer's frame: {figures}, so that in films in standard orientation a "
-                f"radiologist's left is the caption's right"
+                f"orientation of the captions: image, {numbers}; for images in standard orientation, a radiologist's "
+                "left is therefore the captions' right"
             )
         if self.verdict == "patient":
-            return f"captions are in the patient's frame, or the films are mirrored: {figures}"
-        return f"frame of the captions: undecided, {figures}"
+            return f"orientation of the captions: patient, or the images are mirrored: {numbers}"
+        return f"orientation of the captions: undecided, {numbers}"
 
 
 @dataclass(frozen=True)
 class SharedGroups:
-    """How much of one split is of patients or studies that another one, named first, has too."""
+    """How much of the second split belongs to patients or studies that the first one holds too."""
 
     first: str
     second: str
@@ -52,7 +102,7 @@ class SharedGroups:
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """Two films that are near duplicates; `group` is theirs where they have it in common."""
+    """Two images that are near duplicates; `group` is that of both, None if they differ."""
 
     first: str
     first_split: str
@@ -64,38 +114,39 @@ class NearDuplicate:
 
     @property
     def across(self) -> bool:
-        """Whether two splits share the film."""
+        """Whether the images are in two splits."""
         return self.first_split != self.second_split
 
     def __str__(self) -> str:
-        image = "the mirror image of" if self.mirrored else "nearly the same as"
+        relation = "the mirror image of" if self.mirrored else "nearly the same as"
         patient = f", both of {self.group}" if self.group is not None else ""
         return (
-            f"({self.first_split}) is {image} {self.second} ({self.second_split}), "
+            f"({self.first_split}) is {relation} {self.second} ({self.second_split}), "
             f"correlation {self.correlation:.3f}{patient}"
         )
 
 
 @dataclass(frozen=True)
 class DeepSummary:
-    """What the deep check found; `pairs` come with the best correlation first."""
+    """What the deep check found; `pairs` are sorted by correlation, highest first."""
 
     orientation: OrientationEvidence
     faults: tuple[Fault, ...]
     num_captions: int
     num_slots: int
-    """Captions with an empty slot, zones in the other lung, and a lesion in the mask; and how many of these masks have
-    the lesion in that other lung alone, so that the slot means nothing."""
+    """Captions with an empty slot, zones in the other lung, and a lesion in the mask."""
     num_slots_confirmed: int
+    """How many of their masks have the lesion in that other lung alone, so that the slot means nothing."""
     num_images: int
-    """Films that could be read and were compared."""
+    """Images that could be read and were compared."""
     shared: tuple[SharedGroups, ...]
     pairs: tuple[NearDuplicate, ...]
     num_compared: int
-    """Pairs of films whose hashes were like enough for a closer look, and the bits in which these could differ."""
+    """Pairs of images whose hashes were similar enough for a closer comparison."""
     max_distance: int
+    """Bits in which their hashes could differ."""
     num_pictures: int | None
-    """Written; None where none were asked for."""
+    """Pictures of pairs that were written; None if none were asked for."""
     new_splits: NewSplits | None
     problems: tuple[Problem, ...] = field(repr=False, default=())
 
@@ -107,7 +158,7 @@ class DeepSummary:
 
     def lines(self) -> list[str]:
         """Return the findings as lines of text."""
-        lines = ["what the data hides:", f"  {self.orientation}"]
+        lines = ["deep check:", f"  {self.orientation}"]
         lines.append(f"  faults of {self.num_captions} captions:{'' if self.faults else ' none'}")
         for fault in self.faults:
             example = f"; {fault.examples[0]}" if fault.examples else ""
@@ -132,12 +183,52 @@ class DeepSummary:
 
     def _pairs_text(self) -> str:
         if not self.num_images:
-            return "near duplicates: there are no films to compare"
+            return "near duplicates: there are no images to compare"
         across = sum(pair.across for pair in self.pairs)
         one_group = sum(pair.group is not None for pair in self.pairs)
         mirrored = sum(pair.mirrored for pair in self.pairs)
         return (
-            f"near duplicates among {self.num_images} films: {across} pairs across splits, "
+            f"near duplicates among {self.num_images} images: {across} pairs across splits, "
             f"{len(self.pairs) - across} within one; {one_group} of one group, {mirrored} mirrored "
             f"({self.num_compared} pairs whose hashes differ in at most {self.max_distance} bits were compared)"
         )
+
+
+@dataclass(frozen=True)
+class CheckSummary:
+    """What `check` found: numbers of each split, all problems and the seconds it took; `deep` is None if not run."""
+
+    root: str
+    splits: tuple[SplitSummary, ...]
+    problems: tuple[Problem, ...]
+    seconds: float
+    deep: DeepSummary | None = None
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """The problems that make the data unusable or its scores worthless."""
+        return tuple(problem for problem in self.problems if problem.severity == "error")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain lists, dictionaries, strings and numbers, ready for JSON."""
+        return {
+            "root": self.root,
+            "seconds": round(self.seconds, 2),
+            "splits": [asdict(split) for split in self.splits],
+            **({} if self.deep is None else {"deep": self.deep.as_dict()}),
+            "problems": [asdict(problem) for problem in self.problems],
+        }
+
+    def lines(self, *, max_problems: int = 20) -> list[str]:
+        """Return the summary as lines of text; of each kind of problem at most `max_problems` are listed."""
+        lines = [line for split in self.splits for line in split.lines()]
+        lines += self.deep.lines() if self.deep is not None else []
+        by_kind: dict[tuple[str, str], list[Problem]] = defaultdict(list)
+        for problem in self.problems:
+            by_kind[problem.severity, problem.kind].append(problem)
+        for (severity, kind), problems in sorted(by_kind.items()):
+            lines.append(f"{severity}: {kind} ({len(problems)})")
+            lines += [f"  {line}" for line in listed([*map(str, problems)], max_problems, separator="\n").split("\n")]
+        num_warnings = len(self.problems) - len(self.errors)
+        lines.append(f"{len(self.errors)} errors, {num_warnings} warnings, {self.seconds:.1f} s")
+        return lines
