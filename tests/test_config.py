@@ -74,6 +74,7 @@ def test_overrides_are_typed():
         ("train.deterministic=1", "true or false"),
         ("train.precision=fp8", "one of auto, fp32, bf16, fp16"),
         ("optimizer.learning_rate=nan", "finite"),
+        (f"optimizer.learning_rate=1{400 * chr(48)}", "finite"),
         ("optimizer.learning_rate=-1", "at least 0"),
         ("model.arguments.base_width=[{a=1}]", "plain values"),
         ("data.root.sub=1", "holds no further"),

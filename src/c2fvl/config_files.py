@@ -178,7 +178,7 @@ def _section(kind: type, content: Mapping[str, Any], where: str) -> Any:
 def _checked(value: Any, kind: Any, metadata: Mapping[str, Any], where: str) -> Any:
     """Return `value` as `kind`, or raise an error that says what was expected."""
     if kind is float and type(value) is int:
-        value = float(value)
+        value = float(value) if abs(value) < 1e300 else math.inf
     if typing.get_origin(kind) is tuple:
         value = (value,) if isinstance(value, str) else value
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):

@@ -1,0 +1,161 @@
+"""The kinds of files that c2fvl reads: some whole files of each, how they are damaged, and how they are read."""
+
+import io
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mutations import BINARY, TEXT, Mutation, mutate, mutate_archive, mutate_safetensors
+from PIL import Image
+
+from c2fvl.checkpoints.official.unpickler import read_official
+from c2fvl.checkpoints.trained_model import load_model
+from c2fvl.config_files import load_config
+from c2fvl.data.scan import inspect
+from c2fvl.evaluation.compare.compare import compare
+from c2fvl.files.images import read_image, read_mask, read_mask_as, read_spacing
+from c2fvl.files.tables import read_cells, read_csv
+from c2fvl.inference.onnx_engine import OnnxModel
+from c2fvl.inference.predictor import Predictor
+from c2fvl.reports.caption_tables import read_table
+from c2fvl.reports.report import parse_report
+from c2fvl.training.resume_state import load_state
+
+SENTENCES = (
+    b"Bilateral pulmonary infection, two infected areas, upper left lung and middle lower right lung.",
+    b"Unilateral pulmonary infection, one infected area, lower left lung.",
+    b"Patchy opacities in the right upper and the left lower zone, no effusion; small nodule at the left base.",
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of file, as a stage asks for it."""
+
+    name: str
+    samples: list[bytes]
+    file: str
+    """Name of the file that is written, or below `folder`, where the reader takes a folder."""
+    read: Callable[[Path], Any]
+    change: Mutation
+    folder: Path | None = None
+    """What else lies in the folder; the reader is given the folder itself."""
+
+
+def _plain(change: tuple[Mutation, ...]) -> Mutation:
+    return lambda data, draw: mutate(data, draw, change)
+
+
+def _every(*readers: Callable[[Path], Any]) -> Callable[[Path], None]:
+    """Return a reader that asks all of these, and refuses what all of them refuse."""
+
+    def read(path: Path) -> None:
+        refused: list[Exception] = []
+        for reader in readers:
+            try:
+                reader(path)
+            except (ValueError, OSError) as error:
+                refused.append(error)
+        if len(refused) == len(readers):
+            raise refused[0]
+
+    return read
+
+
+def images() -> dict[str, list[bytes]]:
+    """Return small images by the ending of their format."""
+    generator = np.random.default_rng(0)
+    grey = generator.integers(0, 256, (21, 34), np.uint8)
+    colour = generator.integers(0, 256, (21, 34, 3), np.uint8)
+    deep = generator.integers(0, 65536, (21, 34), np.uint16)
+    mask = (grey > 127).astype(np.uint8) * 255
+    found: dict[str, list[bytes]] = {"png": [], "jpg": [], "tif": []}
+    for picture in (grey, colour, deep, mask):
+        found["png"].append(cv2.imencode(".png", picture)[1].tobytes())
+        found["tif"].append(cv2.imencode(".tif", picture)[1].tobytes())
+    for picture in (grey, colour):
+        found["jpg"].append(cv2.imencode(".jpg", picture)[1].tobytes())
+    for mode in ("P", "1", "LA", "RGBA", "I;16"):
+        stream = io.BytesIO()
+        source = Image.fromarray(deep) if mode == "I;16" else Image.fromarray(colour).convert(mode)
+        source.save(stream, "PNG", dpi=(300, 300))
+        found["png"].append(stream.getvalue())
+    for compression in ("tiff_lzw", "tiff_deflate", "packbits", "group4"):
+        stream = io.BytesIO()
+        Image.fromarray(mask).convert("1" if compression == "group4" else "L").save(
+            stream, "TIFF", compression=compression, dpi=(72, 72)
+        )
+        found["tif"].append(stream.getvalue())
+    stream = io.BytesIO()
+    Image.fromarray(colour).convert("CMYK").save(stream, "JPEG", progressive=True)
+    found["jpg"].append(stream.getvalue())
+    return found
+
+
+def _checkpoint() -> bytes:
+    base = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    state = {"matrix": base, "view": base[1:3, ::2], "half": base.half(), "count": torch.tensor(7)}
+    stream = io.BytesIO()
+    torch.save({"epoch": 17, "state_dict": state, "optimizer": {"state": {0: {"step": 3}}}}, stream)
+    return stream.getvalue()
+
+
+def all_kinds(root: Path, run: Path, evaluation: Path, exported: Path) -> list[Kind]:
+    """Return every kind; `root` is a data set, `run` a trained run, the others what was made of it."""
+    pictures = images()
+    masks = (read_mask, lambda path: read_mask(path, binarise=True))
+    labels = (lambda path: read_mask_as(path, "labels"), lambda path: read_mask_as(path, "above_half"))
+    image_readers = _every(read_image, read_spacing, *masks, *labels)
+    xlsx = (root / "Test_Folder" / "Test_text.xlsx").read_bytes()
+    table = (root / "Test_Folder" / "Test_films.csv").read_bytes()
+    best, last = run / "best", max((run / "last").iterdir())
+    found = [Kind(ending, pictures[ending], f"a.{ending}", image_readers, _plain(BINARY)) for ending in pictures]
+    found += [
+        Kind("xlsx", [xlsx], "a.xlsx", _every(read_cells, read_table), mutate_archive),
+        Kind("csv", [table], "a.csv", _every(read_csv, read_cells, read_table), _plain(TEXT)),
+        Kind("data set", [table], "Test_films.csv", _inspected, _plain(TEXT), root / "Test_Folder"),
+        Kind("settings", [(run / "config.toml").read_bytes()], "a.toml", load_config, _plain(TEXT)),
+        Kind("report", list(SENTENCES), "a.txt", _understood, _plain(TEXT)),
+        Kind("official checkpoint", [_checkpoint()], "a.pth", read_official, mutate_archive),
+        Kind("onnx", [exported.read_bytes()], "a.onnx", OnnxModel, _plain(BINARY)),
+    ]
+    for file in sorted(best.iterdir()):
+        change = mutate_safetensors if file.suffix == ".safetensors" else _plain(TEXT)
+        found.append(Kind(f"model: {file.name}", [file.read_bytes()], file.name, _load, change, best))
+    for file in sorted(last.iterdir()):
+        change = mutate_safetensors if file.suffix == ".safetensors" else _plain(TEXT)
+        name = f"last/{last.name}/{file.name}"
+        found.append(Kind(f"state: {file.name}", [file.read_bytes()], name, _resume, change, run))
+    for name in ("summary.json", "cases.csv"):
+        content = (evaluation / name).read_bytes()
+        found.append(Kind(f"evaluation: {name}", [content], name, _compared, _plain(TEXT), evaluation))
+    return found
+
+
+def _understood(path: Path) -> None:
+    parse_report(path.read_bytes().decode("utf-8", "replace"))
+
+
+def _inspected(folder: Path) -> None:
+    inspect(folder / "Test_films.csv", "all")
+
+
+def _load(folder: Path) -> None:
+    load_model(folder)
+    Predictor(folder)
+
+
+def _resume(folder: Path) -> None:
+    for older in (folder / "last").iterdir():
+        if older.name != max(entry.name for entry in (folder / "last").iterdir()):
+            shutil.rmtree(older)
+    load_state(folder / "last")
+
+
+def _compared(folder: Path) -> None:
+    compare([folder], speed=False)
