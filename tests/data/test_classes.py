@@ -17,7 +17,7 @@ from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.data.scan import scan
 from c2fvl.files.images import read_mask_as, write_labels, write_mask
-from c2fvl.inference.cases import CasePrediction, score_on_grids
+from c2fvl.inference.cases import ORIGINAL, CasePrediction, score_prediction
 from c2fvl.inference.predictor import Predictor
 from c2fvl.inference.torch_engine import probabilities
 from c2fvl.metrics.overlap import Overlap, summarise, summarise_classes
@@ -96,15 +96,15 @@ def test_each_class_is_scored_and_nothing_is_left_out():
     probability = np.zeros((3, 2, 2), np.float32)
     for place, found in {(0, 0): 0, (0, 1): 1, (1, 0): 2, (1, 1): 1}.items():
         probability[(found, *place)] = 1
-    score = score_on_grids(CasePrediction("a", 0, probability, labels, None))
-    assert [own["original"] for own in score.classes] == [Overlap(1, 2, 1), Overlap(1, 1, 2)]
+    score = score_prediction(CasePrediction("a", 0, probability, labels, None))
+    assert [own[ORIGINAL] for own in score.classes] == [Overlap(1, 2, 1), Overlap(1, 1, 2)]
     assert score.classes[1]["published"] == Overlap(1, 1, 2)
     empty = (Overlap(0, 0, 0), Overlap(0, 3, 0))
-    found = summarise_classes([tuple(own["original"] for own in score.classes), empty])
+    found = summarise_classes([tuple(own[ORIGINAL] for own in score.classes), empty])
     assert found["classes"][0]["dice_per_image"] == pytest.approx((2 / 3 + 1) / 2)
     assert found["classes"][1]["dice_per_image"] == pytest.approx((2 / 3 + 0) / 2)
     assert found["dice_per_image"] == pytest.approx((2 / 3 + 1 + 2 / 3) / 4)
-    assert (found["num_cases"], found["num_empty_masks"], found["num_false_alarms"]) == (2, 1, 1)
+    assert (found["num_cases"], found["num_empty_masks"], found["num_false_positives"]) == (2, 1, 1)
     assert summarise_classes([[Overlap(1, 2, 1)]]) == summarise([Overlap(1, 2, 1)])
 
 
@@ -181,7 +181,7 @@ def test_a_network_of_classes_is_scored_and_predicts_from_the_command_line(run, 
     assert first["dice_per_image"] == pytest.approx(np.mean([own["dice_per_image"] for own in first["classes"]]))
     assert "<td>left</td>" in (out / "report.html").read_text()
     header = (out / "cases.csv").read_text().splitlines()[0]
-    assert "original_ours_dice_class_2" in header
+    assert "original_corrected_dice_class_2" in header
     image = sorted((two_sides / "Test_Folder" / "img").iterdir())[0]
     command = ["predict", str(image), "--model", str(run), "--out", str(tmp_path / "masks"), "--probability"]
     assert main([*command, "--overlay", "--json"]) == 0

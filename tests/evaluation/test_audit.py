@@ -73,8 +73,8 @@ def test_the_table_and_the_summary_are_written_beside_an_evaluation(audited):
     assert names == [*(change.name for change in perturbations(None)), SECOND_PASS]
     scored = table_of(found.folder, "cases.csv")
     assert [row["id"] for row in rows] == [row["id"] for row in scored]
-    assert column(rows, "right_dice") == pytest.approx(column(scored, "original_ours_dice"), abs=1e-12)
-    assert column(rows, "right_iou") == pytest.approx(column(scored, "original_ours_iou"), abs=1e-12)
+    assert column(rows, "right_dice") == pytest.approx(column(scored, "original_corrected_dice"), abs=1e-12)
+    assert column(rows, "right_iou") == pytest.approx(column(scored, "original_corrected_iou"), abs=1e-12)
     total = len(rows) * (2 + len(names) - 1)
     assert steps[-1] == (total, total)
     assert [done for done, _ in steps] == list(range(1, total + 1))
@@ -133,7 +133,7 @@ def test_the_headline_by_hand(audited):
     assert entries == {
         "right": pytest.approx(means["right"]),
         "none": pytest.approx(means["none"]),
-        "reliance": pytest.approx(means["right"] - means["none"]),
+        "benefit": pytest.approx(means["right"] - means["none"]),
         "harm_shuffled": pytest.approx(means["none"] - means["shuffled"]),
         "harm_sides_exchanged": pytest.approx(means["none"] - means["sides_exchanged"]),
     }
@@ -243,11 +243,11 @@ def test_the_constant_mask_is_scored_by_hand(audited, phantom_root):
             (2 * (drawn & true).sum() / (drawn.sum() + true.sum()), (drawn & true).sum() / (drawn | true).sum())
         )
     baseline = found.summary["audit"]["baselines"][0]
-    assert (baseline["name"], baseline["num_training_films"]) == ("constant", len(scan(phantom_root, "train")))
+    assert (baseline["name"], baseline["num_training_images"]) == ("constant", len(scan(phantom_root, "train")))
     assert baseline["dice"]["value"] == pytest.approx(np.mean(scores, axis=0)[0])
     assert baseline["iou"]["value"] == pytest.approx(np.mean(scores, axis=0)[1])
     apart = column(rows, "none_dice").mean() - np.mean(scores, axis=0)[0]
-    assert baseline["network_less_this"]["value"] == pytest.approx(apart)
+    assert baseline["difference"]["value"] == pytest.approx(apart)
 
 
 def test_a_network_without_text_has_no_changes_and_says_so(blind, phantom_root, tmp_path):
@@ -259,8 +259,8 @@ def test_a_network_without_text_has_no_changes_and_says_so(blind, phantom_root, 
     assert "changes its mask" in found.page.read_text()
     assert list(table_of(tmp_path)[0]) == ["id", "group"]
     (baseline,) = found.summary["audit"]["baselines"]
-    dice = column(table_of(tmp_path, "cases.csv"), "original_ours_dice").mean()
-    assert baseline["network_less_this"]["value"] == pytest.approx(dice - baseline["dice"]["value"])
+    dice = column(table_of(tmp_path, "cases.csv"), "original_corrected_dice").mean()
+    assert baseline["difference"]["value"] == pytest.approx(dice - baseline["dice"]["value"])
 
 
 def test_a_network_that_finds_nothing_does_not_beat_one_mask_for_all(silent, phantom_root, tmp_path):
@@ -355,7 +355,7 @@ def test_a_caption_table_of_the_scored_part_alone_serves(phantom_root, tiny_run,
     write_cells(folder / "Other.xlsx", [rows[0], *([row[0], sentence] for row in rows[1:])])
     found = audit(load_model(tiny_run), Part(copied, table=str(folder / "Other.xlsx")), out=tmp_path / "out")
     assert {row["right_report"] for row in table_of(tmp_path / "out")} == {sentence}
-    assert found.summary["audit"]["baselines"][0]["num_training_films"] == len(scan(copied, "train"))
+    assert found.summary["audit"]["baselines"][0]["num_training_images"] == len(scan(copied, "train"))
     assert found.summary["audit"]["constant_report"] == str(most_common_report(scan(copied, "train")))
 
 

@@ -111,7 +111,7 @@ def test_a_table_that_was_changed_is_noticed(compared, tmp_path, value, message)
     shutil.copytree(compared.entries[0].evaluations[0], folder)
     with (folder / "cases.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
-    rows[1][rows[0].index("original_ours_dice")] = value
+    rows[1][rows[0].index("original_corrected_dice")] = value
     (folder / "cases.csv").write_text(
         "\n".join(",".join(f'"{cell}"' for cell in row) for row in rows), encoding="utf-8"
     )

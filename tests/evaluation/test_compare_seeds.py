@@ -15,7 +15,7 @@ from c2fvl.evaluation.compare.compare import compare
 from c2fvl.files.tables import write_cells
 
 GROUPS = ["p1", "p1", "p2", "p3", "p3", "p4", "p5", "p6", "p7", "p8"]
-HEADER = ["id", "group", "report", "original_ours_dice", "original_ours_iou", "original_intersection",
+HEADER = ["id", "group", "report", "original_corrected_dice", "original_corrected_iou", "original_intersection",
           "original_prediction", "original_target"]  # fmt: skip
 TARGETS = [100, 80, 60, 120, 90, 70, 50, 110, 40, 100]
 
@@ -36,7 +36,8 @@ def write_evaluation(
     values = np.array([row[3:] for row in rows[1:]], float)
     inside, found, true = values[:, 2:].sum(axis=0)
     scores = {
-        "grid": "original", "rule": "ours", "dice_per_image": values[:, 0].mean(), "iou_per_image": values[:, 1].mean(),
+        "resolution": "original", "protocol": "corrected",
+        "dice_per_image": values[:, 0].mean(), "iou_per_image": values[:, 1].mean(),
         "dice_pooled": 2 * inside / (found + true), "iou_pooled": inside / (found + true - inside),
     }  # fmt: skip
     summary = {
@@ -191,7 +192,7 @@ def test_a_folder_of_an_evaluation_beside_a_model(tiny_run, phantom_root, tmp_pa
         list(csv.DictReader((place / "cases.csv").read_text().splitlines()))
         for place in (found.entries[0].evaluations[0], tmp_path / "none")
     ]
-    with_text, without = ([float(row["original_ours_dice"]) for row in rows] for rows in tables)
+    with_text, without = ([float(row["original_corrected_dice"]) for row in rows] for rows in tables)
     (pair,) = found.differences
     assert pair.differences["dice"].mean.value == pytest.approx(np.mean(with_text) - np.mean(without))
     assert found.entries[0].values["parameters"] > 0
@@ -244,7 +245,7 @@ def damaged(folder, name, change):
         (lambda at: (at / "summary.json").write_text("{"), r"summary.json cannot be read"),
         (lambda at: (at / "summary.json").write_text("null"), r"summary.json cannot be read"),
         (lambda at: (at / "summary.json").write_text("{}"), r"is not of an evaluation"),
-        (lambda at: (at / "cases.csv").write_text("id,group\nf0,\n"), r"has no column original_ours_dice"),
+        (lambda at: (at / "cases.csv").write_text("id,group\nf0,\n"), r"has no column original_corrected_dice"),
         (lambda at: (at / "cases.csv").write_text(",".join(HEADER) + "\n"), r"holds no film"),
         (lambda at: (at / "cases.csv").write_text(",".join(HEADER) + "\nf0,,,x,1,1,1,1\n"), r"holds what is no number"),
         (lambda at: (at / "cases.csv").write_text(",".join(HEADER) + "\nf0,,,nan,1,1,1,1\n"), r"not finite"),

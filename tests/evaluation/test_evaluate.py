@@ -15,7 +15,7 @@ from c2fvl.data.pictures import FALSE_ALARM, FOUND, MISSED, case_panel, overlay
 from c2fvl.data.scan import scan
 from c2fvl.evaluation.evaluate import evaluate
 from c2fvl.files.images import read_image, read_mask, write_image, write_mask
-from c2fvl.inference.cases import CasePrediction, score_on_grids
+from c2fvl.inference.cases import NETWORK, ORIGINAL, CasePrediction, score_prediction
 from c2fvl.inference.masks import to_original
 from c2fvl.reports.report import Report
 
@@ -29,15 +29,15 @@ def test_summary_is_the_mean_of_the_table(evaluation):
     rows = list(csv.DictReader((evaluation.folder / "cases.csv").read_text().splitlines()))
     summary = json.loads((evaluation.folder / "summary.json").read_text())
     assert summary == json.loads(json.dumps(evaluation.summary))
-    scores = {(row["grid"], row["rule"]): row for row in summary["scores"]}
-    assert set(scores) == {("original", "ours"), ("network", "ours"), ("published", "published")}
+    scores = {(row["resolution"], row["protocol"]): row for row in summary["scores"]}
+    assert set(scores) == {("original", "corrected"), ("network", "corrected"), ("network", "published")}
     for (grid, rule), score in scores.items():
         values = [float(row[f"{grid}_{rule}_dice"]) for row in rows]
         assert score["dice_per_image"] == pytest.approx(np.mean(values), abs=1e-12)
         assert score["num_cases"] == len(rows) == len(scan(summary["data"]["root"], "val"))
     inside = sum(int(row["original_intersection"]) for row in rows)
     both = sum(int(row["original_prediction"]) + int(row["original_target"]) for row in rows)
-    assert scores["original", "ours"]["dice_pooled"] == pytest.approx(2 * inside / both)
+    assert scores["original", "corrected"]["dice_pooled"] == pytest.approx(2 * inside / both)
 
 
 def test_published_figures_follow_the_published_script(tmp_path, tiny_run):
@@ -71,7 +71,7 @@ def test_published_figures_follow_the_published_script(tmp_path, tiny_run):
         inside, both = (prediction & mask).sum(), (prediction | mask).sum()
         dice.append(2 * inside / (prediction.sum() + mask.sum() + 1e-5))
         iou.append(inside / both if both else 0.0)
-    row = next(row for row in found.summary["scores"] if row["grid"] == "published")
+    row = next(row for row in found.summary["scores"] if row["protocol"] == "published")
     assert row["dice_per_image"] == pytest.approx(np.mean(dice), abs=1e-9)
     assert row["iou_per_image"] == pytest.approx(np.mean(iou), abs=1e-9)
     assert row["num_empty_masks"] == 1
@@ -82,12 +82,12 @@ def test_the_original_grid_is_scored_on_resized_probabilities():
     probability[1:3, 1:3] = 1
     mask = np.zeros((8, 12), np.uint8)
     mask[2:6, 3:9] = 1
-    score = score_on_grids(CasePrediction("a", 0, probability, mask, None))
+    score = score_prediction(CasePrediction("a", 0, probability, mask, None))
     assert to_original(probability, (8, 12)).shape == (8, 12)
     expected = cv2.resize(probability, (12, 8), interpolation=cv2.INTER_LINEAR) >= 0.5
-    assert score.overlaps["original"].prediction == expected.sum()
-    assert score.overlaps["original"].target == 24
-    assert score.overlaps["network"].target == 4
+    assert score.overlaps[ORIGINAL].prediction == expected.sum()
+    assert score.overlaps[ORIGINAL].target == 24
+    assert score.overlaps[NETWORK].target == 4
 
 
 class Page(HTMLParser):

@@ -252,7 +252,7 @@ def test_every_figure_is_the_mean_of_its_column(scored):
     assert (
         found["intervals"] == f"{len(rows)} cases in {len({row['group'] for row in rows})} groups; intervals by groups"
     )
-    names = {"dice": "original_ours_dice", "iou": "original_ours_iou"}
+    names = {"dice": "original_corrected_dice", "iou": "original_corrected_iou"}
     for name, entry in found["per_image"].items():
         values = column(rows, names.get(name, name))
         assert entry["value"] == pytest.approx(values.mean(), abs=1e-9), name
@@ -274,7 +274,7 @@ def test_every_figure_is_the_mean_of_its_column(scored):
         "assd",
         "nsd_1",
         "nsd_3",
-        "expected_dice",
+        "estimated_dice",
     }
     assert wanted <= found["per_image"].keys()
     assert not any(name.startswith(("area_l", "area_r", "lesions")) for name in found["per_image"])
@@ -291,7 +291,7 @@ def test_intervals_are_those_of_another_bootstrap_by_groups(scored):
     ]
     inside, predicted, true = (column(rows, f"original_{name}") for name in ("intersection", "prediction", "target"))
     others = {
-        ("per_image", "dice"): [column(rows, "original_ours_dice")[draw].mean() for draw in draws],
+        ("per_image", "dice"): [column(rows, "original_corrected_dice")[draw].mean() for draw in draws],
         ("per_image", "hd95"): [column(rows, "hd95")[draw].mean() for draw in draws],
         ("pooled", "dice"): [2 * inside[draw].sum() / (predicted + true)[draw].sum() for draw in draws],
         ("pooled", "iou"): [inside[draw].sum() / (predicted + true - inside)[draw].sum() for draw in draws],
@@ -321,8 +321,8 @@ def test_lesions_and_strata_are_counted_from_masks(scored, phantom_root):
     for name, low, high in (("small", 0, 0.01), ("medium", 0.01, 0.05), ("large", 0.05, 2)):
         assert found["lesions"][name]["lesions"] == np.count_nonzero((every >= low) & (every < high))
         assert found["lesions"][name]["missed"] == column(rows, f"lesions_missed_{name}").sum()
-    dice = column(rows, "original_ours_dice")
-    iou = column(rows, "original_ours_iou")
+    dice = column(rows, "original_corrected_dice")
+    iou = column(rows, "original_corrected_iou")
     named = {stratum["name"]: stratum for stratum in found["strata"]}
     for label, count in ((row["label"], row["num_cases"]) for row in named["number of lesions"]["rows"]):
         assert count == sum(len(own) == int(label) if label.isdigit() else len(own) >= 4 for own in sizes)
@@ -359,15 +359,15 @@ def test_calibration_is_that_of_the_probabilities(scored, tiny_run, phantom_root
     gaps = [abs(probability[bins == number].sum() - lesion[bins == number].sum()) for number in range(15)]
     assert calibration["pixels"]["ece"] == pytest.approx(sum(gaps) / len(lesion), rel=1e-3)
     expected = [2 * (one.probability * one.mask).sum() / (one.probability.sum() + one.mask.sum()) for one in found]
-    told = column(rows, "expected_dice")
-    assert told == pytest.approx([one.expected_dice for one in found], rel=1e-4)
+    told = column(rows, "estimated_dice")
+    assert told == pytest.approx([one.estimated_dice for one in found], rel=1e-4)
     assert told == pytest.approx(expected, abs=0.05)
     area = np.mean(
         [one.probability.mean() - (read_mask(case.mask) > 0).mean() for one, case in zip(found, cases, strict=True)]
     )
     assert calibration["area"]["mean_difference"] == pytest.approx(area, rel=1e-3)
     assert calibration["confidence"]["mean"] == pytest.approx(told.mean())
-    dice = column(rows, "original_ours_dice")
+    dice = column(rows, "original_corrected_dice")
     assert calibration["confidence"]["spearman"] == pytest.approx(spearmanr(told, dice).statistic)
     assert calibration["confidence"]["mean_dice"] == pytest.approx(dice.mean())
 
@@ -381,7 +381,7 @@ def test_strata_by_a_column_of_ones_own_table(phantom_root, model, tmp_path):
         cells.append([*names, case.report.text, ["<b>north", "south", ""][place % 3]])
     write_cells(tmp_path / "films.csv", cells)
     found = evaluate(model, Part(tmp_path / "films.csv", split="all"), out=tmp_path / "out")
-    dice = {row["id"]: float(row["original_ours_dice"]) for row in table_of(tmp_path / "out")}
+    dice = {row["id"]: float(row["original_corrected_dice"]) for row in table_of(tmp_path / "out")}
     (stratum,) = [one for one in found.summary["figures"]["strata"] if one["name"] == "column site"]
     sites = {"<b>north": 0, "south": 1, "(empty)": 2}
     assert {row["label"] for row in stratum["rows"]} == set(sites)
@@ -416,9 +416,11 @@ def test_several_classes_have_columns_of_their_own_and_their_mean(classes, tmp_p
     found = evaluate(load_model(run), Part(root, split="train"), out=tmp_path)
     rows, predictor = table_of(tmp_path), Predictor(run)
     assert found.summary["calibration"] is None
-    assert "expected_dice" not in rows[0]
+    assert "estimated_dice" not in rows[0]
     single = [name for name in rows[0] if f"{name}_class_1" in rows[0]]
-    assert {"original_ours_dice", "original_ours_iou", "hd95", "nsd_1", "area", "lesions_target"} <= set(single)
+    assert {"original_corrected_dice", "original_corrected_iou", "hd95", "nsd_1", "area", "lesions_target"} <= set(
+        single
+    )
     for name in single:
         mean = (column(rows, f"{name}_class_1") + column(rows, f"{name}_class_2")) / 2
         assert column(rows, name) == pytest.approx(mean, rel=1e-9), name
@@ -431,7 +433,7 @@ def test_several_classes_have_columns_of_their_own_and_their_mean(classes, tmp_p
             assert int(row[f"original_prediction_class_{number}"]) == one.sum()
             assert int(row[f"original_target_class_{number}"]) == two.sum()
             both = one.sum() + two.sum()
-            assert float(row[f"original_ours_dice_class_{number}"]) == pytest.approx(
+            assert float(row[f"original_corrected_dice_class_{number}"]) == pytest.approx(
                 2 * (one & two).sum() / both if both else 1
             )
             lesions += ndimage.label(two, np.ones((3, 3)))[1]

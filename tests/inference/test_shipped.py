@@ -40,7 +40,7 @@ def test_its_curve_is_the_one_promised():
     chosen = by_trust[points["default"]]
     assert none > 0.75 and by_trust[1]["right"]["value"] > 0.8
     assert max(100 * chosen["harm"][name]["value"] for name in ("shuffled", "sides_exchanged")) <= 1
-    assert chosen["gain_kept"] > 0.5
+    assert chosen["benefit_kept"] > 0.5
 
 
 def test_it_predicts_with_and_without_a_report(image, tmp_path, capsys, monkeypatch):
@@ -79,7 +79,7 @@ def test_weights_of_the_checkout_are_found_by_name(image, tmp_path, capsys):
     assert model.config.model.name == "filmfirst"
     curve = json.loads((model.path / TRUST_CURVE).read_text(encoding="utf-8"))
     assert curve["default"] == model.network.trust
-    assert curve["held_out"]["harm"].keys() == curve["most_harm"].keys()
+    assert curve["held_out"]["harm"].keys() == curve["max_harm"].keys()
     card = (model.path / CARD).read_text(encoding="utf-8")
     assert "not for diagnosis" in card and "Begun from: `init.model=small`" in card
     assert "/work/" not in card and "/tmp/" not in card

@@ -30,7 +30,7 @@ from c2fvl.files.images import read_mask
 from c2fvl.inference.cases import CasePrediction, predict_cases
 from c2fvl.inference.predictor import Prediction, Predictor
 from c2fvl.metrics.calibration import PixelCalibration, of_case, summarise
-from c2fvl.metrics.confidence import expected_dice, risk_coverage
+from c2fvl.metrics.confidence import estimated_dice, risk_coverage
 from c2fvl.metrics.temperature import LogitHistogram, TemperatureScaling
 from c2fvl.training import fit_temperature
 from c2fvl.training.fit_temperature import calibrate
@@ -54,7 +54,7 @@ def test_pixels_equal_scikit_learn():
     exact, truth = probability.ravel().astype(np.float64), mask.ravel()
     fraction, mean = calibration_curve(truth, exact, n_bins=15, strategy="uniform")
     curve = [point for point in found.curve() if point["num_pixels"]]
-    assert [point["lesion_share"] for point in curve] == pytest.approx(fraction.tolist())
+    assert [point["lesion_fraction"] for point in curve] == pytest.approx(fraction.tolist())
     assert [point["mean_probability"] for point in curve] == pytest.approx(mean.tolist())
     counts = np.histogram(exact, np.linspace(0, 1, 16))[0]
     assert [point["num_pixels"] for point in found.curve()] == counts.tolist()
@@ -82,7 +82,7 @@ def test_right_probabilities_have_no_error_and_background_hides_it():
     nothing = PixelCalibration.of(np.zeros((2, 2), np.float32), np.zeros((2, 2), np.uint8))
     assert nothing.ece == 0 and nothing.ece_foreground is None
     assert nothing.curve()[3] == {
-        "from": 0.2, "to": 4 / 15, "num_pixels": 0, "mean_probability": None, "lesion_share": None
+        "from": 0.2, "to": 4 / 15, "num_pixels": 0, "mean_probability": None, "lesion_fraction": None
     }  # fmt: skip
     wide = np.zeros((10, 10), np.float32)
     wide[0, 0] = 0.9
@@ -107,7 +107,7 @@ def test_expected_dice_is_near_the_sum_over_all_masks(seed):
     probability = expit(np.random.default_rng(seed).normal(0, 3, (2, 4))).astype(np.float32)
     prediction = (probability >= 0.5).astype(np.uint8)
     assert prediction.any()
-    assert expected_dice(probability, prediction) == pytest.approx(dice_of_masks(probability, prediction), abs=0.03)
+    assert estimated_dice(probability, prediction) == pytest.approx(dice_of_masks(probability, prediction), abs=0.03)
 
 
 @pytest.mark.parametrize("factor", [0.3, 1.0, 3.0])
@@ -119,7 +119,7 @@ def test_expected_dice_is_the_mean_over_drawn_masks(factor):
         f1_score((generator.random((40, 40)) < probability).ravel(), prediction.ravel().astype(bool))
         for _ in range(200)
     ]
-    assert expected_dice(probability, prediction) == pytest.approx(np.mean(reached), abs=3e-3)
+    assert estimated_dice(probability, prediction) == pytest.approx(np.mean(reached), abs=3e-3)
 
 
 def test_expected_dice_of_certain_and_of_empty_masks():
@@ -127,13 +127,13 @@ def test_expected_dice_of_certain_and_of_empty_masks():
     certain[:2] = 1
     prediction = np.zeros((4, 4), np.uint8)
     prediction[1:3] = 1
-    assert expected_dice(certain, prediction) == f1_score(certain.ravel(), prediction.ravel()) == 0.5
+    assert estimated_dice(certain, prediction) == f1_score(certain.ravel(), prediction.ravel()) == 0.5
     low = np.full((4, 4), 0.1, np.float32)
     low[2, 2] = 0.4
     nothing = np.zeros((4, 4), np.uint8)
-    assert expected_dice(low, nothing) == pytest.approx(0.6)
-    assert expected_dice(np.zeros((4, 4), np.float32), nothing) == 1
-    assert expected_dice(low[1:3, 2:], nothing[1:3, 2:]) >= dice_of_masks(low[1:3, 2:], nothing[1:3, 2:])
+    assert estimated_dice(low, nothing) == pytest.approx(0.6)
+    assert estimated_dice(np.zeros((4, 4), np.float32), nothing) == 1
+    assert estimated_dice(low[1:3, 2:], nothing[1:3, 2:]) >= dice_of_masks(low[1:3, 2:], nothing[1:3, 2:])
 
 
 def test_risk_and_coverage_by_hand():
@@ -219,7 +219,7 @@ def test_the_summary_by_independent_means():
     predictions = [pair[0] >= 0.5 for pair in pairs]
     both = [(own.ravel(), mask.ravel()) for own, (_, mask) in zip(predictions, pairs, strict=True)]
     dice = np.array([f1_score(mask, own, zero_division=1) for own, mask in both])
-    sure = np.array([expected_dice(pair[0], own) for own, pair in zip(predictions, pairs, strict=True)])
+    sure = np.array([estimated_dice(pair[0], own) for own, pair in zip(predictions, pairs, strict=True)])
     order = np.argsort(-sure)
     confidence = found["confidence"]
     assert confidence["mean_dice"] == pytest.approx(dice.mean())
@@ -261,7 +261,7 @@ def test_long_curves_are_thinned_and_short_ones_said():
 )
 @pytest.mark.parametrize(
     "measure",
-    [lambda *maps: of_case(*maps, maps[1]), PixelCalibration.of, LogitHistogram().add, expected_dice],
+    [lambda *maps: of_case(*maps, maps[1]), PixelCalibration.of, LogitHistogram().add, estimated_dice],
     ids=["case", "pixels", "logits", "confidence"],
 )
 def test_what_is_no_probability_map_is_refused(measure, probability, mask, message):
@@ -441,8 +441,8 @@ def test_a_temperature_goes_with_the_folder_and_changes_no_mask(folder, root, tm
             logits = logit(before.probability.astype(np.float64))
             expected = expit(logits / written["temperature"] + written["offset"])
             assert np.abs(after.probability - expected).max() < 1e-5
-            assert after.expected_dice == pytest.approx(expected_dice(after.probability, after.mask))
-            assert after.expected_dice != before.expected_dice
+            assert after.estimated_dice == pytest.approx(estimated_dice(after.probability, after.mask))
+            assert after.estimated_dice != before.estimated_dice
     assert calibrate(load_model(folder), Part(root)) == written, "a calibrated folder is fitted anew, not once more"
 
 
@@ -462,7 +462,7 @@ def test_an_exported_network_gives_the_same_probabilities(tiny_run, folder, root
         expected, found = first(image, REPORT), second(image, REPORT)
         assert np.abs(expected.probability - Predictor(tiny_run)(image, REPORT).probability).max() > 0.05
         assert np.abs(expected.probability - found.probability).max() < 1e-5
-        assert found.expected_dice == pytest.approx(expected.expected_dice, abs=1e-5)
+        assert found.estimated_dice == pytest.approx(expected.estimated_dice, abs=1e-5)
         assert np.array_equal(expected.mask, found.mask)
 
 
@@ -510,7 +510,7 @@ def test_the_command_line_fits_tells_and_keeps(folder, root, tmp_path, capsys, c
     call = ["predict", str(image), "--model", str(folder), "--out", str(tmp_path / "out")]
     assert main([*call, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["calibrated"] is True and 0 <= record["expected_dice"] <= 1
+    assert record["calibrated"] is True and 0 <= record["estimated_dice"] <= 1
     (folder / CALIBRATION).unlink()
     assert main(call) == 0
     assert ", uncalibrated" in capsys.readouterr().out
@@ -556,7 +556,7 @@ def test_several_classes_are_refused(folder, root):
 
 def test_a_mask_of_several_classes_has_no_expected_dice():
     several = np.full((3, 4, 4), 1 / 3, np.float32)
-    assert Prediction(np.zeros((4, 4), np.uint8), several, None).expected_dice is None
+    assert Prediction(np.zeros((4, 4), np.uint8), several, None).estimated_dice is None
 
 
 def test_the_pages_name_every_key(folder, root):

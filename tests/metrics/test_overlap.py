@@ -38,13 +38,13 @@ def test_bounds_symmetry_and_their_relation(prediction, target):
 def test_the_table_of_empty_masks(prediction, target, ours, published):
     counts = overlap(prediction, target)
     assert (dice(counts), iou(counts)) == (ours, ours)
-    assert (dice(counts, rule="published"), iou(counts, rule="published")) == (published, published)
+    assert (dice(counts, protocol="published"), iou(counts, protocol="published")) == (published, published)
 
 
-def test_published_rule_by_hand():
+def test_published_protocol_by_hand():
     counts = Overlap(intersection=3, prediction=5, target=4)
-    assert dice(counts, rule="published") == 6 / (9 + 1e-5)
-    assert iou(counts, rule="published") == 3 / 6
+    assert dice(counts, protocol="published") == 6 / (9 + 1e-5)
+    assert iou(counts, protocol="published") == 3 / 6
 
 
 def test_summary_by_hand():
@@ -55,7 +55,7 @@ def test_summary_by_hand():
     assert found["iou_per_image"] == pytest.approx((1 + 0 + 0 + 1 + 1 / 3 + 0) / 6)
     assert found["dice_pooled"] == pytest.approx(2 * 3 / (8 + 9))
     assert found["iou_pooled"] == pytest.approx(3 / 14)
-    assert (found["num_empty_masks"], found["num_false_alarms"], found["num_misses"]) == (2, 1, 2)
+    assert (found["num_empty_masks"], found["num_false_positives"], found["num_missed_lesions"]) == (2, 1, 2)
 
 
 @given(st.lists(st.tuples(masks, masks), min_size=1, max_size=5))
@@ -74,8 +74,8 @@ def test_bad_input_is_refused():
         overlap(EMPTY, EMPTY[:2])
     with pytest.raises(ValueError, match="cut probabilities first"):
         overlap(EMPTY.astype(np.float32), EMPTY)
-    with pytest.raises(ValueError, match="known are ours, published"):
-        dice(Overlap(1, 1, 1), rule="theirs")
+    with pytest.raises(ValueError, match="must be one of corrected, published"):
+        dice(Overlap(1, 1, 1), protocol="theirs")
     with pytest.raises(ValueError, match="no cases"):
         summarise([])
 

@@ -270,7 +270,7 @@ def test_a_default_is_scored_on_patients_that_it_was_not_chosen_on():
     found = _held_out(images, scores, trusts, seed=0)
     assert sorted(found["defaults"]) == [0.2, 0.5]
     assert found["right"]["value"] == pytest.approx(0.65)
-    assert found["gain_kept"] == pytest.approx(0.5)
+    assert found["benefit_kept"] == pytest.approx(0.5)
     for name in WRONG:  # 0.005 of "a" at 0.2, 0.05 of "b" at 0.5
         assert found["harm"][name]["value"] == pytest.approx((0.005 + 0.05) / 2)
     for case in cases:

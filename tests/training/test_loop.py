@@ -23,7 +23,7 @@ from c2fvl.data.batches import EpochBatches
 from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.data.scan import scan
-from c2fvl.inference.cases import predict_cases, score_on_grids
+from c2fvl.inference.cases import NETWORK, predict_cases, score_prediction
 from c2fvl.metrics.overlap import summarise
 from c2fvl.models import build_model
 from c2fvl.training.callbacks import Observer
@@ -314,7 +314,7 @@ def test_two_processes_train_and_resume_to_the_bit(phantom_root, tmp_path):
     model = load_model(tmp_path / "whole")
     images = CaseDataset(scan(phantom_root, "val"), model.config.data)
     scores = [
-        score_on_grids(found, grids=("network",)).overlaps["network"] for found in predict_cases(model.network, images)
+        score_prediction(found, scorings=(NETWORK,)).overlaps[NETWORK] for found in predict_cases(model.network, images)
     ]
     assert summarise(scores)["dice_per_image"] == model.metrics["val_dice_per_image"]
     with pytest.raises(ValueError, match="resume it with 2"):

@@ -84,18 +84,19 @@ def _print_scores(found: Any) -> None:
 
     columns = ("dice_per_image", "iou_per_image", "dice_pooled", "iou_pooled")
     rows = [
-        [ROW_LABELS[row["grid"], row["rule"]], *(f"{100 * row[name]:.2f}" for name in columns)]
+        [ROW_LABELS[row["resolution"], row["protocol"]], *(f"{100 * row[name]:.2f}" for name in columns)]
         for row in found.summary["scores"]
     ]
     first = found.summary["scores"][0]
     rows += [
-        [f"  {name}, own grid", *(f"{100 * row[column]:.2f}" for column in columns)]
+        [f"  {name}, original resolution", *(f"{100 * row[column]:.2f}" for column in columns)]
         for name, row in zip(found.summary["class_names"], first.get("classes", ()), strict=False)
     ]
     print(table(["%", "Dice per image", "IoU per image", "Dice pooled", "IoU pooled"], rows))
     print(
-        f"{first['num_cases']} films, {first['num_empty_masks']} with an empty mask, {first['num_false_alarms']} false "
-        f"alarms, {first['num_misses']} missed; report given: {given(found.summary)}"
+        f"{first['num_cases']} films, {first['num_empty_masks']} with an empty mask, "
+        f"{first['num_false_positives']} false positives, {first['num_missed_lesions']} with a missed lesion; "
+        f"report given: {given(found.summary)}"
     )
     per_image, unit = found.summary["figures"]["per_image"], found.summary["unit"]["length"]
     print(

@@ -43,7 +43,7 @@ def run_predict(options: argparse.Namespace) -> int:
         else:
             pixels = record["height"] * record["width"]
             areas = (f"{100 * area / pixels:.2f} % {name}" for name, area in record["area_per_class"].items())
-            sure = record["expected_dice"]
+            sure = record["estimated_dice"]
             said = (
                 "" if sure is None else f"; expected Dice {sure:.2f}{'' if record['calibrated'] else ', uncalibrated'}"
             )

@@ -106,7 +106,7 @@ def run_fit_trust(options: argparse.Namespace) -> int:
         [
             f"{point['trust']:g}",
             *(f"{100 * point[name]['value']:.2f}" for name in ("right", *WRONG)),
-            "–" if point["gain_kept"] is None else f"{100 * point['gain_kept']:.0f}",
+            "–" if point["benefit_kept"] is None else f"{100 * point['benefit_kept']:.0f}",
             "yes" if point["within_bounds"] else "no",
         ]
         for point in found["points"]
@@ -119,7 +119,7 @@ def run_fit_trust(options: argparse.Namespace) -> int:
     held_out = found["held_out"]
     if held_out is not None:
         costs = ", ".join(f"{name.replace('_', ' ')} {100 * held_out['harm'][name]['value']:.2f}" for name in WRONG)
-        fraction = "–" if held_out["gain_kept"] is None else f"{100 * held_out['gain_kept']:.0f}"
+        fraction = "–" if held_out["benefit_kept"] is None else f"{100 * held_out['benefit_kept']:.0f}"
         print(
             f"Chosen on half of the patients ({' and '.join(f'{trust:g}' for trust in held_out['defaults'])}) and "
             f"scored on the other: right {100 * held_out['right']['value']:.2f}, gain kept {fraction} %; below no "

@@ -26,7 +26,7 @@ from c2fvl.evaluation.summary import pooled
 from c2fvl.files import storage
 from c2fvl.files.images import read_mask_as
 from c2fvl.files.tables import printable, write_cells
-from c2fvl.inference.cases import CasePrediction, predict_cases, score_on_grids
+from c2fvl.inference.cases import ORIGINAL, CasePrediction, predict_cases, score_prediction
 from c2fvl.inference.compute import Compute
 from c2fvl.inference.masks import to_labels, to_original
 from c2fvl.inference.torch_engine import for_inference
@@ -101,11 +101,11 @@ class Answers:
     def _answer(self, prediction: CasePrediction) -> Answer:
         mask = prediction.original_mask
         assert mask is not None  # the data set holds films with a mask only
-        score = score_on_grids(prediction, grids=("original",))
+        score = score_prediction(prediction, scorings=(ORIGINAL,))
         found = (to_labels(to_original(prediction.probability, mask.shape)) > 0).astype(np.uint8)
         areas = zone_areas(found)
         return Answer(
-            tuple(own["original"] for own in score.classes),
+            tuple(own[ORIGINAL] for own in score.classes),
             np.array([areas[zone] for zone in ZONES], np.float64),
             report_from_mask(found, modality=self.cases[0].modality),
         )
@@ -273,7 +273,7 @@ def _headline(answers: dict[str, list[Answer]], bootstrap: Bootstrap) -> list[di
     found = [
         entry("right", "Dice with the right text, % (an oracle where captions are made from masks)", scores["right"]),
         entry("none", "Dice without text, %", scores["none"]),
-        entry("reliance", "reliance: right − none, points", scores["right"] - scores["none"]),
+        entry("benefit", "reliance: right − none, points", scores["right"] - scores["none"]),
     ]
     titles = _titles()
     for name in _HEADLINE:
@@ -311,8 +311,8 @@ def _baselines(
         means = bootstrap.means(scores)
         apart = difference(network, scores[:, 0], bootstrap)
         found.append({
-            "name": name, "title": title, "num_training_films": blind.num_images, "dice": means[0].as_dict(),
-            "iou": means[1].as_dict(), "network_less_this": apart.as_dict(), "compared_with": compared,
+            "name": name, "title": title, "num_training_images": blind.num_images, "dice": means[0].as_dict(),
+            "iou": means[1].as_dict(), "difference": apart.as_dict(), "compared_with": compared,
         })  # fmt: skip
     return found
 
@@ -326,15 +326,15 @@ def _words(scored: Scored, found: dict[str, Any], has_text: bool) -> list[dict[s
         words.append(("No film has a report that the network can read, so there was no text to change.", True))
     else:
         by_name = {entry["name"]: entry for entry in found["headline"]}
-        words.append((_reliance(by_name["reliance"]), False))
+        words.append((_reliance(by_name["benefit"]), False))
         for name in _HEADLINE:
             if f"harm_{name}" in by_name:
                 words.append(_harm(_titles()[name][0], by_name[f"harm_{name}"]))
         worst = min((row for row in found["changes"] if row["is_wrong"]), key=lambda row: row["dice"]["value"])
         words.append((f"The worst of all changes: {worst['title']}, {100 * worst['dice']['value']:.2f} %.", False))
     for row in found["baselines"]:
-        apart = row["network_less_this"]
-        against = f"{row['title']}, made from {row['num_training_films']} training films without a look at the film"
+        apart = row["difference"]
+        against = f"{row['title']}, made from {row['num_training_images']} training films without a look at the film"
         if apart["value"] <= 0 or (apart["low"] is not None and apart["low"] <= 0):
             words.append((f"The network ({row['compared_with']}) does not beat {against}.", True))
         else:

@@ -26,8 +26,7 @@ from c2fvl.data.cases import Case
 from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.image_cache import SETTLED
 from c2fvl.data.phantom.draw import write_phantom
-from c2fvl.data.scan import scan
-from c2fvl.inference.cases import CasePrediction, score_on_grids
+from c2fvl.inference.cases import CasePrediction, score_prediction
 from c2fvl.inference.cost import (
     Conditions,
     Speed,
@@ -261,7 +260,7 @@ def _scoring(conditions: Conditions) -> float:
     coarse = np.random.default_rng(0).random((8, 8), np.float32)
     probability = cv2.resize(coarse, (224, 224), interpolation=cv2.INTER_CUBIC).clip(0, 1)
     case = CasePrediction("", 0, probability, np.roll(probability > 0.5, 9).astype(np.uint8), None)
-    return 1 / statistics.median(timed(lambda: score_on_grids(case), dataclasses.replace(conditions, device="cpu")))
+    return 1 / statistics.median(timed(lambda: score_prediction(case), dataclasses.replace(conditions, device="cpu")))
 
 
 def to_markdown(found: Bench) -> str:

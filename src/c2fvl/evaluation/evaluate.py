@@ -30,7 +30,15 @@ from c2fvl.evaluation.summary import Scores, as_columns, figures
 from c2fvl.files import storage
 from c2fvl.files.images import read_image, read_spacing
 from c2fvl.files.tables import printable, write_cells
-from c2fvl.inference.cases import CasePrediction, CaseScore, dataset_of, predict_cases, score_on_grids
+from c2fvl.inference.cases import (
+    ORIGINAL,
+    SCORINGS,
+    CasePrediction,
+    CaseScore,
+    dataset_of,
+    predict_cases,
+    score_prediction,
+)
 from c2fvl.inference.compute import Compute
 from c2fvl.inference.masks import THRESHOLD, to_labels, to_original
 from c2fvl.inference.torch_engine import for_inference
@@ -45,8 +53,6 @@ from c2fvl.reports.predicted_findings import PredictedFindings
 
 logger = logging.getLogger(__name__)
 
-ROWS = (("original", "ours"), ("network", "ours"), ("published", "published"))
-"""Grid and rule of each row of the summary; the last repeats the published test script to the digit."""
 NUM_PICTURES = 4
 OWN_TABLE = "the split's own"
 
@@ -123,7 +129,7 @@ def score_part(
     def score(prediction: CasePrediction) -> tuple[CaseScore, CaseCalibration | None, PredictedFindings | None]:
         details = functools.partial(score_case, spacing=spacings[prediction.index], tolerances=tolerances)
         reading = PredictedFindings.from_logits(prediction.logits, None) if prediction.logits else None
-        return score_on_grids(prediction, details=details), _calibration_of(prediction, model), reading
+        return score_prediction(prediction, details=details), _calibration_of(prediction, model), reading
 
     for own, trust, reading in prefetch(score, found, maximum=2 * (compute.batch_size or 1)):
         scores.append(own)
@@ -133,7 +139,7 @@ def score_part(
 
     columns = as_columns([own.details for own in scores])
     if measured:
-        columns["expected_dice"] = np.array([trust.confidence for trust in measured])
+        columns["estimated_dice"] = np.array([trust.confidence for trust in measured])
     summary = {
         "model": {"name": config.model.name, "preset": config.preset, "path": str(model.path), **_trained(model)},
         "data": {
@@ -153,12 +159,12 @@ def score_part(
         "class_names": class_names(config.data, num_classes(config.model)),
         "scores": [
             {
-                "grid": grid, "rule": rule,
-                **summarise_classes([[own[grid] for own in score.classes] for score in scores], rule=rule),
+                "resolution": scoring[0], "protocol": scoring[1],
+                **summarise_classes([[own[scoring] for own in score.classes] for score in scores], protocol=scoring[1]),
             }
-            for grid, rule in ROWS
+            for scoring in SCORINGS
         ],
-        "figures": figures(cases, columns, [[own["original"] for own in score.classes] for score in scores]),
+        "figures": figures(cases, columns, [[own[ORIGINAL] for own in score.classes] for score in scores]),
         "calibration": summarise(measured, calibration=model.calibration) if measured else None,
         "reading": (
             summarise_findings(readings, [case.report for case in cases]) if readings and part.text == "right" else None
@@ -179,7 +185,7 @@ def write_evaluation(scored: Scored, folder: Path) -> Evaluation:
     write_cells(folder / "cases.csv", _case_table(scored))
     chosen = _choose(
         [_mean_dice(score) for score in scores],
-        [all(own["original"].target == 0 for own in score.classes) for score in scores],
+        [all(own[ORIGINAL].target == 0 for own in score.classes) for score in scores],
     )
     pictures = [
         {
@@ -225,22 +231,26 @@ def _case_table(scored: Scored) -> list[list[object]]:
     count = len(scored.scores[0].classes)
     endings = [f"_class_{number}" for number in range(1, count + 1)] if count > 1 else []
     header: list[object] = ["id", "group", "report"]
-    for grid, rule in ROWS:
-        header += [f"{grid}_{rule}_dice", f"{grid}_{rule}_iou"]
+    for resolution, protocol in SCORINGS:
+        header += [f"{resolution}_{protocol}_dice", f"{resolution}_{protocol}_iou"]
     counted = ("intersection", "prediction", "target")
     header += [f"original_{name}{ending}" for ending in endings or [""] for name in counted]
     header += further
     for ending in endings:
-        header += [f"original_ours_dice{ending}", f"original_ours_iou{ending}", *(name + ending for name in further)]
+        header += [
+            f"original_corrected_dice{ending}",
+            f"original_corrected_iou{ending}",
+            *(name + ending for name in further),
+        ]
     rows = [header]
     for place, (case, score) in enumerate(zip(scored.cases, scored.scores, strict=True)):
         report = "" if case.report is None else printable(str(case.report))
         row: list[object] = [case.id, case.group or "", report]
-        for grid, rule in ROWS:
+        for scoring in SCORINGS:
             for measure in (dice, iou):
-                row.append(float(np.mean([measure(own[grid], rule=rule) for own in score.classes])))
+                row.append(float(np.mean([measure(own[scoring], protocol=scoring[1]) for own in score.classes])))
         for own in score.classes:
-            counts = own["original"]
+            counts = own[ORIGINAL]
             row += [counts.intersection, counts.prediction, counts.target]
         row += [float(scored.columns[name][place]) for name in further]
         for of_class in score.details if endings else ():
@@ -250,7 +260,7 @@ def _case_table(scored: Scored) -> list[list[object]]:
 
 
 def _mean_dice(score: CaseScore) -> float:
-    return float(np.mean([dice(own["original"]) for own in score.classes]))
+    return float(np.mean([dice(own[ORIGINAL]) for own in score.classes]))
 
 
 def _choose(values: Sequence[float], empty: Sequence[bool]) -> dict[str, list[int]]:
@@ -274,7 +284,7 @@ def _draw(model: TrainedModel, cases: list[Case], like: CaseDataset, folder: Pat
         case, target = cases[prediction.index], prediction.original_mask
         assert target is not None
         found = to_labels(to_original(prediction.probability, target.shape))
-        score = _mean_dice(score_on_grids(prediction, grids=("original",)))
+        score = _mean_dice(score_prediction(prediction, scorings=(ORIGINAL,)))
         picture = case_panel(
             read_image(case.image), found, target=target, report=case.report, dice=score, classes=names
         )

@@ -78,7 +78,7 @@ def _lesions(scores: Scores) -> dict[str, Any]:
     """Return how many lesions there are, and how many are missed, by size."""
     return {
         name: {
-            "from_share_of_picture": minimum,
+            "min_fraction_of_image": minimum,
             "lesions": int(scores[f"lesions_target_{name}"].sum()),
             "missed": int(scores[f"lesions_missed_{name}"].sum()),
         }

@@ -21,7 +21,12 @@ from c2fvl.models import Output
 from c2fvl.models.output import Loss
 from c2fvl.models.registry import num_classes
 
-GRIDS = ("network", "published", "original")
+ORIGINAL, NETWORK, PUBLISHED = ("original", "corrected"), ("network", "corrected"), ("network", "published")
+SCORINGS = (ORIGINAL, NETWORK, PUBLISHED)
+"""Each scoring has a resolution and a protocol. `ORIGINAL` takes the mask as it is in the file, `NETWORK` the mask
+resized by nearest neighbour. `PUBLISHED` takes the mask that the published loader makes (bilinear, every touched pixel
+counts), and scores it as the published test script does."""
+Scoring = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -29,16 +34,16 @@ class CaseScore:
     """What one case scored."""
 
     id: str
-    classes: tuple[dict[str, Overlap], ...]
-    """For each class but the background, by grid."""
+    classes: tuple[dict[Scoring, Overlap], ...]
+    """For each class but the background, by scoring."""
     loss: float | None
     """Of this film alone, so that it does not depend on its neighbours in the batch."""
     details: tuple[dict[str, float], ...] = ()
     """For each class but the background, every score of `metrics.score_case` on the film's own grid, if asked for."""
 
     @property
-    def overlaps(self) -> dict[str, Overlap]:
-        """Return those of the lesion, by grid, where it is the only class."""
+    def overlaps(self) -> dict[Scoring, Overlap]:
+        """Return those of the lesion, by scoring, where it is the only class."""
         (lesion,) = self.classes
         return lesion
 
@@ -96,32 +101,32 @@ def predict_cases(
         done += len(batch.ids)
 
 
-def score_on_grids(
+def score_prediction(
     prediction: CasePrediction,
     *,
-    grids: tuple[str, ...] = GRIDS,
+    scorings: tuple[Scoring, ...] = SCORINGS,
     threshold: float = THRESHOLD,
     details: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None,
 ) -> CaseScore:
-    """Return the overlap of a prediction with its mask on the given grids, and `details` of both on the film's own."""
+    """Return the overlap of a prediction with its mask, and `details` of both at the original resolution."""
     mask = prediction.original_mask
     if mask is None:
         raise ValueError(f"{prediction.id} has no mask to be scored against")
     probability = prediction.probability
     size, is_lesion = probability.shape[-1], probability.ndim == 2
-    classes: tuple[dict[str, Overlap], ...] = tuple({} for _ in range(1 if is_lesion else len(probability) - 1))
+    classes: tuple[dict[Scoring, Overlap], ...] = tuple({} for _ in range(1 if is_lesion else len(probability) - 1))
     every: list[dict[str, float]] = []
-    for grid in grids:
-        if grid == "original":
+    for scoring in scorings:
+        if scoring == ORIGINAL:
             found, target = to_labels(to_original(probability, mask.shape), threshold), mask
-        elif grid == "published" and is_lesion:
+        elif scoring == PUBLISHED and is_lesion:
             found, target = probability > threshold, resize_mask(mask, size, rule="published")
         else:  # several classes are always resized by nearest neighbour
             found, target = to_labels(probability, threshold), resize_mask(mask, size, rule="exact")
         for number, overlaps in enumerate(classes, start=1):
             pair = (found, target) if is_lesion else (found == number, target == number)
-            overlaps[grid] = overlap(*pair)
-            if grid == "original" and details is not None:
+            overlaps[scoring] = overlap(*pair)
+            if scoring == ORIGINAL and details is not None:
                 every.append(details(*pair))
     return CaseScore(prediction.id, classes, prediction.loss, tuple(every))
 

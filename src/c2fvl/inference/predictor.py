@@ -14,7 +14,7 @@ from c2fvl.data.transforms import in_channel_order, resize_image
 from c2fvl.files.images import read_image
 from c2fvl.inference.engine import Computed, Engine
 from c2fvl.inference.masks import THRESHOLD, to_labels, to_original
-from c2fvl.metrics.confidence import expected_dice
+from c2fvl.metrics.confidence import estimated_dice
 from c2fvl.metrics.out_of_distribution import OodScore
 from c2fvl.metrics.temperature import TemperatureScaling
 from c2fvl.models.registry import num_classes
@@ -62,9 +62,9 @@ class Prediction:
         return zone_areas((self.mask > 0).astype(np.uint8))
 
     @property
-    def expected_dice(self) -> float | None:
+    def estimated_dice(self) -> float | None:
         """Return the Dice that the mask can be expected to have by its probabilities; None for several classes."""
-        return expected_dice(self.probability, self.mask) if self.probability.ndim == 2 else None
+        return estimated_dice(self.probability, self.mask) if self.probability.ndim == 2 else None
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ def _record(predictor: Predictor, request: Request, prediction: Prediction, orie
     elif prediction.refusal:
         said = {"sentence": request.report, "orientation_given": orientation, "refused": prediction.refusal}
     height, width = prediction.mask.shape
-    sure = prediction.expected_dice
+    sure = prediction.estimated_dice
     model = predictor.engine
     return {
         "image": str(request.image),
@@ -209,7 +209,7 @@ def _record(predictor: Predictor, request: Request, prediction: Prediction, orie
         "area_unit": "pixel",
         "zones_orientation": "image",
         "threshold": predictor.threshold,
-        "expected_dice": None if sure is None else round(sure, 4),  # further digits depend on the size of the batch
+        "estimated_dice": None if sure is None else round(sure, 4),  # further digits depend on the size of the batch
         "calibrated": predictor.is_calibrated,
         "report": said,
         "film": None if prediction.ood is None else prediction.ood.as_dict(),

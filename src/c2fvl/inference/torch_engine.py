@@ -1,10 +1,4 @@
-"""Networks on data sets: probability maps, and the overlap of each case on each grid.
-
-Three pairs of grid and rule are kept apart and always labelled:
-- `network`: the network's own grid against the mask resized by nearest neighbour;
-- `published`: the network's grid against the mask that the published loader makes (bilinear, every touched pixel);
-- `original`: the probability map brought to the film's own size against the mask as it is in the file.
-"""
+"""A trained network in PyTorch: its inference model, the batch size that suits a device, and probabilities."""
 
 import dataclasses
 from collections.abc import Callable

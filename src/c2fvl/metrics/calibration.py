@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from c2fvl.metrics.confidence import RiskCoverage, checked, expected_dice, risk_coverage
+from c2fvl.metrics.confidence import RiskCoverage, checked, estimated_dice, risk_coverage
 from c2fvl.metrics.overlap import dice, overlap
 
 NUM_BINS = 15
@@ -95,7 +95,7 @@ class PixelCalibration:
                 "to": (number + 1) / NUM_BINS,
                 "num_pixels": int(pixels),
                 "mean_probability": float(self.probability[number] / pixels) if pixels else None,
-                "lesion_share": float(self.lesion[number] / pixels) if pixels else None,
+                "lesion_fraction": float(self.lesion[number] / pixels) if pixels else None,
             }
             for number, pixels in enumerate(self.num_pixels)
         ]
@@ -111,7 +111,7 @@ class CaseCalibration:
     area: float
     """Lesion in the mask, as share of the picture."""
     confidence: float
-    """`expected_dice` of the prediction."""
+    """`estimated_dice` of the prediction."""
     dice: float
     """What it came to, by the corrected rule."""
 
@@ -127,7 +127,7 @@ def of_case(probability: np.ndarray, mask: np.ndarray, prediction: np.ndarray) -
         pixels=PixelCalibration.of(probability, mask),
         expected_area=float(exact.mean()),
         area=float(lesion.mean()),
-        confidence=expected_dice(probability, prediction),
+        confidence=estimated_dice(probability, prediction),
         dice=dice(overlap(prediction, lesion)),
     )
 
@@ -140,7 +140,7 @@ def summarise(cases: Sequence[CaseCalibration], *, calibration: Mapping[str, Any
     - num_cases; calibrated, and the temperature and offset that were applied (null without);
     - pixels: num_pixels, ece (all pixels: the headline), ece_foreground (those of probability 1/15 and more, null
       without any), brier, and reliability, the curve: a list with from, to, num_pixels, mean_probability and
-      lesion_share (both null without pixels) of each of 15 bins;
+      lesion_fraction (both null without pixels) of each of 15 bins;
     - area, in shares of the picture: mean_absolute_gap and mean_difference of expected less true area, and groups, up
       to ten of equally many cases by rising expected area, each with num_cases, expected, true (means);
     - confidence: mean, mean_dice of all cases; spearman (null where one of the two is constant); risk_area,

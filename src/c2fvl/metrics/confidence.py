@@ -10,7 +10,7 @@ DOUBTFUL = 0.1
 """Share of the cases that is set apart."""
 
 
-def expected_dice(probability: np.ndarray, prediction: np.ndarray) -> float:
+def estimated_dice(probability: np.ndarray, prediction: np.ndarray) -> float:
     """Return the Dice that a predicted mask (H, W) can be expected to have, were the probabilities (H, W) right.
 
     With p the probability of each pixel and P the predicted ones it is 2 Σ_P p / (|P| + Σ p): the ratio of the expected

@@ -1,9 +1,9 @@
 """Scores of one prediction against one mask, and the one place where empty masks are decided.
 
-| case | ours | published |
+| case | corrected | published |
 |---|---|---|
 | both empty | Dice, IoU, precision, recall, lesions, surface within a tolerance 1; distances 0 | Dice, IoU 0 |
-| false alarm on an empty mask | all of these 0; distances are the picture's diagonal | 0 |
+| false positive on an empty mask | all of these 0; distances are the picture's diagonal | 0 |
 | missed lesion, nothing predicted | all of these 0; distances are the picture's diagonal | 0 |
 
 Specificity is 1 where the mask covers the whole picture: nothing outside it can be marked wrongly. Nothing is dropped
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 PUBLISHED_SMOOTHING = 1e-5
-RULES = ("ours", "published")
+PROTOCOLS = ("corrected", "published")
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Overlap:
         return self.prediction + self.target - self.intersection
 
     @property
-    def is_false_alarm(self) -> bool:
+    def is_false_positive(self) -> bool:
         """Tell whether something was predicted where nothing is."""
         return self.target == 0 and self.prediction > 0
 
     @property
-    def is_miss(self) -> bool:
+    def is_missed(self) -> bool:
         """Tell whether a lesion is there and nothing of it was found."""
         return self.target > 0 and self.intersection == 0
 
@@ -65,22 +65,22 @@ def overlap(prediction: np.ndarray, target: np.ndarray) -> Overlap:
     )
 
 
-def dice(counts: Overlap, *, rule: str = "ours") -> float:
-    """Return 2I/(P + M) by the rule of the table above."""
+def dice(counts: Overlap, *, protocol: str = "corrected") -> float:
+    """Return 2I/(P + M) by the table above."""
     size = counts.prediction + counts.target
-    if _checked(rule) == "published":
+    if _checked(protocol) == "published":
         return 2 * counts.intersection / (size + PUBLISHED_SMOOTHING)
     return 2 * counts.intersection / size if size else 1.0
 
 
-def iou(counts: Overlap, *, rule: str = "ours") -> float:
-    """Return I/U by the rule of the table above."""
+def iou(counts: Overlap, *, protocol: str = "corrected") -> float:
+    """Return I/U by the table above."""
     if counts.union == 0:
-        return 0.0 if _checked(rule) == "published" else 1.0
+        return 0.0 if _checked(protocol) == "published" else 1.0
     return counts.intersection / counts.union
 
 
-def summarise(cases: Sequence[Overlap], *, rule: str = "ours") -> dict[str, float | int]:
+def summarise(cases: Sequence[Overlap], *, protocol: str = "corrected") -> dict[str, float | int]:
     """Return Dice and IoU per image (mean over cases) and pooled (one count of all pixels), and the awkward cases.
 
     Raises `ValueError` for no cases: there is no score of nothing.
@@ -90,26 +90,26 @@ def summarise(cases: Sequence[Overlap], *, rule: str = "ours") -> dict[str, floa
     pooled = pool(cases)
     return {
         "num_cases": len(cases),
-        "dice_per_image": float(np.mean([dice(case, rule=rule) for case in cases])),
-        "iou_per_image": float(np.mean([iou(case, rule=rule) for case in cases])),
-        "dice_pooled": dice(pooled, rule=rule),
-        "iou_pooled": iou(pooled, rule=rule),
+        "dice_per_image": float(np.mean([dice(case, protocol=protocol) for case in cases])),
+        "iou_per_image": float(np.mean([iou(case, protocol=protocol) for case in cases])),
+        "dice_pooled": dice(pooled, protocol=protocol),
+        "iou_pooled": iou(pooled, protocol=protocol),
         "num_empty_masks": sum(case.target == 0 for case in cases),
-        "num_false_alarms": sum(case.is_false_alarm for case in cases),
-        "num_misses": sum(case.is_miss for case in cases),
+        "num_false_positives": sum(case.is_false_positive for case in cases),
+        "num_missed_lesions": sum(case.is_missed for case in cases),
     }
 
 
-def summarise_classes(cases: Sequence[Sequence[Overlap]], *, rule: str = "ours") -> dict[str, Any]:
+def summarise_classes(cases: Sequence[Sequence[Overlap]], *, protocol: str = "corrected") -> dict[str, Any]:
     """Return the summary of cases that each hold one overlap per class, background excluded.
 
-    For one class it is that of `summarise`. For several, scores are the means over the classes; films count as empty
-    where none of the classes is there, as a false alarm or a miss where any of them is; "classes" holds the summary of
+    For one class it is that of `summarise`. For several, scores are averaged over the classes; an image counts as empty
+    where no class is there, and as a false positive or as missed where any class is; "classes" holds the summary of
     each.
     """
     if not cases:
         raise ValueError("there are no cases to score")
-    each = [summarise(of_class, rule=rule) for of_class in zip(*cases, strict=True)]
+    each = [summarise(of_class, protocol=protocol) for of_class in zip(*cases, strict=True)]
     if len(each) == 1:
         return each[0]
     scores = [name for name in each[0] if name.startswith(("dice", "iou"))]
@@ -117,8 +117,8 @@ def summarise_classes(cases: Sequence[Sequence[Overlap]], *, rule: str = "ours")
         "num_cases": len(cases),
         **{name: float(np.mean([summary[name] for summary in each])) for name in scores},
         "num_empty_masks": sum(all(own.target == 0 for own in case) for case in cases),
-        "num_false_alarms": sum(any(own.is_false_alarm for own in case) for case in cases),
-        "num_misses": sum(any(own.is_miss for own in case) for case in cases),
+        "num_false_positives": sum(any(own.is_false_positive for own in case) for case in cases),
+        "num_missed_lesions": sum(any(own.is_missed for own in case) for case in cases),
         "classes": each,
     }
 
@@ -133,7 +133,7 @@ def pool(cases: Iterable[Overlap]) -> Overlap:
     )
 
 
-def _checked(rule: str) -> str:
-    if rule not in RULES:
-        raise ValueError(f"the rule is {rule!r}; known are {', '.join(RULES)}")
-    return rule
+def _checked(protocol: str) -> str:
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"the scoring protocol is {protocol!r}; it must be one of {', '.join(PROTOCOLS)}")
+    return protocol

@@ -143,10 +143,10 @@ def _curve(images: CaseDataset, scores: dict[str, np.ndarray], trusts: Sequence[
             "trust": trust, "right": bootstrap.means(right)[0].as_dict(),
             **{name: bootstrap.means(scores[name][step])[0].as_dict() for name in WRONG},
             "harm": harm, "within_bounds": bool(bounded[step]),
-            "gain_kept": float((right - none).mean()) / gain if gain > 0 else None,
+            "benefit_kept": float((right - none).mean()) / gain if gain > 0 else None,
         })  # fmt: skip
     default = trusts[np.flatnonzero(bounded)[-1]]
-    return {"default": default, "most_harm": MAX_HARM, "none": bootstrap.means(none)[0].as_dict(), "points": points}
+    return {"default": default, "max_harm": MAX_HARM, "none": bootstrap.means(none)[0].as_dict(), "points": points}
 
 
 def _within_bounds(scores: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
@@ -180,5 +180,5 @@ def _held_out(
         "defaults": defaults,
         "right": bootstrap.means(chosen["right"])[0].as_dict(),
         "harm": {name: bootstrap.means(none - chosen[name])[0].as_dict() for name in WRONG},
-        "gain_kept": float((chosen["right"] - none).mean()) / gain if gain > 0 else None,
+        "benefit_kept": float((chosen["right"] - none).mean()) / gain if gain > 0 else None,
     }

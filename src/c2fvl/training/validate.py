@@ -5,7 +5,7 @@ import math
 import torch
 
 from c2fvl.data.prefetch import prefetch
-from c2fvl.inference.cases import CasePrediction, predict_cases, score_on_grids
+from c2fvl.inference.cases import NETWORK, PUBLISHED, CasePrediction, predict_cases, score_prediction
 from c2fvl.inference.compute import Compute
 from c2fvl.metrics.overlap import Overlap, summarise_classes
 from c2fvl.training.processes import gather
@@ -20,11 +20,11 @@ def validate(run: Run) -> dict[str, float | int]:
     """
     share_statistics(run)
     settings = run.config.train
-    grid = "published" if run.config.data.resize == "published" else "network"
+    scoring = PUBLISHED if run.config.data.resize == "published" else NETWORK
 
     def score(prediction: CasePrediction) -> tuple[int, float | None, tuple[Overlap, ...]]:
-        classes = score_on_grids(prediction, grids=(grid,)).classes
-        return prediction.index, prediction.loss, tuple(of_class[grid] for of_class in classes)
+        classes = score_prediction(prediction, scorings=(scoring,)).classes
+        return prediction.index, prediction.loss, tuple(of_class[scoring] for of_class in classes)
 
     compute = Compute(str(run.device), settings.batch_size, run.config.data.workers, settings.precision)
     found = predict_cases(run.network_to_score, run.val_data, compute, loss=run.loss, rank=run.rank, world=run.world)

@@ -12,7 +12,7 @@ from c2fvl.files.tables import read_csv
 from c2fvl.messages import listed
 from c2fvl.metrics.intervals import Bootstrap, Difference, Estimate, difference, holm
 
-SCORES = {"dice": "original_ours_dice", "iou": "original_ours_iou"}
+SCORES = {"dice": "original_corrected_dice", "iou": "original_corrected_iou"}
 """Score → column of `cases.csv`: on the film's own grid by the corrected rule."""
 _COUNTS = ("original_intersection", "original_prediction", "original_target")
 _NAMES_SHOWN = 3

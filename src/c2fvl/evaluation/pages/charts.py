@@ -92,13 +92,13 @@ def cases_by_size(dice: Sequence[float], area: Sequence[float], *, unit: str) ->
 def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
     """Return the share of lesion among pixels by their probability, and how many pixels there are of each.
 
-    Each bin holds `mean_probability`, `lesion_share` and `num_pixels`; empty bins are passed over.
+    Each bin holds `mean_probability`, `lesion_fraction` and `num_pixels`; empty bins are passed over.
     """
     filled = [row for row in bins if row["num_pixels"]]
     figure, (curve, counts) = _figure("reliability", (9, 3.6), columns=2)
     curve.plot([0, 1], [0, 1], color=_GREY, lw=1, ls="--")
     curve.plot(
-        [row["mean_probability"] for row in filled], [row["lesion_share"] for row in filled], "o-", color=_BLUE, ms=4
+        [row["mean_probability"] for row in filled], [row["lesion_fraction"] for row in filled], "o-", color=_BLUE, ms=4
     )
     curve.set(
         xlabel="probability (dashed: as it should be)",

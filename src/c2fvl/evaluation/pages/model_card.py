@@ -194,11 +194,11 @@ def _trust(folder: Path) -> list[str]:
     rows = [
         [f"{point['trust']:g}{' (default)' if point['trust'] == found['default'] else ''}"]
         + [show(point[name], fraction=True) for name in ("right", *wrong)]
-        + ["–" if point["gain_kept"] is None else f"{100 * point['gain_kept']:.0f}"]
+        + ["–" if point["benefit_kept"] is None else f"{100 * point['benefit_kept']:.0f}"]
         for point in found["points"]
     ]
     measured, titles = found["measured_on"], {change.name: change.title for change in perturbations(None)}
-    bounds = ", ".join(f"{titles[name]} {maximum:g}" for name, maximum in found["most_harm"].items())
+    bounds = ", ".join(f"{titles[name]} {maximum:g}" for name, maximum in found["max_harm"].items())
     return [
         "## Trust in reports", "",
         f"Dice per image, %, {measured['num_cases']} films of the {escape(measured['split'])} part; without a report "
@@ -214,7 +214,7 @@ def _held_out(curve: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
     if found is None:
         return []
     costs = ", ".join(f"{titles[name]} {show(cost, fraction=True)}" for name, cost in found["harm"].items())
-    kept = "" if found["gain_kept"] is None else f", {100 * found['gain_kept']:.0f} % of the gain kept"
+    kept = "" if found["benefit_kept"] is None else f", {100 * found['benefit_kept']:.0f} % of the gain kept"
     return [
         f"Chosen on half of the patients ({' and '.join(f'{trust:g}' for trust in found['defaults'])}) and scored on "
         f"the other: the right report {show(found['right'], fraction=True)}{kept}; points below no report: {costs}.",

@@ -11,9 +11,9 @@ from c2fvl.evaluation.summary import Scores
 from c2fvl.reports.zones import in_words
 
 ROW_LABELS = {
-    ("original", "ours"): "film's own grid, corrected rule",
-    ("network", "ours"): "network's grid, corrected rule",
-    ("published", "published"): "network's grid, as the published test script scores",
+    ("original", "corrected"): "original resolution, corrected protocol",
+    ("network", "corrected"): "network resolution, corrected protocol",
+    ("network", "published"): "network resolution, published protocol",
 }
 _LENGTHS = {
     "hd95": "Hausdorff distance, 95th percentile",
@@ -37,7 +37,7 @@ _AREAS = {
     "area_target": "true area",
     "area_difference": "predicted less true area",
 }
-_OF_THEMSELVES = {"expected_dice": "Dice that the network expects"}
+_OF_THEMSELVES = {"estimated_dice": "Dice that the network expects"}
 _DOTTED = ("dice", "iou", "precision", "recall", "lesion_f1_10", "lesion_f1_50")
 
 
@@ -94,7 +94,7 @@ def render(
     ]
     return environment.get_template("report.html").render(
         summary=summary,
-        scores=[{**row, "label": ROW_LABELS[row["grid"], row["rule"]]} for row in summary["scores"]],
+        scores=[{**row, "label": ROW_LABELS[row["resolution"], row["protocol"]]} for row in summary["scores"]],
         table=table,
         pictures=pictures,
         history=history,
