@@ -17,7 +17,7 @@ from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.data.scan import scan
 from c2fvl.files.images import read_mask_as, write_labels, write_mask
-from c2fvl.inference.cases import ORIGINAL, CasePrediction, score_prediction
+from c2fvl.inference.cases import ORIGINAL, PUBLISHED, CasePrediction, score_prediction
 from c2fvl.inference.predictor import Predictor
 from c2fvl.inference.torch_engine import probabilities
 from c2fvl.metrics.overlap import Overlap, summarise, summarise_classes
@@ -98,7 +98,7 @@ def test_each_class_is_scored_and_nothing_is_left_out():
         probability[(found, *place)] = 1
     score = score_prediction(CasePrediction("a", 0, probability, labels, None))
     assert [own[ORIGINAL] for own in score.classes] == [Overlap(1, 2, 1), Overlap(1, 1, 2)]
-    assert score.classes[1]["published"] == Overlap(1, 1, 2)
+    assert score.classes[1][PUBLISHED] == Overlap(1, 1, 2)
     empty = (Overlap(0, 0, 0), Overlap(0, 3, 0))
     found = summarise_classes([tuple(own[ORIGINAL] for own in score.classes), empty])
     assert found["classes"][0]["dice_per_image"] == pytest.approx((2 / 3 + 1) / 2)
@@ -174,7 +174,7 @@ def test_a_network_of_classes_is_scored_and_predicts_from_the_command_line(run, 
     out = tmp_path / "scores"
     assert main(["evaluate", str(run), str(two_sides), "--split", "test", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "left, own grid" in printed
+    assert "left, original resolution" in printed
     assert "right, own grid" in printed
     summary = json.loads((out / "summary.json").read_text())
     first = summary["scores"][0]

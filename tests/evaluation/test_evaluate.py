@@ -118,7 +118,7 @@ def test_the_page_is_whole_and_asks_nothing_of_the_network(evaluation):
     first = evaluation.summary["scores"][0]
     for name in ("dice_per_image", "iou_per_image", "dice_pooled", "iou_pooled"):
         assert f"{100 * first[name]:.2f}" in text
-    for title in ("Best cases", "Median cases", "Worst cases", "as the published test script scores"):
+    for title in ("Best cases", "Median cases", "Worst cases", "network resolution, published protocol"):
         assert title in text
     assert len(list((evaluation.folder / "pictures").iterdir())) == 6
 
