@@ -175,7 +175,7 @@ def test_a_network_of_classes_is_scored_and_predicts_from_the_command_line(run, 
     assert main(["evaluate", str(run), str(two_sides), "--split", "test", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "left, original resolution" in printed
-    assert "right, own grid" in printed
+    assert "right, original resolution" in printed
     summary = json.loads((out / "summary.json").read_text())
     first = summary["scores"][0]
     assert first["dice_per_image"] == pytest.approx(np.mean([own["dice_per_image"] for own in first["classes"]]))

@@ -26,6 +26,7 @@ from c2fvl.data.cases import Case
 from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.image_cache import SETTLED
 from c2fvl.data.phantom.draw import write_phantom
+from c2fvl.data.scan import scan
 from c2fvl.inference.cases import CasePrediction, score_prediction
 from c2fvl.inference.cost import (
     Conditions,
