@@ -1,0 +1,307 @@
+"""Stages of training and measuring on a rented GPU: one command, a time limit, results as they come.
+
+    PYTHONPATH=src python -m benchmarks.gpu_run --stages figures,train:c2fvl_qata_paper@480s --minutes 9.5 \
+        --data PARTS --out OUT [--work /tmp/gpu_run]
+
+A stage is KIND[:NAME][@SECONDSs][:section.key=value ...]: `figures` measures speed (of one preset: `figures:PRESET`),
+`train:PRESET` trains and then scores on val, `score:MODEL` scores a model folder or a model by its name. Stages without
+seconds share the time that the others leave.
+
+DATA is a packed folder (`c2fvl.data.packed`) or a data set. Each stage runs in a process of its own, so that its
+failure is noted and the next one runs. OUT holds `results.json` (everything, after every change), `log.txt` and the
+best weights in half precision, as tar files cut into pieces with checksums; together at most 8 files of 16 MiB. WORK
+keeps run folders and finished stages: the same command goes on where it was stopped. `docs/gpu.md` says more.
+"""
+
+import argparse
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NEEDED = ("accelerate", "cv2", "jinja2", "numpy", "PIL", "safetensors", "scipy", "torch")
+KINDS = ("figures", "train", "score")
+PIECE = 15 * 2**20
+"""Bytes of a piece of weights, at most."""
+MAX_PIECES = 4
+"""Of all weights together: with results and log, and room for two files more, within 8 files and 64 MiB."""
+SECONDS_BETWEEN_EXPORTS = 20.0
+POLL_SECONDS = 1.0
+MIN_SECONDS = 5.0
+"""A stage with less time than this is not begun."""
+GRACE_SECONDS = 15.0
+"""After its time a stage is asked to stop; after so long it is ended."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One thing to do."""
+
+    spec: str
+    kind: str
+    name: str
+    seconds: float | None
+    """None takes an equal part of the time that is left."""
+    settings: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """Return a name for files; the same stage has the same name in the next call."""
+        digest = hashlib.sha256(" ".join(self.settings).encode()).hexdigest()[:6]
+        name = re.sub(r"[^\w.-]+", "-", Path(self.name).name)
+        return "-".join(filter(None, (self.kind, name, digest if self.settings else "")))
+
+
+def parse_stages(text: str) -> list[Stage]:
+    """Return the stages of a list parted by commas; `ValueError` for what is no stage."""
+    stages = [_parse_stage(spec) for spec in text.split(",") if spec.strip()]
+    keys = [stage.key for stage in stages]
+    if not stages or len(set(keys)) < len(keys):
+        raise ValueError(f"--stages {text!r} must name at least one stage, and each one once")
+    return stages
+
+
+def _parse_stage(spec: str) -> Stage:
+    head, *settings = re.split(r":(?=\w+\.\w+(?:\.\w+)?=)", spec.strip())
+    match = re.fullmatch(r"(?P<kind>\w+)(?::(?P<name>[^@]+))?(?:@(?P<seconds>\d+(?:\.\d+)?)s)?", head)
+    if match is None or match["kind"] not in KINDS or not (match["name"] or match["kind"] == "figures"):
+        raise ValueError(
+            f"{spec!r} is no stage; expected figures, figures:PRESET, train:PRESET or score:MODEL, then @SECONDSs "
+            "or :section.key=value if wanted"
+        )
+    seconds = None if match["seconds"] is None else float(match["seconds"])
+    return Stage(spec.strip(), match["kind"], match["name"] or "", seconds, tuple(settings))
+
+
+def missing_modules(names: tuple[str, ...] = NEEDED) -> list[str]:
+    """Return which of the modules that the stages need are not installed."""
+    return [name for name in names if importlib.util.find_spec(name) is None]
+
+
+class Results:
+    """What is known so far, in WORK for the next call and in OUT for who waits for it."""
+
+    def __init__(self, out: Path, work: Path, command: list[str]) -> None:
+        from c2fvl.files import storage
+
+        self.storage, self.out, self.work = storage, out, work
+        for folder in (out, work):
+            storage.make_folder(folder)
+        kept = work / "results.json"
+        self.content: dict[str, Any] = {"stages": {}, "weights": {}}
+        if kept.is_file():
+            self.content = json.loads(kept.read_text(encoding="utf-8"))
+        self.content |= {"command": command, "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        self._lock = threading.Lock()
+
+    def log(self, line: str) -> None:
+        """Write a line to the log and to the terminal."""
+        line = f"{time.strftime('%H:%M:%S', time.gmtime())} {line.rstrip()}"
+        with self._lock, (self.out / "log.txt").open("a", encoding="utf-8") as file:
+            print(line, flush=True)
+            file.write(line + "\n")
+
+    def stage(self, key: str, **changes: Any) -> None:
+        """Note changes of a stage and write all results."""
+        self.content["stages"].setdefault(key, {}).update(changes)
+        self.write()
+
+    def write(self) -> None:
+        """Write all results to both places."""
+        for folder in (self.work, self.out):
+            self.storage.write_json(folder / "results.json", self.content)
+
+    def export_weights(self, key: str, model: Path) -> None:
+        """Write a model folder in half precision as pieces of a tar; what does not fit is named with its checksum."""
+        from c2fvl.checkpoints.packing import pack
+
+        half = self.work / key / "half"
+        if half.exists():
+            self.storage.remove_folder(half)
+        pack(model, half)
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            archive.add(half, arcname=key)
+        data = buffer.getvalue()
+        pieces = [data[start : start + PIECE] for start in range(0, len(data), PIECE)]
+        others = sum(len(entry["files"]) for name, entry in self.content["weights"].items() if name != key)
+        fits = others + len(pieces) <= MAX_PIECES
+        names = [f"weights-{key}.tar.{number}" for number in range(len(pieces) if fits else 0)]
+        entry = {
+            "bytes": len(data), "sha256": self.storage.checksum(data),
+            "files": [
+                {"file": name, "bytes": len(piece), "sha256": self.storage.checksum(piece)}
+                for name, piece in zip(names, pieces, strict=fits)
+            ],
+            "kept": "cat the files in their order | tar x" if fits else "too large for OUT; in WORK only",
+            "metrics": json.loads((half / "metrics.json").read_text(encoding="utf-8")),
+        }  # fmt: skip
+        for name, piece in zip(names, pieces, strict=fits):
+            self.storage.write_bytes(self.out / name, piece)
+        self.content["weights"][key] = entry
+        self.write()
+
+
+def prepare_data(data: Path, work: Path, results: Results) -> str:
+    """Return the root of the data set, unpacked in WORK where DATA is packed and not yet unpacked."""
+    from c2fvl.data import packed
+
+    if not (data / "manifest.json").is_file():
+        return str(data)
+    manifest = packed.read_manifest(data)
+    results.content["data"] = {name: value for name, value in manifest.items() if name != "parts"}
+    name = results.storage.checksum(json.dumps(manifest, sort_keys=True).encode())[:12]
+    folder, began = work / f"data-{name}", time.monotonic()
+    if not folder.is_dir():
+        packed.unpack(data, folder)
+        results.log(f"unpacked {manifest['num_cases']} to {folder} in {time.monotonic() - began:.1f} s")
+    return str(folder / packed.TABLE)
+
+
+class StageProcess:
+    """One stage while it runs; what it finds is copied to the results as it comes."""
+
+    def __init__(self, stage: Stage, data: str, seconds: float, results: Results, device: str) -> None:
+        self.stage, self.results = stage, results
+        self.folder = results.work / stage.key
+        results.storage.make_folder(self.folder)
+        self.began, self.exported_at, self.seen = time.monotonic(), -SECONDS_BETWEEN_EXPORTS, ""
+        self.exported: tuple[int, ...] = ()
+        self.seconds = seconds
+        command = [
+            sys.executable, "-m", "benchmarks.gpu_stages", stage.kind, stage.name, *stage.settings, "--data", data,
+            "--work", str(self.folder), "--until", str(time.time() + seconds), "--device", device,
+        ]  # fmt: skip
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+        self.tail: list[str] = []
+        self.reader = threading.Thread(target=self._read_output, daemon=True)
+        self.reader.start()
+
+    def _read_output(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            for line in lines:
+                self.tail = [*self.tail[-29:], line.rstrip()]
+                self.results.log(f"[{self.stage.key}] {line}")
+
+    def wait(self) -> str:
+        """Return "done", "failed" or "stopped" when the stage has ended or was ended."""
+        asked = False
+        while self.process.poll() is None:
+            time.sleep(POLL_SECONDS)
+            self.collect()
+            late = time.monotonic() - self.began - self.seconds
+            if late > GRACE_SECONDS:
+                self.process.kill()
+                self.process.wait()
+            elif late > 0 and not asked:
+                self.process.send_signal(signal.SIGINT)
+                asked = True
+        self.reader.join()
+        self.collect(last=True)
+        if self.process.returncode == 0:
+            return "done"
+        return "stopped" if asked else "failed"
+
+    def collect(self, *, last: bool = False) -> None:
+        """Copy what the stage has found to the results, and its best weights if it is time for that."""
+        changes = self._found()
+        text = json.dumps(changes)
+        if text != self.seen:
+            self.seen = text
+            self.results.stage(self.stage.key, **changes)
+        best = self.folder / "run" / "best"
+        stamp = tuple(path.stat().st_mtime_ns for path in sorted(best.glob("*"))) if best.is_dir() else ()
+        due = last or time.monotonic() - self.exported_at > SECONDS_BETWEEN_EXPORTS
+        if stamp == self.exported or not due:
+            return
+        try:
+            self.results.export_weights(self.stage.key, best)
+        except (ValueError, OSError) as error:  # it may be written at this moment
+            if last:
+                self.results.log(f"the weights of {self.stage.key} cannot be exported: {error}")
+        else:
+            self.exported, self.exported_at = stamp, time.monotonic()
+
+    def _found(self) -> dict[str, Any]:
+        changes: dict[str, Any] = {}
+        result, log = self.folder / "result.json", self.folder / "run" / "log.jsonl"
+        if result.is_file():
+            changes["result"] = json.loads(result.read_text(encoding="utf-8"))
+        if log.is_file():
+            changes["history"] = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        return changes
+
+
+def run_stages(stages: list[Stage], data: str, until: float, results: Results, device: str) -> bool:
+    """Run the stages that are not done yet until the time `until` (monotonic); return whether all are done."""
+    for number, stage in enumerate(stages):
+        if results.content["stages"].get(stage.key, {}).get("status") == "done":
+            results.log(f"{stage.key} is done already")
+            if stage.kind == "train":
+                results.export_weights(stage.key, results.work / stage.key / "run" / "best")
+            continue
+        left = until - GRACE_SECONDS - time.monotonic()
+        waiting = stages[number:]
+        shared = left - sum(other.seconds or 0 for other in waiting)
+        seconds = min(left, stage.seconds or shared / sum(other.seconds is None for other in waiting))
+        if seconds < MIN_SECONDS:
+            results.stage(stage.key, status="no time left")
+            continue
+        results.log(f"{stage.key} begins, with {seconds:.0f} s")
+        results.stage(stage.key, spec=stage.spec, status="running", budget_seconds=round(seconds, 1))
+        running = StageProcess(stage, data, seconds, results, device)
+        status = running.wait()
+        took = round(time.monotonic() - running.began, 1)
+        error = running.tail if status == "failed" else None
+        results.stage(stage.key, status=status, seconds=took, error=error)
+        results.log(f"{stage.key}: {status} in {took} s")
+    return all(results.content["stages"].get(stage.key, {}).get("status") == "done" for stage in stages)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return 0 where all stages are done."""
+    began = time.monotonic()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--stages", required=True, help="such as figures,train:c2fvl_qata_paper@480s")
+    parser.add_argument("--minutes", type=float, required=True, help="of the whole command")
+    parser.add_argument("--data", type=Path, required=True, help="a packed folder, or a data set")
+    parser.add_argument("--out", type=Path, required=True, help="for results; at most 8 files of 16 MiB")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/gpu_run"), help="for data and run folders")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu"))
+    options = parser.parse_args(arguments)
+    stages = parse_stages(options.stages)
+    missing = missing_modules()
+    if missing:
+        print(f"not installed: {', '.join(missing)}; install them, or put their wheels on PYTHONPATH", file=sys.stderr)
+        return 2
+    results = Results(options.out, options.work, sys.argv if arguments is None else arguments)
+    results.log(f"stages: {', '.join(stage.spec for stage in stages)}")
+    try:
+        data = prepare_data(options.data, options.work, results)
+    except (OSError, ValueError) as error:
+        results.content["error"] = str(error)
+        results.write()
+        results.log(f"the data cannot be used: {error}")
+        return 1
+    done = run_stages(stages, data, began + 60 * options.minutes, results, options.device)
+    results.log(f"{'all stages are done' if done else 'not all stages are done'}; results in {options.out}")
+    return 0 if done else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,298 @@
+"""One stage of `gpu_run`, in a process of its own: train a preset, score a model, or measure speed.
+
+What is found is written to WORK/result.json after every step, whole or not at all.
+"""
+
+import argparse
+import contextlib
+import csv
+import gc
+import io
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from benchmarks.published_c2fvl import PublishedC2FVL
+from c2fvl.checkpoints.provenance import provenance
+from c2fvl.checkpoints.trained_model import TrainedModel, load_model
+from c2fvl.config import Config
+from c2fvl.config_files import load_config, settings_table
+from c2fvl.data.dataset import CaseDataset
+from c2fvl.data.on_device import DeviceData
+from c2fvl.data.part import Part
+from c2fvl.data.prefetch import prefetch
+from c2fvl.evaluation.summary import pooled
+from c2fvl.files import storage
+from c2fvl.inference.cases import CasePrediction, CaseScore, dataset_of, score_on_grids
+from c2fvl.inference.precision import autocast, settled_precision
+from c2fvl.inference.torch_engine import infer, probabilities
+from c2fvl.metrics.intervals import Bootstrap
+from c2fvl.metrics.overlap import dice, iou
+from c2fvl.models import build_model
+from c2fvl.training.loop import train
+
+REPORTS = ("right", "none", "shuffled")
+RULES = (("original", "ours"), ("network", "ours"), ("published", "published"))
+SCORING_FRACTION, MAX_SCORING_SECONDS = 0.2, 60.0
+"""Of a training stage's time, kept for scoring."""
+BATCH_TO_SCORE = 64
+CASES_TO_MEASURE = 1024
+MEASURED = (
+    ("c2fvl_qata", "auto"), ("filmfirst_qata", "auto"), ("unet_qata", "auto"),
+    ("c2fvl_qata", "no"), ("filmfirst_qata", "no"), ("unet_qata", "no"),
+)  # fmt: skip
+"""What `figures` measures, in this order: preset, and whether steps are captured as CUDA graphs."""
+MIN_SECONDS_TO_MEASURE = 15.0
+
+
+class Found:
+    """The result of the stage, written after every change."""
+
+    def __init__(self, work: Path) -> None:
+        self.path, self.content = work / "result.json", {}
+
+    def note(self, **changes: Any) -> None:
+        """Add what was found and write it."""
+        self.content.update(changes)
+        storage.write_json(self.path, self.content)
+
+
+def run_training(options: argparse.Namespace, found: Found) -> None:
+    """Train a preset until its time is up, or go on with its run folder, then score the best model."""
+    run = options.work / "run"
+    time_left = options.until - time.time()
+    to_score = min(MAX_SCORING_SECONDS, SCORING_FRACTION * time_left)
+    config = settings_for(options, minutes=(time_left - to_score) / 60)
+    found.note(preset=options.name, settings=list(options.settings), environment=provenance(device_of(options)))
+    began = time.monotonic()
+    result = train(resume=run) if (run / "last").is_dir() else train(config, run=run)
+    found.note(
+        reason=result.reason, finished=result.finished, best_epoch=result.best_epoch,
+        train_seconds=round(time.monotonic() - began, 1), peak_memory_gb=peak_memory(),
+    )  # fmt: skip
+    found.note(scores=score(load_model(run / "best", device=device_of(options)), options, found))
+
+
+def settings_for(options: argparse.Namespace, *, minutes: float, name: str = "", more: tuple[str, ...] = ()) -> Config:
+    """Return a preset's settings for this machine: data on the device, captured steps, bf16, a time limit."""
+    on_gpu = device_of(options).type == "cuda"
+    settings = [
+        f'data.root="{options.data}"', "data.image_cache=none", "data.workers=0", "data.on_device=yes",
+        "train.graph=auto", f"train.precision={'bf16' if on_gpu else 'fp32'}", f"train.minutes={minutes:.4f}",
+        f"train.device={options.device}", *more, *options.settings,
+    ]  # fmt: skip
+    known = {key for key, _, _ in settings_table()}
+    settings = [item for item in settings if item.partition("=")[0] in known or item.startswith("model.arguments.")]
+    return load_config(name or options.name, settings)
+
+
+def score(model: TrainedModel, options: argparse.Namespace, found: Found) -> dict[str, Any]:
+    """Return the scores on val with the right, no and another case's report, each noted as it comes."""
+    scores: dict[str, Any] = {}
+    for text in REPORTS:
+        if text != "none" and model.config.data.text == "none":
+            continue
+        began = time.monotonic()
+        dataset = dataset_of(model, Part(options.data, "val", text=text))
+        cases = list(prefetch(score_case, predict(model, dataset, options), workers=16, maximum=256))
+        scores[text] = {**summarise(cases, dataset), "seconds": round(time.monotonic() - began, 1)}
+        found.note(scores=scores)
+        print(f"{text}: Dice per image {scores[text]['original ours']['dice_per_image']['value']:.4f}")
+    return scores
+
+
+def predict(model: TrainedModel, dataset: CaseDataset, options: argparse.Namespace) -> Iterator[CasePrediction]:
+    """Yield the prediction of every case, computed in batches from data on the device."""
+    device = device_of(options)
+    precision, index = settled_precision(device, "auto"), 0
+    for batch in DeviceData(dataset, device).val_batches(BATCH_TO_SCORE):
+        probability = probabilities(infer(model.network, batch, device=device, precision=precision)).cpu().numpy()
+        for row, name in enumerate(batch.ids):
+            yield CasePrediction(name, index, probability[row], batch.original_masks[row], None)
+            index += 1
+
+
+def score_case(prediction: CasePrediction) -> CaseScore:
+    """Return the pixel counts of a case on every grid."""
+    return score_on_grids(prediction)
+
+
+def summarise(cases: list[CaseScore], dataset: CaseDataset) -> dict[str, Any]:
+    """Return Dice and IoU per image and pooled, by grid and rule, with intervals by patient."""
+    bootstrap = Bootstrap([case.group for case in dataset.cases])
+    found: dict[str, Any] = {"intervals": bootstrap.unit}
+    for grid, rule in RULES:
+        counts = [[own[grid] for own in case.classes] for case in cases]
+        row: dict[str, Any] = {}
+        for name, measure in (("dice", dice), ("iou", iou)):
+            values = torch.tensor([[measure(own, rule=rule) for own in case] for case in counts]).mean(1)
+            (mean,) = bootstrap.means(values.numpy())
+            row[f"{name}_per_image"] = mean.as_dict()
+        row |= {f"{name}_pooled": values for name, values in pooled(counts, bootstrap).items()}
+        found[f"{grid} {rule}"] = row
+    return found
+
+
+def run_figures(options: argparse.Namespace, found: Found) -> None:
+    """Measure the seconds of an epoch of each network, captured and eager, and C2FVL against its published form."""
+    data, num_train = smaller_table(options)
+    found.note(environment=provenance(device_of(options)), num_train=num_train)
+    c2fvl = options.name or "c2fvl_qata"
+    forms = ("published, float32", "ours, eager") if load_config(c2fvl).model.name == "c2fvl" else ()
+    steps: list[dict[str, Any]] = [{"form": form} for form in forms]
+    for row in steps:
+        with noted(row):
+            row.update(measure_steps(options, data, c2fvl, published=row["form"].startswith("published")))
+        found.note(steps=steps)
+    rows: list[dict[str, Any]] = []
+    for preset, graph in [(options.name, graph) for graph in ("auto", "no")] if options.name else MEASURED:
+        if options.until - time.time() < MIN_SECONDS_TO_MEASURE:
+            break
+        rows.append({"preset": preset, "graph": graph})
+        with noted(rows[-1]):
+            rows[-1] |= measure_epoch(options, data, num_train, preset, graph)
+        found.note(epochs=rows)
+
+
+def smaller_table(options: argparse.Namespace) -> tuple[str, int]:
+    """Write a table of some cases beside the data's own; return it and the number of all training cases."""
+    table = Path(options.data)
+    rows = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig"))))
+    train = [row for row in rows if row["split"] == "train"]
+    val = [row for row in rows if row["split"] == "val"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows([*train[:: max(1, len(train) // CASES_TO_MEASURE)][:CASES_TO_MEASURE], *val[:32]])
+    storage.write_text(table.with_name("fewer.csv"), text.getvalue())
+    return str(table.with_name("fewer.csv")), len(train)
+
+
+def measure_epoch(options: argparse.Namespace, data: str, num_train: int, preset: str, graph: str) -> dict[str, Any]:
+    """Return the seconds of an epoch by the trainer, from its third epoch of some cases, scaled to all."""
+    run = options.work / f"measured-{preset}-{graph}"
+    if run.is_dir():
+        storage.remove_folder(run)
+    reset_memory()
+    more = (f'data.root="{data}"', "train.epochs=3", "train.patience=0", f"train.graph={graph}")
+    config = settings_for(options, minutes=0, name=preset, more=more)
+    train(config, run=run)
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return {
+        "images_per_second": lines[-1]["images_per_second"],
+        "seconds_per_epoch": round(num_train / lines[-1]["images_per_second"], 3),
+        "waiting_fraction": lines[-1]["waiting_fraction"],
+        "peak_memory_gb": peak_memory(),
+    }
+
+
+def measure_steps(options: argparse.Namespace, data: str, preset: str, *, published: bool) -> dict[str, Any]:
+    """Return steps per second and peak memory of one form of C2FVL, eager, with the same batches and loss."""
+    device = device_of(options)
+    config = settings_for(options, minutes=0, name=preset, more=(f'data.root="{data}"', "data.text=attributes"))
+    dataset = CaseDataset(Part(data, "train").cases(), config.data, augment=True)
+    on_device = DeviceData(dataset, device)
+    order = list(range(len(dataset)))
+    draws = on_device.draw_epoch(0, order)
+    reset_memory()
+    arguments = {name: value for name, value in config.model.arguments.items() if name != "gate"}  # published has none
+    network: nn.Module = build_model("c2fvl", arguments).train()
+    if published:
+        network = PublishedC2FVL.of(network, side=config.data.image_size)
+    network = network.to(device) if published else network.to(device, memory_format=torch.channels_last)
+    precision = "fp32" if published else settled_precision(device, "auto")
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    size = min(config.train.batch_size, len(dataset))
+
+    def step(number: int) -> None:
+        places = torch.arange(size, device=device) + (number * size) % (len(order) - size + 1)
+        batch = on_device.batch(draws, places)
+        optimizer.zero_grad()
+        with autocast(device, precision):
+            output = network(batch.image.contiguous() if published else batch.image, batch.text.nan_to_num())
+        assert batch.mask is not None
+        if published:
+            loss = functional.binary_cross_entropy(output[0][:, 0], batch.mask)
+        else:
+            loss = functional.binary_cross_entropy_with_logits(output.logits[:, 0].float(), batch.mask)
+        loss.backward()
+        optimizer.step()
+
+    seconds = timed(step, device, warm_up=3, repeats=20 if device.type == "cuda" else 2)
+    return {"batch_size": size, "steps_per_second": round(1 / seconds, 3), "peak_memory_gb": peak_memory()}
+
+
+def timed(step: Callable[[int], None], device: torch.device, *, warm_up: int, repeats: int) -> float:
+    """Return the mean seconds of a step."""
+    for number in range(warm_up):
+        step(number)
+    synchronize(device)
+    began = time.perf_counter()
+    for number in range(repeats):
+        step(number)
+    synchronize(device)
+    return (time.perf_counter() - began) / repeats
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def reset_memory() -> None:
+    """Begin to count the peak of memory anew."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> float | None:
+    """Return the most memory of the GPU that tensors took, in GB; None without a GPU."""
+    return round(torch.cuda.max_memory_allocated() / 1e9, 3) if torch.cuda.is_available() else None
+
+
+@contextlib.contextmanager
+def noted(row: dict[str, Any]) -> Iterator[None]:
+    """Note an error in a row of a table instead of ending the stage."""
+    try:
+        yield
+    except Exception as error:  # whatever it is, the other rows are worth having
+        row["error"] = f"{type(error).__name__}: {error}"
+    print(row)
+
+
+def device_of(options: argparse.Namespace) -> torch.device:
+    """Return the GPU, or the processor where there is none or it is asked for."""
+    return torch.device("cuda" if options.device == "auto" and torch.cuda.is_available() else "cpu")
+
+
+def main() -> None:
+    """Run one stage."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("kind", choices=("train", "score", "figures"))
+    parser.add_argument("name")
+    parser.add_argument("settings", nargs="*")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--until", type=float, required=True)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    found = Found(options.work)
+    if options.kind == "train":
+        run_training(options, found)
+    elif options.kind == "score":
+        score(load_model(options.name, device=device_of(options)), options, found)
+    else:
+        run_figures(options, found)
+
+
+if __name__ == "__main__":
+    main()
