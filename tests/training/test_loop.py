@@ -530,20 +530,42 @@ def few_images(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("name", [name for name in preset_names() if "_mosmed" not in name])
-def test_every_preset_runs(name, few_images, tmp_path):
-    """With its network at a tiny size, and words where it would read the features of a language model."""
-    config = load_config(name, [f'data.root="{few_images}"', "train.epochs=1", "data.workers=0", "train.threads=1"])
+def tiny_preset(name, root):
+    """Return a preset at a tiny size; it reads words where it would read the features of a language model."""
+    config = load_config(name, [f'data.root="{root}"', "train.epochs=1", "data.workers=0", "train.threads=1"])
     tiny = next(tiny for tiny in TINY_NETWORKS.values() if tiny.name == config.model.name)
     own = {key: value for key, value in config.model.arguments.items() if key in ("gate", "num_classes")}
     arguments = {key: value for key, value in tiny.arguments.items() if not key.startswith("text")} | own
-    config = dataclasses.replace(
+    return dataclasses.replace(
         config,
         data=dataclasses.replace(
             config.data, image_size=tiny.size[0], text="auto", text_model="", missing_reports="allow"
         ),
         model=ModelConfig(config.model.name, arguments),
     )
+
+
+PRESETS = [name for name in preset_names() if "_mosmed" not in name]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_set_up(name, few_images, tmp_path):
+    """With data, network, optimizer and a first case through the loss; nothing is trained."""
+    run = set_up(tiny_preset(name, few_images), tmp_path / "run")
+    assert run.config.preset == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        if name.endswith("_qata")
+        else pytest.param(name, marks=pytest.mark.slow(like="test_every_preset_trains[unet_qata]"))
+        for name in PRESETS
+    ],
+)
+def test_every_preset_trains(name, few_images, tmp_path):
+    config = tiny_preset(name, few_images)
     result = train(config, run=tmp_path / "run")
     assert result.finished
     assert len(log_of(result.run)) == 1
