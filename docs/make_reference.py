@@ -9,10 +9,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from c2fvl.cli import main as cli
 from c2fvl.config import SECTIONS, Config, ModelConfig
 from c2fvl.config_files import PRESETS, load_config, preset_names, settings_table, to_toml
 from c2fvl.files import storage
+from c2fvl.models import build_model, registry
 from c2fvl.models.registry import NETWORKS, arguments_of
 
 DOCS = Path(__file__).parent
@@ -101,7 +104,7 @@ def settings_page() -> str:
                 lines.append(f"| `{name}` | `{_cell(default)}` | {_text(meaning)} |")
     lines += ["", "## Arguments of the networks"]
     for name, entry in NETWORKS.items():
-        lines += ["", f"`{name}` ({entry.paper}, {entry.year}):", ""]
+        lines += ["", f"`{name}` ({entry.citation}):", ""]
         lines += ["| argument | kind | default |", "|---|---|---|"]
         for line in arguments_of(name):
             if line.startswith("  "):
@@ -196,6 +199,15 @@ def _text(text: object) -> str:
 
 PAGES = {"commands.md": commands_page, "settings.md": settings_page}
 
+
+def count_parameters() -> dict[str, int]:
+    """Return the number of parameters of each network with its default arguments."""
+    with torch.device("meta"):
+        networks = {name: build_model(name) for name in NETWORKS}
+    return {name: sum(each.numel() for each in network.parameters()) for name, network in networks.items()}
+
+
 if __name__ == "__main__":
+    storage.write_json(Path(registry.__file__).with_name("parameters.json"), count_parameters())
     for file_name, page in PAGES.items():
         storage.write_text(DOCS / file_name, page())

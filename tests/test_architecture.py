@@ -11,7 +11,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "c2fvl"
 LAYERS = (
     {"version", "messages", "progress", "config"},
-    {"config_files", "files"},
+    {"config_files", "files", "extensions"},
     {"reports"},
     {"data", "metrics", "models"},
     {"checkpoints"},
@@ -25,7 +25,7 @@ LAYERS = (
 
 NEEDS_TORCH = {
     "data.batch_transforms", "data.batches", "data.dataset", "data.on_device",
-    "models.build", "models.layers", "models.inference_model", "models.output",
+    "models.layers", "models.inference_model", "models.output",
     "models.c2fvl", "models.filmfirst", "models.lvit", "models.medt", "models.transunet", "models.uctransnet",
     "models.unet",
     "checkpoints.official", "checkpoints.packing", "checkpoints.provenance", "checkpoints.trained_model",

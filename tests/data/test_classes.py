@@ -21,7 +21,8 @@ from c2fvl.inference.cases import ORIGINAL, PUBLISHED, CasePrediction, score_pre
 from c2fvl.inference.predictor import Predictor
 from c2fvl.inference.torch_engine import probabilities
 from c2fvl.metrics.overlap import Overlap, summarise, summarise_classes
-from c2fvl.models import MODELS, Output
+from c2fvl.models import Output
+from c2fvl.models.registry import NETWORKS
 from c2fvl.training.loop import train
 from c2fvl.training.losses import build_loss, class_dice_loss
 
@@ -223,15 +224,14 @@ def test_masks_of_classes_can_be_looked_over(two_sides):
     [
         name if name in ("c2fvl", "unet")
         else pytest.param(name, marks=pytest.mark.slow(like="test_every_network_learns_three_classes[unet]"))
-        for name in sorted(MODELS)
+        for name in sorted(NETWORKS)
     ],
 )  # fmt: skip
 def test_every_network_learns_three_classes(name):
     """One film with two classes: the loss falls well below its start within a few steps."""
-    from support.networks import TINY as NETWORKS
-    from support.networks import images, network, reports
+    from support.networks import TINY, images, network, reports
 
-    tiny = next(tiny for tiny in NETWORKS.values() if tiny.name == name)
+    tiny = next(tiny for tiny in TINY.values() if tiny.name == name)
     built = network(tiny, trained=False, num_classes=3).train()
     mask = torch.zeros(2, *tiny.size)
     mask[:, : tiny.size[0] // 2, : tiny.size[1] // 2], mask[:, :, -8:] = 1, 2

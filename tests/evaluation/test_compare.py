@@ -285,8 +285,8 @@ def test_models_summary_on_the_command_line(capsys):
 
 
 def test_an_example_of_every_network_is_counted():
-    from c2fvl.models import MODELS
+    from c2fvl.models.registry import NETWORKS
 
-    for name in MODELS:
+    for name in NETWORKS:
         assert stages(*build_empty(example_settings(name)))[-1].flops > 1e8, name
     assert isinstance(example_settings("unet", image_size=64), Config)

@@ -8,7 +8,8 @@ import torch
 from outcome import Outcome, Stage, in_child
 
 from c2fvl.inference.cost import example_inputs, example_settings
-from c2fvl.models import MODELS, build_model
+from c2fvl.models import build_model
+from c2fvl.models.registry import NETWORKS
 from c2fvl.models.inference_model import optimize
 from c2fvl.training.losses import build_loss
 
@@ -19,7 +20,7 @@ MAX_DIFFERENCE = 1e-4
 def run_networks(stage: Stage) -> Outcome:
     """Build and run the networks in turn until the time is over."""
     outcome = Outcome("networks")
-    names = sorted(MODELS)
+    names = sorted(NETWORKS)
     random.Random(stage.seed).shuffle(names)
     for number, draw in stage.rounds():
         name = names[number % len(names)]

@@ -33,6 +33,7 @@ from c2fvl.checkpoints.folders import (
 )
 from c2fvl.config import Config
 from c2fvl.config_files import to_toml
+from c2fvl.extensions import is_extension
 from c2fvl.files import storage
 from c2fvl.metrics.out_of_distribution import OodDetector
 from c2fvl.metrics.temperature import parse_calibration
@@ -147,7 +148,8 @@ def _checked(folder: Path) -> tuple[dict[str, bytes], Config]:
     """Return the files of a model folder and its settings; `ValueError` where one is damaged or of another model."""
     files = {name: read(folder / name) for name in FILES if name in NEEDED or (folder / name).is_file()}
     config = parse_settings(folder)
-    find_network(config.model.name)
+    if not is_extension(config.model.name):  # whose code is not here, and not run to look
+        find_network(config.model.name)
     checksum = storage.checksum(files[WEIGHTS])
     if read_metrics(folder).get("weights_sha256") != checksum:
         raise ValueError(f"{folder / WEIGHTS} does not match the checksum in {METRICS}: it is damaged or another's")

@@ -6,7 +6,6 @@ is a folder of safetensors and JSON with a manifest of checksums; `last/` keeps 
 whole state is there whatever happens to the other. Nothing that is loaded can execute.
 """
 
-import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -36,8 +35,6 @@ from c2fvl.files import storage
 from c2fvl.metrics.out_of_distribution import OodDetector
 from c2fvl.metrics.temperature import TemperatureScaling, parse_calibration
 from c2fvl.models import build_model
-from c2fvl.models.registry import find_network
-from c2fvl.reports.findings import checked_trust
 
 logger = logging.getLogger(__name__)
 
@@ -68,18 +65,15 @@ class TrainedModel:
         return replace(self, config=replace(self.config, data=data))
 
     def with_trust(self, trust: float) -> "TrainedModel":
-        """Return the model with another trust in reports, its weights shared.
+        """Return the model with another trust in reports; both share their weights.
 
-        Raises `ValueError` for a network that does not read the film first, and for a trust outside of 0 … 1.
+        Raises `ValueError` for a network without trust, and for a trust outside of 0 … 1.
         """
-        if find_network(self.config.model.name).text != "findings":
-            raise ValueError(
-                f"the network {self.config.model.name} has no trust in reports to be set; leave the trust out"
-            )
-        trust = checked_trust(trust)
-        network = copy.copy(self.network)
-        network.trust = trust  # type: ignore[assignment]
-        arguments = {**self.config.model.arguments, "trust": trust}
+        network: Any = self.network
+        if not hasattr(network, "with_trust"):
+            raise ValueError(f"the network {self.config.model.name} has no trust in reports; leave the trust out")
+        network = network.with_trust(trust)
+        arguments = {**self.config.model.arguments, "trust": network.trust}
         config = replace(self.config, model=replace(self.config.model, arguments=arguments))
         return replace(self, network=network, config=config)
 

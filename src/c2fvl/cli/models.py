@@ -52,7 +52,7 @@ def run_push(options: argparse.Namespace) -> int:
 
 def run_models(options: argparse.Namespace) -> int:
     """Run `c2fvl models`; return its exit status."""
-    from c2fvl.models.registry import NETWORKS, arguments_of
+    from c2fvl.models.registry import NETWORKS, TEXTS, arguments_of, num_parameters
 
     if options.summary or options.arguments or options.size:
         return _summarise_network(options)
@@ -62,7 +62,7 @@ def run_models(options: argparse.Namespace) -> int:
         return 0
     rows = [("name", "paper", "year", "text that it reads", "parameters")]
     rows += [
-        (name, entry.paper, str(entry.year), entry.reads, f"{entry.parameters / 1e6:.1f} M")
+        (name, entry.paper, str(entry.year), TEXTS[entry.text], f"{num_parameters()[name] / 1e6:.1f} M")
         for name, entry in NETWORKS.items()
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -26,9 +26,9 @@ from c2fvl.checkpoints.trained_model import check_device
 from c2fvl.config import Config
 from c2fvl.config_files import override
 from c2fvl.inference.precision import autocast
-from c2fvl.models import MODELS, build_model
+from c2fvl.models import build_model
 from c2fvl.models.inference_model import optimize
-from c2fvl.models.registry import find_network
+from c2fvl.models.registry import find_network, network_class
 from c2fvl.reports.encoders import text_shape
 
 WARM_UP, REPEATS = 2, 5
@@ -103,7 +103,7 @@ def example_settings(name: str, arguments: Iterable[str] = (), image_size: int |
     entry = find_network(name)
     config = override(Config(), [f"model.name={name}", *(f"model.arguments.{item}" for item in arguments)])
     free = dict(config.model.arguments)
-    sizes = inspect.signature(MODELS[name]).parameters
+    sizes = inspect.signature(network_class(name)).parameters
     if image_size is not None and "image_size" in sizes:
         free.setdefault("image_size", image_size)
     default = sizes["image_size"].default if "image_size" in sizes else config.data.image_size

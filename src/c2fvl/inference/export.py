@@ -55,8 +55,6 @@ TOLERANCE = {"fp32": 1e-5, "fp16": 2e-2}
 """Largest difference of a probability that is let pass; int8 is judged by Dice."""
 OLDEST_OPSET = 18
 CALIBRATION_FILMS, SCORED_FILMS = 64, 200
-_ANY_SIZE = {"unet": 16}
-"""Networks without positions, whose films may have any size divisible by this."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,7 @@ def _translate(model: TrainedModel, opset: int | None) -> Any:
     inputs = _examples(model, 2)
     names = [IMAGE, TEXT][: len(inputs)]
     axes: list[dict[int, Any]] = [{0: "batch"} for _ in inputs]
-    step = _ANY_SIZE.get(model.config.model.name)
+    step: Any = getattr(model.network, "EXPORT_SIZE_STEP", None)
     if step is not None:
         height, width = torch.export.Dim("height_in_steps", min=2), torch.export.Dim("width_in_steps", min=2)
         axes[0] = {0: torch.export.Dim("batch"), 2: step * height, 3: step * width}

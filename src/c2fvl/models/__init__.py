@@ -3,15 +3,15 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from c2fvl.models.build import MODELS, build_model
-    from c2fvl.models.output import FindingLogits, Output, SegmentationModel
+from c2fvl.models.registry import build_model
 
-__all__ = ["MODELS", "FindingLogits", "Output", "SegmentationModel", "build_model"]
+if TYPE_CHECKING:
+    from c2fvl.models.output import FindingLogits, Output
+
+__all__ = ["FindingLogits", "Output", "build_model"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'c2fvl.models' has no attribute {name!r}")
-    home = "build" if name in ("MODELS", "build_model") else "output"
-    return getattr(importlib.import_module(f"c2fvl.models.{home}"), name)
+    return getattr(importlib.import_module("c2fvl.models.output"), name)

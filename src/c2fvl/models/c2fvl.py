@@ -1,14 +1,14 @@
-"""C2FVL: a U-Net whose skips pass through transformers, are gated by a report's attributes and aligned pixel by pixel.
+"""C2FVL: a U-Net whose skip connections pass transformers, a gate by report attributes and a pixel-wise alignment.
 
 Shan et al., "Coarse-to-Fine Covid-19 Segmentation via Vision-Language Alignment", ICASSP 2023, arXiv 2303.00279.
 
 Deviations from the published code, none of which changes its output:
 - the 40 % of its parameters that receive no gradient are left out (`docs/explanation.md` lists them);
-- tokens and gates are projected before they are up-sampled: nearest up-sampling commutes with a 1×1 convolution,
-  a batch norm and a ReLU, so the result is the same for a part of the work. In training, only the running variance
-  of these four norms differs, by the factor (n − 1)/n of its unbiased estimate;
+- tokens and gates are projected before they are upsampled: nearest upsampling commutes with a 1×1 convolution, a
+  batch norm and a ReLU, so the result is the same for less work. In training, only the running variance of these
+  four norms differs, by the factor (n − 1)/n of its unbiased estimate;
 - any image side divisible by 16 works; the position embedding is resized where the grid differs from its own;
-- a film without a report is legal: its gate is one everywhere.
+- an image may have no report: its gate is one everywhere.
 The correction of the attribute gate is an option (`gate="bounded"`); the default is what was published.
 """
 
@@ -18,8 +18,9 @@ from torch.nn import functional
 
 from c2fvl.models.layers.blocks import ConvNormReLU, SkipFusion, UNetEncoder, add_upsampled, upsample_nearest
 from c2fvl.models.layers.cpu_gradients import average_and_maximum
+from c2fvl.models.layers.folded import FoldedPixelGate
 from c2fvl.models.layers.transformer import TransformerBranch
-from c2fvl.models.output import Output, check_size, check_text
+from c2fvl.models.output import Output, check_positive, check_size, check_text
 
 NUM_ATTRIBUTES = 8
 COUNT_INDEX = 1
@@ -31,11 +32,16 @@ class C2FVL(nn.Module):
     """The network of C2FVL.
 
     image (B, in_channels, H, W) in [0, 1], H and W divisible by 16; text (B, 1, 8): bilateral, number, then left
-    upper, middle, lower and right upper, middle, lower in the viewer's frame. A row of NaN is a film without a report,
-    and so is `text=None` for the whole batch. Returns logits (B, num_classes, H, W) and four side maps in `aux`.
+    upper, middle, lower and right upper, middle, lower zone as seen in the image. A row of NaN is an image without a
+    report, and so is `text=None` for the whole batch. Returns logits (B, num_classes, H, W), and four side maps in
+    `aux`.
 
     Raises `ValueError` for a base width that its eight heads do not divide and for inputs of a wrong shape.
     """
+
+    TEXT = "attributes"
+    UNET_HEAD = "heads.0."
+    """Where the head of a U-Net goes that this network starts from."""
 
     def __init__(
         self,
@@ -49,6 +55,7 @@ class C2FVL(nn.Module):
         gate: str = "published",
     ) -> None:
         super().__init__()
+        check_positive(in_channels=in_channels, base_width=base_width, num_heads=num_heads)
         if base_width % num_heads or base_width % NUM_ATTRIBUTES:
             step = NUM_ATTRIBUTES * num_heads // NUM_ATTRIBUTES
             raise ValueError(
@@ -90,7 +97,7 @@ class C2FVL(nn.Module):
         features = self.encoder(image)
 
         tokens: Tensor | None = None
-        skips = []  # what has been used is let go of at once, so that without gradients its memory is used again
+        skips = []  # used maps are dropped at once, so that without gradients their memory is free again
         for scale in range(NUM_SCALES):
             tokens = self.branches[scale](features[0], tokens)
             restored = self.reconstructions[scale](tokens)
@@ -113,7 +120,7 @@ class C2FVL(nn.Module):
         )
 
     def _attributes(self, image: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the attributes (B, 8) with ones where there is no report, and which films have one (B, 1)."""
+        """Return the attributes (B, 8) with ones where there is no report, and which images have one (B, 1)."""
         if text is None:
             ones = image.new_ones(image.shape[0], NUM_ATTRIBUTES)
             return ones, torch.zeros_like(ones[:, :1])
@@ -138,7 +145,7 @@ class PublishedGate(nn.Module):
 class BoundedGate(nn.Module):
     """A learned gate in (0, 2), 1 + tanh(linear(attributes)): (B, 8) → (B, C). It starts as the identity.
 
-    The count enters as log(1 + count), so that a film with ten areas does not drown the zones. Where no report is
+    The count enters as log(1 + count), so that ten lesions do not dominate the zones. Where no report is
     known the gate is exactly one.
     """
 
@@ -159,7 +166,7 @@ GATES = {"published": PublishedGate, "bounded": BoundedGate}
 
 
 class PixelAlignment(nn.Module):
-    """Pixel-level vision-language alignment: each pixel of a skip is weighed by one learned, unbounded number."""
+    """Pixel-level vision-language alignment: each pixel of a skip connection gets one learned, unbounded factor."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -170,12 +177,16 @@ class PixelAlignment(nn.Module):
         self.bottleneck = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 1, 1))
 
     def forward(self, skip: Tensor) -> Tensor:
-        """Return the weighed skip (B, C, H, W)."""
+        """Return the gated skip (B, C, H, W)."""
         average, maximum = average_and_maximum(functional.conv2d(skip, *self.merged()))
         return self.bottleneck(average + maximum) * skip
 
+    def for_inference(self) -> FoldedPixelGate:
+        """Return the gate with its convolutions merged."""
+        return FoldedPixelGate(*self.merged(), self.bottleneck, keeps_both=False)
+
     def merged(self) -> tuple[Tensor, Tensor]:
-        """Return weight and bias of the one convolution (C → 2C) that each branch's two, applied in turn, amount to."""
+        """Return weight and bias of one convolution (C → 2C) that equals the two of each branch, applied in turn."""
         pairs = (
             (self.average_convolution, self.average_linear),
             (self.maximum_convolution, self.maximum_linear),
@@ -186,7 +197,7 @@ class PixelAlignment(nn.Module):
 
 
 class Decoder(nn.Module):
-    """One step up: weigh the skip, join it to the enlarged coarser map, convolve twice."""
+    """One step up: gate the skip connection, fuse it with the upsampled coarser map, convolve twice."""
 
     def __init__(self, width: int, *, out_channels: int) -> None:
         super().__init__()
@@ -194,6 +205,6 @@ class Decoder(nn.Module):
         self.convolutions = SkipFusion(width, width, out_channels)
 
     def forward(self, coarse: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the decoded map (B, out_channels, H, W) and the weighed skip (B, width, H, W)."""
+        """Return the decoded map (B, out_channels, H, W) and the gated skip (B, width, H, W)."""
         aligned = self.alignment(skip)
         return self.convolutions(coarse, aligned), aligned

@@ -13,17 +13,13 @@ What is done, all of it exact in real numbers:
 
 import copy
 import ctypes
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from c2fvl.models import c2fvl, lvit
-from c2fvl.models.filmfirst import FilmFirst
-from c2fvl.models.layers.blocks import ConvNormReLU, SkipFusion, upsampling_kernel
-from c2fvl.models.transunet import StandardisedConvolution
+from c2fvl.models.layers.folded import Convolution, UpsamplingConvolution
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _PACKING = (
@@ -41,13 +37,13 @@ def optimize(network: nn.Module, *, example: Tensor | None = None, in_place: boo
     work too, more slowly. Such a form computes in float32 on the CPU and can be neither exported, moved nor saved.
     Where oneDNN is missing or the network lies elsewhere the example changes nothing.
     """
-    form = (network if in_place else copy.deepcopy(network)).eval().requires_grad_(False)
+    form: Any = (network if in_place else copy.deepcopy(network)).eval().requires_grad_(False)
     with torch.no_grad():
-        if isinstance(form, c2fvl.C2FVL | FilmFirst):
+        if hasattr(form, "returns_side_maps"):
             form.returns_side_maps = False
         _rewrite(form)
         return_freed_memory()
-        form = form.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        form = form.to(memory_format=torch.channels_last)
         if example is not None and can_pack(form):
             _pack(form, example)
             return_freed_memory()
@@ -61,184 +57,16 @@ def can_pack(network: nn.Module) -> bool:
     return on_cpu and torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in _PACKING)
 
 
-class Convolution(nn.Module):
-    """A convolution of maps with its norm folded in, whose activation and summand cost no pass of their own."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, stride: int, padding: int, activate: bool) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        self.stride, self.padding, self.activate = stride, padding, activate
-        self.packed: PackedConvolution | None = None
-
-    def pack(self, input_shape: torch.Size) -> None:
-        """Put the weight into oneDNN's order for inputs of that shape."""
-        if self.packed is None:
-            self.packed = PackedConvolution(self, input_shape)
-            self.weight = None  # type: ignore[assignment]
-
-    def forward(self, features: Tensor, added: Tensor | None = None) -> Tensor:
-        """Return the convolved features, with `added` on top before they are activated."""
-        if self.packed is not None:
-            return self.packed(features, added)
-        convolved = functional.conv2d(features, self.weight, self.bias, self.stride, self.padding)
-        if added is not None:
-            convolved = convolved + added
-        return functional.relu(convolved) if self.activate else convolved
-
-
-class PackedConvolution(nn.Module):
-    """The same with its weight in oneDNN's own order."""
-
-    def __init__(self, plain: Convolution, input_shape: torch.Size) -> None:
-        super().__init__()
-        self.stride, self.padding = [plain.stride] * 2, [plain.padding] * 2
-        self.attribute = "relu" if plain.activate else "none"
-        self.bias = plain.bias
-        self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
-            plain.weight.detach().to_mkldnn(), self.padding, self.stride, [1, 1], 1, list(input_shape)
-        )
-
-    def forward(self, features: Tensor, added: Tensor | None = None) -> Tensor:
-        """Return the convolved features, with `added` on top before they are activated."""
-        if added is None:
-            return torch.ops.mkldnn._convolution_pointwise(
-                features, self.weight, self.bias, self.padding, self.stride, [1, 1], 1, self.attribute, [], ""
-            )
-        activation = self.attribute if self.attribute == "relu" else None
-        return torch.ops.mkldnn._convolution_pointwise.binary(
-            features,
-            added,
-            self.weight,
-            self.bias,
-            self.padding,
-            self.stride,
-            [1, 1],
-            1,
-            "add",
-            1.0,
-            activation,
-            [],
-            "",
-        )
-
-
-class UpsamplingConvolution(nn.Module):
-    """The transposed convolution by a 4 × 4 kernel that enlarges and convolves at once."""
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
-        self.packed: PackedUpsamplingConvolution | None = None
-
-    def pack(self, input_shape: torch.Size) -> None:
-        """Put the weight into oneDNN's order for inputs of that shape."""
-        if self.packed is None:
-            self.packed = PackedUpsamplingConvolution(self, input_shape)
-            self.weight = None  # type: ignore[assignment]
-
-    def forward(self, coarse: Tensor) -> Tensor:
-        """Return the convolved map at twice the size."""
-        if self.packed is not None:
-            return self.packed(coarse)
-        return functional.conv_transpose2d(coarse, self.weight, stride=2, padding=1)
-
-
-class PackedUpsamplingConvolution(nn.Module):
-    """The same with its weight in oneDNN's own order."""
-
-    def __init__(self, plain: UpsamplingConvolution, input_shape: torch.Size) -> None:
-        super().__init__()
-        self.weight = torch.ops.mkldnn._reorder_convolution_transpose_weight(
-            plain.weight.detach(), [1, 1], [0, 0], [2, 2], [1, 1], 1, list(input_shape)
-        )
-
-    def forward(self, coarse: Tensor) -> Tensor:
-        """Return the convolved map at twice the size."""
-        return torch.ops.mkldnn._convolution_transpose_pointwise(
-            coarse, self.weight, None, [1, 1], [0, 0], [2, 2], [1, 1], 1, "none", [], ""
-        )
-
-
-class FoldedSkipFusion(nn.Module):
-    """The inference form of `SkipFusion`."""
-
-    def __init__(self, joined: SkipFusion) -> None:
-        super().__init__()
-        first, second = (_folded(unit) for unit in joined.units)
-        from_skip, from_coarse = first.weight.split(joined.channels, dim=1)
-        self.from_skip = Convolution(from_skip, first.bias, stride=1, padding=1, activate=True)
-        self.from_coarse = UpsamplingConvolution(upsampling_kernel(from_coarse))
-        self.second = second
-
-    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
-        """Return the decoded map."""
-        return self.second(self.from_skip(skip, self.from_coarse(coarse)))
-
-
-class FoldedPixelGate(nn.Module):
-    """The inference form of C2FVL's pixel alignment and LViT's pixel attention."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, bottleneck: nn.Module, *, keeps_both: bool) -> None:
-        super().__init__()
-        self.convolution = Convolution(weight, bias, stride=1, padding=0, activate=True)
-        self.bottleneck, self.keeps_both = bottleneck, keeps_both
-
-    def forward(self, skip: Tensor) -> Tensor:
-        """Return the weighed skip."""
-        average, maximum = _average_and_maximum(self.convolution(skip))
-        both = average + maximum
-        return self.bottleneck(torch.cat([average, maximum, both], dim=1) if self.keeps_both else both) * skip
-
-
-def _average_and_maximum(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean of the first half of the channels and the maximum of the second, each (B, 1, H, W)."""
-    for_average, for_maximum = maps.chunk(2, dim=1)
-    return for_average.mean(dim=1, keepdim=True), for_maximum.amax(dim=1, keepdim=True)
-
-
-def _folded(unit: ConvNormReLU) -> Convolution:
-    fused = fuse_conv_bn_eval(unit.convolution, unit.norm)
-    return _convolution(fused, fused.weight, activate=True)
-
-
-def _standardised(convolution: StandardisedConvolution) -> Convolution:
-    return _convolution(convolution, convolution.standardised(), activate=False)
-
-
-def _convolution(like: nn.Conv2d, weight: Tensor, *, activate: bool) -> Convolution:
-    assert isinstance(like.padding, tuple)
-    return Convolution(weight, like.bias, stride=like.stride[0], padding=like.padding[0], activate=activate)
-
-
-def _alignment(alignment: c2fvl.PixelAlignment) -> FoldedPixelGate:
-    return FoldedPixelGate(*alignment.merged(), alignment.bottleneck, keeps_both=False)
-
-
-def _attention(attention: lvit.PixelAttention) -> FoldedPixelGate:
-    return FoldedPixelGate(attention.merged(), None, attention.bottleneck, keeps_both=True)
-
-
-_FORMS: dict[type, Callable[..., nn.Module]] = {
-    ConvNormReLU: _folded,
-    SkipFusion: FoldedSkipFusion,
-    StandardisedConvolution: _standardised,
-    c2fvl.PixelAlignment: _alignment,
-    lvit.PixelAttention: _attention,
-}
-
-
 def _rewrite(module: nn.Module) -> None:
-    """Replace the parts of a module that have an inference form, and fold each `x_norm` beside a convolution `x`."""
-    for name in [name for name, _ in module.named_children()]:
-        child = module.get_submodule(name)
-        form = _FORMS.get(type(child))
-        if form is not None:
-            setattr(module, name, form(child))
+    """Replace the parts of a module that have a `for_inference`, and fold each `x_norm` beside a convolution `x`."""
+    follows_names = type(module).__module__.startswith("c2fvl.models.")  # others may use such names in another way
+    for name, child in list(module.named_children()):
+        if "for_inference" in vars(type(child)):  # not inherited: a subclass may compute something else
+            setattr(module, name, child.for_inference())  # type: ignore[operator]
             continue
         norm_name = "norm" if name == "convolution" else f"{name}_norm"
         norm = getattr(module, norm_name, None)
-        if type(child) in _CONVOLUTIONS and isinstance(norm, _NORMS):
+        if follows_names and type(child) in _CONVOLUTIONS and isinstance(norm, _NORMS):
             setattr(module, name, _fused(child, norm))
             setattr(module, norm_name, nn.Identity())
             continue

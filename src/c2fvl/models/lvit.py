@@ -1,15 +1,15 @@
-"""LViT: a U-Net whose skips pass through a U-shaped stack of transformers that is told the words of a report.
+"""LViT: a U-Net whose skip connections pass a U-shaped stack of transformers that reads the words of a report.
 
 Li et al., "LViT: Language meets Vision Transformer in Medical Image Segmentation", IEEE TMI 2023, arXiv 2206.14718
 (the tiny variant, as published).
 
 Deviations from the published code, none of which changes its output:
 - the quarter of its parameters that receive no gradient is left out;
-- tokens are projected before they are up-sampled, as in `c2fvl.py`;
-- any image side divisible by 16 works: positions, and the text laid over the patches, are resized where the grid
-  differs from the built one;
-- a film without a report is legal, beside others in a batch: its patches are left as they are, which is the published
-  network without text. In training the norm of the text sees only the films that have one.
+- tokens are projected before they are upsampled, as in `c2fvl.py`;
+- any image side divisible by 16 works: positions, and the text on the patches, are resized where the grid differs
+  from the built one;
+- an image may have no report, also beside others in a batch: nothing is added to its patches, as in the published
+  network without text. In training, the batch norm of the text sees only the images with a report.
 """
 
 import torch
@@ -18,26 +18,31 @@ from torch.nn import functional
 
 from c2fvl.models.layers.blocks import ConvNormReLU, SkipFusion, UNetEncoder, add_upsampled
 from c2fvl.models.layers.cpu_gradients import average_and_maximum
+from c2fvl.models.layers.folded import FoldedPixelGate
 from c2fvl.models.layers.transformer import TokenReduction, TransformerBlock, TransformerBranch, as_map, as_tokens
-from c2fvl.models.output import Output, check_size, check_text
+from c2fvl.models.output import Output, check_positive, check_size, check_text
 
 SIZE_STEP = 16
 NUM_SCALES = 4
 NUM_SPECIAL_WORDS = 2
-"""Numbers of words that stand for none: 0 for no word, 1 for an unknown one."""
+"""Indices before the first word: 0 for no word, 1 for an unknown one."""
 
 
 class LViT(nn.Module):
     """The network of LViT.
 
     image (B, in_channels, H, W) in [0, 1], H and W divisible by 16; text (B, text_tokens, text_features), the features
-    that a language model gives to the first tokens of each report. With `vocabulary_size` words the network learns its
-    own features and text is (B, text_tokens, 1), numbers of words: 0 for none, 1 for an unknown one, then the words.
-    A row of NaN is a film without a report, and so is `text=None` for the whole batch; `text_tokens=0` builds the
-    published variant without text, which passes over any. Returns logits (B, num_classes, H, W).
+    that a language model gives to the first tokens of each report. With `vocabulary_size` words the network learns
+    the features, and text is (B, text_tokens, 1), word indices: 0 for none, 1 for an unknown one, then the words.
+    NaN is an image without a report, and so is `text=None` for the whole batch. `text_tokens=0` builds the published
+    variant without text, which ignores any. Returns logits (B, num_classes, H, W).
 
     Raises `ValueError` for a base width that its heads do not divide and for inputs of a wrong shape.
     """
+
+    TEXT = "sentence"
+    UNET_HEAD = "head."
+    """Where the head of a U-Net goes that this network starts from."""
 
     def __init__(
         self,
@@ -53,6 +58,7 @@ class LViT(nn.Module):
         vocabulary_size: int = 0,
     ) -> None:
         super().__init__()
+        check_positive(in_channels=in_channels, base_width=base_width, num_heads=num_heads)
         if base_width % num_heads:
             raise ValueError(f"base_width is {base_width}; it must be a multiple of num_heads ({num_heads})")
         if text_tokens < 0 or text_features < 1 or vocabulary_size < 0:
@@ -79,7 +85,7 @@ class LViT(nn.Module):
             )
             for scale, width in enumerate(widths)
         )
-        # The way back from the coarsest scale to the finest; the coarsest has nothing to reduce.
+        # From the coarsest scale back to the finest; the coarsest has nothing to reduce.
         self.return_blocks = nn.ModuleList(
             TransformerBlock(width, num_heads=num_heads, dropout=dropout, activate_output=True) for width in widths
         )
@@ -116,10 +122,10 @@ class LViT(nn.Module):
 
 
 class TextOverPatches(nn.Module):
-    """A report's tokens → a map that is added to the finest transformer's patches.
+    """The tokens of a report → a map that is added to the patches of the finest transformer.
 
-    Convolutions along the tokens narrow their features scale by scale to the finest width; one more, whose channels
-    are the tokens themselves, spreads them over the patches.
+    Convolutions along the tokens narrow their features scale by scale to the finest width. One more convolution, whose
+    channels are the tokens, makes one feature vector for each patch.
     """
 
     def __init__(self, *, tokens: int, features: int, widths: tuple[int, ...], grid: int, vocabulary_size: int) -> None:
@@ -127,7 +133,7 @@ class TextOverPatches(nn.Module):
         self.tokens, self.grid, self.width = tokens, grid, widths[0]
         self.num_numbers = 1 if vocabulary_size else features
         self.words = WordEmbedding(vocabulary_size, tokens, features) if vocabulary_size else None
-        # By scale, so that the coarsest comes first in use.
+        # By scale; the coarsest is used first.
         self.projections = nn.ModuleList(
             nn.Conv1d(wider, width, 3, padding=1) for width, wider in zip(widths, (*widths[1:], features), strict=True)
         )
@@ -135,13 +141,13 @@ class TextOverPatches(nn.Module):
         self.norm = nn.BatchNorm1d(grid * grid)
 
     def forward(self, text: Tensor, image: Tensor, grid: torch.Size) -> Tensor:
-        """Return the map (B, C, h, w) of text (B, tokens, numbers); zeros for a film whose numbers are NaN."""
+        """Return the map (B, C, h, w) of text (B, tokens, numbers); zeros for an image without a report."""
         check_text(text, image.shape[0], self.tokens, self.num_numbers)
         known = ~text.isnan().flatten(1).any(dim=1)
         if not self.training:
             spread = self._over_patches(text.nan_to_num(0.0))
             over_patches = torch.where(known[:, None, None, None], spread, torch.zeros_like(spread))
-        else:  # what is not said must not touch the norm's statistics
+        else:  # missing reports must not change the statistics of the norm
             over_patches = image.new_zeros(image.shape[0], self.width, self.grid, self.grid)
             if known.any():
                 spread = self._over_patches(text[known])
@@ -159,7 +165,7 @@ class TextOverPatches(nn.Module):
 
 
 class WordEmbedding(nn.Module):
-    """Learned features of words and of their places: (B, tokens, 1) numbers of words → (B, tokens, features)."""
+    """Learned features of words and positions: (B, tokens, 1) word indices → (B, tokens, features)."""
 
     def __init__(self, vocabulary_size: int, tokens: int, features: int) -> None:
         super().__init__()
@@ -172,7 +178,7 @@ class WordEmbedding(nn.Module):
 
 
 class PixelAttention(nn.Module):
-    """Each pixel of a skip is weighed by one learned, unbounded number, from its average and its maximum."""
+    """Each pixel of a skip connection gets one learned, unbounded factor, from the mean and maximum over channels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -181,17 +187,21 @@ class PixelAttention(nn.Module):
         self.bottleneck = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 1, 1))
 
     def forward(self, skip: Tensor) -> Tensor:
-        """Return the weighed skip (B, C, H, W)."""
+        """Return the gated skip (B, C, H, W)."""
         average, maximum = average_and_maximum(functional.conv2d(skip, self.merged()))
         return self.bottleneck(torch.cat([average, maximum, average + maximum], dim=1)) * skip
 
+    def for_inference(self) -> FoldedPixelGate:
+        """Return the gate with its convolutions merged."""
+        return FoldedPixelGate(self.merged(), None, self.bottleneck, keeps_both=True)
+
     def merged(self) -> Tensor:
-        """Return the weight of the one convolution (C → 2C) that both branches amount to."""
+        """Return the weight of one convolution (C → 2C) that equals both branches."""
         return torch.cat([self.average_convolution.weight, self.maximum_convolution.weight])
 
 
 class Decoder(nn.Module):
-    """One step up: weigh the skip, join it to the enlarged coarser map, convolve twice."""
+    """One step up: gate the skip connection, fuse it with the upsampled coarser map, convolve twice."""
 
     def __init__(self, width: int, *, out_channels: int) -> None:
         super().__init__()

@@ -12,8 +12,8 @@ arXiv 2102.10662.
 
 Deviations from the published code, none of which changes its output at the published size of 128: parameters that
 nothing reads and stored tables of indices are left out; the local patches are a fourth of any image, not 32 pixels, and
-odd sides are enlarged to the size of their skip, so that 224 works; another size than the built one is an error where
-the published MedT silently doubles the features of what its patches do not cover.
+maps with odd sides are upsampled to the size of their skip connection, so that 224 works; another size than the built
+one is an error, where the published MedT silently doubles the features of what its patches do not cover.
 """
 
 import torch
@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from c2fvl.models.layers.axial_attention import AxialBranch
-from c2fvl.models.output import Output
+from c2fvl.models.output import Output, check_positive
 
 PATCHES_PER_SIDE = 4
 PATCH_STATISTICS = ("position", "batch")
 SINGLE_STEP = 32
 PATCH_STEP = 4
 SMALLEST_PAIR = 80
-"""Below, the deepest map of a patch would be a single pixel, and nothing is left to be halved."""
+"""Below, the deepest map of a patch would be a single pixel, which cannot be halved."""
 
 
 class AxialUNet(nn.Module):
@@ -38,6 +38,7 @@ class AxialUNet(nn.Module):
     Returns logits (B, num_classes, S, S). Raises `ValueError` for an image of another size.
     """
 
+    TEXT = "none"
     attention = "positional"
 
     def __init__(
@@ -89,10 +90,11 @@ class MedT(nn.Module):
     Returns logits (B, num_classes, S, S). Raises `ValueError` for an image of another size.
 
     `patch_statistics` says how the patches go through the local branch in training: "position", as published, one
-    place of the picture after the other, so that batch norms see one place at a time and their running statistics move
-    sixteen times; or "batch", all at once. In eval mode both are the same and all go at once.
+    position after the other, so that batch norms see one position at a time and update their running statistics
+    sixteen times; or "batch", all at once. In eval mode both give the same, and all patches go at once.
     """
 
+    TEXT = "none"
     global_attention, local_attention = "gated", "plain"
 
     def __init__(
@@ -133,13 +135,13 @@ class MedT(nn.Module):
     def forward(self, image: Tensor, text: Tensor | None = None) -> Output:
         """Return logits (B, num_classes, S, S)."""
         _check_size(image, self.image_size)
-        joined = self.global_branch(image) + self._local(image)
-        return Output(self.head(functional.relu(self.fusion(joined))))
+        fused = self.fusion(self.global_branch(image) + self._local(image))
+        return Output(self.head(functional.relu(fused)))
 
     def _local(self, image: Tensor) -> Tensor:
-        """Return the local features of all patches, each in its place."""
+        """Return the local features of all patches, each at its position."""
         side = self.image_size // PATCHES_PER_SIDE
-        # (places, B, in, side, side), row after row
+        # (positions, B, in, side, side), row by row
         patches = image.unflatten(3, (PATCHES_PER_SIDE, side)).unflatten(2, (PATCHES_PER_SIDE, side))
         patches = patches.permute(2, 4, 0, 1, 3, 5).flatten(0, 1)
         if self.training and self.patch_statistics == "position":
@@ -176,12 +178,13 @@ class LoGo(MedT):
 
 
 def _check_built(image_size: int, step: int, minimum: int, base_width: int, groups: int) -> None:
+    check_positive(base_width=base_width, groups=groups)
     if image_size < minimum or image_size % step:
         nearest = max(minimum, round(image_size / step) * step)
         raise ValueError(
             f"image_size is {image_size}; it must be a multiple of {step} from {minimum} on, such as {nearest}"
         )
-    if base_width <= 0 or groups <= 0 or base_width % groups:
+    if base_width % groups:
         raise ValueError(f"base_width is {base_width}; it must be a multiple of groups ({groups})")
 
 
@@ -189,6 +192,6 @@ def _check_size(image: Tensor, side: int) -> None:
     height, width = image.shape[-2:]
     if (height, width) != (side, side):
         raise ValueError(
-            f"the image is {height}×{width} (height × width); this network was built for {side}×{side} alone, as its "
-            "positions are; set data.image_size to it, or model.arguments.image_size to the image's"
+            f"the image is {height}×{width} (height × width); its positions are learned for "
+            f"{side}×{side}; set data.image_size={side}, or model.arguments.image_size to the size of the image"
         )

@@ -1,7 +1,7 @@
-"""What every network returns, and the checks of what it is given."""
+"""What every network returns, and checks of its arguments and inputs."""
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -43,11 +43,11 @@ Of these "loss" is the sum that is minimised; text and findings are read by the 
 """
 
 
-class SegmentationModel(Protocol):
-    """The one signature of all networks, with and without text."""
-
-    def __call__(self, image: Tensor, text: Tensor | None = None) -> Output:
-        """image (B, 3, H, W) in [0, 1]; text (B, T, F) or None; a film without text is a row of NaN."""
+def check_positive(**numbers: int | Sequence[int]) -> None:
+    """Raise `ValueError` that names the argument unless all these whole numbers are at least 1."""
+    for name, value in numbers.items():
+        if min([value] if isinstance(value, int) else value) < 1:
+            raise ValueError(f"{name} is {value}; expected at least 1")
 
 
 def check_size(height: int, width: int, step: int) -> None:
@@ -64,6 +64,6 @@ def check_text(text: Tensor, batch: int, tokens: int, features: int) -> None:
     """Raise `ValueError` unless text is (batch, tokens, features)."""
     if tuple(text.shape) != (batch, tokens, features):
         raise ValueError(
-            f"text has the shape {tuple(text.shape)}; expected is {(batch, tokens, features)}: one row of {tokens} × "
-            f"{features} for each of the {batch} images"
+            f"text has the shape {tuple(text.shape)}; expected is {(batch, tokens, features)}: {tokens} × {features} "
+            f"numbers for each of the {batch} images"
         )

@@ -1,112 +1,254 @@
-"""What is known of each network without building it, so that `c2fvl models` answers at once. No torch.
+"""The networks by name: where each is, what it reads and what it can start from. No torch before a class is needed.
 
-A test compares the figures with the networks themselves.
+A network is one file and one entry here. A class of the user's own is named as "package.module:Class" instead;
+`docs/networks.md` says what it must have.
 """
 
 import ast
-from dataclasses import dataclass
+import functools
+import importlib
+import inspect
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from c2fvl.config import ModelConfig
+from c2fvl.extensions import find_extension, is_extension
 from c2fvl.messages import nearest_names
+
+if TYPE_CHECKING:
+    from torch import nn
+
+TEXTS = {
+    "none": "none",
+    "attributes": "eight attributes, or none",
+    "findings": "side, number and zones, each known or not",
+    "sentence": "a sentence, or none",
+}
+"""What a network can read beside the image, and how a list says it."""
+MAX_ARGUMENT = 2**24
+"""No whole number that describes a network is larger."""
 
 
 @dataclass(frozen=True)
 class NetworkEntry:
-    """One network as the list shows it."""
+    """What is known of a network without importing it."""
 
-    paper: str
-    year: int
+    path: str
+    """Its module and class, as "package.module:Class"."""
     text: str
-    """What its second input is made of: "attributes", "findings", "sentence", or "none" if it has none."""
-    classes: int
-    """Logits for each pixel with the paper's arguments: 1, or one for each class, background included."""
-    parameters: int
-    """With the paper's arguments."""
-    source: str
-    """Its file and class, as `c2fvl.py:C2FVL`."""
+    """One of `TEXTS`; the class says the same in its attribute `TEXT`."""
+    classes: int = 1
+    """Logits for each pixel with the default arguments: 1, or one for each class with the background."""
+    paper: str = ""
+    year: int = 0
+    published: str = ""
+    """Address of the paper."""
+    starts_from: tuple[str, ...] = ()
+    """Settings that can give it published weights; `init.model` is for every network."""
 
     @property
-    def reads(self) -> str:
-        """Return in words which text it takes."""
-        return {
-            "attributes": "eight attributes, or none",
-            "findings": "side, number and zones, each known or not",
-            "sentence": "a sentence, or none",
-            "none": "none",
-        }[self.text]
+    def citation(self) -> str:
+        """Return paper and year, or that there is none."""
+        return f"{self.paper}, {self.year}" if self.paper else "not published"
 
 
+_MEDT = NetworkEntry(
+    "c2fvl.models.medt:MedT",
+    "none",
+    classes=2,
+    paper="Valanarasu et al., MICCAI",
+    year=2021,
+    published="https://arxiv.org/abs/2102.10662",
+)
 NETWORKS = {
     "filmfirst": NetworkEntry(
-        paper="this project", year=2026, text="findings", classes=1,
-        parameters=3_069_533, source="filmfirst.py:FilmFirst",
+        "c2fvl.models.filmfirst:FilmFirst",
+        "findings",
+        paper="this project",
+        year=2026,
+        starts_from=("init.efficientnet_lite",),
     ),
     "c2fvl": NetworkEntry(
-        paper="Shan et al., ICASSP", year=2023, text="attributes", classes=1,
-        parameters=24_196_088, source="c2fvl.py:C2FVL",
+        "c2fvl.models.c2fvl:C2FVL",
+        "attributes",
+        paper="Shan et al., ICASSP",
+        year=2023,
+        published="https://arxiv.org/abs/2303.00279",
+        starts_from=("init.unet",),
     ),
     "lvit": NetworkEntry(
-        paper="Li et al., IEEE TMI", year=2023, text="sentence", classes=1,
-        parameters=29_908_033, source="lvit.py:LViT",
+        "c2fvl.models.lvit:LViT",
+        "sentence",
+        paper="Li et al., IEEE TMI",
+        year=2023,
+        published="https://arxiv.org/abs/2206.14718",
+        starts_from=("init.unet",),
     ),
     "unet": NetworkEntry(
-        paper="Ronneberger et al., MICCAI", year=2015, text="none", classes=1,
-        parameters=14_751_873, source="unet.py:UNet",
+        "c2fvl.models.unet:UNet",
+        "none",
+        paper="Ronneberger et al., MICCAI",
+        year=2015,
+        published="https://arxiv.org/abs/1505.04597",
     ),
     "uctransnet": NetworkEntry(
-        paper="Wang et al., AAAI", year=2022, text="none", classes=1,
-        parameters=66_430_657, source="uctransnet.py:UCTransNet",
+        "c2fvl.models.uctransnet:UCTransNet",
+        "none",
+        paper="Wang et al., AAAI",
+        year=2022,
+        published="https://arxiv.org/abs/2109.04335",
+        starts_from=("init.unet",),
     ),
     "transunet": NetworkEntry(
-        paper="Chen et al., arXiv", year=2021, text="none", classes=9,
-        parameters=105_277_081, source="transunet.py:TransUNet",
+        "c2fvl.models.transunet:TransUNet",
+        "none",
+        classes=9,
+        paper="Chen et al., arXiv",
+        year=2021,
+        published="https://arxiv.org/abs/2102.04306",
+        starts_from=("init.vit_npz",),
     ),
-    "medt": NetworkEntry(
-        paper="Valanarasu et al., MICCAI", year=2021, text="none", classes=2,
-        parameters=1_524_570, source="medt.py:MedT",
-    ),
-    "logo": NetworkEntry(
-        paper="Valanarasu et al., MICCAI", year=2021, text="none", classes=2,
-        parameters=1_529_498, source="medt.py:LoGo",
-    ),
-    "gatedaxialunet": NetworkEntry(
-        paper="Valanarasu et al., MICCAI", year=2021, text="none", classes=2,
-        parameters=1_326_914, source="medt.py:GatedAxialUNet",
-    ),
-    "axialunet": NetworkEntry(
-        paper="Valanarasu et al., MICCAI", year=2021, text="none", classes=2,
-        parameters=1_326_850, source="medt.py:AxialUNet",
-    ),
-}  # fmt: skip
+    "medt": _MEDT,
+    "logo": replace(_MEDT, path="c2fvl.models.medt:LoGo"),
+    "gatedaxialunet": replace(_MEDT, path="c2fvl.models.medt:GatedAxialUNet"),
+    "axialunet": replace(_MEDT, path="c2fvl.models.medt:AxialUNet"),
+}
+"""The networks of this package, in the order of lists."""
 
 
 def find_network(name: str) -> NetworkEntry:
-    """Return a network's entry; `ValueError` names the nearest where there is none."""
-    if name not in NETWORKS:
+    """Return the entry of a network; `ValueError` names the nearest where there is none.
+
+    For a class of the user's own, its module must have been imported (`c2fvl.extensions`).
+    """
+    if name in NETWORKS:
+        return NETWORKS[name]
+    network = network_class(name)
+    return NetworkEntry(name, network.TEXT, inspect.signature(network).parameters["num_classes"].default)
+
+
+def network_class(name: str) -> Any:
+    """Return the class of a network, which imports torch. Raises `ValueError` as `find_network` does."""
+    if name in NETWORKS:
+        module, _, class_name = NETWORKS[name].path.partition(":")
+        return getattr(importlib.import_module(module), class_name)
+    if not is_extension(name):
         raise ValueError(f"there is no network {name!r}{nearest_names(name, NETWORKS)}")
-    return NETWORKS[name]
+    found = find_extension(name)
+    _check_class(found, name)
+    return found
+
+
+def _check_class(network: Any, name: str) -> None:
+    """Raise `ValueError` unless an object is a class that can be trained as a network here."""
+    from torch import nn
+
+    if not (isinstance(network, type) and issubclass(network, nn.Module)):
+        raise ValueError(f"{name} is no class derived from torch.nn.Module, so it cannot be a network")
+    if (text := getattr(network, "TEXT", None)) not in TEXTS:
+        raise ValueError(
+            f"{name} does not say which text it reads; give the class an attribute TEXT, one of {', '.join(TEXTS)}"
+        )
+    arguments = inspect.signature(network).parameters
+    without_default = [key for key, value in arguments.items() if value.default is value.empty]
+    needed = ("text_tokens", "text_features", "vocabulary_size") if text == "sentence" else ()
+    missing = [key for key in ("num_classes", *needed) if type(getattr(arguments.get(key), "default", None)) is not int]
+    if missing or without_default:
+        raise ValueError(
+            f"the constructor of {name} must have keyword arguments with defaults only, among them whole numbers for "
+            f"{', '.join(('num_classes', *needed))}; missing: {', '.join(missing) or 'none'}; without default: "
+            f"{', '.join(without_default) or 'none'}"
+        )
+    if not {"image", "text"} <= inspect.signature(network.forward).parameters.keys():
+        raise ValueError(f"{name}: expected a method forward(self, image, text=None) that returns c2fvl.models.Output")
+
+
+def build_model(name: str, arguments: Mapping[str, Any] | None = None, /, **keywords: Any) -> "nn.Module":
+    """Return a new network by name with its keyword arguments.
+
+    Raises `ValueError` for a name or an argument that is not known, with the nearest that is, for an argument of a
+    wrong type, and for a network that does not fit into memory.
+    """
+    network = network_class(name)
+    arguments = {**(arguments or {}), **keywords}
+    known = inspect.signature(network).parameters
+    for key, value in arguments.items():
+        if key not in known:
+            raise ValueError(f"{name} has no argument {key!r}{nearest_names(key, known)}")
+        if not _fits(value, known[key].default):
+            raise ValueError(
+                f"{name}: {key} is {value!r}; expected a value like its default {known[key].default!r}; see "
+                f"`c2fvl models {name}`"
+            )
+    if arguments.get("num_classes", 1) < 1:
+        raise ValueError(
+            f"{name}: num_classes is {arguments['num_classes']}; expected 1 for a lesion, or the number of classes "
+            "with the background"
+        )
+    try:
+        return network(**arguments)
+    except RuntimeError as error:
+        if not any(word in str(error) for word in ("alloc", "overflow")):
+            raise
+        raise ValueError(f"{name} does not fit into memory with {arguments}: {error}") from error
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Tell whether an argument is of the kind of its default."""
+    if isinstance(default, list | tuple):
+        return isinstance(value, list | tuple) and all(_fits(item, default[0]) for item in value if default)
+    if type(default) is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    if type(default) is int:
+        return type(value) is int and abs(value) <= MAX_ARGUMENT
+    return type(value) is type(default) or not isinstance(default, str | bool)
 
 
 def num_classes(config: ModelConfig) -> int:
     """Return how many logits a network gives for each pixel: 1, or one for each class, background included."""
-    return int(config.arguments.get("num_classes", find_network(config.name).classes))
+    given = config.arguments.get("num_classes")
+    return find_network(config.name).classes if given is None else int(given)
+
+
+def num_parameters() -> dict[str, int]:
+    """Return the number of parameters of each network with its default arguments.
+
+    They are read from a file that `docs/make_reference.py` writes, so that a list needs no torch.
+    """
+    return json.loads((Path(__file__).parent / "parameters.json").read_text(encoding="utf-8"))
 
 
 def arguments_of(name: str) -> list[str]:
-    """Return one line per argument of a network, with type and default, read off its source.
+    """Return one line per argument of a network, with type and default.
 
-    Raises `ValueError` for a name that is not known, with the nearest that is.
+    Those of this package are read from its source, without torch. Raises `ValueError` for a name that is not known,
+    with the nearest that is.
     """
     entry = find_network(name)
-    file, _, class_name = entry.source.partition(":")
-    tree = ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8"))
+    if name in NETWORKS:
+        description, arguments = _read_source(entry.path)
+    else:
+        network = network_class(name)
+        description = inspect.getdoc(network) or ""
+        arguments = [str(argument) for argument in inspect.signature(network).parameters.values()]
+    return [f"{name} ({entry.citation})", description, "", *(f"  {argument}" for argument in arguments)]
+
+
+@functools.cache
+def _read_source(path: str) -> tuple[str, list[str]]:
+    """Return docstring and keyword-only arguments of a class of this package, as they are written."""
+    module, _, class_name = path.partition(":")
+    file = Path(__file__).parent / f"{module.rpartition('.')[2]}.py"
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     network = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
     constructor = next(node for node in network.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
-    arguments = constructor.args
-    lines = [
-        f"  {argument.arg}: {ast.unparse(argument.annotation or ast.Constant(value='any'))} = {ast.unparse(default)}"
-        for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-        if default is not None
+    arguments = zip(constructor.args.kwonlyargs, constructor.args.kw_defaults, strict=True)
+    return ast.get_docstring(network) or "", [
+        f"{argument.arg}: {ast.unparse(argument.annotation)} = {ast.unparse(default)}"
+        for argument, default in arguments
+        if argument.annotation is not None and default is not None
     ]
-    return [f"{name} ({entry.paper}, {entry.year})", ast.get_docstring(network) or "", "", *lines]

@@ -1,15 +1,15 @@
-"""TransUNet: a residual network, a vision transformer on its coarsest map, and a decoder with skips.
+"""TransUNet: a residual network, a vision transformer on its coarsest map, and a decoder with skip connections.
 
 Chen et al., "TransUNet: Transformers Make Strong Encoders for Medical Image Segmentation", 2021, arXiv 2102.04306.
-Both published encoders are here: R50-ViT-B/16, and ViT-B/16 straight on the image, whose decoder has no skips.
+Both published encoders are here: R50-ViT-B/16, and ViT-B/16 on the image itself, without skip connections.
 
 Deviations from the published code, none of which changes its output:
 - query, key and value are one projection;
-- any image side divisible by 16 works, and sides may differ; positions are resized where the grid is not their own;
+- any image sides divisible by 16 work; positions are resized where the grid differs from their own;
 - widths and depths are arguments. A network too narrow for 32 groups per norm has as many groups as its stem has
   channels.
-As published, the maximum after the stem has no padding, so the first stage is one row and one column short of a
-quarter of the image; its skip is filled up with zeros at the bottom and at the right.
+As published, max pooling after the stem has no padding, so the first stage is one row and one column short of a
+quarter of the image; its skip connection is padded with zeros at the bottom and at the right.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from c2fvl.models.layers.blocks import ConvNormReLU, conv_stack
+from c2fvl.models.layers.folded import Convolution
 from c2fvl.models.layers.transformer import PatchEmbedding, TransformerBlock, as_map, as_tokens
-from c2fvl.models.output import Output, check_size
+from c2fvl.models.output import Output, check_positive, check_size
 
 SIZE_STEP = 16
 ENCODERS = ("r50-vit-b16", "vit-b16")
@@ -39,13 +40,15 @@ class TransUNet(nn.Module):
     image (B, in_channels, H, W) in [0, 1], H and W divisible by 16; one channel is repeated where the network reads
     more. `text` is ignored. Returns logits (B, num_classes, H, W).
 
-    `encoder` is "r50-vit-b16" or "vit-b16"; the latter has no residual network and heeds neither `stem_width` nor
+    `encoder` is "r50-vit-b16" or "vit-b16"; the latter has no residual network and ignores `stem_width` and
     `units`. `units` counts the residual units of the three stages; `width`, `num_layers`, `num_heads` and `hidden`
     describe the transformer, `neck_width` and `decoder_widths` the channels behind it. `image_size` decides how many
     positions are learned.
 
     Raises `ValueError` for arguments that do not go together and for images of a wrong size.
     """
+
+    TEXT = "none"
 
     def __init__(
         self,
@@ -65,13 +68,15 @@ class TransUNet(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        check_positive(in_channels=in_channels, stem_width=stem_width, units=units, width=width, num_heads=num_heads)
+        check_positive(hidden=hidden, neck_width=neck_width, decoder_widths=decoder_widths)
         if encoder not in ENCODERS:
             raise ValueError(f"encoder is {encoder!r}; known are {', '.join(ENCODERS)}")
         if width % num_heads:
             raise ValueError(f"width is {width}; it must be a multiple of num_heads, such as {num_heads * 64}")
         for name, values, length in (("units", units, NUM_STAGES), ("decoder_widths", decoder_widths, NUM_DECODERS)):
-            if len(values) != length or min(values) < 1:
-                raise ValueError(f"{name} is {list(values)}; expected are {length} numbers of at least 1")
+            if len(values) != length:
+                raise ValueError(f"{name} is {list(values)}; expected {length} numbers of at least 1")
         check_size(image_size, image_size, SIZE_STEP)
         self.in_channels = in_channels
         self.num_heads = num_heads
@@ -129,6 +134,10 @@ class StandardisedConvolution(nn.Conv2d):
         """Return the convolved features; the stored weight stays as it is."""
         return self._conv_forward(features, self.standardised(), None)
 
+    def for_inference(self) -> Convolution:
+        """Return the convolution by the standardised weight."""
+        return Convolution.of(self, self.standardised(), activate=False)
+
     def standardised(self) -> Tensor:
         """Return the weight that is convolved with."""
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
@@ -172,7 +181,7 @@ class ResidualUnit(nn.Module):
 
 
 class ResidualEncoder(nn.Module):
-    """ResNet-50 with group norms and its units as in BiT: image → map at a sixteenth of its size, and three skips.
+    """ResNet-50 with group norms and units as in BiT: image → map at a sixteenth of its size, and three skips.
 
     Its widths are stem_width × (4, 8, 16) after the stem.
     """
@@ -203,12 +212,12 @@ class ResidualEncoder(nn.Module):
         features = functional.max_pool2d(stem, 3, stride=2)
         for stage, module in enumerate(self.stages):
             features = module(features)
-            skips.insert(0, _filled_up(features, height // (4 << stage), width // (4 << stage)))
+            skips.insert(0, _padded(features, height // (4 << stage), width // (4 << stage)))
         return features, skips[1:]
 
 
 class Decoder(nn.Module):
-    """One step up: enlarge the coarser map, join the skip where there is one, convolve twice."""
+    """One step up: upsample the coarser map, concatenate the skip connection if there is one, convolve twice."""
 
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -220,7 +229,7 @@ class Decoder(nn.Module):
         return self.convolutions(upsampled if skip is None else torch.cat([upsampled, skip], dim=1))
 
 
-def _filled_up(features: Tensor, height: int, width: int) -> Tensor:
+def _padded(features: Tensor, height: int, width: int) -> Tensor:
     """Return the map with zeros below and at the right: (B, C, h, w) → (B, C, height, width)."""
     gaps = (width - features.shape[3], height - features.shape[2])
     assert all(0 <= gap < MAX_GAP for gap in gaps), f"a skip of {tuple(features.shape)} for {height}×{width}"

@@ -1,12 +1,12 @@
-"""UCTransNet: a U-Net whose skips attend to each other channel by channel.
+"""UCTransNet: a U-Net whose skip connections attend to each other channel by channel.
 
 Wang et al., "UCTransNet: Rethinking the Skip Connections in U-Net from a Channel-wise Perspective with Transformer",
-AAAI 2022, arXiv 2109.04335. Written from the paper and a description of its published behaviour.
+AAAI 2022, arXiv 2109.04335.
 
 Deviations from the published code, none of which changes its output:
 - the projections of all heads are one matrix;
 - tokens are projected before they are up-sampled, as in `c2fvl.py`;
-- sides that differ from the built one work, if divisible by 16: positions are resized.
+- any image side divisible by 16 works; positions are resized.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from c2fvl.models.layers.blocks import ConvNormReLU, SkipFusion, UNetEncoder, add_upsampled
 from c2fvl.models.layers.transformer import PatchEmbedding, TokenMLP, as_map, as_tokens
-from c2fvl.models.output import Output, check_size
+from c2fvl.models.output import Output, check_positive, check_size
 
 SIZE_STEP = 16
 NUM_SCALES = 4
@@ -32,6 +32,10 @@ class UCTransNet(nn.Module):
     (B, num_classes, H, W). Raises `ValueError` for an image of another size.
     """
 
+    TEXT = "none"
+    UNET_HEAD = "head."
+    """Where the head of a U-Net goes that this network starts from."""
+
     def __init__(
         self,
         *,
@@ -44,6 +48,7 @@ class UCTransNet(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        check_positive(in_channels=in_channels, base_width=base_width, num_heads=num_heads)
         check_size(image_size, image_size, SIZE_STEP)
         self.encoder = UNetEncoder(in_channels=in_channels, base_width=base_width)
         widths = self.encoder.widths[:NUM_SCALES]
@@ -114,7 +119,7 @@ class ChannelAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: list[Tensor], joint: Tensor) -> list[Tensor]:
-        """Return what each scale's tokens (B, T, C_k) gain from the joint ones (B, T, C)."""
+        """Return the attended tokens of each scale (B, T, C_k), given those of all scales (B, T, C)."""
         key, value = self._heads(self.key(joint)), self._heads(self.value(joint))  # (B, heads, T, C)
         scale = 1 / math.sqrt(joint.shape[2])
         contexts = []
@@ -129,13 +134,13 @@ class ChannelAttention(nn.Module):
 
 
 def _instance_norm(scores: Tensor) -> Tensor:
-    """Return the scores of each film and head with mean 0 and variance 1; spelt out, as no statistics are kept."""
+    """Return the scores of each image and head with mean 0 and variance 1, without running statistics."""
     variance, mean = torch.var_mean(scores.float(), dim=(2, 3), correction=0, keepdim=True)
     return (scores - mean) * torch.rsqrt(variance + SCORE_EPS)
 
 
 class ChannelGate(nn.Module):
-    """Weigh the channels of a skip by what it and the coarser map hold on average."""
+    """Gate the channels of a skip connection by its mean and that of the coarser map."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -143,13 +148,13 @@ class ChannelGate(nn.Module):
         self.from_coarse = nn.Linear(width, width)
 
     def forward(self, skip: Tensor, coarse: Tensor) -> Tensor:
-        """Return the weighed skip (B, C, H, W); the coarser map may be of any size, for only its mean is read."""
+        """Return the gated skip (B, C, H, W); the coarser map may have any size, because only its mean is used."""
         gate = (self.from_skip(skip.mean((2, 3))) + self.from_coarse(coarse.mean((2, 3)))) / 2
         return functional.relu(skip * gate.sigmoid()[:, :, None, None])
 
 
 class Decoder(nn.Module):
-    """One step up: weigh the skip, join it to the enlarged coarser map, convolve twice."""
+    """One step up: gate the skip connection, fuse it with the upsampled coarser map, convolve twice."""
 
     def __init__(self, width: int, *, out_channels: int) -> None:
         super().__init__()

@@ -1,28 +1,34 @@
-"""The plain U-Net that LViT, UCTransNet and C2FVL are built around and compared with.
+"""U-Net, around which LViT, UCTransNet and C2FVL are built.
 
-Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015, as these
-repositories have it: with norms, convolutions that keep the size, and a coarsest stage no wider than the one before.
+Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015, in the
+version of the repositories of these networks: with batch norms, convolutions that keep the size, and a coarsest stage
+as wide as the one before.
 """
 
 import torch
 from torch import Tensor, nn
 
 from c2fvl.models.layers.blocks import UNetEncoder, conv_stack
-from c2fvl.models.output import Output, check_size
+from c2fvl.models.output import Output, check_positive, check_size
 
 SIZE_STEP = 16
 NUM_SCALES = 4
 
 
 class UNet(nn.Module):
-    """The U-Net of these repositories.
+    """The network U-Net.
 
     image (B, in_channels, H, W) in [0, 1], H and W divisible by 16; it reads no text. Returns logits
     (B, num_classes, H, W). Raises `ValueError` for an image of another size.
     """
 
+    TEXT = "none"
+    EXPORT_SIZE_STEP = SIZE_STEP
+    """An exported file takes images of any size divisible by this, for no positions are learned."""
+
     def __init__(self, *, in_channels: int = 3, num_classes: int = 1, base_width: int = 64) -> None:
         super().__init__()
+        check_positive(in_channels=in_channels, base_width=base_width)
         self.encoder = UNetEncoder(in_channels=in_channels, base_width=base_width)
         widths = self.encoder.widths[:NUM_SCALES]
         self.decoders = nn.ModuleList(
@@ -41,7 +47,7 @@ class UNet(nn.Module):
 
 
 class Decoder(nn.Module):
-    """One step up: enlarge the coarser map by a learned kernel, join the skip behind it, convolve twice."""
+    """One step up: upsample the coarser map by a learned kernel, concatenate the skip connection, convolve twice."""
 
     def __init__(self, width: int, *, out_channels: int) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ from c2fvl.checkpoints.trained_model import save_model
 from c2fvl.config import Config, ModelConfig
 from c2fvl.files.storage import checksum
 from c2fvl.messages import listed
-from c2fvl.models import MODELS, build_model
+from c2fvl.models import build_model
 from c2fvl.models.text_input import text_kind
 
 logger = logging.getLogger(__name__)
@@ -146,6 +146,3 @@ def _shaped(key: str, values: Tensor, like: Tensor, parts: int) -> Tensor:
     if key.endswith("position") and like.ndim == 4 and side and side * side == values.shape[1]:
         return values.transpose(1, 2).reshape(1, -1, side, side)
     return values
-
-
-assert OFFICIAL_NAMES.keys() <= MODELS.keys()

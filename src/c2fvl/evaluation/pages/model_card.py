@@ -83,7 +83,7 @@ def _what(config: Config, metrics: Mapping[str, Any]) -> list[str]:
     entry, size = find_network(config.model.name), config.data.image_size
     weights = metrics.get("weights_sha256")
     lines = [
-        f"The network `{config.model.name}` ({escape(entry.paper)}, {entry.year}) at {size} × {size} pixels. It reads "
+        f"The network `{config.model.name}` ({escape(entry.citation)}) at {size} × {size} pixels. It reads "
         f"{_READS.get(config.data.text, config.data.text)}. Left and right are those of the picture, the viewer's.",
         "",
         "```sh",

@@ -1,10 +1,12 @@
-"""Parts that several networks share: the convolution unit, the encoder and the head of the U-Net family."""
+"""Parts that several networks share: the convolution unit, the encoder and the skip fusion of the U-Net family."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from c2fvl.models.layers.cpu_gradients import convolve
+from c2fvl.models.layers.folded import Convolution, FoldedSkipFusion, UpsamplingConvolution
 
 
 class ConvNormReLU(nn.Module):
@@ -31,6 +33,11 @@ class ConvNormReLU(nn.Module):
             convolved = convolution(features)
         return functional.relu(self.norm(convolved), inplace=True)
 
+    def for_inference(self) -> Convolution:
+        """Return the unit with its norm folded into the convolution."""
+        fused = fuse_conv_bn_eval(self.convolution, self.norm)
+        return Convolution.of(fused, fused.weight, activate=True)
+
 
 def conv_stack(in_channels: int, out_channels: int, *, bias: bool = True) -> nn.Sequential:
     """Return the two convolution units that every stage of the U-Net family has."""
@@ -40,11 +47,11 @@ def conv_stack(in_channels: int, out_channels: int, *, bias: bool = True) -> nn.
 
 
 class SkipFusion(nn.ModuleList):
-    """Two convolution units over [skip, coarser map enlarged by nearest neighbour], neither of which is built.
+    """Two convolution units over [skip, upsampled coarse map], without building the upsampled or the joined map.
 
-    A convolution over joined maps is the sum of one over each, and a 3 × 3 convolution over a map that is enlarged
-    twice equals a transposed convolution of the coarse map by a 4 × 4 kernel of stride 2: 4 products for each pixel and
-    channel in place of 9.
+    A convolution over concatenated maps is the sum of one over each. A 3 × 3 convolution over a map that is upsampled
+    twice by nearest neighbour equals a transposed convolution of the coarse map by a 4 × 4 kernel of stride 2, which
+    needs 4 products for each pixel and channel in place of 9.
     """
 
     def __init__(self, skip_channels: int, coarse_channels: int, out_channels: int) -> None:
@@ -64,16 +71,26 @@ class SkipFusion(nn.ModuleList):
         """Return the map (B, out, 2h, 2w) of coarse (B, coarse, h, w) and skip (B, skip, 2h, 2w)."""
         first, second = self.units
         from_skip, from_coarse = first.convolution.weight.split(self.channels, dim=1)
-        joined = convolve(skip, from_skip, first.convolution.bias)
-        joined += functional.conv_transpose2d(coarse, upsampling_kernel(from_coarse), stride=2, padding=1)
-        return second(functional.relu(first.norm(joined), inplace=True))
+        fused = convolve(skip, from_skip, first.convolution.bias)
+        fused += functional.conv_transpose2d(coarse, upsampling_kernel(from_coarse), stride=2, padding=1)
+        return second(functional.relu(first.norm(fused), inplace=True))
+
+    def for_inference(self) -> FoldedSkipFusion:
+        """Return the two units with norms folded in and the upsampling kernel computed once."""
+        first, second = (unit.for_inference() for unit in self.units)
+        from_skip, from_coarse = first.weight.split(self.channels, dim=1)
+        return FoldedSkipFusion(
+            Convolution(from_skip, first.bias, stride=1, padding=1, activate=True),
+            UpsamplingConvolution(upsampling_kernel(from_coarse)),
+            second,
+        )
 
 
 def upsampling_kernel(kernel: Tensor) -> Tensor:
-    """Return the transposed convolution that enlarges twice by nearest neighbour and then convolves by `kernel`.
+    """Return the transposed convolution that upsamples twice by nearest neighbour and then convolves by `kernel`.
 
-    (out, in, 3, 3) → (in, out, 4, 4), for a stride of 2 and a padding of 1: of each coarse pixel's four copies, the sum
-    of what they add to every pixel around them.
+    (out, in, 3, 3) → (in, out, 4, 4), for a stride of 2 and a padding of 1. Its entries are the sums of what the four
+    copies of a coarse pixel add to each pixel around them.
     """
     turned = functional.pad(kernel.flip((2, 3)).transpose(0, 1), (1, 1, 1, 1))
     rows = turned[:, :, 1:] + turned[:, :, :-1]
@@ -83,7 +100,7 @@ def upsampling_kernel(kernel: Tensor) -> Tensor:
 class UNetEncoder(nn.Module):
     """The encoder that U-Net, LViT, UCTransNet and C2FVL have in common (Ronneberger et al., MICCAI 2015, with norms).
 
-    Widths are base_width × (1, 2, 4, 8, 8); each stage after the stem halves height and width by a maximum.
+    Widths are base_width × (1, 2, 4, 8, 8); each stage after the stem begins with max pooling by 2.
     """
 
     def __init__(self, *, in_channels: int, base_width: int) -> None:
@@ -103,10 +120,10 @@ class UNetEncoder(nn.Module):
 
 
 def add_upsampled(features: Tensor, coarse: Tensor, factor: int, gate: Tensor | None = None) -> Tensor:
-    """Return (features + coarse enlarged by nearest neighbour) · gate, (B, C, f·h, f·w).
+    """Return (features + coarse upsampled by nearest neighbour) · gate, (B, C, f·h, f·w).
 
-    features (B, C, f·h, f·w), coarse (B, C, h, w), gate (B, C) or None for one. The enlarged map is not built, but for
-    a compiler or an exporter, which see to that themselves.
+    features (B, C, f·h, f·w), coarse (B, C, h, w), gate (B, C) or None for one. The upsampled map is built only for a
+    compiler or an exporter, which optimise it themselves.
     """
     factors = None if gate is None else gate[:, :, None, None]
     if torch.compiler.is_compiling():
