@@ -45,7 +45,18 @@ def commands(path):
     return found
 
 
-ALL_COMMANDS = [pytest.param(words, id=f"{path.name}: {' '.join(words)}") for path in PAGES for words in commands(path)]
+def commands_of_the_demo():
+    """Return the arguments of every c2fvl command of `make demo`, with a file for what the shell would list."""
+    recipe = (PROJECT / "Makefile").read_text(encoding="utf-8").partition("\ndemo:")[2].partition("\n\n")[0]
+    for line in re.findall(r"^\t@?\$\(BIN\)/c2fvl (.*)$", recipe, re.M):
+        yield shlex.split(re.sub(r"\$\$\([^)]*\)", "image.png", line.partition("|")[0]).replace("$(DEMO)", "demo"))
+
+
+ALL_COMMANDS = [
+    pytest.param(words, id=f"{name}: {' '.join(words)}")
+    for name, found in [*((path.name, commands(path)) for path in PAGES), ("Makefile", list(commands_of_the_demo()))]
+    for words in found
+]
 
 
 def test_the_pages_build_without_a_warning(tmp_path):
