@@ -246,9 +246,13 @@ def test_words_have_numbers_and_unknown_ones_a_number_of_their_own():
     assert np.isnan(encoder.encode(Report(text="  "))).all()
 
 
-def test_a_report_is_read_in_the_viewer_s_frame():
-    told = parse_report("Upper left lung, and free words.", orientation="patient")
-    assert sentence_of(told) == "Upper right lung, and free words."
+def test_a_report_is_encoded_in_image_orientation():
+    report = parse_report("Upper left lung, and free words.", orientation="patient")
+    assert sentence_of(report.in_orientation("image")) == "Upper right lung, and free words."
+    for encoder in (build_text_encoder(DataConfig(text=text)) for text in ("attributes", "findings", "words")):
+        assert encoder.reads(report)
+        with pytest.raises(ValueError, match="patient orientation; convert it"):
+            encoder.encode(report)
     assert sentence_of(Report.from_attributes([0, 1, 1, 0, 0, 0, 0, 0])).startswith("Unilateral")
     assert sentence_of(None) == ""
 

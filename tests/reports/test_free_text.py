@@ -1,4 +1,4 @@
-"""Free radiology sentences: what is read, what stays open, frames, and texts made to break the reader."""
+"""Free radiology sentences: what is read, what stays open, orientations, and texts made to break the reader."""
 
 import contextlib
 import dataclasses
@@ -190,7 +190,7 @@ def test_what_is_not_read_is_told(sentence, where):
 
 
 @pytest.mark.parametrize("sentence", [row[0] for row in READ])
-def test_the_frame_exchanges_the_lungs(sentence):
+def test_the_orientation_exchanges_the_lungs(sentence):
     here, there = read_free_text(sentence), read_free_text(sentence, "patient")
     assert (there.zones, there.free) == (swapped(here.zones), swapped(here.free))
     assert (there.side, there.number, there.understood) == (here.side, here.number, here.understood)
@@ -198,7 +198,7 @@ def test_the_frame_exchanges_the_lungs(sentence):
     mirrored = read_free_text(report.mirrored().text)
     assert (mirrored.zones, mirrored.free, mirrored.side) == (there.zones, there.free, here.side)
     own = dataclasses.replace(report, orientation="patient")
-    assert np.array_equal(FindingsEncoder().encode(own)[0], findings_of(report.mirrored()), equal_nan=True)
+    assert np.array_equal(FindingsEncoder().encode(own.in_orientation("image"))[0], findings_of(report.mirrored()), equal_nan=True)
 
 
 def test_words_for_lungs_are_exchanged_and_others_are_not():
@@ -316,7 +316,7 @@ def test_findings_of_captions_and_free_text(report, expected):
     assert FindingsEncoder().reads(report) == has_findings(report) == (not np.isnan(expected).all())
 
 
-def test_free_text_in_the_patients_frame_is_converted_first():
+def test_free_text_in_patient_orientation_is_converted_first():
     report = parse_report("LLL pneumonia, the right lung is clear", orientation="patient")
     with pytest.raises(ValueError, match="in_orientation"):
         findings_of(report)
@@ -326,7 +326,7 @@ def test_free_text_in_the_patients_frame_is_converted_first():
 def test_explanations():
     told = "LLL consolidation. The right lung is clear. Small effusion. Possible RUL scarring, possible LUL opacity."
     assert explain(parse_report(told, orientation="patient")) == (
-        "frame: left is the patient's left",
+        "orientation: left is the patient's left (image right)",
         "named: left lower zone",
         "free: right middle zone, right lower zone",
         "not known: side, number, left upper zone, left middle zone, right upper zone",

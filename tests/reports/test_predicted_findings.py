@@ -1,4 +1,4 @@
-"""What a network read off a film, in words, in records and in scores."""
+"""What a network reads off an image, in words, in records and in scores."""
 
 import json
 import subprocess
@@ -46,29 +46,29 @@ def test_its_own_report_is_the_likeliest_that_fits_together():
     assert all(not found.contradictions() for found in (reading().report, one_lung, faint))
 
 
-def test_remarks_tell_where_report_and_film_part():
+def test_remarks_tell_where_report_and_image_disagree():
     found = reading(
         told=Report("unilateral", 1, frozenset({"llower"})), weights=[0.3, 0.9, 0.1, 0.9, 0.2, 0.9, 0.9, 0.8]
     )
     words = found.remarks()
     assert (
-        "the report names the left lower zone; the film shows little there (0.10); not followed (weight 0.20)" in words
+        "the report names the left lower zone; the image shows little there (0.10); not followed (weight 0.20)" in words
     )
     assert any(
-        "by the report the left upper zone is free; the film shows infection there (0.90); not followed" in w
+        "by the report the left upper zone is free; the image shows infection there (0.90); not followed" in w
         for w in words
     )
     assert any("right lower zone" in w and "followed all the same (weight 0.80)" in w for w in words)
-    assert any("the report says infection of one lung; the film looks like infection of both" in w for w in words)
+    assert any("the report says infection of one lung; the image looks like infection of both" in w for w in words)
     turned = " ".join(found.remarks("patient"))
     assert (
-        "the right lower zone; the film shows little" in turned
-        and "the left lower zone is free; the film shows infection" in turned
+        "the right lower zone; the image shows little" in turned
+        and "the left lower zone is free; the image shows infection" in turned
     )
     assert reading().remarks() == ()
 
 
-def test_records_are_in_the_frame_asked_for():
+def test_records_are_in_the_orientation_asked_for():
     found = reading(told=Report("unilateral", 1, frozenset({"llower"})))
     viewer, patient = found.as_dict(), found.as_dict("patient")
     assert viewer["zones"]["lupper"] == patient["zones"]["rupper"] == pytest.approx(0.9)
@@ -146,11 +146,11 @@ def test_reports_change_the_mask_as_far_as_they_are_trusted(folder, image):
         np.abs(Predictor(folder, trust=trust)(image, SENTENCE).probability - alone).max() for trust in (0, 0.1, 0.9, 1)
     ]
     assert apart[0] == 0 and apart[0] < apart[1] < apart[2] < apart[3]
-    with pytest.raises(ValueError, match="trust is 2"):
+    with pytest.raises(ValueError, match="trust must be .* got 2"):
         Predictor(folder, trust=2)
 
 
-def test_a_report_in_the_patients_frame_is_that_of_the_other_side(folder, image):
+def test_a_report_in_patient_orientation_is_that_of_the_other_side(folder, image):
     predictor = Predictor(folder, trust=1)
     viewer = predictor(image, SENTENCE)
     patient = predictor(image, SENTENCE.replace("left", "right"), orientation="patient")
@@ -158,14 +158,14 @@ def test_a_report_in_the_patients_frame_is_that_of_the_other_side(folder, image)
     free = predictor(image, "Patchy opacity in the left lower lobe.")
     turned = predictor(image, "Patchy opacity in the right lower lobe.", orientation="patient")
     assert np.array_equal(free.probability, turned.probability)
-    assert free.reading.told == {"llower": 1.0}
+    assert free.reading.reported == {"llower": 1.0}
 
 
 def test_predict_writes_and_says_what_was_read(folder, image, tmp_path, capsys):
     arguments = ["predict", str(image), "--model", str(folder), "--out", str(tmp_path / "out")]
     assert main([*arguments, "--report", SENTENCE, "--json", "--trust", "0.3", "--orientation", "patient"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["reading"]["frame"] == "patient" and record["film"] is None
+    assert record["reading"]["orientation"] == "patient" and record["film"] is None
     assert "named: left upper zone" in record["report"]["explained"]
     assert set(record["reading"]["agreement"]) >= {"side", "number", "lupper"}
     assert main([*arguments, "--report", "fracture of the femur", "--json"]) == 0
@@ -180,7 +180,7 @@ def test_describe_prints_a_report_and_a_figure_for_each_zone(folder, image, caps
     assert lines[1].startswith("  left upper zone: 0.")
     assert main(["read", str(image), "--model", str(folder), "--json", "--orientation", "patient"]) == 0
     turned = json.loads(capsys.readouterr().out)
-    assert turned["frame"] == "patient" and f"{turned['zones']['rupper']:.2f}" == lines[1][-4:]
+    assert turned["orientation"] == "patient" and f"{turned['zones']['rupper']:.2f}" == lines[1][-4:]
 
 
 def test_describe_of_a_network_that_reads_no_film_is_an_error(image, tmp_path, capsys):
@@ -196,12 +196,12 @@ def test_exported_networks_read_films_too(folder, image, tmp_path):
     script = (
         "import sys; from c2fvl.inference.predictor import Predictor; "
         f"found = Predictor({str(tmp_path / 'network.onnx')!r}, trust=0.4)({str(image)!r}, {SENTENCE!r}); "
-        "print(found.reading.believed['lupper'], found.reading.zones['rlower']); assert 'torch' not in sys.modules"
+        "print(found.reading.agreement['lupper'], found.reading.zones['rlower']); assert 'torch' not in sys.modules"
     )
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     believed, shown = map(float, printed.split())
     found = Predictor(folder, trust=0.4)(image, SENTENCE).reading
-    assert believed == pytest.approx(found.believed["lupper"], abs=1e-4)
+    assert believed == pytest.approx(found.agreement["lupper"], abs=1e-4)
     assert shown == pytest.approx(found.zones["rlower"], abs=1e-4)
 
 

@@ -255,7 +255,7 @@ def test_a_long_text_takes_no_long_time():
     assert (report.side, report.number, report.zones) == (None, 2, {"lupper", "rupper"})
 
 
-# ---- attributes, frames, mirrors
+# ---- attributes, orientations, mirrors
 
 
 def test_attributes_by_hand():
@@ -303,12 +303,12 @@ def test_wrong_attributes(values, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"side": "both"}, "the side of a report is 'both'"),
-        ({"number": -1}, "number of areas is -1"),
-        ({"number": 1.0}, "number of areas is 1.0"),
-        ({"number": True}, "number of areas is True"),
-        ({"number": 10**9}, "number of areas is 1000000000"),
-        ({"zones": {"left"}}, "there is no zone 'left'; expected are lupper"),
+        ({"side": "both"}, "side must be one of .*, got 'both'"),
+        ({"number": -1}, "number must be .*, got -1"),
+        ({"number": 1.0}, "number must be .*, got 1.0"),
+        ({"number": True}, "number must be .*, got True"),
+        ({"number": 10**9}, "number must be .*, got 1000000000"),
+        ({"zones": {"left"}}, "there is no zone 'left'; the zones are lupper"),
         ({"orientation": "doctor"}, "orientation must be 'image' .* or 'patient' .*, got 'doctor'"),
     ],
 )
@@ -324,7 +324,7 @@ def test_a_number_counted_by_numpy():
 
 
 @given(reports())
-def test_mirroring_and_frames(report):
+def test_mirroring_and_orientations(report):
     mirrored = report.mirrored()
     assert mirrored.mirrored() == report
     assert {zone[1:] for zone in mirrored.zones} == {zone[1:] for zone in report.zones}
@@ -340,7 +340,7 @@ def test_mirroring_and_frames(report):
 def test_a_radiologist_s_left_is_the_right_of_the_picture():
     report = parse_report(ONE + "lower left lung.", orientation="patient")
     assert report.zones == {"llower"}
-    with pytest.raises(ValueError, match=r"patient's frame; convert it with in_orientation\('image'\)"):
+    with pytest.raises(ValueError, match=r"patient orientation; convert it with in_orientation\('image'\)"):
         report.attributes()
     assert report.in_orientation("image").attributes() == (0, 1, 0, 0, 0, 0, 0, 1)
     assert report != parse_report(ONE + "lower left lung.")
@@ -408,7 +408,7 @@ def test_a_table_of_attributes(table):
     assert rows[1].report is None
 
 
-def test_the_frame_of_a_table(table):
+def test_the_orientation_of_a_table(table):
     path = table(C2FVL, ("a.png", 0, 1, 1, 0, 0, 0, 0, 0))
     assert read_table(path, orientation="patient")[0].report.in_orientation("image").zones == {"rupper"}
     with pytest.raises(ValueError, match="got 'doctor'"):
@@ -653,14 +653,14 @@ def test_reading_undoes_writing_of_tables(tmp_path_factory, ending, form, report
     ("rows", "form", "message"),
     [
         ([], "lvit", "there are no rows to write"),
-        ([("a.png", Report("none"))], "excel", "there is no form of table 'excel'"),
+        ([("a.png", Report("none"))], "excel", "there is no table form 'excel'"),
         (
             [("a.png", Report("none")), ("a.png", Report("none"))],
             "lvit",
             r"row 3, column Image: 'a\.png' is given twice",
         ),
         ([("../a.png", Report("none"))], "lvit", "points outside"),
-        ([("a.png", Report(zones={"lupper"}, orientation="patient"))], "lvit", "is in the patient's frame"),
+        ([("a.png", Report(zones={"lupper"}, orientation="patient"))], "lvit", "is in patient orientation"),
         ([("a.png", Report(text="Cells."))], "c2fvl", r"row 2: 'Cells\.' is free text and has no attributes"),
         ([("a.png", Report(text="bell \x07"))], "lvit", "row 2: 'bell .*holds a control character"),
     ],

@@ -159,7 +159,7 @@ class CaseDataset(Dataset[Item]):
     def _findings(self, report: Report | None) -> np.ndarray | None:
         if not self.tells_findings:
             return None
-        return findings_of(None if report is None else report.in_orientation("image"))
+        return findings_of(report)
 
     def _moved_report(self, index: int, augmentation: transforms.Augmentation) -> Report | None:
         """Return a case's report as it stands after the augmentation; mirroring takes long, so it is done once."""

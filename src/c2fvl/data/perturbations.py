@@ -14,7 +14,7 @@ import numpy as np
 
 from c2fvl.data.cases import Case
 from c2fvl.reports.perturbations import (
-    Draw,
+    Generator,
     drop_zones,
     miscount,
     misread_orientation,
@@ -25,7 +25,7 @@ from c2fvl.reports.perturbations import (
 )
 from c2fvl.reports.report import Report
 
-OfReport = Callable[[Report, Draw], Report | None]
+OfReport = Callable[[Report, Generator], Report | None]
 
 
 @dataclass(frozen=True)

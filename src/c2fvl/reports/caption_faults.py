@@ -1,6 +1,7 @@
-"""What is wrong with captions by their words alone, counted by kind: the faults that the published tables have.
+"""Count faults of captions that show in their words, by kind: the faults that the published tables have.
 
-None of them keeps a caption from being read as far as it goes (`sentences.py`); they tell how far to trust a table.
+A caption with a fault is read all the same, as far as possible (`caption_grammar.py`). The counts tell how far to trust
+a table.
 """
 
 import re
@@ -14,7 +15,7 @@ from c2fvl.reports.report import Report
 MAX_EXAMPLES = 3
 CAPPED = "counts that end at a limit"
 
-_MIN_CAP, _MIN_CAPPED = 5, 10  # a highest count below this, or met more seldom, tells nothing
+_MIN_CAP, _MIN_CAPPED = 5, 10  # a lower highest count, or a rarer one, proves nothing
 _EMPTY_SLOT = re.compile(r"(?:(?<!upper)(?<!middle)(?<!lower)[,.;]|(?<!upper )(?<!middle )(?<!lower )\band)\s+"
                          r"(?:left|right)\s+lungs?\b", re.IGNORECASE)  # fmt: skip
 _NO_HAND = re.compile(r"\b(?:all|upper|middle|lower)\s+lungs?\b", re.IGNORECASE)
@@ -23,7 +24,7 @@ _ONE_AREAS = re.compile(r"\bone\s+infected\s+areas\b", re.IGNORECASE)
 
 
 def has_empty_slot(report: Report) -> bool:
-    """Tell whether the sentence names a lung without any of its zones, as "left lung and lower right lung" does."""
+    """Tell whether the sentence names a lung without a zone, such as "left lung and lower right lung"."""
     return bool(_EMPTY_SLOT.search(report.text))
 
 
@@ -43,7 +44,7 @@ _KINDS: Mapping[str, Callable[[Report], bool]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Fault:
-    """One kind of fault: in how many captions, and the first of them as "name: caption"."""
+    """One kind of fault: the number of captions that have it, and the first of them as "name: caption"."""
 
     kind: str
     count: int
@@ -51,17 +52,16 @@ class Fault:
 
 
 def find_faults(captions: Sequence[tuple[str, Report | None]]) -> tuple[Fault, ...]:
-    """Return the faults of captions given as (name, report), in a fixed order; those not met are left out.
+    """Return the faults of captions, given as (name, report), in a fixed order; kinds that do not occur are left out.
 
-    A report of None is an empty cell. Free text, which has a grammar of its own, is looked at only where it is a
-    stranger among captions that can be read.
+    A report of None is an empty cell. Free text counts as a fault only if most of the captions are in the grammar.
     """
     reports = [(name, report) for name, report in captions if report is not None]
     read = [(name, report) for name, report in reports if report.has_attributes]
     faults = [_fault("empty cell", [(name, None) for name, report in captions if report is None])]
     if len(read) > len(reports) / 2:
         faults.append(_fault("not read at all", [entry for entry in reports if not entry[1].has_attributes]))
-    faults += [_fault(kind, [entry for entry in read if is_met(entry[1])]) for kind, is_met in _KINDS.items()]
+    faults += [_fault(kind, [entry for entry in read if has_fault(entry[1])]) for kind, has_fault in _KINDS.items()]
     faults.append(_fault(CAPPED, _capped(read)))
     return tuple(fault for fault in faults if fault.count)
 
@@ -72,9 +72,9 @@ def _fault(kind: str, entries: Sequence[tuple[str, Report | None]]) -> Fault:
 
 
 def _capped(read: Sequence[tuple[str, Report]]) -> list[tuple[str, Report]]:
-    """Return the captions of the highest count where more have it than have the next lower one.
+    """Return the captions with the highest count, if more captions have it than have the next lower count.
 
-    Counts grow rarer the higher they are, so that a heap at the end is what lay beyond.
+    Higher counts are rarer, so many captions at the highest one mean that counting stopped there.
     """
     counts = Counter(report.number for _, report in read if report.number is not None)
     highest = max(counts, default=0)

@@ -1,4 +1,4 @@
-"""Tables of captions: one row for each image."""
+"""Read and write caption tables: one row for each image."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 from c2fvl.files.tables import Row, read_cells, write_cells
-from c2fvl.reports.report import ATTRIBUTES, Report, attribute_value, parse_report
+from c2fvl.messages import listed
+from c2fvl.reports.report import ATTRIBUTES, Report, parse_attribute, parse_report
 from c2fvl.reports.zones import check_orientation
 
 MAX_ROWS_SHOWN = 20
@@ -20,31 +21,28 @@ class TableRow:
     row: int
     """Row number as a spreadsheet shows it; the header is row 1."""
     name: str
-    """The cell `Image`: the file's name, of the mask in QaTa-COV19."""
+    """The cell `Image`: a file name (in QaTa-COV19 that of the mask)."""
     report: Report | None
-    """None where the cell is empty."""
+    """None if the cell is empty."""
 
 
 class TableError(ValueError):
-    """All rows of a table that cannot be read, one message each."""
+    """The rows of a table that cannot be read, one message each."""
 
     def __init__(self, messages: Sequence[str]) -> None:
         self.messages = tuple(messages)
-        shown = "\n".join(messages[:MAX_ROWS_SHOWN])
-        more = f"\nand {len(messages) - MAX_ROWS_SHOWN} more rows" if len(messages) > MAX_ROWS_SHOWN else ""
-        super().__init__(shown + more)
+        super().__init__(listed(messages, MAX_ROWS_SHOWN, separator="\n"))
 
 
 def read_table(path: Path | str, *, orientation: str = "image") -> list[TableRow]:
     """Read a caption table, xlsx or csv, with the columns of LViT or of C2FVL.
 
-    LViT: `Image, Description`. C2FVL: `Image` and the eight `ATTRIBUTES`. Order, case and spaces around the names of
-    columns do not matter, further columns are passed over. `frame` says whose left the table means.
+    LViT has `Image, Description`; C2FVL has `Image` and the eight `ATTRIBUTES`. Order, case and spaces of the column
+    names do not matter, and further columns are ignored. `orientation` says whose left the table means.
 
-    Raises `FileNotFoundError`, or `ValueError` (`TableError` with all wrong rows) that names file, row, column and
-    value: unreadable or too large a file,
-    wrong columns, no rows, an empty name, a name that points outside its folder, one name in two rows, an attribute
-    that is not 0 or 1, a number that is negative or not whole.
+    Raises `FileNotFoundError`, or `ValueError` that names file, row, column and value: a file that is damaged or too
+    large, wrong columns, no rows. All wrong rows together raise `TableError`: an empty name, a name that points outside
+    its folder, a name in two rows, an attribute that is not 0 or 1, a number that is negative or not whole.
     """
     check_orientation(orientation)
     path = Path(path)
@@ -85,14 +83,14 @@ def read_table(path: Path | str, *, orientation: str = "image") -> list[TableRow
 def write_table(
     path: Path | str, rows: Iterable[tuple[str, Report | None]], *, form: Literal["lvit", "c2fvl"] = "lvit"
 ) -> None:
-    """Write names and reports (viewer's frame; None leaves the cells empty) as xlsx or csv, whole or not at all.
+    """Write names and reports in image orientation as xlsx or csv; None leaves the cells empty.
 
-    `form` is "lvit" (canonical sentences) or "c2fvl" (attributes). Raises `ValueError`, before anything is written,
-    for no rows, a name that `read_table` would refuse, a name given twice, another frame, and free text as attributes.
+    `form` is "lvit" (canonical sentences) or "c2fvl" (attributes). Raises `ValueError`, before anything is written, for
+    no rows, a name that `read_table` would refuse, a name given twice, patient orientation, free text as attributes.
     """
     path = Path(path)
     if form not in _COLUMNS:
-        raise ValueError(f"there is no form of table {form!r}; expected one of {', '.join(_COLUMNS)}")
+        raise ValueError(f"there is no table form {form!r}; expected one of {', '.join(_COLUMNS)}")
     table: list[list[object]] = [list(_COLUMNS[form])]
     names: set[str] = set()
     for number, (name, report) in enumerate(rows, start=2):
@@ -102,8 +100,8 @@ def write_table(
         names.add(name.strip())
         if report is not None and report.orientation != "image":
             raise ValueError(
-                f"{where}: the report of {name!r} is in the {report.orientation}'s frame, a table is in the viewer's; "
-                f"convert it with in_orientation('image')"
+                f"{where}: the report of {name!r} is in {report.orientation} orientation, but tables are in image "
+                f"orientation; convert it with in_orientation('image')"
             )
         if form == "lvit":
             table.append([name.strip(), None if report is None else str(report) or None])
@@ -123,7 +121,7 @@ def _form(path: Path, header: Row) -> tuple[str, dict[str, int]]:
     names = ["" if cell is None else str(cell).strip().lower() for cell in header[1]]
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
-        raise ValueError(f"{path}, row {header[0]}: the column {twice[0]} is there twice; keep one")
+        raise ValueError(f"{path}, row {header[0]}: the column {twice[0]} is there twice; keep one of them")
     complete = [form for form, columns in _COLUMNS.items() if {column.lower() for column in columns} <= set(names)]
     if len(complete) == 1:
         return complete[0], {name: position for position, name in enumerate(names) if name}
@@ -163,7 +161,7 @@ def _read_attributes(where: str, cells: list[object], columns: Mapping[str, int]
     numbers = []
     for name, value in values.items():
         try:
-            numbers.append(attribute_value(name, value))
+            numbers.append(parse_attribute(name, value))
         except ValueError as error:
             raise ValueError(f"{where}, column {name}: {error}; correct the cell") from error
     return Report.from_attributes(numbers, orientation=orientation)

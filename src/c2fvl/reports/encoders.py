@@ -1,11 +1,11 @@
-"""Reports → the numbers that a network reads, (T, F) for each film.
+"""Encode reports as the numbers that a network reads, (T, F) for each image.
 
-A film without a report becomes rows of NaN: a value that cannot be mistaken for a report, that every network with
-text understands as "not known", and that is never used as a number.
+An image without a report becomes rows of NaN. Every network with text takes NaN as "not known" and never uses it as a
+number. Reports are in image orientation; they are converted where they enter, in `scan` and in `Predictor`.
 
 - attributes: the eight numbers of C2FVL;
 - findings: side, number and zones, each known or not;
-- words: numbers of words by a vocabulary taken from the captions; the network learns what they mean;
+- words: indices of words in a vocabulary taken from the captions; the network learns what they mean;
 - sentence: the features that a language model gives to the tokens of the sentence (`language_model.py`).
 """
 
@@ -24,24 +24,24 @@ NO_WORD, UNKNOWN_WORD, FIRST_WORD = 0, 1, 2
 
 
 class TextEncoder(Protocol):
-    """One way from a report to numbers."""
+    """One way to encode reports."""
 
     @property
     def shape(self) -> tuple[int, int]:
         """Return (T, F): tokens and numbers of each."""
 
     def reads(self, report: Report | None) -> bool:
-        """Tell whether the report says anything that this encoder can read."""
+        """Tell whether the report, in either orientation, says anything that this encoder can read."""
 
     def prepare(self, reports: Iterable[Report | None]) -> None:
-        """Do at once, and before any process is forked, what is dear in `encode`."""
+        """Do the expensive work of `encode` for all reports at once, before any process is forked."""
 
     def encode(self, report: Report | None) -> np.ndarray:
-        """Return (T, F) float32 in the viewer's frame; NaN for a report that cannot be read."""
+        """Return (T, F) float32 for a report in image orientation; NaN for one that cannot be read."""
 
 
 class AttributeEncoder:
-    """The eight attributes of C2FVL, (1, 8); a report kept as free text has none."""
+    """The eight attributes of C2FVL, (1, 8); free text has none."""
 
     shape = (1, 8)
 
@@ -50,17 +50,17 @@ class AttributeEncoder:
         return report is not None and report.has_attributes
 
     def prepare(self, reports: Iterable[Report | None]) -> None:
-        """Do nothing: attributes cost nothing."""
+        """Do nothing: attributes are cheap."""
 
     def encode(self, report: Report | None) -> np.ndarray:
         """Return the attributes."""
         if report is None or not self.reads(report):
             return np.full(self.shape, np.nan, np.float32)
-        return np.asarray([report.in_orientation("image").attributes()], np.float32)
+        return np.asarray([report.attributes()], np.float32)
 
 
 class FindingsEncoder:
-    """Side, number, zones and trust, (1, 9), NaN for each that is not known; a trust of None is left to the network."""
+    """Side, number, zones and trust, (1, 9), NaN for each that is not known; the network has its own trust for None."""
 
     shape = (1, len(FINDINGS))
 
@@ -72,42 +72,42 @@ class FindingsEncoder:
         return has_findings(report)
 
     def prepare(self, reports: Iterable[Report | None]) -> None:
-        """Do nothing: findings cost nothing."""
+        """Do nothing: findings are cheap."""
 
     def encode(self, report: Report | None) -> np.ndarray:
         """Return the findings."""
-        row = findings_of(None if report is None else report.in_orientation("image"))[None]
+        row = findings_of(report)[None]
         if self.trust is not None:
             row[0, TRUST] = self.trust
         return row
 
 
 class WordEncoder:
-    """Numbers of the first `tokens` words and marks, (tokens, 1): 0 for none, 1 for an unknown one, then the words."""
+    """Indices of the first `tokens` words and marks, (tokens, 1): 0 for none, 1 for an unknown word, then the words."""
 
     def __init__(self, vocabulary: tuple[str, ...], tokens: int) -> None:
-        self.numbers = {word: FIRST_WORD + place for place, word in enumerate(vocabulary)}
+        self.indices = {word: FIRST_WORD + index for index, word in enumerate(vocabulary)}
         self.shape = (tokens, 1)
 
     def reads(self, report: Report | None) -> bool:
         """Tell whether there is a sentence."""
-        return bool(sentence_of(report))
+        return report is not None and bool(report.text.strip() or report.has_attributes)
 
     def prepare(self, reports: Iterable[Report | None]) -> None:
-        """Do nothing: words cost nothing."""
+        """Do nothing: words are cheap."""
 
     def encode(self, report: Report | None) -> np.ndarray:
-        """Return the numbers."""
+        """Return the indices."""
         if not self.reads(report):
             return np.full(self.shape, np.nan, np.float32)
         encoded = np.full(self.shape, NO_WORD, np.float32)
-        for place, word in enumerate(words_of(sentence_of(report))[: self.shape[0]]):
-            encoded[place] = self.numbers.get(word, UNKNOWN_WORD)
+        for position, word in enumerate(words_of(sentence_of(report))[: self.shape[0]]):
+            encoded[position] = self.indices.get(word, UNKNOWN_WORD)
         return encoded
 
 
 class LanguageModelEncoder:
-    """Features of the first tokens by a language model, (tokens, features); rows behind the sentence's end are 0."""
+    """Features of the first tokens by a language model, (tokens, features); rows after the last token are 0."""
 
     def __init__(self, config: DataConfig) -> None:
         self.model = LanguageModel.from_settings(config)
@@ -115,10 +115,10 @@ class LanguageModelEncoder:
 
     def reads(self, report: Report | None) -> bool:
         """Tell whether there is a sentence."""
-        return bool(sentence_of(report))
+        return report is not None and bool(report.text.strip() or report.has_attributes)
 
     def prepare(self, reports: Iterable[Report | None]) -> None:
-        """Have all features at hand."""
+        """Compute the features of all sentences, or read them from the cache."""
         self.model.prepare({sentence for report in reports if (sentence := sentence_of(report))})
 
     def encode(self, report: Report | None) -> np.ndarray:
@@ -132,26 +132,26 @@ class LanguageModelEncoder:
 
 
 def sentence_of(report: Report | None) -> str:
-    """Return a report as one sentence in the viewer's frame, as it was found where it was; "" where nothing is said."""
+    """Return a report, in image orientation, as one sentence: its own text, or else the canonical one; "" for none."""
     if report is None:
         return ""
-    report = report.in_orientation("image")
+    report.check_image_orientation()
     return report.text.strip() or str(report).strip()
 
 
 def words_of(sentence: str) -> list[str]:
-    """Return the words and the marks of a sentence in lower case."""
+    """Return the words and marks of a sentence in lower case."""
     return re.findall(r"\w+|[^\w\s]", sentence.lower())
 
 
 def build_text_encoder(config: DataConfig, *, trust: float | None = None) -> TextEncoder | None:
-    """Return the encoder that settled settings name, or None for none; `trust` is that of every report.
+    """Return the encoder that the settings of a trained network name, or None for none; `trust` is for every report.
 
-    Raises `ValueError` for a trust where the network is not told findings, and for a language model that is not there
-    or is not the one that the settings' checksum names.
+    Raises `ValueError` for a trust if the network reads no findings, and for a language model that is missing or is not
+    the one that the settings' checksum names.
     """
     if trust is not None and config.text != "findings":
-        raise ValueError("a trust is for networks that read the film before the report; leave it out for this one")
+        raise ValueError("this network takes no trust; leave trust out. Only networks that read findings take one.")
     if config.text == "none":
         return None
     if config.text == "attributes":
@@ -163,12 +163,12 @@ def build_text_encoder(config: DataConfig, *, trust: float | None = None) -> Tex
     if config.text == "sentence":
         return LanguageModelEncoder(config)
     raise ValueError(
-        "data.text is auto, which only a training settles; set attributes, findings, words, sentence or none"
+        "data.text is auto, which only training resolves; set attributes, findings, words, sentence or none"
     )
 
 
 def text_shape(config: Config) -> tuple[int, int] | None:
-    """Return (T, F) of the text that a settled configuration gives to its network, without opening a language model."""
+    """Return (T, F) of the text that a network reads, by its settings and without loading a language model."""
     if config.data.text == "none":
         return None
     if config.data.text == "attributes":

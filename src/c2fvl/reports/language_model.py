@@ -1,9 +1,9 @@
-"""Sentences → token features by a frozen language model of the BERT family, computed once and kept on disk.
+"""Encode sentences as token features of a frozen language model of the BERT family, kept in a cache on disk.
 
-The features of the last layer, without the marks of beginning and end; the pieces of one word are averaged, as LViT
-(Li et al., IEEE TMI 2023) reads its captions. The model is loaded by transformers, from safetensors alone, and only if
-a sentence is met whose features are not in the cache. The cache is keyed by the content of the model's files and by
-the settings that matter, so that a changed model never finds the features of another.
+The features are those of the last layer, without the tokens for beginning and end; the pieces of one word are averaged,
+as LViT (Li et al., IEEE TMI 2023) reads its captions. Transformers loads the model, from safetensors only, and only if
+a sentence has no features in the cache. The key of the cache is made of the content of the model's files and the
+settings, so a changed model never finds the features of another.
 """
 
 import functools
@@ -25,15 +25,15 @@ logger = logging.getLogger(__name__)
 
 CACHE_VERSION = 1
 PUBLISHED_PIECES = 25
-"""LViT's language model read no more word pieces, marks of beginning and end included."""
+"""LViT's language model reads at most so many word pieces, with the tokens for beginning and end."""
 PUBLISHED_WORDS = 9
-"""LViT filled shorter captions up."""
+"""LViT pads captions of fewer words."""
 BATCH = 32
 _PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors")
 
 
 class LanguageModel:
-    """One language model with the settings that matter, and the features it has given so far."""
+    """A language model with its settings, and the features that it has computed so far."""
 
     def __init__(self, folder: Path, *, tokens: int, rule: str, cache: Path) -> None:
         self.folder, self.tokens, self.rule = folder, tokens, rule
@@ -45,9 +45,9 @@ class LanguageModel:
 
     @classmethod
     def from_settings(cls, config: DataConfig) -> "LanguageModel":
-        """Return the encoder that the settings name.
+        """Return the language model that the settings name.
 
-        Raises `ValueError` where it is not at hand, is incomplete, or is not the one a network was trained with.
+        Raises `ValueError` if it is missing or incomplete, or is not the one that the network was trained with.
         """
         if not config.text_model:
             raise ValueError(
@@ -55,43 +55,43 @@ class LanguageModel:
                 "family, or to a name of the Hugging Face hub with data.text_fetch=true; data.text=words needs none"
             )
         folder = _find(config.text_model, config.text_revision, fetch=config.text_fetch)
-        encoder = cls(
+        model = cls(
             folder,
             tokens=config.text_tokens,
             rule=config.text_rule,
             cache=storage.cache_folder(config.text_cache, "text"),
         )
-        if config.text_fingerprint not in ("", encoder.fingerprint):
+        if config.text_fingerprint not in ("", model.fingerprint):
             raise ValueError(
                 f"the language model in {folder} is not the one that the network was trained with: its checksum is "
-                f"{encoder.fingerprint[:12]}…, expected is {config.text_fingerprint[:12]}…; name the right one with "
+                f"{model.fingerprint[:12]}…, expected {config.text_fingerprint[:12]}…; name the right one with "
                 "--text-model or data.text_model"
             )
-        return encoder
+        return model
 
     def prepare(self, sentences: Iterable[str]) -> None:
-        """Have the features of all sentences at hand, and those that are new on disk."""
+        """Compute the features of all sentences that are not in the cache, and write them to it."""
         if self._known is None:
             self._known = self._read_cache()
         new = sorted(sentence for sentence in set(sentences) if _key(sentence) not in self._known)
         if not new:
             return
-        found: dict[str, np.ndarray] = {}
+        computed: dict[str, np.ndarray] = {}
         tokenizer, network = _load(self.folder, self.fingerprint)
         for start in range(0, len(new), BATCH):
             batch = new[start : start + BATCH]
             for sentence, features in zip(batch, self._compute(batch, tokenizer, network), strict=True):
-                found[_key(sentence)] = features
-        self._known |= found
-        data = to_safetensors(found)
+                computed[_key(sentence)] = features
+        self._known |= computed
+        data = to_safetensors(computed)
         try:
             storage.make_folder(self.cache)
             storage.write_bytes(self.cache / f"{storage.checksum(data)}.safetensors", data)
         except OSError as error:
-            logger.warning("the features of %d sentences are not kept: %s", len(found), error)
+            logger.warning("the features of %d sentences are not cached: %s", len(computed), error)
 
     def features(self, sentence: str) -> np.ndarray:
-        """Return (n, F) float32 of the sentence's first n ≤ tokens tokens."""
+        """Return (n, F) float32 of the first n ≤ tokens tokens of a sentence."""
         if self._known is None or _key(sentence) not in self._known:
             self.prepare([sentence])
         assert self._known is not None
@@ -101,20 +101,20 @@ class LanguageModel:
         import torch
 
         published = self.rule == "published"
-        texts = [_filled_up(sentence) if published else sentence for sentence in sentences]
+        texts = [_padded(sentence) if published else sentence for sentence in sentences]
         longest = PUBLISHED_PIECES if published else min(tokenizer.model_max_length, _positions(network))
         encoded = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=longest)
         with torch.inference_mode():
             states = network(**encoded).last_hidden_state.float().numpy()
-        found = []
+        features = []
         for row in range(len(texts)):
             words: dict[int, list[int]] = {}
-            for place, word in enumerate(encoded.word_ids(row)):
-                if word is not None:  # None: a mark of beginning, end or padding
-                    words.setdefault(word, []).append(place)
-            averaged = [states[row, places].mean(axis=0) for places in list(words.values())[: self.tokens]]
-            found.append(np.asarray(averaged, np.float32).reshape(-1, states.shape[2]))
-        return found
+            for index, word in enumerate(encoded.word_ids(row)):
+                if word is not None:  # None: the token for beginning, end or padding
+                    words.setdefault(word, []).append(index)
+            averaged = [states[row, pieces].mean(axis=0) for pieces in list(words.values())[: self.tokens]]
+            features.append(np.asarray(averaged, np.float32).reshape(-1, states.shape[2]))
+        return features
 
     def _read_cache(self) -> dict[str, np.ndarray]:
         known: dict[str, np.ndarray] = {}
@@ -125,7 +125,7 @@ class LanguageModel:
                     raise ValueError("its content does not match its name")
                 known |= parse_safetensors(data)
             except (OSError, ValueError, SafetensorError) as error:
-                logger.warning("%s is damaged and passed over, its sentences are computed again: %s", path, error)
+                logger.warning("%s is damaged and ignored; its sentences are computed again: %s", path, error)
                 path.unlink(missing_ok=True)
         return known
 
@@ -134,8 +134,8 @@ def _key(sentence: str) -> str:
     return storage.checksum(sentence.encode())[:32]
 
 
-def _filled_up(sentence: str) -> str:
-    """Return the caption as LViT gives it to its language model: the first line, of nine words or more."""
+def _padded(sentence: str) -> str:
+    """Return the caption as LViT gives it to its language model: the first line, padded to nine words."""
     line = sentence.splitlines()[0]
     return line + " EOF XXX" * max(0, PUBLISHED_WORDS - len(line.split()))
 
@@ -145,18 +145,18 @@ def _positions(network: Any) -> int:
 
 
 def _find(name: str, revision: str, *, fetch: bool) -> Path:
-    """Return the folder of a language model: the one named, or the one that the hub's cache holds."""
+    """Return the folder of a language model: the named one, or the one in the cache of the hub."""
     folder = Path(name).expanduser()
     if folder.exists():
         if not folder.is_dir():
-            raise ValueError(f"data.text_model={name} is a file; name the folder that holds config.json")
+            raise ValueError(f"data.text_model={name} is a file; give the folder that holds config.json")
     else:
         folder = _from_hub(name, revision, fetch=fetch)
     absent = [file for file in ("config.json", "tokenizer.json") if not (folder / file).is_file()]
     if not list(folder.glob("*.safetensors")):
-        absent.append("weights as *.safetensors (others could execute code and are not read)")
+        absent.append("weights as *.safetensors (other formats could execute code and are not read)")
     if absent:
-        raise ValueError(f"data.text_model={name} is no complete language model: {folder} lacks {', '.join(absent)}")
+        raise ValueError(f"data.text_model={name} is not a complete language model: {folder} lacks {', '.join(absent)}")
     return folder
 
 
@@ -177,13 +177,13 @@ def _from_hub(name: str, revision: str, *, fetch: bool) -> Path:
     except (OSError, ValueError, HfHubHTTPError) as error:
         if fetch:
             raise ValueError(
-                f"the language model {name!r} cannot be fetched ({str(error).splitlines()[0]}); check the name and the "
-                "connection"
+                f"the language model {name!r} cannot be downloaded ({str(error).splitlines()[0]}); check the name and "
+                "the connection"
             ) from error
         raise ValueError(
-            f"the language model {name!r} is neither a folder here nor in the hub's cache on this machine; to train, "
-            "set data.text_model to a folder that holds it, data.text_fetch=true to have it fetched, or "
-            "data.text=words, which needs none; a trained network finds it with --text-model FOLDER"
+            f"the language model {name!r} is neither a folder nor in the hub's cache on this machine; to train, set "
+            "data.text_model to its folder, data.text_fetch=true to download it, or data.text=words, which needs none; "
+            "for a trained network, give --text-model FOLDER"
         ) from error
 
 
@@ -195,7 +195,7 @@ _NOT_INSTALLED = (
 
 @functools.lru_cache(maxsize=2)
 def _load(folder: Path, fingerprint: str) -> tuple[Any, Any]:
-    """Return the tokenizer and the frozen network; the checksum is there so that a changed folder is read again."""
+    """Return the tokenizer and the frozen network; because of the checksum a changed folder is loaded again."""
     import torch
 
     try:
@@ -211,15 +211,17 @@ def _load(folder: Path, fingerprint: str) -> tuple[Any, Any]:
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ValueError(f"{folder} cannot be loaded as a language model: {error}") from error
-    absent = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))  # which nothing reads
+    absent = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))  # nothing reads the pooler
     wrong = sorted(str(entry[0]) for entry in loading["mismatched_keys"])
     if absent or wrong:
         raise ValueError(
-            f"the weights in {folder} are not those that its config.json describes: {len(absent)} are missing, "
-            f"{len(wrong)} of another shape ({(absent + wrong)[0]}, …); get the model again"
+            f"the weights in {folder} do not fit its config.json: {len(absent)} are missing, {len(wrong)} have another "
+            f"shape ({(absent + wrong)[0]}, …); get the model again"
         )
     if not tokenizer.is_fast:
-        raise ValueError(f"{folder} has no tokenizer that tells which pieces make a word; expected is tokenizer.json")
+        raise ValueError(
+            f"the tokenizer in {folder} does not say which pieces make a word; give one with tokenizer.json"
+        )
     return tokenizer, network.eval()
 
 
@@ -230,12 +232,12 @@ def _num_features(folder: Path) -> int:
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{folder / 'config.json'} cannot be read: {error}") from error
     if not isinstance(size, int) or size < 1:
-        raise ValueError(f"{folder / 'config.json'} tells no hidden_size; expected is a model of the BERT family")
+        raise ValueError(f"{folder / 'config.json'} has no hidden_size; expected a model of the BERT family")
     return size
 
 
 def _fingerprint(folder: Path) -> str:
-    """Return the checksum of everything in the folder that the features depend on."""
+    """Return the checksum of all files in the folder that the features depend on."""
     files = sorted({path for pattern in _PATTERNS for path in folder.glob(pattern)})
     lines = []
     for path in files:
@@ -246,5 +248,5 @@ def _fingerprint(folder: Path) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _file_checksum(path: Path, size: int, changed: int) -> str:
-    """Return a file's checksum; size and time are there so that a changed file is read again."""
+    """Return the checksum of a file; because of size and time a changed file is read again."""
     return storage.checksum(path.read_bytes())
