@@ -197,8 +197,8 @@ def test_the_orientation_exchanges_the_lungs(sentence):
     report = Report(text=sentence)
     mirrored = read_free_text(report.mirrored().text)
     assert (mirrored.zones, mirrored.free, mirrored.side) == (there.zones, there.free, here.side)
-    own = dataclasses.replace(report, orientation="patient")
-    assert np.array_equal(FindingsEncoder().encode(own.in_orientation("image"))[0], findings_of(report.mirrored()), equal_nan=True)
+    converted = dataclasses.replace(report, orientation="patient").in_orientation("image")
+    assert np.array_equal(FindingsEncoder().encode(converted)[0], findings_of(report.mirrored()), equal_nan=True)
 
 
 def test_words_for_lungs_are_exchanged_and_others_are_not():

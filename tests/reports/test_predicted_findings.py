@@ -146,7 +146,7 @@ def test_reports_change_the_mask_as_far_as_they_are_trusted(folder, image):
         np.abs(Predictor(folder, trust=trust)(image, SENTENCE).probability - alone).max() for trust in (0, 0.1, 0.9, 1)
     ]
     assert apart[0] == 0 and apart[0] < apart[1] < apart[2] < apart[3]
-    with pytest.raises(ValueError, match="trust must be .* got 2"):
+    with pytest.raises(ValueError, match=r"trust must be .* got 2"):
         Predictor(folder, trust=2)
 
 
