@@ -49,7 +49,8 @@ def commands_of_the_demo():
     """Return the arguments of every c2fvl command of `make demo`, with a file for what the shell would list."""
     recipe = (PROJECT / "Makefile").read_text(encoding="utf-8").partition("\ndemo:")[2].partition("\n\n")[0]
     for line in re.findall(r"^\t@?\$\(BIN\)/c2fvl (.*)$", recipe, re.M):
-        yield shlex.split(re.sub(r"\$\$\([^)]*\)", "image.png", line.partition("|")[0]).replace("$(DEMO)", "demo"))
+        words = re.sub(r"\$\$\([^)]*\)", "image.png", line.replace("$(DEMO)", "demo"))
+        yield shlex.split(words.partition("|")[0])
 
 
 ALL_COMMANDS = [
