@@ -9,8 +9,8 @@ from outcome import Outcome, Stage, in_child
 
 from c2fvl.inference.cost import example_inputs, example_settings
 from c2fvl.models import build_model
-from c2fvl.models.registry import NETWORKS
 from c2fvl.models.inference_model import optimize
+from c2fvl.models.registry import NETWORKS
 from c2fvl.training.losses import build_loss
 
 MAX_DIFFERENCE = 1e-4
