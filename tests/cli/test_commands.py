@@ -1,8 +1,8 @@
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -34,10 +34,12 @@ def test_light_commands_answer_without_torch(arguments):
 
 
 def test_help_takes_less_than_half_a_second():
+    """Of the processor, so that what else the machine does is not counted."""
+
     def seconds():
-        began = time.perf_counter()
+        began = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
         subprocess.run([sys.executable, "-m", "c2fvl", "--help"], capture_output=True, check=True)
-        return time.perf_counter() - began
+        return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - began
 
     assert min(seconds() for _ in range(3)) < 0.5
 

@@ -236,7 +236,7 @@ def test_several_processes_share_it(phantom_root, tmp_path):
     processes = [context.Process(target=_fill, args=(phantom_root, tmp_path, answers)) for _ in range(3)]
     for process in processes:
         process.start()
-    sums = {answers.get(timeout=120) for _ in processes}
+    sums = {answers.get(timeout=300) for _ in processes}
     for process in processes:
         process.join()
     assert len(sums) == 1
