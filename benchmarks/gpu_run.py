@@ -32,10 +32,10 @@ from typing import Any
 
 NEEDED = ("accelerate", "cv2", "jinja2", "numpy", "PIL", "safetensors", "scipy", "torch")
 KINDS = ("figures", "train", "score")
-PIECE = 15 * 2**20
+PIECE = 16 * 2**20 - 4096
 """Bytes of a piece of weights, at most."""
-MAX_PIECES = 4
-"""Of all weights together: with results and log, and room for two files more, within 8 files and 64 MiB."""
+MAX_PIECES, MAX_BYTES = 5, 60 * 2**20
+"""Of all weights in OUT together: with results and log they stay within 8 files and 64 MiB."""
 SECONDS_BETWEEN_EXPORTS = 20.0
 POLL_SECONDS = 1.0
 MIN_SECONDS = 5.0
@@ -135,8 +135,13 @@ class Results:
             archive.add(half, arcname=key)
         data = buffer.getvalue()
         pieces = [data[start : start + PIECE] for start in range(0, len(data), PIECE)]
-        others = sum(len(entry["files"]) for name, entry in self.content["weights"].items() if name != key)
-        fits = others + len(pieces) <= MAX_PIECES
+        others = [
+            piece["bytes"]
+            for name, entry in self.content["weights"].items()
+            for piece in entry["files"]
+            if name != key and (self.out / piece["file"]).is_file()
+        ]
+        fits = len(others) + len(pieces) <= MAX_PIECES and sum(others) + len(data) <= MAX_BYTES
         names = [f"weights-{key}.tar.{number}" for number in range(len(pieces) if fits else 0)]
         entry = {
             "bytes": len(data), "sha256": self.storage.checksum(data),

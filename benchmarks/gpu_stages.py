@@ -93,17 +93,23 @@ def settings_for(options: argparse.Namespace, *, minutes: float, name: str = "",
 
 
 def score(model: TrainedModel, options: argparse.Namespace, found: Found) -> dict[str, Any]:
-    """Return the scores on val with the right, no and another case's report, each noted as it comes."""
+    """Return the scores on val with the right, no and another case's report, each noted as it comes.
+
+    For a network that weighs reports they are those at its own trust; the right report follows at trust 1.
+    """
+    data = model.config.data
+    ways = [(text, model) for text in REPORTS if text == "none" or data.text != "none"]
+    if data.text == "findings":
+        ways.append(("right", model.with_trust(1.0)))
     scores: dict[str, Any] = {}
-    for text in REPORTS:
-        if text != "none" and model.config.data.text == "none":
-            continue
+    for text, network in ways:
         began = time.monotonic()
-        dataset = dataset_of(model, Part(options.data, "val", text=text))
-        cases = list(prefetch(score_case, predict(model, dataset, options), workers=16, maximum=256))
-        scores[text] = {**summarise(cases, dataset), "seconds": round(time.monotonic() - began, 1)}
+        dataset = dataset_of(network, Part(options.data, "val", text=text))
+        cases = list(prefetch(score_on_grids, predict(network, dataset, options), workers=16, maximum=256))
+        name = text if network is model else f"{text}, trust 1"
+        scores[name] = {**summarise(cases, dataset), "seconds": round(time.monotonic() - began, 1)}
         found.note(scores=scores)
-        print(f"{text}: Dice per image {scores[text]['original ours']['dice_per_image']['value']:.4f}")
+        print(f"{name}: Dice per image {scores[name]['original ours']['dice_per_image']['value']:.4f}")
     return scores
 
 
@@ -116,11 +122,6 @@ def predict(model: TrainedModel, dataset: CaseDataset, options: argparse.Namespa
         for row, name in enumerate(batch.ids):
             yield CasePrediction(name, index, probability[row], batch.original_masks[row], None)
             index += 1
-
-
-def score_case(prediction: CasePrediction) -> CaseScore:
-    """Return the pixel counts of a case on every grid."""
-    return score_on_grids(prediction)
 
 
 def summarise(cases: list[CaseScore], dataset: CaseDataset) -> dict[str, Any]:

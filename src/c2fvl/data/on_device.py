@@ -86,6 +86,7 @@ class DeviceData:
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="draws")
         self._next: tuple[int, tuple[int, ...], Future[EpochDraws]] | None = None
         self._current: EpochDraws | None = None
+        self._plain: EpochDraws | None = None
 
     def _read(self, threads: int) -> tuple[Tensor, Tensor | None]:
         """Return images (N, S, S) or (N, S, S, 3) and masks (N, S, S), uint8, on the device."""
@@ -182,7 +183,10 @@ class DeviceData:
     def val_batches(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         """Yield all cases of this process's share in order, as they are, with their names and original masks."""
         cases = range(len(self))
-        draws = self._stacked(tuple(cases), [self.dataset.plain_case(index) for index in cases]).to(self.device)
+        if self._plain is None:
+            plain = [self.dataset.plain_case(index) for index in cases]
+            self._plain = self._stacked(tuple(cases), plain).to(self.device)
+        draws = self._plain
         for start in range(rank * batch_size, len(self), world * batch_size):
             places = list(cases[start : start + batch_size])
             batch = self.batch(draws, torch.tensor(places, device=self.device))
