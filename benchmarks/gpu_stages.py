@@ -29,7 +29,7 @@ from c2fvl.data.part import Part
 from c2fvl.data.prefetch import prefetch
 from c2fvl.evaluation.summary import pooled
 from c2fvl.files import storage
-from c2fvl.inference.cases import CasePrediction, CaseScore, dataset_of, score_on_grids
+from c2fvl.inference.cases import SCORINGS, CasePrediction, CaseScore, dataset_of, score_prediction
 from c2fvl.inference.precision import autocast, settled_precision
 from c2fvl.inference.torch_engine import infer, probabilities
 from c2fvl.metrics.intervals import Bootstrap
@@ -38,7 +38,6 @@ from c2fvl.models import build_model
 from c2fvl.training.loop import train
 
 REPORTS = ("right", "none", "shuffled")
-RULES = (("original", "ours"), ("network", "ours"), ("published", "published"))
 SCORING_FRACTION, MAX_SCORING_SECONDS = 0.2, 60.0
 """Of a training stage's time, kept for scoring."""
 BATCH_TO_SCORE = 64
@@ -105,11 +104,11 @@ def score(model: TrainedModel, options: argparse.Namespace, found: Found) -> dic
     for text, network in ways:
         began = time.monotonic()
         dataset = dataset_of(network, Part(options.data, "val", text=text))
-        cases = list(prefetch(score_on_grids, predict(network, dataset, options), workers=16, maximum=256))
+        cases = list(prefetch(score_prediction, predict(network, dataset, options), workers=16, maximum=256))
         name = text if network is model else f"{text}, trust 1"
         scores[name] = {**summarise(cases, dataset), "seconds": round(time.monotonic() - began, 1)}
         found.note(scores=scores)
-        print(f"{name}: Dice per image {scores[name]['original ours']['dice_per_image']['value']:.4f}")
+        print(f"{name}: Dice per image {scores[name]['original corrected']['dice_per_image']['value']:.4f}")
     return scores
 
 
@@ -125,18 +124,18 @@ def predict(model: TrainedModel, dataset: CaseDataset, options: argparse.Namespa
 
 
 def summarise(cases: list[CaseScore], dataset: CaseDataset) -> dict[str, Any]:
-    """Return Dice and IoU per image and pooled, by grid and rule, with intervals by patient."""
+    """Return Dice and IoU per image and pooled, by resolution and protocol, with 95 % intervals by patient."""
     bootstrap = Bootstrap([case.group for case in dataset.cases])
     found: dict[str, Any] = {"intervals": bootstrap.unit}
-    for grid, rule in RULES:
-        counts = [[own[grid] for own in case.classes] for case in cases]
+    for scoring in SCORINGS:
+        counts = [[own[scoring] for own in case.classes] for case in cases]
         row: dict[str, Any] = {}
         for name, measure in (("dice", dice), ("iou", iou)):
-            values = torch.tensor([[measure(own, rule=rule) for own in case] for case in counts]).mean(1)
+            values = torch.tensor([[measure(own, protocol=scoring[1]) for own in case] for case in counts]).mean(1)
             (mean,) = bootstrap.means(values.numpy())
             row[f"{name}_per_image"] = mean.as_dict()
         row |= {f"{name}_pooled": values for name, values in pooled(counts, bootstrap).items()}
-        found[f"{grid} {rule}"] = row
+        found[" ".join(scoring)] = row
     return found
 
 

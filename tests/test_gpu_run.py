@@ -45,7 +45,7 @@ def test_a_training_with_scores_and_weights_then_the_next_call_goes_on(parts, tm
     assert "no_such_model" in "".join(missing["error"])
     assert trained["history"][-1]["epoch"] >= 1
     assert set(trained["result"]["scores"]) == {"right", "none", "shuffled"}
-    scores = trained["result"]["scores"]["right"]["original ours"]
+    scores = trained["result"]["scores"]["right"]["original corrected"]
     assert set(scores) == {"dice_per_image", "iou_per_image", "dice_pooled", "iou_pooled"}
     assert scores["dice_per_image"]["low"] <= scores["dice_per_image"]["value"] <= scores["dice_per_image"]["high"]
     assert [row["graph"] for row in figures["result"]["epochs"]] == ["auto", "no"]

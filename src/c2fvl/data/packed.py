@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from c2fvl.data.scan import find_splits, scan
 from c2fvl.files import storage
 from c2fvl.files.images import read_image_bytes, read_pixels
 from c2fvl.files.tables import write_cells
+from c2fvl.progress import SILENT, Progress
 from c2fvl.reports.report import Report, parse_report
 
 MAX_PART = 55 * 2**20
@@ -79,7 +80,7 @@ def pack(
     jpeg_quality: int | None = None,
     max_bytes: int = MAX_PART,
     compress: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Write the data set `root` to the new folder `out` as tar parts of at most `max_bytes`; return the manifest.
 
@@ -110,8 +111,7 @@ def pack(
             for case in group:
                 counts[case.split] += 1
                 errors.append((case.mean_error, case.max_error))
-            if progress is not None:
-                progress(len(errors), len(cases))
+            progress.advance(len(errors), len(cases))
         mean = float(np.mean([error for error, _ in errors]))
         manifest = {
             "format": FORMAT, "name": name, "num_cases": counts,
