@@ -95,8 +95,12 @@ class DataConfig:
     )
     text_fingerprint: str = _setting("", "checksum of the language model; set when a training begins")
     vocabulary: tuple[str, ...] = _setting((), "words of text=words; set from the captions when a training begins")
-    workers: int = _setting(
-        0, "processes that read films beside the training; 0 reads in the training itself", minimum=0
+    workers: int = _setting(0, "processes that read images during training; 0 reads in a thread", minimum=0)
+    on_device: str = _setting(
+        "auto",
+        "keep all images in the memory of the device and augment them there: auto (on a GPU, if they fit into a third "
+        "of its free memory), yes or no",
+        choices=("auto", "yes", "no"),
     )
 
 
@@ -130,6 +134,9 @@ class InitConfig:
 class LossConfig:
     """The weighted sum that is minimised."""
 
+    custom: str = _setting(
+        "", "loss of your own in place of all below, as package.module:function; see the page on training"
+    )
     dice: float = _setting(
         0.5, "weight of the Dice loss: per film for one class, over batch and classes for several", minimum=0
     )
@@ -175,34 +182,53 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The loop."""
+    """The training loop."""
 
-    epochs: int = _setting(100, "most epochs", minimum=1)
-    batch_size: int = _setting(4, "films in a batch, per process", minimum=1)
+    epochs: int = _setting(100, "maximum number of epochs; not used if train.minutes is set", minimum=1)
+    minutes: float = _setting(
+        0.0,
+        "time for the whole run, over all calls; the learning rate follows the fraction of the time that is used, so "
+        "that the run ends in time and annealed; 0 trains for train.epochs",
+        minimum=0,
+    )
+    batch_size: int = _setting(4, "images in a batch, per process", minimum=1)
     accumulation: int = _setting(1, "batches whose gradients are summed before a step", minimum=1)
     precision: str = _setting(
         "fp32",
-        "arithmetic of the network; auto: bf16 where the device has it, else fp32, as the run then keeps it",
+        "number format of the network; auto: bf16 where the device has it, otherwise fp32; a run keeps its format",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     ema: float = _setting(
         0.0,
-        "decay of an exponential moving average of the weights, which the average rises to; 0 keeps none",
+        "decay of the EMA weights, which are validated and saved; it is warmed up; 0 keeps none",
         minimum=0,
         maximum=0.99999,
     )
-    patience: int = _setting(50, "epochs without a better Dice after which training stops; 0 never stops", minimum=0)
-    best_from_epoch: int = _setting(1, "first epoch, counted from 1, whose Dice may count as the best", minimum=1)
-    seed: int = _setting(0, "seed of everything random", minimum=0, maximum=2**31)
-    deterministic: bool = _setting(False, "use deterministic algorithms only, and raise where there is none")
-    compile: bool = _setting(False, "compile the network by torch.compile; pays on GPUs, not on processors")
-    recompute: bool = _setting(
-        False, "compute again in the backward pass what parts of the network computed: less memory, more time"
+    validate_every: int = _setting(1, "validate after so many epochs, and after the last", minimum=1)
+    best: str = _setting(
+        "right",
+        "Dice per image that chooses the best model: right (with the report of the image), none (without a report), "
+        "or mean (of the two, which takes a second validation)",
+        choices=("right", "none", "mean"),
     )
-    threads: int = _setting(0, "processor threads; 0 leaves the machine's default", minimum=0)
+    best_from_epoch: int = _setting(1, "first epoch, counted from 1, that may become the best", minimum=1)
+    patience: int = _setting(
+        50, "epochs without a better Dice after which training stops early; 0 never stops early", minimum=0
+    )
+    seed: int = _setting(0, "seed of all random numbers", minimum=0, maximum=2**31)
+    deterministic: bool = _setting(False, "use deterministic algorithms only; an error where there is none")
+    graph: str = _setting(
+        "auto",
+        "run each step as one CUDA graph (with data.on_device, on one GPU): auto (where it can be captured), yes (an "
+        "error where it cannot) or no",
+        choices=("auto", "yes", "no"),
+    )
+    compile: bool = _setting(False, "compile the network by torch.compile; faster on GPUs, not on CPUs")
+    recompute: bool = _setting(False, "compute activations again in the backward pass: less memory, more time")
+    threads: int = _setting(0, "CPU threads; 0 leaves the default of the machine", minimum=0)
     device: str = _setting("auto", "where to train", choices=("auto", "cpu"))
-    max_hours: float = _setting(0.0, "stop and save after so many hours of this call; 0 has no limit", minimum=0)
-    save_minutes: float = _setting(10.0, "also save the state within an epoch so often; 0 only at its end", minimum=0)
+    max_hours: float = _setting(0.0, "stop this call and save after so many hours; 0 has no limit", minimum=0)
+    save_minutes: float = _setting(10.0, "also save within an epoch, so often; 0 saves only after epochs", minimum=0)
     trackers: tuple[str, ...] = _setting((), "trackers of Accelerate that follow the run: tensorboard, wandb, …")
 
 

@@ -50,7 +50,7 @@ class TerminalObserver(Observer):
 
     def start(self, run: Path, config: Config, num_train: int, num_val: int, resumed_at: int, *, is_main: bool) -> None:
         """Say where the run writes."""
-        self.is_main, self._epochs = is_main, config.train.epochs
+        self.is_main, self._epochs = is_main, 0 if config.train.minutes else config.train.epochs
         if not is_main:
             self._bar.disable = True
             return
@@ -63,9 +63,9 @@ class TerminalObserver(Observer):
         """Move the bar."""
         self._bar.update(
             self._task,
-            total=num_batches * self._epochs,
+            total=num_batches * self._epochs or None,
             completed=num_batches * (epoch - 1) + batch,
-            epoch=f"{epoch}/{self._epochs}",
+            epoch=self._numbered(epoch),
             loss=loss,
             rate=images_per_second,
             dice=self._best,
@@ -76,11 +76,19 @@ class TerminalObserver(Observer):
         if best:
             self._best = f"{line['val_dice_per_image']:.4f}"
         if self.is_main:
+            scores = ""
+            if "val_loss" in line:
+                scores = (
+                    f", validation loss {line['val_loss']:.4f}, Dice {line['val_dice_per_image']:.4f}, "
+                    f"IoU {line['val_iou_per_image']:.4f} per image{' (best)' if best else ''}"
+                )
             self._say(
-                f"epoch {line['epoch']}/{self._epochs}: loss {line['train_loss']:.4f}, validation loss "
-                f"{line['val_loss']:.4f}, Dice {line['val_dice_per_image']:.4f}, IoU {line['val_iou_per_image']:.4f} "
-                f"per image{' (best)' if best else ''}, {line['images_per_second']:.1f} films/s"
+                f"epoch {self._numbered(line['epoch'])}: loss {line['train_loss']:.4f}{scores}, "
+                f"{line['images_per_second']:.1f} images/s"
             )
+
+    def _numbered(self, epoch: int) -> str:
+        return f"{epoch}/{self._epochs}" if self._epochs else str(epoch)
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)

@@ -37,4 +37,6 @@ def autocast(device: torch.device | str, precision: str) -> AbstractContextManag
     """Return the context in which the network runs in `precision`."""
     if precision == "fp32":
         return nullcontext()
-    return torch.autocast(torch.device(device).type, _PRECISIONS[precision])
+    kind = torch.device(device).type
+    # On a GPU casts of weights are not kept: a CUDA graph must not read those that were made outside of it.
+    return torch.autocast(kind, _PRECISIONS[precision], cache_enabled=kind != "cuda")

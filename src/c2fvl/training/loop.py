@@ -7,6 +7,7 @@ written: a run killed in between repeats that epoch to the bit and writes the sa
 
 import contextlib
 import dataclasses
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,14 +19,19 @@ from c2fvl.config import Config
 from c2fvl.config_files import to_toml
 from c2fvl.files import storage
 from c2fvl.training.callbacks import Observer
-from c2fvl.training.optimizers import learning_rate
+from c2fvl.training.device_steps import DeviceSteps
+from c2fvl.training.optimizers import learning_rate, rate_at, set_learning_rate
 from c2fvl.training.processes import any_process, mean_over_processes
 from c2fvl.training.run_folder import lock_run, resolve_run
 from c2fvl.training.saving import restore_run, save_run, write_log
 from c2fvl.training.setup import Run, set_up
 from c2fvl.training.signals import StopSignals
-from c2fvl.training.steps import StreamedSteps
-from c2fvl.training.validate import validate
+from c2fvl.training.steps import Steps, StreamedSteps
+from c2fvl.training.validate import score_of_best, start_budget, update_budget, validate
+
+logger = logging.getLogger(__name__)
+
+STOPPED = "stopped"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +68,12 @@ def train(
     prepared = set_up(config, folder, resumed=resume is not None)
     if resume is not None:
         restore_run(prepared)
+    start_budget(prepared)
     return fit(prepared, observer or Observer())
 
 
 def fit(run: Run, observer: Observer) -> TrainResult:
-    """Train until the epochs are done, nothing improves, time is up or a signal asks to stop."""
+    """Train until the epochs or the minutes are done, nothing improves, or a signal asks to stop."""
     began, hours = time.monotonic(), run.config.train.max_hours
     if run.is_main:
         storage.make_folder(run.folder)
@@ -78,7 +85,7 @@ def fit(run: Run, observer: Observer) -> TrainResult:
 
         _begin(run, observer)
         reason = _fit_epochs(run, observer, stop)
-    finished = reason != "stopped"
+    finished = reason != STOPPED
     if not finished:
         reason = f"stopped by {signals.received}" if signals.received else "the time set by train.max_hours is up"
     if run.config.train.trackers:
@@ -107,44 +114,61 @@ def _begin(run: Run, observer: Observer) -> None:
     observer.start(run.folder, config, num_train, num_val, run.progress.epoch, is_main=run.is_main)
     if not run.resumed:
         save_run(run)  # from here on the run can be resumed, whenever it is killed
+        run.budget.kept += 4 * run.save_seconds  # the optimizer's state is still to come
 
 
 def _fit_epochs(run: Run, observer: Observer, stop: Callable[[], bool]) -> str:
-    """Train epoch after epoch; return why it ended, "stopped" where that was asked for."""
-    settings, progress, steps = run.config.train, run.progress, StreamedSteps(run)
-    while progress.epoch < settings.epochs:
-        idle = progress.epoch - progress.best_epoch
-        if settings.patience and progress.history and idle >= settings.patience:
-            return f"no better Dice in {idle} epochs"
+    """Train epoch after epoch; return why it ended, `STOPPED` where that was asked for."""
+    steps: Steps = StreamedSteps(run) if run.device_train is None else DeviceSteps(run, run.device_train)
+    update_budget(run)
+    while True:
+        if reason := _reason_to_end(run):
+            return reason
         if not _train_epoch(run, steps, observer, stop):
             save_run(run)
-            return "stopped"
+            return STOPPED
         _finish_epoch(run, observer)
-        if progress.epoch < settings.epochs and stop():
-            return "stopped"  # the state at the epoch's end is saved already
-    return f"all {settings.epochs} epochs are done"
+        if not _reason_to_end(run) and stop():
+            return STOPPED  # the state at the epoch's end is saved already
 
 
-def _train_epoch(run: Run, steps: StreamedSteps, observer: Observer, stop: Callable[[], bool]) -> bool:
-    """Train to the epoch's end; return False where a stop was asked for on the way."""
+def _reason_to_end(run: Run) -> str:
+    """Return why no further epoch begins, or nothing."""
+    settings, progress = run.config.train, run.progress
+    if run.budget.is_set:
+        is_between_epochs = progress.batches == 0
+        return f"the {settings.minutes:g} minutes are used" if run.budget.is_used and is_between_epochs else ""
+    if progress.epoch >= settings.epochs:
+        return f"all {settings.epochs} epochs are done"
+    idle = progress.epoch - progress.best_epoch
+    if settings.patience and progress.history and idle >= settings.patience:
+        return f"no better Dice in {idle} epochs"
+    return ""
+
+
+def _train_epoch(run: Run, steps: Steps, observer: Observer, stop: Callable[[], bool]) -> bool:
+    """Train to the end of the epoch or of the time; return False where a stop was asked for on the way."""
     settings, progress, total = run.config.train, run.progress, run.batches_per_epoch
-    began, seconds_before, first = time.monotonic(), progress.seconds, progress.batches
+    per_reading = batches_per_reading(run)
+    last_reading = time.monotonic()
     run.model.train()
     steps.start_epoch()
-    while progress.batches < total:
+    while progress.batches < total and not run.budget.is_used:
         _set_learning_rate(run)
         num_batches = min(settings.accumulation, total - progress.batches)
         steps.step(num_batches)
         progress.batches += num_batches
-        read = steps.losses.read(progress.epoch + 1, progress.batches)
-        elapsed = time.monotonic() - began
-        progress.seconds = seconds_before + elapsed
-        for number, terms in enumerate(read, start=progress.batches - len(read) + 1):
-            for name, value in terms.items():
-                progress.sums[name] = progress.sums.get(name, 0.0) + value
-            speed = (number - first) * settings.batch_size * run.world / max(elapsed, 1e-9)
-            observer.step(progress.epoch + 1, number, total, terms["loss"], speed)
-        if progress.batches < total:
+        is_last = progress.batches == total
+        if len(steps.losses) < per_reading and not is_last:
+            continue  # a GPU computes meanwhile
+        terms = steps.losses.read(progress.epoch + 1, progress.batches)
+        now = time.monotonic()
+        run.budget.window = now - last_reading
+        progress.seconds += run.budget.window
+        _take_in(run, terms, run.budget.window, observer)
+        last_reading = now
+        update_budget(run)
+        if not is_last and not run.budget.is_used:
             if stop():
                 return False
             minutes = settings.save_minutes
@@ -153,37 +177,59 @@ def _train_epoch(run: Run, steps: StreamedSteps, observer: Observer, stop: Calla
     return True
 
 
+def batches_per_reading(run: Run) -> int:
+    """Return after how many batches losses are read: a GPU is waited for by that, a CPU is not."""
+    return 1 if run.device.type == "cpu" else 20
+
+
+def _take_in(run: Run, batches: list[dict[str, float]], seconds: float, observer: Observer) -> None:
+    """Add the losses of the batches that were just read to the sums of the epoch, and call the observer."""
+    progress = run.progress
+    speed = len(batches) * run.config.train.batch_size * run.world / max(seconds, 1e-9)
+    for number, terms in enumerate(batches, start=progress.batches - len(batches) + 1):
+        for name, value in terms.items():
+            progress.sums[name] = progress.sums.get(name, 0.0) + value
+        observer.step(progress.epoch + 1, number, run.batches_per_epoch, terms["loss"], speed)
+
+
 def _set_learning_rate(run: Run) -> None:
-    per_epoch, progress = run.batches_per_epoch, run.progress
-    step = progress.epoch * per_epoch + progress.batches
-    rate = learning_rate(run.config.optimizer, step, per_epoch, run.config.train.epochs)
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
+    config, per_epoch, progress = run.config, run.batches_per_epoch, run.progress
+    if run.budget.is_set:
+        rate = rate_at(config.optimizer, run.budget.fraction, progress.epoch)
+    else:
+        step = progress.epoch * per_epoch + progress.batches
+        rate = learning_rate(config.optimizer, step, per_epoch, config.train.epochs)
+    set_learning_rate(run.optimizer, rate)
 
 
 def _finish_epoch(run: Run, observer: Observer) -> None:
     """Validate, keep the best model, save the state, write the log."""
-    progress, settings = run.progress, run.config.train
+    progress, settings, number = run.progress, run.config.train, run.progress.epoch + 1
+    is_last = run.budget.is_used or (not run.budget.is_set and number == settings.epochs)
+    if run.budget.is_used:
+        save_run(run)  # the weights are safe before the last validation
     began = time.monotonic()
-    scores = {f"val_{name}": value for name, value in validate(run).items()}
+    scores: dict[str, Any] = {}
+    if is_last or number % settings.validate_every == 0:
+        scores = {f"val_{name}": value for name, value in validate(run).items()}
     means = mean_over_processes(run.accelerator, progress.sums, progress.batches)
-    number = progress.epoch + 1
+    num_images = len(run.train_data) * progress.batches / run.batches_per_epoch
     line: dict[str, Any] = {
         "epoch": number,
-        "learning_rate": run.optimizer.param_groups[0]["lr"],
+        "learning_rate": float(run.optimizer.param_groups[0]["lr"]),
         **{f"train_{name}": value for name, value in means.items()},
         **scores,
         "train_seconds": round(progress.seconds, 3),
         "val_seconds": round(time.monotonic() - began, 3),
-        "images_per_second": round(len(run.train_data) / max(progress.seconds, 1e-9), 3),
+        "images_per_second": round(num_images / max(progress.seconds, 1e-9), 3),
         "waiting_fraction": round(progress.waiting / max(progress.seconds, 1e-9), 4),
     }
-    dice = scores["val_dice_per_image"]
-    is_best = number >= settings.best_from_epoch and (progress.best_dice is None or dice > progress.best_dice)
-    if is_best:
-        progress.best_dice, progress.best_epoch = dice, number
-        if run.is_main:
-            save_model(run.folder / "best", run.network_to_score, run.config, {"epoch": number, **scores})
+    if run.budget.is_used and number == 1 and progress.batches < run.batches_per_epoch:
+        logger.warning(
+            "train.minutes=%g ended in the first epoch, after %d of %d batches; a full epoch needs more minutes",
+            settings.minutes, progress.batches, run.batches_per_epoch,
+        )  # fmt: skip
+    is_best = bool(scores) and _keep_if_best(run, number, scores)
     progress.epoch, progress.batches, progress.sums = number, 0, {}
     progress.seconds = progress.waiting = 0.0
     progress.history.append(line)
@@ -193,6 +239,20 @@ def _finish_epoch(run: Run, observer: Observer) -> None:
     if settings.trackers:
         run.accelerator.log({key: value for key, value in line.items() if key != "epoch"}, step=number)
     observer.epoch(line, is_best)
+    if scores:
+        run.budget.keep(time.monotonic() - began + run.save_seconds)
+    update_budget(run)
+
+
+def _keep_if_best(run: Run, number: int, scores: dict[str, Any]) -> bool:
+    """Write the model folder `best/` where the epoch is the best so far; tell whether it is."""
+    progress, dice = run.progress, score_of_best(run, scores)
+    if number < run.config.train.best_from_epoch or (progress.best_dice is not None and dice <= progress.best_dice):
+        return False
+    progress.best_dice, progress.best_epoch = dice, number
+    if run.is_main:
+        save_model(run.folder / "best", run.network_to_score, run.config, {"epoch": number, **scores})
+    return True
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

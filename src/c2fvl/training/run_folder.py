@@ -13,8 +13,8 @@ from c2fvl.config_files import override, parse_config
 logger = logging.getLogger(__name__)
 
 RESUMABLE_SETTINGS = (
-    "data.root", "data.workers", "train.epochs", "train.patience", "train.trackers", "train.max_hours",
-    "train.save_minutes", "train.threads",
+    "data.root", "data.workers", "train.epochs", "train.minutes", "train.patience", "train.trackers",
+    "train.max_hours", "train.save_minutes", "train.threads", "train.graph",
 )  # fmt: skip
 """Settings that may change when a run is resumed."""
 
@@ -47,12 +47,12 @@ def resolve_run(
                 f"what can: {', '.join(RESUMABLE_SETTINGS)}"
             )
     config = override(saved, ("train.max_hours=0", *overrides))  # that limit was of the call that set it
-    if config.train.epochs != saved.train.epochs and config.optimizer.schedule == "one_cycle":
+    length, before = ((each.train.epochs, each.train.minutes) for each in (config, saved))
+    if length != before and config.optimizer.schedule in ("one_cycle", "poly"):
         logger.warning(
-            "the rates of one_cycle depend on the number of epochs; with %d instead of %d the run goes on with other "
-            "rates than it would have had from the start",
-            config.train.epochs,
-            saved.train.epochs,
+            "the learning rates of %s depend on train.epochs and train.minutes; with other ones the run goes on with "
+            "other rates than it would have had from the start",
+            config.optimizer.schedule,
         )
     return config, folder
 

@@ -6,6 +6,7 @@ import time
 
 from c2fvl.checkpoints.trained_model import restore_weights
 from c2fvl.files import storage
+from c2fvl.training.optimizers import optimizer_state, restore_optimizer
 from c2fvl.training.processes import gather
 from c2fvl.training.random_state import generator_states, restore_generators
 from c2fvl.training.resume_state import ResumeState, load_state, save_state
@@ -14,20 +15,23 @@ from c2fvl.training.setup import Progress, Run
 
 def save_run(run: Run) -> None:
     """Write the resume state of a run; every process hands in its random generators."""
+    began = time.monotonic()
     generators = gather(run.accelerator, [generator_states(run.device)])
+    run.progress.used_seconds, run.progress.first_step = run.budget.used(), run.budget.first_step
     if run.is_main:
         progress = dataclasses.asdict(run.progress)
         progress |= {"scaler": run.scaler.state_dict(), "num_processes": run.world, "data": run.data_fingerprint}
         state = ResumeState(
             weights=run.network.state_dict(),
-            optimizer=run.optimizer.state_dict(),
+            optimizer=optimizer_state(run.optimizer),
             progress=progress,
             generators={f"{rank}.{name}": value for rank, own in enumerate(generators) for name, value in own.items()},
             average=None if run.ema is None else run.ema.state_dict(),
         )
         save_state(run.folder / "last", state)
-    run.saved_at = time.monotonic()
     run.accelerator.wait_for_everyone()
+    run.saved_at = time.monotonic()
+    run.save_seconds = run.saved_at - began
 
 
 def restore_run(run: Run) -> None:
@@ -52,12 +56,13 @@ def restore_run(run: Run) -> None:
     if (run.ema is None) != (state.average is None):
         raise ValueError(f"{folder} does not fit train.ema={run.config.train.ema}")
     restore_weights(run.network, state.weights, where=str(folder))
-    run.optimizer.load_state_dict(state.optimizer)
+    restore_optimizer(run.optimizer, state.optimizer)
     if run.ema is not None and state.average is not None:
         restore_weights(run.ema, state.average, where=str(folder))
     if scaler:
         run.scaler.load_state_dict(scaler)
     run.progress = Progress(**progress)
+    run.budget.used_before, run.budget.first_step = run.progress.used_seconds, run.progress.first_step
     if run.is_main:
         write_log(run)
     prefix = f"{run.rank}."

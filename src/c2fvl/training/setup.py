@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from c2fvl.config import Config
 from c2fvl.data.batches import collate, num_batches
 from c2fvl.data.cases import Case
 from c2fvl.data.dataset import CaseDataset
+from c2fvl.data.on_device import DeviceData, bytes_needed
 from c2fvl.data.scan import fingerprint, scan
 from c2fvl.inference.precision import is_emulated, settled_precision
 from c2fvl.inference.torch_engine import infer
@@ -30,6 +32,7 @@ from c2fvl.training.optimizers import build_optimizer, frozen_parameters
 from c2fvl.training.processes import start_accelerator
 from c2fvl.training.random_state import seed_everything
 from c2fvl.training.recompute import recompute_activations
+from c2fvl.training.time_budget import TimeBudget
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +55,10 @@ class Progress:
     """Time of the current epoch, over all calls."""
     waiting: float = 0.0
     """Seconds of it in which the network waited for images."""
+    used_seconds: float = 0.0
+    """Of `train.minutes`, over all calls."""
+    first_step: float | None = None
+    """Of these, the seconds used when training began."""
 
 
 @dataclass
@@ -79,7 +86,13 @@ class Run:
     """Parameters that wait for `optimizer.frozen_epochs`."""
     started_from: dict[str, str] | None
     """Setting and checksum of the weights that the network started from; None for random ones."""
+    budget: TimeBudget
+    device_train: DeviceData | None = None
+    """The training data on the device, where they are kept there."""
+    device_val: DeviceData | None = None
     progress: Progress = field(default_factory=Progress)
+    save_seconds: float = 0.0
+    """How long the last saving took."""
     saved_at: float = 0.0
     """When the state was last saved, by `time.monotonic()`."""
 
@@ -106,7 +119,11 @@ class Run:
     @property
     def batches_per_epoch(self) -> int:
         """Return how many batches this process trains on in an epoch."""
-        return num_batches(len(self.train_data), self.config.train.batch_size, self.world)
+        settings, length = self.config.train, len(self.train_data)
+        if self.device_train is None:
+            return num_batches(length, settings.batch_size, self.world)
+        per_step = settings.batch_size * settings.accumulation * self.world
+        return math.ceil(length / per_step) * settings.accumulation
 
     @property
     def network_to_score(self) -> nn.Module:
@@ -120,7 +137,7 @@ def set_up(config: Config, folder: Path, *, resumed: bool = False) -> Run:
     Raises `ValueError` for settings or data that do not fit. Nothing is written, and the generators of random numbers
     are seeded last, so that they are in the same state before every run's first step.
     """
-    settings = config.train
+    budget, settings = TimeBudget(config.train.minutes), config.train
     if settings.compile and settings.recompute:
         raise ValueError("train.compile and train.recompute exclude each other; set one of them to false")
     config, train_data, val_data = _read_data(config)
@@ -131,7 +148,8 @@ def set_up(config: Config, folder: Path, *, resumed: bool = False) -> Run:
     started_from = None if resumed else start_from(network, config.model.name, config.init)
     frozen = frozen_parameters(network, config.optimizer)
     seed_everything(settings.seed * 1000 + accelerator.process_index)  # dropout differs between processes
-    model, optimizer = accelerator.prepare(network, build_optimizer(network, config.optimizer))
+    fused = accelerator.device.type == "cuda" and config.train.precision != "fp16"
+    model, optimizer = accelerator.prepare(network, build_optimizer(network, config.optimizer, fused=fused))
     run = Run(
         config=config,
         folder=folder,
@@ -148,12 +166,14 @@ def set_up(config: Config, folder: Path, *, resumed: bool = False) -> Run:
         ema=EmaWeights(network, settings.ema) if settings.ema else None,
         frozen=frozen,
         started_from=started_from,
+        budget=budget,
     )
     if settings.recompute:
         recompute_activations(network)
     if settings.compile:
         network.compile()  # in place, so that weights keep their names
     _try_one_case(run)
+    _put_data_on_device(run)
     return run
 
 
@@ -212,3 +232,32 @@ def _try_one_case(run: Run) -> None:
         raise ValueError(f"the network cannot take an image as the settings prepare it: {error}") from error
     batch = batch.to(run.device)
     run.loss(output, batch.mask, batch.text, batch.findings)
+
+
+def _put_data_on_device(run: Run) -> None:
+    """Keep images, masks and reports in the memory of the device, where the settings and the memory allow it."""
+    wanted = run.config.data.on_device
+    is_kept = wanted == "yes" or (wanted == "auto" and run.device.type == "cuda")
+    if is_kept and run.device.type == "cuda":
+        needed = bytes_needed(run.train_data) + bytes_needed(run.val_data)
+        is_kept = _fits(run, needed, torch.cuda.mem_get_info(run.device)[0] // 3)
+    run.config = dataclasses.replace(
+        run.config, data=dataclasses.replace(run.config.data, on_device="yes" if is_kept else "no")
+    )
+    if is_kept:
+        run.device_train, run.device_val = DeviceData(run.train_data, run.device), DeviceData(run.val_data, run.device)
+
+
+def _fits(run: Run, needed: int, limit: int) -> bool:
+    """Tell whether the data fit; raise `ValueError` where the settings say that they must."""
+    if needed <= limit:
+        return True
+    count = len(run.train_data) + len(run.val_data)
+    found = (
+        f"{count} images of {run.config.data.image_size}² need {needed / 2**30:.1f} GiB on the device, and a third of "
+        f"its free memory is {limit / 2**30:.1f} GiB, which holds {count * limit // needed} images"
+    )
+    if run.config.data.on_device == "yes":
+        raise ValueError(f"data.on_device=yes: {found}. Set data.on_device=no or lower data.image_size")
+    logger.warning("images are read during training, not kept on the device: %s", found)
+    return False

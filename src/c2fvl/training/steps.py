@@ -1,8 +1,9 @@
-"""Steps of the optimizer on batches that a loader reads."""
+"""Steps of the optimizer: the arithmetic of one step, its losses, and steps on batches that a loader reads."""
 
 import contextlib
 import math
 import time
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,26 +17,26 @@ class StepLosses:
     """The loss terms of the batches since the last reading, which stay on the device until then."""
 
     def __init__(self) -> None:
-        self.names: tuple[str, ...] = ()
-        self._values: list[Tensor] = []
+        self._names: tuple[str, ...] = ()
+        self._rows: list[Tensor] = []
         self._ids: list[list[str]] = []
 
-    def add(self, terms: dict[str, Tensor], ids: list[str]) -> None:
-        """Note the terms of a batch and the cases in it."""
-        self.names = tuple(terms)
-        self._values.append(torch.stack([term.detach().float() for term in terms.values()]))
+    def add(self, names: tuple[str, ...], row: Tensor, ids: list[str]) -> None:
+        """Note the terms (T,) of a batch, their names and the cases in it."""
+        self._names = names
+        self._rows.append(row)
         self._ids.append(ids)
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._rows)
 
     def read(self, epoch: int, last_batch: int) -> list[dict[str, float]]:
         """Return the terms of each batch and forget them; a GPU is waited for here and nowhere else.
 
-        Raises `ValueError` for a loss that is not finite, with the cases of the first such batch.
+        Raises `ValueError` for a loss that is not finite, with the images of the first such batch.
         """
-        rows = torch.stack(self._values).tolist()
-        batches = [dict(zip(self.names, row, strict=True)) for row in rows]
+        rows = torch.stack(self._rows).tolist()
+        batches = [dict(zip(self._names, row, strict=True)) for row in rows]
         for number, (terms, ids) in enumerate(zip(batches, self._ids, strict=True), start=last_batch - len(rows) + 1):
             if not math.isfinite(terms["loss"]):
                 raise ValueError(
@@ -43,8 +44,20 @@ class StepLosses:
                     "the state saved last is kept. Look at these images, lower optimizer.learning_rate, or set "
                     "optimizer.clip_norm=1"
                 )
-        self._values, self._ids = [], []
+        self._rows, self._ids = [], []
         return batches
+
+
+class Steps(Protocol):
+    """Takes the steps of an epoch, wherever its batches come from."""
+
+    losses: StepLosses
+
+    def start_epoch(self) -> None:
+        """Go to the position of the run in its current epoch."""
+
+    def step(self, num_batches: int) -> None:
+        """Take one step by the mean gradient of the next batches and note their losses."""
 
 
 class StreamedSteps:
@@ -64,15 +77,16 @@ class StreamedSteps:
         self._batches = iterate_batches(run.train_data, keys, workers=run.config.data.workers, pin_memory=on_gpu)
 
     def step(self, num_batches: int) -> None:
-        """Take one step by the mean gradient of the next batches."""
+        """Take one step by the mean gradient of the next batches and note their losses."""
         self.run.optimizer.zero_grad()
         for number in range(num_batches):
             began = time.monotonic()
             batch = next(self._batches)
             self.run.progress.waiting += time.monotonic() - began
             terms = add_gradients(self.run, batch.to(self.run.device), num_batches, is_last=number + 1 == num_batches)
-            self.losses.add(terms, batch.ids)
+            self.losses.add(tuple(terms), row_of(terms), batch.ids)
         apply_gradients(self.run)
+        update_ema(self.run)
 
 
 def add_gradients(run: Run, batch: Batch, num_batches: int, *, is_last: bool) -> dict[str, Tensor]:
@@ -89,8 +103,13 @@ def add_gradients(run: Run, batch: Batch, num_batches: int, *, is_last: bool) ->
     return terms
 
 
+def row_of(terms: dict[str, Tensor]) -> Tensor:
+    """Return loss terms as one row (T,) without their history."""
+    return torch.stack([term.detach().float() for term in terms.values()])
+
+
 def apply_gradients(run: Run) -> None:
-    """Take the optimizer's step by the gradients that were added, and update the EMA weights."""
+    """Take the optimizer's step by the gradients that were added."""
     if run.progress.epoch < run.config.optimizer.frozen_epochs:
         for parameter in run.frozen:
             parameter.grad = None  # without a gradient a parameter is neither stepped nor decayed
@@ -99,5 +118,9 @@ def apply_gradients(run: Run) -> None:
         nn.utils.clip_grad_norm_(run.network.parameters(), run.config.optimizer.clip_norm)
     run.scaler.step(run.optimizer)
     run.scaler.update()
+
+
+def update_ema(run: Run) -> None:
+    """Take the new weights into the EMA weights."""
     if run.ema is not None:
         run.ema.update(run.network)
