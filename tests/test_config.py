@@ -124,3 +124,10 @@ def test_every_setting_has_help():
     described = settings_table()
     assert len(described) > 35
     assert all(len(meaning) > 10 for _, _, meaning in described)
+
+
+def test_another_network_begins_without_the_arguments_of_the_one_before():
+    config = load_config("debug", ["model.arguments.base_width=32", "model.name=unet"])
+    assert config.model.arguments == {"base_width": 32}
+    same = load_config("debug", ["model.name=c2fvl", "model.arguments.base_width=32"])
+    assert same.model.arguments == load_config("debug").model.arguments | {"base_width": 32}

@@ -101,9 +101,12 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
 
 
 def override(config: Config, overrides: Iterable[str]) -> Config:
-    """Return `config` with `section.key=value` changes; the value is read as TOML, or else as plain text."""
+    """Return `config` with `section.key=value` changes; the value is read as TOML, or else as plain text.
+
+    Another `model.name` begins without the arguments of the network before, wherever it stands among the changes.
+    """
     table = _as_table(config)
-    for item in overrides:
+    for item in sorted(overrides, key=lambda item: not item.startswith("model.name=")):
         key, sign, value = item.partition("=")
         parts = key.strip().split(".")
         if not sign or len(parts) not in (2, 3) or not all(parts):
@@ -115,7 +118,10 @@ def override(config: Config, overrides: Iterable[str]) -> Config:
             section = section.setdefault(part, {})
             if not isinstance(section, dict):
                 raise ValueError(f"{item!r}: {'.'.join(parts[:-1])} holds no further settings")
-        section[parts[-1]] = _toml_value(value.strip())
+        new = _toml_value(value.strip())
+        if parts == ["model", "name"] and new != section["name"]:
+            section["arguments"] = {}
+        section[parts[-1]] = new
     return _from_table(table, "command line")
 
 

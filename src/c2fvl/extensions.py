@@ -16,6 +16,7 @@ from c2fvl.messages import nearest_names
 _WORD = r"[A-Za-z_]\w*"
 _MODULE = rf"{_WORD}(?:\.{_WORD})*"
 _EXTENSION = re.compile(rf"{_MODULE}:{_WORD}", re.ASCII)
+_used: set[str] = set()
 
 
 def is_extension(name: str) -> bool:
@@ -65,4 +66,10 @@ def find_extension(name: str) -> Any:
     made_in = str(getattr(content[attribute], "__module__", "")).partition(".")[0]
     if made_in != package or package in sys.stdlib_module_names - {"__main__"}:
         raise ValueError(f"{name} was not written in {package} but in {made_in or 'no module'}; name your own code")
+    _used.add(module)
     return content[attribute]
+
+
+def used_modules() -> tuple[str, ...]:
+    """Return the modules in which `find_extension` found something; a new process must import them again."""
+    return tuple(sorted(_used))

@@ -35,6 +35,7 @@ from c2fvl.files import storage
 from c2fvl.metrics.out_of_distribution import OodDetector
 from c2fvl.metrics.temperature import TemperatureScaling, parse_calibration
 from c2fvl.models import build_model
+from c2fvl.models.output import TrustNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +70,9 @@ class TrainedModel:
 
         Raises `ValueError` for a network without trust, and for a trust outside of 0 … 1.
         """
-        network: Any = self.network
-        if not hasattr(network, "with_trust"):
+        if not isinstance(self.network, TrustNetwork):
             raise ValueError(f"the network {self.config.model.name} has no trust in reports; leave the trust out")
-        network = network.with_trust(trust)
+        network = self.network.with_trust(trust)
         arguments = {**self.config.model.arguments, "trust": network.trust}
         config = replace(self.config, model=replace(self.config.model, arguments=arguments))
         return replace(self, network=network, config=config)

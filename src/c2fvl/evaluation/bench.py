@@ -27,6 +27,7 @@ from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.image_cache import SETTLED
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.data.scan import scan
+from c2fvl.extensions import import_extension, is_extension
 from c2fvl.inference.cases import CasePrediction, score_prediction
 from c2fvl.inference.cost import (
     Conditions,
@@ -131,7 +132,9 @@ def _settings(name: str) -> Config | None:
         if not Path(name).is_file():
             raise FileNotFoundError(f"{name}: there is no such file")
         return None
-    return example_settings(name) if name in NETWORKS else parse_settings(find_model(name))
+    if is_extension(name):
+        import_extension(name)
+    return example_settings(name) if name in NETWORKS or is_extension(name) else parse_settings(find_model(name))
 
 
 def _measure(name: str, config: Config | None, part: str, conditions: Conditions, peak: float) -> Measured:

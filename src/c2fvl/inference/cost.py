@@ -5,6 +5,7 @@ multiplication with its addition in convolutions and matrix products, attention 
 resizing, which such counts leave out by custom, are left out.
 """
 
+import contextlib
 import dataclasses
 import inspect
 import math
@@ -25,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from c2fvl.checkpoints.trained_model import check_device
 from c2fvl.config import Config
 from c2fvl.config_files import override
+from c2fvl.extensions import import_extension, used_modules
 from c2fvl.inference.precision import autocast
 from c2fvl.models import build_model
 from c2fvl.models.inference_model import optimize
@@ -203,7 +205,7 @@ def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
     """Return what a function of a module returns in a fresh process. Raises `ValueError` where it fails there."""
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(sender, function, arguments), daemon=True)
+    process = context.Process(target=_answer, args=(sender, used_modules(), function, arguments), daemon=True)
     process.start()
     sender.close()
     try:
@@ -216,8 +218,11 @@ def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
     return found
 
 
-def _answer(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _answer(sender: Any, modules: tuple[str, ...], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     try:
+        for module in modules:
+            with contextlib.suppress(ValueError):  # one that is not there may not be needed
+                import_extension(module)
         sender.send((True, function(*arguments)))
     except (ValueError, OSError, RuntimeError) as error:
         sender.send((False, str(error)))

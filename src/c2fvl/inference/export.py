@@ -43,7 +43,7 @@ from c2fvl.inference.onnx_engine import (
 from c2fvl.inference.torch_engine import NetworkEngine, probabilities
 from c2fvl.metrics.overlap import dice, overlap
 from c2fvl.models.inference_model import optimize
-from c2fvl.models.registry import find_network, num_classes
+from c2fvl.models.registry import num_classes
 from c2fvl.progress import SILENT, Progress
 from c2fvl.reports.encoders import text_shape
 from c2fvl.reports.findings import FINDINGS
@@ -129,11 +129,6 @@ def export(
         return Exported(out, dtype, _opset(quantised), difference, before, after, len(scored))
 
 
-def _logits(model: TrainedModel) -> tuple[str, ...]:
-    """Return the names of what the network reads off films."""
-    return LOGITS if find_network(model.config.model.name).text == "findings" else ()
-
-
 class _Probability(nn.Module):
     """The network with probabilities for logits; what it read off the film follows, if it reads films."""
 
@@ -159,10 +154,12 @@ def _translate(model: TrainedModel, opset: int | None) -> Any:
         height, width = torch.export.Dim("height_in_steps", min=2), torch.export.Dim("width_in_steps", min=2)
         axes[0] = {0: torch.export.Dim("batch"), 2: step * height, 3: step * width}
     network = _Probability(optimize(model.network.cpu())).eval()
+    with torch.no_grad():
+        outputs = [PROBABILITY, *LOGITS][: len(network(*inputs))]
     try:
         with _quiet():
             program = torch.onnx.export(
-                network, inputs, dynamo=True, input_names=names, output_names=[PROBABILITY, *_logits(model)],
+                network, inputs, dynamo=True, input_names=names, output_names=outputs,
                 dynamic_shapes=[tuple(axes)], opset_version=opset, verbose=False,
             )  # fmt: skip
     except ImportError as error:

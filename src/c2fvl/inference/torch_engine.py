@@ -102,10 +102,17 @@ class NetworkEngine:
 
 
 def infer(network: nn.Module, batch: Batch, *, device: torch.device | str, precision: str) -> Output:
-    """Return the network's output for a batch without gradients."""
+    """Return the network's output for a batch without gradients; `ValueError` where it is no `Output` of that size."""
     batch = batch.to(device)
     with torch.inference_mode(), autocast(device, precision):
-        return network(batch.image, batch.text)
+        output = network(batch.image, batch.text)
+    if not isinstance(output, Output) or output.logits.ndim != 4 or output.logits.shape[2:] != batch.image.shape[2:]:
+        found = tuple(output.logits.shape) if isinstance(output, Output) else type(output).__name__
+        raise ValueError(
+            f"{type(network).__name__}.forward returned {found}; expected c2fvl.models.Output with logits "
+            f"(B, C, {batch.image.shape[2]}, {batch.image.shape[3]})"
+        )
+    return output
 
 
 def probabilities(output: Output) -> Tensor:

@@ -1,7 +1,7 @@
 """What every network returns, and checks of its arguments and inputs."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -41,6 +41,22 @@ Loss = Callable[..., dict[str, Tensor]]
 
 Of these "loss" is the sum that is minimised; text and findings are read by the losses of a network with a reading.
 """
+
+
+@runtime_checkable
+class TrustNetwork(Protocol):
+    """A network with an adjustable trust in reports, which encodes an image once for several reports."""
+
+    trust: float
+
+    def with_trust(self, trust: float) -> Any:
+        """Return the network with another trust; both share their weights. `ValueError` for one outside of 0 … 1."""
+
+    def encode_image(self, image: Tensor) -> Any:
+        """Return what the network computes of images (B, C, H, W) before it reads a report."""
+
+    def decode(self, features: Any, text: Tensor) -> Output:
+        """Return the output for encoded images and their reports (B, T, F)."""
 
 
 def check_positive(**numbers: int | Sequence[int]) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from c2fvl.config import Config
-from c2fvl.models.registry import find_network
+from c2fvl.extensions import is_extension
+from c2fvl.models.registry import find_network, num_classes
 from c2fvl.reports.encoders import sentence_of, words_of
 from c2fvl.reports.language_model import LanguageModel
 from c2fvl.reports.report import Report
@@ -56,6 +57,8 @@ def settle_text(config: Config, reports: Iterable[Report | None]) -> Config:
         wanted = {"text_tokens": data.text_tokens, "text_features": model.num_features, "vocabulary_size": 0}
     elif find_network(config.model.name).text == "sentence":
         wanted = {"text_tokens": 0}
+    if is_extension(config.model.name):  # so that its class is not needed to read the settings
+        free.setdefault("num_classes", num_classes(config.model))
     for name, value in wanted.items():
         if free.setdefault(name, value) != value:
             raise ValueError(

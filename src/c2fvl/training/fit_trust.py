@@ -26,7 +26,7 @@ from c2fvl.inference.masks import to_labels, to_original
 from c2fvl.inference.torch_engine import inference_form, probabilities
 from c2fvl.metrics.intervals import Bootstrap
 from c2fvl.metrics.overlap import dice, overlap
-from c2fvl.models.filmfirst import FilmFirst, ImageFeatures
+from c2fvl.models.output import TrustNetwork
 from c2fvl.progress import SILENT, Progress
 from c2fvl.reports.encoders import FindingsEncoder
 from c2fvl.reports.findings import TRUST
@@ -56,7 +56,7 @@ def fit_trust(
 
     Raises `ValueError` for a network that does not read the film first, and for films of which none has a report.
     """
-    if not isinstance(model.network, FilmFirst):
+    if not isinstance(model.network, TrustNetwork):
         raise ValueError(
             f"{model.path} holds the network {model.config.model.name}, which has no trust; it is for filmfirst"
         )
@@ -70,7 +70,7 @@ def fit_trust(
     scores = {name: np.empty((len(trusts), len(images))) for name in texts}
     device = next(model.network.parameters()).device
     network = inference_form(model, batch_size=batch_size)
-    assert isinstance(network, FilmFirst)
+    assert isinstance(network, TrustNetwork)
 
     def score(answer: tuple[str, int, int, np.ndarray, np.ndarray]) -> None:
         name, step, place, probability, mask = answer
@@ -123,7 +123,7 @@ def _texts(images: CaseDataset, change: str, seed: int) -> np.ndarray:
     return np.stack([encoder.encode(case.report) for case in perturb_reports(images.cases, change, seed=seed)])
 
 
-def _draw(network: FilmFirst, seen: ImageFeatures, text: torch.Tensor, trust: float) -> np.ndarray:
+def _draw(network: TrustNetwork, seen: Any, text: torch.Tensor, trust: float) -> np.ndarray:
     text = text.clone()
     text[:, :, TRUST] = trust
     return probabilities(network.decode(seen, text)).cpu().numpy()

@@ -17,6 +17,7 @@ from c2fvl.checkpoints.provenance import provenance
 from c2fvl.checkpoints.trained_model import save_model
 from c2fvl.config import Config
 from c2fvl.config_files import to_toml
+from c2fvl.extensions import import_extension, is_extension
 from c2fvl.files import storage
 from c2fvl.training.callbacks import Observer
 from c2fvl.training.device_steps import DeviceSteps
@@ -65,6 +66,8 @@ def train(
     for a loss that is not finite, naming the images of the batch.
     """
     config, folder = resolve_run(config, out, run, resume, overrides)
+    if resume is None and is_extension(config.model.name):
+        import_extension(config.model.name)  # settings of a new run are the user's own
     prepared = set_up(config, folder, resumed=resume is not None)
     if resume is not None:
         restore_run(prepared)
