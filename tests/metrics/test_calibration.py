@@ -180,7 +180,7 @@ def test_tied_cases_share_what_a_random_order_of_them_gives():
     ("sure", "dice", "message"),
     [
         ([0.5], [1.0], "1 case has no order"),
-        ([0.5, 0.6], [1.0], "expected is one of each a case"),
+        ([0.5, 0.6], [1.0], "expected one of each per case"),
         ([0.5, np.nan], [1.0, 0.5], "not a number"),
     ],
 )
@@ -252,9 +252,9 @@ def test_long_curves_are_thinned_and_short_ones_said():
     ("probability", "mask", "message"),
     [
         (np.full((3, 3), np.nan), np.ones((3, 3), np.uint8), "values from nan"),
-        (np.full((3, 3), 1.5), np.ones((3, 3), np.uint8), "expected are 0 to 1"),
-        (np.zeros((3, 3)), np.ones((3, 4), np.uint8), "expected is one"),
-        (np.zeros((0, 3)), np.ones((0, 3), np.uint8), "expected is one"),
+        (np.full((3, 3), 1.5), np.ones((3, 3), np.uint8), "expected 0 to 1"),
+        (np.zeros((3, 3)), np.ones((3, 4), np.uint8), "expected one"),
+        (np.zeros((0, 3)), np.ones((0, 3), np.uint8), "expected one"),
         (np.zeros((2, 3, 3)), np.ones((3, 3), np.uint8), "several classes"),
         (np.zeros((3, 3)), np.ones((3, 3)), "mask holds float64"),
     ],
@@ -327,9 +327,9 @@ def test_what_has_no_best_temperature_is_refused():
     for target, message in (
         (np.zeros_like(mask), "empty masks only"),
         (np.ones_like(mask), "only lesion"),
-        ((probability > 0.5).astype(np.uint8), "hardly a pixel is wrong"),
-        ((probability > 0.1).astype(np.uint8), "hardly a pixel is wrong"),
-        ((probability < 0.5).astype(np.uint8), "tell nothing of these masks"),
+        ((probability > 0.5).astype(np.uint8), "hardly any pixel is wrong"),
+        ((probability > 0.1).astype(np.uint8), "hardly any pixel is wrong"),
+        ((probability < 0.5).astype(np.uint8), "carry no information about these masks"),
     ):
         histogram = LogitHistogram()
         histogram.add(probability, target)

@@ -144,7 +144,7 @@ def test_what_was_drawn_is_said():
 
 
 def test_what_is_not_finite_is_refused():
-    with pytest.raises(ValueError, match="1 of 2 scores are not finite"):
+    with pytest.raises(ValueError, match="1 of 2 are not finite"):
         Bootstrap(["a", "b"]).means(np.array([0.5, np.nan]))
     with pytest.raises(ValueError, match="not finite"):
         difference(np.array([1.0, np.inf]), np.zeros(2), Bootstrap(["a", "b"]))

@@ -72,7 +72,7 @@ def test_any_foreground_value_counts(value):
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match=r"shape \(4, 4\).*\(2, 4\)"):
         overlap(EMPTY, EMPTY[:2])
-    with pytest.raises(ValueError, match="cut probabilities first"):
+    with pytest.raises(ValueError, match="threshold probabilities first"):
         overlap(EMPTY.astype(np.float32), EMPTY)
     with pytest.raises(ValueError, match="must be one of corrected, published"):
         dice(Overlap(1, 1, 1), protocol="theirs")

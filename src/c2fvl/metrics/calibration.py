@@ -1,7 +1,7 @@
-"""Whether probabilities mean what they say: on pixels, on areas, and on the confidence of each case. No torch.
+"""Calibration of pixels, of areas, and of the confidence of each case. No torch.
 
-A probability is calibrated where, of all pixels that are given 0.8, eight in ten are lesion. `of_case` measures one
-film; `summarise` puts films together. All of it is of the lesion alone: several classes are refused.
+Probabilities are calibrated if eight in ten of the pixels with the probability 0.8 are lesion. `of_case` measures one
+case, `summarise` many. Only the lesion is measured; several classes are refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,19 +15,19 @@ from c2fvl.metrics.confidence import RiskCoverage, checked, estimated_dice, risk
 from c2fvl.metrics.overlap import dice, overlap
 
 NUM_BINS = 15
-"""Of one width, as Guo et al. ("On Calibration of Modern Neural Networks", ICML 2017) have them."""
+"""Bins of equal width, as in Guo et al., "On Calibration of Modern Neural Networks", ICML 2017."""
 NUM_GROUPS = 10
-"""Of cases by their expected area."""
+"""Groups of cases with similar expected area."""
 NUM_COVERAGES = 100
-"""Points of a risk-coverage curve that are kept."""
+"""Points of the risk-coverage curve that are stored."""
 
 
 @dataclass(frozen=True)
 class PixelCalibration:
-    """Sums over pixels, which can be added over films."""
+    """Sums over pixels, which can be added over cases."""
 
     num_pixels: NDArray[np.int64]
-    """(15,), pixels by their probability; a bin takes its lower edge, the last one both."""
+    """(15,), pixels by their probability; a bin includes its lower edge, the last one both edges."""
     probability: NDArray[np.float64]
     """(15,), sum of the probabilities."""
     lesion: NDArray[np.int64]
@@ -37,7 +37,7 @@ class PixelCalibration:
 
     @classmethod
     def of(cls, probability: np.ndarray, mask: np.ndarray) -> "PixelCalibration":
-        """Return the sums of one probability map (H, W) and mask (H, W); `ValueError` as `checked`."""
+        """Return the sums of one probability map (H, W) and its mask (H, W). Raises `ValueError` as `checked`."""
         exact, lesion = checked(probability, mask).ravel(), (np.asarray(mask) != 0).ravel()
         return cls.of_counts(exact, ~lesion, lesion)
 
@@ -45,12 +45,12 @@ class PixelCalibration:
     def of_counts(
         cls, probability: NDArray[np.float64], background: NDArray[Any], lesion: NDArray[Any]
     ) -> "PixelCalibration":
-        """Return the sums where each probability (N,) was given to so many pixels of background and of lesion."""
-        places = np.minimum((probability * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+        """Return the sums for each probability (N,) given to so many pixels of background and of lesion."""
+        bins = np.minimum((probability * NUM_BINS).astype(np.int64), NUM_BINS - 1)
         pixels = background.astype(np.int64) + lesion
 
         def by_bin(values: NDArray[Any]) -> NDArray[np.float64]:
-            return np.asarray(np.bincount(places, weights=values, minlength=NUM_BINS), np.float64)
+            return np.asarray(np.bincount(bins, weights=values, minlength=NUM_BINS), np.float64)
 
         return cls(
             num_pixels=by_bin(pixels).astype(np.int64),
@@ -69,14 +69,14 @@ class PixelCalibration:
 
     @property
     def ece(self) -> float:
-        """Return the expected calibration error: |mean probability − share of lesion|, meaned over all pixels."""
+        """Return the expected calibration error: |mean probability − fraction of lesion|, averaged over all pixels."""
         return float(np.abs(self.probability - self.lesion).sum() / self.num_pixels.sum())
 
     @property
     def ece_foreground(self) -> float | None:
-        """Return the same over the pixels of probability 1/15 and more; None where there is none.
+        """Return the same over the pixels of probability 1/15 and more; None without any.
 
-        Nine pixels in ten are background that no network doubts. They lie in the first bin, are right there, and hold
+        Nine pixels in ten are background that every network is sure of. They are in the first bin, are right, and keep
         the error over all pixels near 0 however wrong the others are.
         """
         pixels = self.num_pixels[1:].sum()
@@ -88,7 +88,7 @@ class PixelCalibration:
         return self.squared_error / int(self.num_pixels.sum())
 
     def curve(self) -> list[dict[str, Any]]:
-        """Return the reliability curve: of each bin its edges, its pixels, mean probability and share of lesion."""
+        """Return the reliability curve: the edges of each bin, its pixels, mean probability and fraction of lesion."""
         return [
             {
                 "from": number / NUM_BINS,
@@ -103,24 +103,24 @@ class PixelCalibration:
 
 @dataclass(frozen=True)
 class CaseCalibration:
-    """What one film tells of its probabilities."""
+    """The calibration of one case."""
 
     pixels: PixelCalibration
     expected_area: float
-    """Sum of the probabilities, as share of the picture."""
+    """Sum of the probabilities, as a fraction of the image."""
     area: float
-    """Lesion in the mask, as share of the picture."""
+    """Lesion in the mask, as a fraction of the image."""
     confidence: float
-    """`estimated_dice` of the prediction."""
+    """`estimated_dice` of the predicted mask."""
     dice: float
-    """What it came to, by the corrected rule."""
+    """Dice of the predicted mask, by the corrected protocol."""
 
 
 def of_case(probability: np.ndarray, mask: np.ndarray, prediction: np.ndarray) -> CaseCalibration:
-    """Measure the probabilities of one film against its mask, and the confidence that they give in the predicted mask.
+    """Measure the probabilities of one case against its mask, and the confidence in its predicted mask.
 
-    All are (H, W), on the film's own grid. The prediction is cut from what the network gives; for the probabilities
-    that a user is given, apply the model's `scaling` to that. Raises `ValueError` as `confidence.checked`.
+    All are (H, W), at the original resolution. The prediction is thresholded from the network's output; the
+    probabilities are what a user gets, with the model's `scaling` applied. Raises `ValueError` as `confidence.checked`.
     """
     exact, lesion = checked(probability, mask), np.asarray(mask) != 0
     return CaseCalibration(
@@ -133,27 +133,27 @@ def of_case(probability: np.ndarray, mask: np.ndarray, prediction: np.ndarray) -
 
 
 def summarise(cases: Sequence[CaseCalibration], *, calibration: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return all figures and curves as plain values for JSON; shares and scores are from 0 to 1.
+    """Return all numbers and curves as plain values for JSON; fractions and scores are from 0 to 1.
 
-    `calibration` is that of the model by whose `scaling` the probabilities went, None where they are the network's own.
+    `calibration` is that of the model, already applied to the probabilities; None if they are the network's own.
 
-    - num_cases; calibrated, and the temperature and offset that were applied (null without);
-    - pixels: num_pixels, ece (all pixels: the headline), ece_foreground (those of probability 1/15 and more, null
-      without any), brier, and reliability, the curve: a list with from, to, num_pixels, mean_probability and
+    - num_cases; calibrated, and the temperature and offset that were applied (else null);
+    - pixels: num_pixels, ece (of all pixels, the main number), ece_foreground (of those of probability 1/15 and more,
+      null without any), brier, and reliability, the curve: a list with from, to, num_pixels, mean_probability and
       lesion_fraction (both null without pixels) of each of 15 bins;
-    - area, in shares of the picture: mean_absolute_gap and mean_difference of expected less true area, and groups, up
-      to ten of equally many cases by rising expected area, each with num_cases, expected, true (means);
-    - confidence: mean, mean_dice of all cases; spearman (null where one of the two is constant); risk_area,
-      risk_area_ideal, risk_area_random under the risk-coverage curve, for the order by confidence, that by the Dice
-      itself and a random one; curve, with the lists coverage and dice (mean Dice of the kept); and doubtful, the least
+    - area, as fractions of the image: mean_absolute_gap and mean_difference of expected minus true area, and groups, up
+      to ten of equally many cases by increasing expected area, each with num_cases, expected, true (means);
+    - confidence: mean, mean_dice of all cases; spearman (null if one of the two is constant); risk_area,
+      risk_area_ideal, risk_area_random under the risk-coverage curve, for the order by confidence, by the Dice itself
+      and at random; curve, with the lists coverage and dice (mean Dice of the kept cases); and doubtful, the least
       confident tenth: num_cases, coverage (of the others), threshold (their lowest confidence), dice_kept (theirs),
       dice_doubtful. Null for one case, which has no order;
-    - remarks: a list of what a reader must know, in words.
+    - remarks: a list of notes for the reader, in words.
 
     Raises `ValueError` for no cases.
     """
     if not cases:
-        raise ValueError("there are no cases whose probabilities could be measured")
+        raise ValueError("there are no cases to measure")
     pixels = cases[0].pixels
     for case in cases[1:]:
         pixels = pixels + case.pixels
@@ -202,7 +202,7 @@ def _areas(cases: Sequence[CaseCalibration]) -> dict[str, Any]:
 def _confidence(order: RiskCoverage) -> dict[str, Any]:
     count = len(order.dice)
     kept = count - order.num_doubtful
-    places = np.unique(np.ceil(np.arange(1, NUM_COVERAGES + 1) * count / NUM_COVERAGES).astype(np.int64))
+    counts = np.unique(np.ceil(np.arange(1, NUM_COVERAGES + 1) * count / NUM_COVERAGES).astype(np.int64))
     return {
         "mean": float(order.confidence.mean()),
         "mean_dice": float(order.dice.mean()),
@@ -211,8 +211,8 @@ def _confidence(order: RiskCoverage) -> dict[str, Any]:
         "risk_area_ideal": order.area_ideal,
         "risk_area_random": order.area_random,
         "curve": {
-            "coverage": (places / count).tolist(),
-            "dice": order.kept_dice[places - 1].tolist(),
+            "coverage": (counts / count).tolist(),
+            "dice": order.kept_dice[counts - 1].tolist(),
         },
         "doubtful": {
             "num_cases": order.num_doubtful,

@@ -1,11 +1,10 @@
-"""How well a network reads side, number and zones off films, against what their captions say."""
+"""How well a network predicts side, number of lesions and zones, compared with the reports."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from c2fvl.reports.findings import FIRST_ZONE, findings_of
 from c2fvl.reports.predicted_findings import ZONE_THRESHOLD, PredictedFindings
@@ -14,57 +13,61 @@ from c2fvl.reports.zones import ZONES
 
 
 def summarise_findings(
-    readings: Sequence[PredictedFindings], reports: Sequence[Report | None]
+    predicted: Sequence[PredictedFindings], reports: Sequence[Report | None]
 ) -> dict[str, Any] | None:
-    """Return per zone the area under the curve and the accuracy, of side and number the accuracy.
+    """Return the area under the curve and the accuracy of each zone, and the accuracy of side and number.
 
-    Beside each accuracy stands that of the majority guess on the same films. Only what a report tells counts, by its
-    own film; None where no report tells anything.
+    Beside each accuracy is that of always guessing the majority on the same cases. Only findings that the reports give
+    count; None if they give none.
     """
-    told = np.stack([findings_of(report) for report in reports]) if reports else np.empty((0, 0))
-    if not (~np.isnan(told)).any():
+    given = np.stack([findings_of(report) for report in reports]) if reports else np.empty((0, 0))
+    if not (~np.isnan(given)).any():
         return None
     zones = {}
-    for place, zone in enumerate(ZONES, start=FIRST_ZONE):
-        known = ~np.isnan(told[:, place])
+    for column, zone in enumerate(ZONES, start=FIRST_ZONE):
+        known = ~np.isnan(given[:, column])
         if not known.any():
             continue
-        fractions = np.array([reading.zones[zone] for reading in readings])[known]
+        probabilities = np.array([findings.zones[zone] for findings in predicted])[known]
         zones[zone] = {
-            "auc": area_under_curve(fractions, told[known, place] == 1),
-            **_accuracy((fractions >= ZONE_THRESHOLD).astype(int), told[known, place].astype(int)),
+            "auc": area_under_curve(probabilities, given[known, column] == 1),
+            **_accuracy((probabilities >= ZONE_THRESHOLD).astype(int), given[known, column].astype(int)),
         }
-    sides = np.array([max(range(3), key=lambda side: list(reading.side.values())[side]) for reading in readings])
-    numbers = np.array([int(np.argmax(reading.number)) for reading in readings])
-    last = len(readings[0].number) - 1
-    knows_side, knows_number = ~np.isnan(told[:, 0]), ~np.isnan(told[:, 1])
-    true_numbers = np.minimum(told[knows_number, 1], last).astype(int)
-    found: dict[str, Any] = {"zones": zones, "num_images": len(readings)}
+    sides = np.array([int(np.argmax(list(findings.side.values()))) for findings in predicted])
+    numbers = np.array([int(np.argmax(findings.number)) for findings in predicted])
+    last = len(predicted[0].number) - 1
+    knows_side, knows_number = ~np.isnan(given[:, 0]), ~np.isnan(given[:, 1])
+    true_numbers = np.minimum(given[knows_number, 1], last).astype(int)
+    summary: dict[str, Any] = {"zones": zones, "num_images": len(predicted)}
     if zones:
-        found["zones_mean"] = {
+        summary["zones_mean"] = {
             name: _mean([row[name] for row in zones.values()]) for name in ("auc", "accuracy", "majority")
         }
     if knows_side.any():
-        found["side"] = _accuracy(sides[knows_side], told[knows_side, 0].astype(int)) | {"values": list(SIDES)}
+        summary["side"] = _accuracy(sides[knows_side], given[knows_side, 0].astype(int)) | {"values": list(SIDES)}
     if knows_number.any():
-        off = np.abs(numbers[knows_number] - true_numbers)
-        found["number"] = _accuracy(numbers[knows_number], true_numbers) | {
-            "mean_absolute_error": float(off.mean()), "within_one": float((off <= 1).mean()), "counted_up_to": last,
-        }  # fmt: skip
-    return found
+        errors = np.abs(numbers[knows_number] - true_numbers)
+        summary["number"] = _accuracy(numbers[knows_number], true_numbers) | {
+            "mean_absolute_error": float(errors.mean()),
+            "within_one": float((errors <= 1).mean()),
+            "counted_up_to": last,
+        }
+    return summary
 
 
 def area_under_curve(scores: NDArray[Any], positive: NDArray[Any]) -> float | None:
-    """Return the area under the receiver operating characteristic, ties counting half; None for one class alone."""
+    """Return the area under the ROC curve, ties counting half; None if a class is missing."""
     count = int(positive.sum())
     others = len(positive) - count
     if not count or not others:
         return None
+    from scipy.stats import rankdata  # takes longer to load than most commands to run
+
     return float((rankdata(scores)[positive].sum() - count * (count + 1) / 2) / (count * others))
 
 
-def _accuracy(found: NDArray[Any], true: NDArray[Any]) -> dict[str, float]:
-    return {"accuracy": float((found == true).mean()), "majority": float(np.bincount(true).max() / len(true))}
+def _accuracy(predicted: NDArray[Any], true: NDArray[Any]) -> dict[str, float]:
+    return {"accuracy": float((predicted == true).mean()), "majority": float(np.bincount(true).max() / len(true))}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

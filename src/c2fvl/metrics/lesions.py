@@ -1,4 +1,4 @@
-"""Lesions one by one: 8-connected areas of a mask, and which of them a prediction finds."""
+"""Lesions, the 8-connected regions of a mask, and which of them a prediction detects."""
 
 from dataclasses import dataclass
 
@@ -9,42 +9,42 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Lesions:
-    """The areas of a prediction and of a mask, and how far each pair overlaps."""
+    """The lesions of a prediction and of a mask, and the overlap of each pair."""
 
     predicted: NDArray[np.int64]
-    """Pixels of each predicted area."""
+    """Pixels of each predicted lesion."""
     true: NDArray[np.int64]
-    """Pixels of each area of the mask."""
+    """Pixels of each lesion of the mask."""
     iou: NDArray[np.float64]
     """(predicted, true)."""
 
-    def found(self, minimum: float) -> NDArray[np.bool_]:
-        """Tell of each true area whether it is found: paired one to one with a predicted area at IoU ≥ `least`.
+    def detected(self, minimum: float) -> NDArray[np.bool_]:
+        """Return for each true lesion whether it is matched one to one with a predicted lesion at IoU ≥ `minimum`.
 
-        As many areas are paired as can be, and of all such pairings the one that overlaps most is taken.
+        As many lesions as possible are matched; of all such matchings, that with the largest overlap is taken.
         """
         from scipy.optimize import linear_sum_assignment  # takes longer to load than most commands to run
 
         matched = np.zeros(len(self.true), bool)
-        worth = np.where(self.iou >= minimum, 1 + self.iou / (1 + self.iou.size), 0)
-        rows, columns = linear_sum_assignment(worth, maximize=True)
+        value = np.where(self.iou >= minimum, 1 + self.iou / (1 + self.iou.size), 0)
+        rows, columns = linear_sum_assignment(value, maximize=True)
         matched[columns] = self.iou[rows, columns] >= minimum
         return matched
 
 
 def lesions(prediction: NDArray[np.bool_], target: NDArray[np.bool_]) -> Lesions:
-    """Return the areas of two masks (H, W)."""
-    predicted, found = _areas(prediction)
-    true, marked = _areas(target)
+    """Return the lesions of two masks (H, W)."""
+    predicted, labels = _regions(prediction)
+    true, true_labels = _regions(target)
     common = prediction & target
-    pairs = found[common].astype(np.int64) * (len(true) + 1) + marked[common]
+    pairs = labels[common].astype(np.int64) * (len(true) + 1) + true_labels[common]
     both = np.bincount(pairs, minlength=(len(predicted) + 1) * (len(true) + 1))
     shared = both.reshape(len(predicted) + 1, len(true) + 1)[1:, 1:]
     return Lesions(predicted, true, shared / np.maximum(predicted[:, None] + true[None] - shared, 1))
 
 
-def _areas(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Return the pixels of each area, and the number of the area that each pixel belongs to, 0 for none."""
+def _regions(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Return the size of each region, and the label (H, W) of each pixel, 0 for none."""
     count, found = cv2.connectedComponents(np.ascontiguousarray(mask).view(np.uint8), connectivity=8)
-    numbers = np.asarray(found, np.int32)  # OpenCV's own counting of their pixels takes many times longer
-    return np.bincount(numbers[mask], minlength=count)[1:], numbers
+    labels = np.asarray(found, np.int32)  # OpenCV takes many times longer to count their pixels
+    return np.bincount(labels[mask], minlength=count)[1:], labels

@@ -1,10 +1,10 @@
-"""Is this a film such as the network was trained on? A small picture of each film, and what is usual among them.
+"""Out-of-distribution detection: does an image look like those that the network was trained on? No torch, no network.
 
-Every film is averaged to 16 × 16 pixels of mean 0 and deviation 1. Two figures are kept apart: `kind`, how far the
-picture lies from the training films in the directions in which these differ (a Mahalanobis distance) and across them;
-and `pose`, a least-squares discrimination of training films against the same films turned over, turned by a quarter,
-or with black and white exchanged. What lies beyond the limits, which few of the training films do, is flagged, and so
-is a film without contrast. No torch, no network: it tells nothing of diseases, only of pictures.
+Every image is averaged to a thumbnail of 16 × 16 pixels with mean 0 and standard deviation 1, which gets two scores:
+`kind`, its distance from the training images along their principal axes (a Mahalanobis distance) and across them; and
+`pose`, a least-squares discrimination of the training images from the same images flipped, turned by a quarter, or with
+black and white exchanged. Images beyond the limits, which few training images are, and images without contrast are
+flagged. The scores say nothing about diseases.
 """
 
 from dataclasses import dataclass, field, replace
@@ -21,9 +21,9 @@ from safetensors.numpy import save as to_safetensors
 SIDE = 16
 NUM_AXES, NUM_KIND_AXES = 48, 32
 MIN_CONTRAST = 0.01
-"""Standard deviation of a film's brightness, of 1, below which there is nothing on it."""
+"""An image whose brightness, from 0 to 1, has a smaller standard deviation is blank."""
 FRACTION_BEYOND = 0.005
-"""Share of the training films that lie beyond each limit."""
+"""The fraction of the training images beyond each limit."""
 MIN_IMAGES = 4 * NUM_AXES
 NUM_FOLDS = 5
 _SMOOTHING, _RIDGE, _MAX_SQUARE = 0.02, 10.0, 16.0
@@ -33,17 +33,17 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class OodScore:
-    """What a film looks like beside those that the network was trained on."""
+    """How an image compares with the training images."""
 
     kind: float
-    """1 or more lies beyond the limit; 0 for a blank film."""
+    """1 or more is beyond the limit; 0 for a blank image."""
     pose: float
-    """1 or more lies beyond the limit."""
+    """1 or more is beyond the limit; 0 for a blank image."""
     reasons: tuple[str, ...]
-    """In words why it is flagged; empty for a film such as the others."""
+    """Why the image is flagged, in words; empty if it is not."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the record of it."""
+        """Return plain values for JSON."""
         return {
             "is_in_distribution": not self.reasons,
             "kind": round(self.kind, 3),
@@ -54,126 +54,126 @@ class OodScore:
 
 @dataclass(frozen=True)
 class OodDetector:
-    """What is usual among the films of a training part."""
+    """The distribution of the thumbnails of a training split."""
 
     mean: Floats = field(repr=False)
-    """(256,) of the small pictures."""
+    """(256,) mean thumbnail."""
     axes: Floats = field(repr=False)
-    """(256, 48) directions of most variance, the first the largest."""
+    """(256, 48) principal axes, largest variance first."""
     variances: Floats = field(repr=False)
-    """(48,) along them."""
+    """(48,) variances along the axes."""
     weights: Floats = field(repr=False)
-    """(1 + 256 + 48,) of the discrimination."""
+    """(1 + 256 + 48,) weights of the discrimination."""
     limits: Floats
     """(3,): mean square across the axes, and the limits of kind and pose."""
 
     @classmethod
-    def fit(cls, pictures: Floats) -> "OodDetector":
-        """Return what is usual among small pictures (N, 256), as `picture` makes them, and their mirrored forms.
+    def fit(cls, thumbnails: Floats) -> "OodDetector":
+        """Return the distribution of thumbnails (N, 256), as `thumbnail` makes them, and of their mirror images.
 
         Raises `ValueError` for fewer than `MIN_IMAGES`.
         """
-        if len(pictures) < MIN_IMAGES:
+        if len(thumbnails) < MIN_IMAGES:
             raise ValueError(
-                f"{len(pictures)} films with contrast are too few to tell what is usual; expected are {MIN_IMAGES} "
-                "or more"
+                f"{len(thumbnails)} images with contrast are too few to fit the out-of-distribution check; expected "
+                f"{MIN_IMAGES} or more"
             )
-        fold = np.arange(len(pictures)) % NUM_FOLDS  # limits come from films that were not fitted to
+        fold = np.arange(len(thumbnails)) % NUM_FOLDS  # the limits come from images that were held out
         kinds, poses = [], []
-        for held in range(NUM_FOLDS):
-            part = cls._fitted(pictures[fold != held])
-            upright = _upright(pictures[fold == held])
-            kinds.append(part._kind(upright))
-            poses.append(part._features(upright) @ part.weights)
-        found = cls._fitted(pictures)
+        for held_out in range(NUM_FOLDS):
+            fitted = cls._fit(thumbnails[fold != held_out])
+            upright = _upright(thumbnails[fold == held_out])
+            kinds.append(fitted._kind(upright))
+            poses.append(fitted._features(upright) @ fitted.weights)
+        detector = cls._fit(thumbnails)
         kind = float(np.quantile(np.concatenate(kinds), 1 - FRACTION_BEYOND))
         pose = float(np.quantile(np.concatenate(poses), FRACTION_BEYOND))
-        return replace(found, limits=np.array([found.limits[0], kind, pose]))
+        return replace(detector, limits=np.array([detector.limits[0], kind, pose]))
 
     @classmethod
-    def _fitted(cls, pictures: Floats) -> "OodDetector":
-        """Return what is usual among small pictures, with limits of 1."""
-        upright = _upright(pictures)
+    def _fit(cls, thumbnails: Floats) -> "OodDetector":
+        """Return the distribution of thumbnails, with limits of 1."""
+        upright = _upright(thumbnails)
         mean = upright.mean(0)
         values, vectors = np.linalg.eigh(np.cov(upright.T) + _SMOOTHING * np.eye(SIDE**2))
         axes, variances = vectors[:, ::-1][:, :NUM_AXES], values[::-1][:NUM_AXES]
         along = (upright - mean) @ axes[:, :NUM_KIND_AXES]
         across = (((upright - mean) ** 2).sum(1) - (along**2).sum(1)).mean()
-        found = cls(mean, axes, variances, np.zeros(1 + SIDE**2 + NUM_AXES), np.array([across, 1.0, 1.0]))
-        wrong = [_turned(pictures, change) for _, change in _WRONG]
-        features = np.concatenate([found._features(group) for group in (upright, *wrong)])
+        detector = cls(mean, axes, variances, np.zeros(1 + SIDE**2 + NUM_AXES), np.array([across, 1.0, 1.0]))
+        wrong = [_changed(thumbnails, change) for _, change in _WRONG]
+        features = np.concatenate([detector._features(group) for group in (upright, *wrong)])
         targets = np.concatenate([np.ones(len(upright)), -np.ones(sum(map(len, wrong)))])
-        fractions = np.where(targets > 0, 1 / len(upright), 1 / sum(map(len, wrong))) * len(targets)
-        weighted = (features * fractions[:, None]).T
+        balance = np.where(targets > 0, 1 / len(upright), 1 / sum(map(len, wrong))) * len(targets)
+        weighted = (features * balance[:, None]).T
         weights = np.linalg.solve(weighted @ features + _RIDGE * np.eye(features.shape[1]), weighted @ targets)
-        return replace(found, weights=weights)
+        return replace(detector, weights=weights)
 
     def score(self, image: np.ndarray) -> OodScore:
-        """Return how a film (H, W, 3) in [0, 1] looks beside the others."""
+        """Return the scores of an image (H, W, 3) in [0, 1]."""
         if image.std() < MIN_CONTRAST:
             return OodScore(0.0, 0.0, ("it is blank: its brightness hardly varies",))
         return self.score_thumbnail(thumbnail(image))
 
-    def score_thumbnail(self, small: Floats) -> OodScore:
-        """Return the same of a small picture (256,)."""
+    def score_thumbnail(self, values: Floats) -> OodScore:
+        """Return the scores of a thumbnail (256,)."""
         _, kind_limit, pose_limit = self.limits
-        kind = float(self._kind(small[None])[0] / kind_limit)
-        # 1 at the limit, 0 for a film that is surely upright
-        pose = float((1 - self._features(small[None]) @ self.weights)[0] / (1 - pose_limit))
+        kind = float(self._kind(values[None])[0] / kind_limit)
+        # 1 at the limit, 0 for an image that is certainly upright
+        pose = float((1 - self._features(values[None]) @ self.weights)[0] / (1 - pose_limit))
         reasons = []
         if kind >= 1:
-            reasons.append("it does not look like the films that the network was trained on")
+            reasons.append("it does not look like the images that the network was trained on")
         if pose >= 1:
-            reasons.append("it looks turned over, turned by a quarter, or with black and white exchanged")
+            reasons.append("it looks flipped, turned by a quarter, or with black and white exchanged")
         return OodScore(kind, pose, tuple(reasons))
 
     def to_bytes(self) -> bytes:
-        """Return it as safetensors."""
+        """Return the detector as safetensors."""
         return to_safetensors({name: np.ascontiguousarray(getattr(self, name), np.float32) for name in _SHAPES})
 
     @classmethod
     def from_bytes(cls, data: bytes, *, where: Path | str) -> "OodDetector":
-        """Return what `to_bytes` gave; `ValueError` that names `where` for anything else."""
+        """Return the detector of `to_bytes`. Raises `ValueError`, which names `where`, for anything else."""
         try:
-            found = parse_safetensors(data)
+            arrays = parse_safetensors(data)
         except (SafetensorError, ValueError) as error:
             raise ValueError(f"{where} is damaged: {error}") from error
-        wrong = [name for name, shape in _SHAPES.items() if name not in found or found[name].shape != shape]
-        if wrong or not all(np.isfinite(values).all() for values in found.values()):
-            raise ValueError(f"{where} does not hold what is usual among films: {', '.join(wrong) or 'not finite'}")
-        return cls(**{name: found[name].astype(np.float64) for name in _SHAPES})
+        wrong = [name for name, shape in _SHAPES.items() if name not in arrays or arrays[name].shape != shape]
+        if wrong or not all(np.isfinite(values).all() for values in arrays.values()):
+            raise ValueError(f"{where} is no out-of-distribution check: {', '.join(wrong) or 'not finite'}")
+        return cls(**{name: arrays[name].astype(np.float64) for name in _SHAPES})
 
-    def _kind(self, pictures: Floats) -> Floats:
-        centred = pictures - self.mean
+    def _kind(self, thumbnails: Floats) -> Floats:
+        centred = thumbnails - self.mean
         along = centred @ self.axes[:, :NUM_KIND_AXES]
         across = (centred**2).sum(1) - (along**2).sum(1)
         return np.asarray((along**2 / self.variances[:NUM_KIND_AXES]).mean(1) + across / self.limits[0])
 
-    def _features(self, pictures: Floats) -> Floats:
-        centred = pictures - self.mean
+    def _features(self, thumbnails: Floats) -> Floats:
+        centred = thumbnails - self.mean
         squares = np.minimum((centred @ self.axes) ** 2 / self.variances, _MAX_SQUARE)
-        return np.concatenate([np.ones((len(pictures), 1)), centred, squares], axis=1)
+        return np.concatenate([np.ones((len(thumbnails), 1)), centred, squares], axis=1)
 
 
 def thumbnail(image: np.ndarray) -> Floats:
-    """Return a film (H, W, 3) as a small picture (256,) of mean 0 and deviation 1."""
+    """Return an image (H, W, 3) as a thumbnail (256,) with mean 0 and standard deviation 1."""
     small = cv2.resize(image.mean(axis=2).astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel()
     centred = small.astype(np.float64) - small.mean()
     return np.asarray(centred / max(float(centred.std()), _SMOOTHING))
 
 
-def fraction_flagged(ood_detector: OodDetector, pictures: Floats) -> dict[str, float]:
-    """Return the share of small pictures (N, 256) of films that are flagged, as they are and changed."""
+def fraction_flagged(detector: OodDetector, thumbnails: Floats) -> dict[str, float]:
+    """Return the fraction of thumbnails (N, 256) that are flagged, as they are and changed."""
     changes = (("as they are", lambda grid: grid), ("mirrored", _mirror), *_WRONG)
     return {
-        name: float(np.mean([bool(ood_detector.score_thumbnail(small).reasons) for small in _turned(pictures, change)]))
+        name: float(np.mean([bool(detector.score_thumbnail(row).reasons) for row in _changed(thumbnails, change)]))
         for name, change in changes
     }
 
 
-def _upright(pictures: Floats) -> Floats:
-    """Return the pictures and their mirrored forms."""
-    return np.concatenate([pictures, _turned(pictures, _mirror)])
+def _upright(thumbnails: Floats) -> Floats:
+    """Return the thumbnails and their mirror images."""
+    return np.concatenate([thumbnails, _changed(thumbnails, _mirror)])
 
 
 def _mirror(grid: Floats) -> Floats:
@@ -194,5 +194,5 @@ _SHAPES = {
 }  # fmt: skip
 
 
-def _turned(pictures: Floats, change: Any) -> Floats:
-    return np.asarray(change(pictures.reshape(-1, SIDE, SIDE))).reshape(len(pictures), -1)
+def _changed(thumbnails: Floats, change: Any) -> Floats:
+    return np.asarray(change(thumbnails.reshape(-1, SIDE, SIDE))).reshape(len(thumbnails), -1)

@@ -1,14 +1,14 @@
-"""Scores of one prediction against one mask, and the one place where empty masks are decided.
+"""Dice and IoU of one prediction and its mask; the one place that decides the scores of empty masks.
 
 | case | corrected | published |
 |---|---|---|
 | both empty | Dice, IoU, precision, recall, lesions, surface within a tolerance 1; distances 0 | Dice, IoU 0 |
-| false positive on an empty mask | all of these 0; distances are the picture's diagonal | 0 |
-| missed lesion, nothing predicted | all of these 0; distances are the picture's diagonal | 0 |
+| false positive on an empty mask | all of these 0; distances are the diagonal of the image | 0 |
+| missed lesion, nothing predicted | all of these 0; distances are the diagonal of the image | 0 |
 
-Specificity is 1 where the mask covers the whole picture: nothing outside it can be marked wrongly. Nothing is dropped
-from a mean. "published" repeats the test script of C2FVL, LViT and UCTransNet: Dice = 2I/(P + M + 1e-5), IoU = I/U and
-0 where U = 0.
+Specificity is 1 if the mask covers the whole image: no pixel outside it can be a false positive. No case is left out of
+a mean. "published" repeats the test script of C2FVL, LViT and UCTransNet: Dice = 2I/(P + M + 1e-5), IoU = I/U and 0 if
+U = 0.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,36 +31,38 @@ class Overlap:
 
     @property
     def union(self) -> int:
-        """Return the number of pixels in either mask."""
+        """The number of pixels in either mask."""
         return self.prediction + self.target - self.intersection
 
     @property
     def is_false_positive(self) -> bool:
-        """Tell whether something was predicted where nothing is."""
+        """Whether pixels are predicted, but the mask is empty."""
         return self.target == 0 and self.prediction > 0
 
     @property
     def is_missed(self) -> bool:
-        """Tell whether a lesion is there and nothing of it was found."""
+        """Whether the mask has a lesion, but no pixel of it is predicted."""
         return self.target > 0 and self.intersection == 0
 
 
 def overlap(prediction: np.ndarray, target: np.ndarray) -> Overlap:
-    """Count the pixels of two masks of one shape, of which everything but 0 is foreground.
+    """Count the pixels of two masks of one shape; every value but 0 is foreground.
 
-    Raises `ValueError` where the shapes differ or an array is neither boolean nor whole-numbered: a probability map
-    must be cut at its threshold first.
+    Raises `ValueError` if the shapes differ, or if an array is neither boolean nor integer: threshold a probability map
+    first.
     """
     prediction, target = np.asarray(prediction), np.asarray(target)
     if prediction.shape != target.shape:
         raise ValueError(f"the prediction has the shape {prediction.shape} and the mask {target.shape}")
     for name, mask in (("prediction", prediction), ("mask", target)):
         if mask.dtype.kind not in "bui":
-            raise ValueError(f"the {name} holds {mask.dtype}; expected is a mask of 0 and 1 (cut probabilities first)")
-    found, true = prediction != 0, target != 0
+            raise ValueError(
+                f"the {name} holds {mask.dtype}; expected a mask of 0 and 1 (threshold probabilities first)"
+            )
+    predicted, true = prediction != 0, target != 0
     return Overlap(
-        intersection=int(np.count_nonzero(found & true)),
-        prediction=int(np.count_nonzero(found)),
+        intersection=int(np.count_nonzero(predicted & true)),
+        prediction=int(np.count_nonzero(predicted)),
         target=int(np.count_nonzero(true)),
     )
 
@@ -81,9 +83,9 @@ def iou(counts: Overlap, *, protocol: str = "corrected") -> float:
 
 
 def summarise(cases: Sequence[Overlap], *, protocol: str = "corrected") -> dict[str, float | int]:
-    """Return Dice and IoU per image (mean over cases) and pooled (one count of all pixels), and the awkward cases.
+    """Return Dice and IoU per image (mean over cases) and pooled (over all pixels), and counts of special cases.
 
-    Raises `ValueError` for no cases: there is no score of nothing.
+    Raises `ValueError` for no cases.
     """
     if not cases:
         raise ValueError("there are no cases to score")
@@ -101,25 +103,24 @@ def summarise(cases: Sequence[Overlap], *, protocol: str = "corrected") -> dict[
 
 
 def summarise_classes(cases: Sequence[Sequence[Overlap]], *, protocol: str = "corrected") -> dict[str, Any]:
-    """Return the summary of cases that each hold one overlap per class, background excluded.
+    """Return the summary of cases with one overlap per class each, without background.
 
-    For one class it is that of `summarise`. For several, scores are averaged over the classes; an image counts as empty
-    where no class is there, and as a false positive or as missed where any class is; "classes" holds the summary of
-    each.
+    For one class it is that of `summarise`. For several, scores are means over the classes; a case counts as empty if
+    no class is present, and as false positive or missed if any class is; "classes" holds the summary of each.
     """
     if not cases:
         raise ValueError("there are no cases to score")
-    each = [summarise(of_class, protocol=protocol) for of_class in zip(*cases, strict=True)]
-    if len(each) == 1:
-        return each[0]
-    scores = [name for name in each[0] if name.startswith(("dice", "iou"))]
+    summaries = [summarise(of_class, protocol=protocol) for of_class in zip(*cases, strict=True)]
+    if len(summaries) == 1:
+        return summaries[0]
+    scores = [name for name in summaries[0] if name.startswith(("dice", "iou"))]
     return {
         "num_cases": len(cases),
-        **{name: float(np.mean([summary[name] for summary in each])) for name in scores},
-        "num_empty_masks": sum(all(own.target == 0 for own in case) for case in cases),
-        "num_false_positives": sum(any(own.is_false_positive for own in case) for case in cases),
-        "num_missed_lesions": sum(any(own.is_missed for own in case) for case in cases),
-        "classes": each,
+        **{name: float(np.mean([summary[name] for summary in summaries])) for name in scores},
+        "num_empty_masks": sum(all(counts.target == 0 for counts in case) for case in cases),
+        "num_false_positives": sum(any(counts.is_false_positive for counts in case) for case in cases),
+        "num_missed_lesions": sum(any(counts.is_missed for counts in case) for case in cases),
+        "classes": summaries,
     }
 
 

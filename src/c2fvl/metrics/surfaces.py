@@ -1,9 +1,9 @@
-"""Distances between the surfaces of two masks, exactly.
+"""Exact distances between the surfaces of two masks.
 
-A mask's surface is its pixels that touch its outside by an edge, the outside of the picture included; distances are
-between centres of pixels, in the unit of the spacing. Definitions: Taha and Hanbury, "Metrics for evaluating 3D medical
-image segmentation", BMC Medical Imaging 2015; the normalised surface distance: Nikolov et al., 2018, arXiv 1809.04430,
-with each pixel of a surface counted once.
+The surface of a mask is its pixels that share an edge with the outside, which includes the outside of the image;
+distances are between pixel centres, in the unit of the spacing. Definitions: Taha and Hanbury, "Metrics for evaluating
+3D medical image segmentation", BMC Medical Imaging 2015; normalised surface distance: Nikolov et al., 2018, arXiv
+1809.04430, where here each pixel of a surface counts once.
 """
 
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ _CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
 @dataclass(frozen=True)
 class SurfaceDistances:
-    """From each surface pixel of one mask to the nearest of the other; both empty where both masks are."""
+    """From each surface pixel of one mask to the nearest of the other; both empty if both masks are."""
 
     from_prediction: NDArray[np.float64]
     from_target: NDArray[np.float64]
 
     def hausdorff(self) -> float:
-        """Return the largest of all."""
+        """Return the largest distance."""
         return float(max(self.from_prediction.max(initial=0.0), self.from_target.max(initial=0.0)))
 
     def hausdorff_95(self) -> float:
         """Return the larger of both directions' 95th percentiles, interpolated linearly."""
         both = (self.from_prediction, self.from_target)
-        return max((float(np.percentile(found, PERCENTILE)) for found in both if len(found)), default=0.0)
+        return max((float(np.percentile(distances, PERCENTILE)) for distances in both if len(distances)), default=0.0)
 
     def mean(self) -> float:
         """Return the average symmetric surface distance: the mean over the pixels of both surfaces."""
@@ -38,7 +38,7 @@ class SurfaceDistances:
         return float(together.mean()) if len(together) else 0.0
 
     def within(self, tolerance: float) -> float:
-        """Return the normalised surface distance: the share of both surfaces that is no farther than `tolerance`."""
+        """Return the normalised surface distance: the fraction of both surfaces within `tolerance`."""
         together = np.concatenate([self.from_prediction, self.from_target])
         return float(np.mean(together <= tolerance)) if len(together) else 1.0
 
@@ -46,9 +46,9 @@ class SurfaceDistances:
 def surface_distances(
     prediction: NDArray[np.bool_], target: NDArray[np.bool_], spacing: tuple[float, float]
 ) -> SurfaceDistances | None:
-    """Return the distances of two masks (H, W) of pixels that are `spacing` (down, right) apart.
+    """Return the distances of two masks (H, W) whose pixels are `spacing` (down, right) apart.
 
-    None where one mask alone is empty: there is no surface to measure to.
+    None if only one mask is empty: there is no surface to measure to.
     """
     first, second = (_surface(mask) for mask in (prediction, target))
     if first.any() != second.any():
@@ -61,7 +61,7 @@ def surface_distances(
 
 
 def _surface(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return the surface's pixels as a mask of 0 and 1."""
+    """Return the surface pixels as a mask of 0 and 1."""
     binary = np.ascontiguousarray(mask).view(np.uint8)
     inside = cv2.erode(binary, _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=0)
     return binary ^ np.asarray(inside, np.uint8)
@@ -70,11 +70,16 @@ def _surface(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
 def _to_nearest(
     pixels: NDArray[np.uint8], others: NDArray[np.uint8], spacing: tuple[float, float]
 ) -> NDArray[np.float64]:
-    """Return the distance of each of the pixels to the nearest of the others."""
+    """Return the distance of each of the pixels to the nearest of the others.
+
+    `scipy.ndimage.distance_transform_edt` gives the same distances, but takes up to 2.6 times as long.
+    """
     if spacing[0] == spacing[1]:
-        apart = cv2.distanceTransform(others ^ 1, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        return np.sqrt(np.rint(apart[pixels != 0].astype(np.float64) ** 2)) * spacing[0]  # squares are whole numbers
+        distances = cv2.distanceTransform(others ^ 1, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        return (
+            np.sqrt(np.rint(distances[pixels != 0].astype(np.float64) ** 2)) * spacing[0]
+        )  # squares are whole numbers
     from scipy.spatial import KDTree  # takes longer to load than most commands to run
 
-    places = np.asarray(spacing, np.float64)
-    return np.asarray(KDTree(np.argwhere(others) * places).query(np.argwhere(pixels) * places)[0], np.float64)
+    scale = np.asarray(spacing, np.float64)
+    return np.asarray(KDTree(np.argwhere(others) * scale).query(np.argwhere(pixels) * scale)[0], np.float64)
