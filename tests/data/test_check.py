@@ -162,7 +162,7 @@ def test_broken_files_are_listed_and_the_rest_is_checked(root):
     assert image.where.endswith("sub-S1_a.png")
     assert "again" in image.remedy
     assert "not binary" in truth.what
-    assert "binarise" in truth.remedy
+    assert "data.mask=above_half" in truth.remedy
     assert "the mask is 128 x 50 pixels" in size.what
     assert "128 x 96" in size.what
     assert report.splits[0].sizes == {"128 x 96": 2}

@@ -16,7 +16,7 @@ from c2fvl.data.check.check import check
 from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.data.scan import scan
-from c2fvl.files.images import read_mask_as, write_labels, write_mask
+from c2fvl.files.images import read_mask, write_labels, write_mask
 from c2fvl.inference.cases import ORIGINAL, PUBLISHED, CasePrediction, score_prediction
 from c2fvl.inference.predictor import Predictor
 from c2fvl.inference.torch_engine import probabilities
@@ -56,13 +56,13 @@ def run(two_sides, tmp_path_factory):
 def test_masks_are_read_as_the_setting_says(tmp_path):
     values = np.array([[0, 1, 127], [128, 200, 255]], np.uint8)
     write_labels(tmp_path / "a.png", values)
-    assert (read_mask_as(tmp_path / "a.png", "labels") == values).all()
-    assert (read_mask_as(tmp_path / "a.png", "above_half") == (values > 127)).all()
+    assert (read_mask(tmp_path / "a.png", "labels") == values).all()
+    assert (read_mask(tmp_path / "a.png", "above_half") == (values > 127)).all()
     with pytest.raises(ValueError, match="not binary"):
-        read_mask_as(tmp_path / "a.png", "lesion")
+        read_mask(tmp_path / "a.png", "lesion")
     cv2.imwrite(str(tmp_path / "deep.png"), np.full((4, 4), 256, np.uint16))
     with pytest.raises(ValueError, match="0 to 255"):
-        read_mask_as(tmp_path / "deep.png", "labels")
+        read_mask(tmp_path / "deep.png", "labels")
 
 
 def test_the_dice_of_classes_by_hand():
@@ -141,7 +141,7 @@ def test_classes_change_places_where_a_film_is_mirrored(two_sides):
 
 def test_masks_of_255_are_told_from_classes(two_sides, tmp_path):
     cases = [dataclasses.replace(case, mask=tmp_path / "mask.png") for case in scan(two_sides, "train")[:1]]
-    labels = read_mask_as(scan(two_sides, "train")[0].mask, "labels")
+    labels = read_mask(scan(two_sides, "train")[0].mask, "labels")
     write_mask(tmp_path / "mask.png", labels > 0)
     config = dataclasses.replace(settings(two_sides).data, text="attributes")
     with pytest.raises(ValueError, match=r"num_classes=256.*data\.mask=lesion"):
@@ -187,7 +187,7 @@ def test_a_network_of_classes_is_scored_and_predicts_from_the_command_line(run, 
     command = ["predict", str(image), "--model", str(run), "--out", str(tmp_path / "masks"), "--probability"]
     assert main([*command, "--overlay", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    labels = read_mask_as(tmp_path / "masks" / f"{image.stem}.png", "labels")
+    labels = read_mask(tmp_path / "masks" / f"{image.stem}.png", "labels")
     assert labels.shape == (64, 64)
     assert record["area_per_class"] == {"left": int((labels == 1).sum()), "right": int((labels == 2).sum())}
     names = sorted(path.name for path in (tmp_path / "masks").iterdir())

@@ -24,7 +24,7 @@ from c2fvl.data.scan import scan
 from c2fvl.evaluation.evaluate import evaluate
 from c2fvl.evaluation.strata import strata
 from c2fvl.evaluation.summary import as_columns, figures
-from c2fvl.files.images import read_mask, read_mask_as, read_spacing, write_image, write_labels, write_mask
+from c2fvl.files.images import read_mask, read_spacing, write_image, write_labels, write_mask
 from c2fvl.files.tables import write_cells
 from c2fvl.inference.predictor import Predictor
 from c2fvl.metrics.case_scores import score_case
@@ -426,7 +426,7 @@ def test_several_classes_have_columns_of_their_own_and_their_mean(classes, tmp_p
         assert column(rows, name) == pytest.approx(mean, rel=1e-9), name
     lesions = 0
     for row, case in zip(rows, scan(root, "train"), strict=True):
-        mask, labels = predictor(case.image, case.report).mask, read_mask_as(case.mask, "labels")
+        mask, labels = predictor(case.image, case.report).mask, read_mask(case.mask, "labels")
         for number in (1, 2):
             one, two = mask == number, labels == number
             assert int(row[f"original_intersection_class_{number}"]) == (one & two).sum()

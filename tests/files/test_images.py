@@ -206,9 +206,9 @@ def test_masks_of_one_value(tmp_path, value):
 
 def test_a_mask_with_more_values_is_refused_and_can_be_repaired(tmp_path):
     path = put(tmp_path, "mask.jpg", encoded(Image.fromarray(LESION * 255), "JPEG", quality=90))
-    with pytest.raises(ValueError, match=r"mask\.jpg: the mask is not binary: .*\(0, 1, .*binarise=True"):
+    with pytest.raises(ValueError, match=r"mask\.jpg: the mask is not binary: .*\(0, 1, .*data\.mask=above_half"):
         read_mask(path)
-    np.testing.assert_array_equal(read_mask(path, binarise=True), LESION)
+    np.testing.assert_array_equal(read_mask(path, "above_half"), LESION)
     labels = put(tmp_path, "labels.png", encoded(Image.fromarray(LESION + 1), "PNG"))
     with pytest.raises(ValueError, match=r"2 values \(1, 2\), expected 0 and one other"):
         read_mask(labels)

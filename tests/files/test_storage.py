@@ -131,6 +131,8 @@ def writes(call):
     first = arguments[0].id if arguments and isinstance(arguments[0], ast.Name) else ""
     if name == "open" and owner == "os":
         return ast.unparse(arguments[1]) != "os.O_RDONLY"
+    if any(keyword.arg == "fileobj" and ast.unparse(keyword.value) == "buffer" for keyword in call.keywords):
+        return False  # an archive in memory
     if name == "open" and owner == "archive":  # a member of a zip file that is being read
         return len(arguments) > 1
     if name == "open":
@@ -157,7 +159,7 @@ def test_no_other_module_writes_files(path):
     "source",
     ["open(p, 'w')", "open(p, mode='ab')", "open(p, m)", "path.open('w')", "path.open(mode='x')",
      "os.open(p, os.O_RDWR)", "cv2.imwrite(p, a)", "shutil.copy(a, b)", "ZipFile(p, 'w')", "zipfile.ZipFile(p, 'a')",
-     "np.savez(p, a)",
+     "np.savez(p, a)", "tarfile.open(p, 'w')", "tarfile.open(fileobj=file, mode='w')",
      "torch.save(a, p)", "path.write_text(t)", "figure.savefig(p)", "path.rename(q)"],
 )  # fmt: skip
 def test_the_guard_sees_writers(source):
@@ -167,7 +169,8 @@ def test_the_guard_sees_writers(source):
 @pytest.mark.parametrize(
     "source",
     ["open(p)", "open(p, 'rb')", "path.open()", "path.open('rb')", "os.open(p, os.O_RDONLY)", "Image.open(p)",
-     "storage.write_text(p, t)", "image.save(buffer, 'PNG')", "zipfile.ZipFile(p)", "settings.copy()"],
+     "storage.write_text(p, t)", "image.save(buffer, 'PNG')", "zipfile.ZipFile(p)", "settings.copy()",
+     "tarfile.open(fileobj=buffer, mode='w')"],
 )  # fmt: skip
 def test_the_guard_lets_readers_pass(source):
     assert not writes(ast.parse(source, mode="eval").body)

@@ -53,7 +53,7 @@ def test_orientation_turns_the_report(predictor, images):
     assert viewer.report == patient.report
     assert viewer.report.zones == {"lupper"}
     assert np.array_equal(viewer.probability, patient.probability)
-    with pytest.raises(ValueError, match="viewer, patient"):
+    with pytest.raises(ValueError, match=r"orientation must be .image. .* or .patient"):
         predictor(images[0], LEFT, orientation="mine")
 
 

@@ -177,7 +177,7 @@ def test_weights_of_another_model_are_refused(settings, minilm, tmp_path):
     weights = {name: value for name, value in load_file(path).items() if "layer.3." not in name}
     save_file(weights, path, metadata={"format": "pt"})
     encoder = LanguageModel.from_settings(dataclasses.replace(settings, text_model=str(path.parent)))
-    with pytest.raises(ValueError, match=r"not those that its config\.json describes: \d+ are missing"):
+    with pytest.raises(ValueError, match=r"do not fit its config\.json: \d+ are missing"):
         encoder.features("A sentence that no cache holds.")
 
 

@@ -18,7 +18,7 @@ from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.config_files import load_config
 from c2fvl.data.scan import inspect
 from c2fvl.evaluation.compare.compare import compare
-from c2fvl.files.images import read_image, read_mask, read_mask_as, read_spacing
+from c2fvl.files.images import read_image, read_mask, read_spacing
 from c2fvl.files.tables import read_cells, read_csv
 from c2fvl.inference.onnx_engine import OnnxModel
 from c2fvl.inference.predictor import Predictor
@@ -108,8 +108,8 @@ def _checkpoint() -> bytes:
 def all_kinds(root: Path, run: Path, evaluation: Path, exported: Path) -> list[Kind]:
     """Return every kind; `root` is a data set, `run` a trained run, the others what was made of it."""
     pictures = images()
-    masks = (read_mask, lambda path: read_mask(path, binarise=True))
-    labels = (lambda path: read_mask_as(path, "labels"), lambda path: read_mask_as(path, "above_half"))
+    masks = (read_mask, lambda path: read_mask(path, "above_half"))
+    labels = (lambda path: read_mask(path, "labels"), lambda path: read_mask(path, "above_half"))
     image_readers = _every(read_image, read_spacing, *masks, *labels)
     xlsx = (root / "Test_Folder" / "Test_text.xlsx").read_bytes()
     table = (root / "Test_Folder" / "Test_films.csv").read_bytes()

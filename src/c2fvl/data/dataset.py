@@ -18,7 +18,7 @@ from c2fvl.data.cases import Case
 from c2fvl.data.classes import check_classes, check_mirroring, mirrored_classes_table
 from c2fvl.data.image_cache import ImageCache, StoredImage, as_grey
 from c2fvl.files import storage
-from c2fvl.files.images import decode_image, decode_mask_as, read_image_bytes
+from c2fvl.files.images import decode_image, decode_mask, read_image_bytes
 from c2fvl.messages import listed
 from c2fvl.reports.encoders import build_text_encoder
 from c2fvl.reports.findings import FINDINGS, TRUST, findings_of
@@ -198,7 +198,7 @@ class CaseDataset(Dataset[Item]):
     def _unpack(self, case: Case, image_file: bytes, mask_file: bytes | None) -> StoredImage:
         image, original = decode_image(image_file, case.image), None
         if mask_file is not None and case.mask is not None:
-            original = decode_mask_as(mask_file, case.mask, self.config.mask)
+            original = decode_mask(mask_file, case.mask, self.config.mask)
             self._check_labels(original, case.mask)
             if original.shape != image.shape[:2]:
                 raise ValueError(

@@ -24,7 +24,7 @@ from c2fvl.evaluation.blind_masks import BlindMasks, fit_blind_masks
 from c2fvl.evaluation.evaluate import Evaluation, Scored, default_folder, score_part, write_evaluation
 from c2fvl.evaluation.summary import pooled
 from c2fvl.files import storage
-from c2fvl.files.images import read_mask_as
+from c2fvl.files.images import read_mask
 from c2fvl.files.tables import printable, write_cells
 from c2fvl.inference.cases import ORIGINAL, CasePrediction, predict_cases, score_prediction
 from c2fvl.inference.compute import Compute
@@ -294,7 +294,7 @@ def _baselines(
     constant, of_report = [], []
     for case in scored.cases:
         assert case.mask is not None
-        mask = (read_mask_as(case.mask, kind) > 0).astype(np.uint8)
+        mask = (read_mask(case.mask, kind) > 0).astype(np.uint8)
         constant.append(overlap(blind.constant_mask(mask.shape), mask))
         of_report.append(overlap(blind.mask_of(case.report, mask.shape), mask))
     right = scored.columns["dice"]

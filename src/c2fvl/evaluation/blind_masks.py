@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from c2fvl.data.cases import Case
 from c2fvl.data.prefetch import prefetch
-from c2fvl.files.images import read_mask_as
+from c2fvl.files.images import read_mask
 from c2fvl.inference.masks import to_labels, to_original
 from c2fvl.progress import SILENT, Progress
 from c2fvl.reports.report import Report
@@ -84,7 +84,7 @@ def fit_blind_masks(cases: Sequence[Case], kind: str, *, progress: Progress = SI
 
 def _small(case: Case, kind: str) -> NDArray[np.uint8]:
     assert case.mask is not None
-    mask = (read_mask_as(case.mask, kind) > 0).astype(np.uint8)
+    mask = (read_mask(case.mask, kind) > 0).astype(np.uint8)
     return np.asarray(cv2.resize(mask, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST), np.uint8)
 
 

@@ -87,42 +87,33 @@ def _warn_of_dark(path: str, highest: int) -> None:
     )
 
 
-def read_mask(path: Path | str, *, max_pixels: int = MAX_PIXELS, binarise: bool = False) -> NDArray[np.uint8]:
-    """Read a binary mask as (H, W) uint8: 0 is background, 1 is lesion.
+def read_mask(path: Path | str, kind: str = "lesion") -> NDArray[np.uint8]:
+    """Read a mask as (H, W) uint8 in the way that `kind`, the setting data.mask, names.
 
-    The file holds 0 and at most one other value (1, 255 or any other). A colour file is accepted if its channels are
-    equal. With `binarise`, every value above half of the full range is lesion; this repairs a mask that was saved as
-    JPEG.
+    - "lesion": a binary mask; 0 is background, and the one other value (1, 255 or any) is lesion, returned as 1.
+    - "above_half": values above half of the full range are lesion; this repairs a mask that was saved as JPEG.
+    - "labels": a mask of several classes; its grey values from 0 to 255 are the classes, 0 is background.
 
-    Raises as `read_image`, and `ValueError` with the values of a mask that is not binary.
+    A colour file is accepted if its channels are equal. Raises as `read_image`, and `ValueError` with the values of a
+    mask that is not of that kind.
     """
-    grey = _decode_grey(read_image_bytes(path, max_pixels=max_pixels), path, max_pixels)
-    return _binary(grey, path, binarise=binarise)
+    return decode_mask(read_image_bytes(path), path, kind)
 
 
-def read_mask_as(path: Path | str, kind: str) -> NDArray[np.uint8]:
-    """Read a mask as (H, W) uint8 in the way that the setting data.mask names.
-
-    "lesion" is a binary mask, "above_half" a binary mask with `binarise`, "labels" a mask of several classes: its grey
-    values from 0 to 255 are the classes, 0 is background. Raises as `read_mask`, and `ValueError` for other classes.
-    """
-    return decode_mask_as(read_image_bytes(path), path, kind)
-
-
-def decode_mask_as(data: bytes, path: Path | str, kind: str) -> NDArray[np.uint8]:
-    """Decode the content of a mask file as `read_mask_as` does; errors name `path`."""
+def decode_mask(data: bytes, path: Path | str, kind: str = "lesion") -> NDArray[np.uint8]:
+    """Decode the content of a mask file as `read_mask` does; errors name `path`."""
     grey = _decode_grey(data, path)
-    if kind != "labels":
-        return _binary(grey, path, binarise=kind == "above_half")
-    if grey.dtype == np.float32 or grey.max() > 255:
-        raise ValueError(f"{path}: a mask of classes holds whole numbers from 0 to 255; save it as 8-bit grey PNG")
-    return grey.astype(np.uint8)
-
-
-def _binary(grey: NDArray[Any], path: Path | str, *, binarise: bool) -> NDArray[np.uint8]:
-    if binarise:
+    if kind == "labels":
+        if grey.dtype == np.float32 or grey.max() > 255:
+            raise ValueError(f"{path}: a mask of classes holds whole numbers from 0 to 255; save it as 8-bit grey PNG")
+        return grey.astype(np.uint8)
+    if kind == "above_half":
         half = 0.5 if grey.dtype == np.float32 else _FULL_RANGE[grey.dtype] / 2
         return (grey > half).astype(np.uint8)
+    return _binary(grey, path)
+
+
+def _binary(grey: NDArray[Any], path: Path | str) -> NDArray[np.uint8]:
     highest = grey.max()
     lesion = grey == highest if highest > 0 else np.zeros(grey.shape, bool)
     if not (lesion | (grey == 0)).all():
@@ -130,8 +121,7 @@ def _binary(grey: NDArray[Any], path: Path | str, *, binarise: bool) -> NDArray[
         shown = ", ".join(str(value) for value in values[:6]) + (", …" if len(values) > 6 else "")
         raise ValueError(
             f"{path}: the mask is not binary: it holds {len(values)} values ({shown}), expected 0 and one other; "
-            f"save it as PNG with 0 and 255 (JPEG blurs masks), "
-            f"for example write_mask(OUT, read_mask(PATH, binarise=True))"
+            f"save it as PNG with 0 and 255 (JPEG blurs masks), or read it with data.mask=above_half"
         )
     return lesion.astype(np.uint8)
 
@@ -258,9 +248,9 @@ def _check_floating(pixels: NDArray[Any]) -> None:
         raise ValueError(f"the floating-point TIFF holds values from {low:g} to {high:g}; scale them to 0 … 1")
 
 
-def _decode_grey(data: bytes, path: Path | str, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+def _decode_grey(data: bytes, path: Path | str) -> NDArray[Any]:
     """Return one value per pixel (H, W) of a file that is grey or has equal channels."""
-    pixels = _decode_pixels(data, path, max_pixels)
+    pixels = _decode_pixels(data, path)
     if pixels.ndim == 2:
         return pixels
     if (pixels[:, :, :1] != pixels[:, :, 1:]).any():

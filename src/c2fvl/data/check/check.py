@@ -26,7 +26,7 @@ from c2fvl.data.check.summary import CheckSummary, DeepSummary, SplitSummary
 from c2fvl.data.file_names import Modality
 from c2fvl.data.problems import Problem
 from c2fvl.data.scan import find_splits, inspect
-from c2fvl.files.images import read_mask_as, read_pixels
+from c2fvl.files.images import read_mask, read_pixels
 from c2fvl.progress import SILENT, Progress
 from c2fvl.reports.from_mask import report_from_mask
 from c2fvl.reports.report import Report
@@ -131,7 +131,7 @@ def _check_case(split: str, case: Case, modality: Modality | None, kind: str, *,
     except (ValueError, OSError) as error:
         problems.append(Problem.from_error("image", case.image, error))
     try:
-        mask = (read_mask_as(case.mask, kind) > 0).astype(np.uint8) if case.mask is not None else None
+        mask = (read_mask(case.mask, kind) > 0).astype(np.uint8) if case.mask is not None else None
     except (ValueError, OSError) as error:
         problems.append(Problem.from_error("mask", case.mask or "", error))
     if pixels is not None and mask is not None and pixels.shape[:2] != mask.shape:
