@@ -66,8 +66,9 @@ def train(
     for a loss that is not finite, naming the images of the batch.
     """
     config, folder = resolve_run(config, out, run, resume, overrides)
-    if resume is None and is_extension(config.model.name):
-        import_extension(config.model.name)  # settings of a new run are the user's own
+    if resume is None:  # settings of a new run are the user's own, so that code they name may be imported
+        for name in filter(is_extension, (config.model.name, config.loss.custom)):
+            import_extension(name)
     prepared = set_up(config, folder, resumed=resume is not None)
     if resume is not None:
         restore_run(prepared)

@@ -6,6 +6,7 @@ those of TransUNet (Chen et al., 2021): a Dice loss over batch and classes, and 
 the loss of MedT. All of it is computed in float32, whatever the network ran in.
 """
 
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from c2fvl.config import LossConfig
+from c2fvl.extensions import find_extension, is_extension
 from c2fvl.models.output import FindingLogits, Loss, Output
 from c2fvl.reports.findings import FIRST_ZONE, TRUST
 
@@ -22,8 +24,12 @@ COUNT_SMOOTHING = 1e-12
 
 
 def build_loss(config: LossConfig) -> Loss:
-    """Return the loss that the settings describe; its terms are named as in the log."""
+    """Return the loss that the settings describe; its terms are named as in the log.
 
+    Raises `ValueError` for weights that are all 0, and for a loss of the user's own that is not there.
+    """
+    if config.custom:
+        return _custom_loss(config.custom)
     if not any((config.dice, config.cross_entropy, config.alignment, config.side_maps)):
         raise ValueError(
             "all weights of the loss are 0, so that nothing would be learned; set loss.dice=0.5, for example"
@@ -44,12 +50,44 @@ def build_loss(config: LossConfig) -> Loss:
         if config.reading or config.agreement:
             if output.findings is None or text is None or findings is None:
                 raise ValueError(
-                    "the network reads no findings off the films; set loss.reading=0 and loss.agreement=0 for it"
+                    "the network predicts no findings from the image; set loss.reading=0 and loss.agreement=0 for it"
                 )
             terms["reading"] = findings_loss(output.findings, findings)
             terms["agreement"] = agreement_loss(output.findings, text[:, 0], findings)
             total = total + config.reading * terms["reading"] + config.agreement * terms["agreement"]
         return {"loss": total, **terms}
+
+    return loss
+
+
+def _custom_loss(name: str) -> Loss:
+    """Return a loss of the user's own, "package.module:function", whose module was imported before."""
+    if not is_extension(name):
+        raise ValueError(f"loss.custom is {name!r}; expected package.module:function")
+    custom = find_extension(name)
+    if not callable(custom):
+        raise ValueError(f"loss.custom={name} is of the type {type(custom).__name__}; expected a function")
+    try:
+        inspect.signature(custom).bind(None, None, None, None)
+    except TypeError as error:
+        raise ValueError(
+            f"loss.custom={name} is called as loss(output, mask, text, findings), which it does not take: {error}"
+        ) from error
+
+    def loss(
+        output: Output, mask: Tensor, text: Tensor | None = None, findings: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        terms = custom(output, mask, text, findings)
+        if (
+            not isinstance(terms, dict)
+            or "loss" not in terms
+            or not all(isinstance(term, Tensor) and term.ndim == 0 for term in terms.values())
+        ):
+            raise ValueError(
+                f"loss.custom={name} returned {type(terms).__name__} {str(terms)[:60]}; expected a dictionary of "
+                'tensors of one number, with "loss" among them'
+            )
+        return terms
 
     return loss
 

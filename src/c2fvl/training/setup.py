@@ -218,6 +218,8 @@ def _prepare_device(config: Config, device: torch.device) -> Config:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts, or cuBLAS refuses
     torch.use_deterministic_algorithms(settings.deterministic)
     torch.backends.cudnn.deterministic = settings.deterministic
+    if device.type == "cuda" and not settings.deterministic:
+        torch.set_float32_matmul_precision("high")  # TF32, as convolutions have it by default
     return dataclasses.replace(config, train=dataclasses.replace(settings, precision=precision))
 
 
