@@ -13,7 +13,7 @@ template. The parser understands these; if a fault leaves the meaning open, the 
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from c2fvl.reports.zones import HANDS, HEIGHTS, zone_at
@@ -32,9 +32,19 @@ _SEPARATORS = frozenset({",", ";", "."})
 _TOKEN = re.compile(r"[,;.](?![0-9])|(?<![0-9])[,;.]|(?:[^\s,;.]|(?<=[0-9])[,;.](?=[0-9]))+")
 """A separator or a word; between digits, comma and point belong to the number, so that 2.5 is not read as 5."""
 
+_PART = re.compile(
+    r"(?:and )?(?:"
+    r"(?P<side>bilateral|unilateral|no) (?:(?:pulmonary|lung) )?infection "
+    r"|(?P<count>\S+) infected area "
+    r"|(?P<all>all )?(?P<heights>(?:upper|middle|lower) (?:(?:upper|middle|lower|and) )*)?"
+    r"(?:(?P<hand>left|right) |(?(heights)(?<!and )))(?P<lung>lung) )"
+)
+"""One part of a clause whose words are each followed by a space."""
+
 _SHORTEST_CORRECTED = 5
 """Slips of one letter are corrected only in words of this length or more; shorter ones have too many neighbours."""
 _MAX_WORD = 40
+_MAX_DIGITS = 10
 _CACHE_SIZE = 4096
 
 
@@ -77,9 +87,9 @@ def parse_caption(sentence: str) -> ParsedCaption:
         if parts is None:
             unread.append(text)
         else:
-            sides += [(part, text) for part in parts if isinstance(part, str)]
-            numbers += [(part, text) for part in parts if isinstance(part, int)]
-            places += [place for part in parts if isinstance(part, list) for place in part]
+            sides += [("none" if part["side"] == "no" else part["side"], text) for part in parts if part["side"]]
+            numbers += [(number, text) for part in parts if (number := _number(part["count"] or "")) is not None]
+            places += [_place(part) for part in parts if part["lung"]]
     side = sides[0][0] if len({value for value, _ in sides}) == 1 else None
     number = numbers[0][0] if len({value for value, _ in numbers}) == 1 else None
     unread += [text for _, text in sides] if sides and side is None else []
@@ -146,75 +156,28 @@ def _one_slip(word: str, known: str) -> bool:
     )
 
 
-_Part = str | int | list[_Place]
-
-
-def _parse_clause(words: list[str]) -> list[_Part] | None:
-    """Return the parts of a clause in order; None if a word belongs to none of them."""
-    parts: list[_Part] = []
-    position = 0
-    readers: tuple[Callable[[list[str], int], tuple[_Part, int] | None], ...] = (_read_side, _read_count, _read_places)
-    while position < len(words):
-        position += words[position] == "and"
-        for reader in readers:
-            result = reader(words, position)
-            if result is not None:
-                part, position = result
-                parts.append(part)
-                break
-        else:
+def _parse_clause(words: list[str]) -> list[re.Match[str]] | None:
+    """Return the parts of a clause in order, as matches of `_PART`; None if a word belongs to none of them."""
+    clause = "".join(f"{word} " for word in words)
+    parts: list[re.Match[str]] = []
+    while (end := parts[-1].end() if parts else 0) < len(clause):
+        part = _PART.match(clause, end)
+        if part is None or (part["count"] and _number(part["count"]) is None):
             return None
+        parts.append(part)
     return parts
 
 
-def _read_side(words: list[str], position: int) -> tuple[_Part, int] | None:
-    if words[position : position + 1] not in (["bilateral"], ["unilateral"], ["no"]):
-        return None
-    after = position + 1
-    if words[after : after + 1] in (["pulmonary"], ["lung"]):
-        after += 1
-    if words[after : after + 1] != ["infection"]:
-        return None
-    return ("none" if words[position] == "no" else words[position]), after + 1
+def _number(word: str) -> int | None:
+    if word.isascii() and word.isdigit() and len(word) < _MAX_DIGITS:
+        return int(word)
+    return 0 if word == "no" else NUMBER_WORDS.index(word) if word in NUMBER_WORDS else None
 
 
-def _read_count(words: list[str], position: int) -> tuple[_Part, int] | None:
-    if words[position + 1 : position + 3] != ["infected", "area"]:
-        return None
-    word = words[position]
-    if word.isascii() and word.isdigit() and len(word) < 10:
-        return int(word), position + 3
-    if word in NUMBER_WORDS or word == "no":
-        return (NUMBER_WORDS.index(word) if word != "no" else 0), position + 3
-    return None
-
-
-def _read_places(words: list[str], position: int) -> tuple[_Part, int] | None:
-    places: list[_Place] = []
-    while position < len(words):
-        start = position + 1 if places and words[position] == "and" else position
-        result = _read_place(words, start)
-        if result is None:
-            break
-        place, position = result
-        places.append(place)
-    return (places, position) if places else None
-
-
-def _read_place(words: list[str], position: int) -> tuple[_Place, int] | None:
-    whole = words[position : position + 1] == ["all"]
-    position += whole
-    heights: list[str] = []
-    while position < len(words) and (words[position] in HEIGHTS or (heights and words[position] == "and")):
-        heights += [words[position]] if words[position] != "and" else []
-        position += 1
-    hand = words[position] if position < len(words) and words[position] in HANDS else None
-    position += hand is not None
-    if words[position : position + 1] != ["lung"] or (heights and words[position - 1] == "and"):
-        return None
-    if whole:  # also "all lower left lung": the lesion of the only such image covers the whole lung
-        heights = list(HEIGHTS)
-    return _Place(hand, tuple(heights)), position + 1
+def _place(part: re.Match[str]) -> _Place:
+    # "all" counts even in "all lower left lung": the lesion of the only such image covers the whole lung
+    heights = HEIGHTS if part["all"] else tuple(word for word in (part["heights"] or "").split() if word != "and")
+    return _Place(part["hand"], heights)
 
 
 def _zones(side: str | None, places: list[_Place]) -> tuple[frozenset[str], list[str]]:

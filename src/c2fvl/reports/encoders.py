@@ -10,8 +10,8 @@ number. Reports are in image orientation; they are converted where they enter, i
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Protocol
 
 import numpy as np
 
@@ -23,24 +23,31 @@ from c2fvl.reports.report import Report
 NO_WORD, UNKNOWN_WORD, FIRST_WORD = 0, 1, 2
 
 
-class TextEncoder(Protocol):
+class TextEncoder(ABC):
     """One way to encode reports."""
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Return (T, F): tokens and numbers of each."""
+    shape: tuple[int, int]
+    """(T, F): tokens and numbers of each."""
 
+    @abstractmethod
     def reads(self, report: Report | None) -> bool:
         """Tell whether the report, in either orientation, says anything that this encoder can read."""
 
-    def prepare(self, reports: Iterable[Report | None]) -> None:
+    def prepare(self, reports: Iterable[Report | None]) -> None:  # noqa: B027 - most encoders have nothing to prepare
         """Do the expensive work of `encode` for all reports at once, before any process is forked."""
 
     def encode(self, report: Report | None) -> np.ndarray:
         """Return (T, F) float32 for a report in image orientation; NaN for one that cannot be read."""
+        if report is None or not self.reads(report):
+            return np.full(self.shape, np.nan, np.float32)
+        return self._encode(report)
+
+    @abstractmethod
+    def _encode(self, report: Report) -> np.ndarray:
+        """Return (T, F) float32 for a report that can be read."""
 
 
-class AttributeEncoder:
+class AttributeEncoder(TextEncoder):
     """The eight attributes of C2FVL, (1, 8); free text has none."""
 
     shape = (1, 8)
@@ -49,18 +56,15 @@ class AttributeEncoder:
         """Tell whether side, number or zones are known."""
         return report is not None and report.has_attributes
 
-    def prepare(self, reports: Iterable[Report | None]) -> None:
-        """Do nothing: attributes are cheap."""
-
-    def encode(self, report: Report | None) -> np.ndarray:
-        """Return the attributes."""
-        if report is None or not self.reads(report):
-            return np.full(self.shape, np.nan, np.float32)
+    def _encode(self, report: Report) -> np.ndarray:
         return np.asarray([report.attributes()], np.float32)
 
 
-class FindingsEncoder:
-    """Side, number, zones and trust, (1, 9), NaN for each that is not known; the network has its own trust for None."""
+class FindingsEncoder(TextEncoder):
+    """Side, number, zones and trust, (1, 9), NaN for each that is not known.
+
+    With a trust of None the network uses its own.
+    """
 
     shape = (1, len(FINDINGS))
 
@@ -71,60 +75,49 @@ class FindingsEncoder:
         """Tell whether any finding is known, of a caption or of free text."""
         return has_findings(report)
 
-    def prepare(self, reports: Iterable[Report | None]) -> None:
-        """Do nothing: findings are cheap."""
-
     def encode(self, report: Report | None) -> np.ndarray:
-        """Return the findings."""
-        row = findings_of(report)[None]
+        """Return the findings, with the trust also for an image without a report."""
+        row = super().encode(report)
         if self.trust is not None:
             row[0, TRUST] = self.trust
         return row
 
+    def _encode(self, report: Report) -> np.ndarray:
+        return findings_of(report)[None]
 
-class WordEncoder:
+
+class _SentenceEncoder(TextEncoder):
+    def reads(self, report: Report | None) -> bool:
+        """Tell whether there is a sentence."""
+        return report is not None and bool(report.text.strip() or report.has_attributes)
+
+
+class WordEncoder(_SentenceEncoder):
     """Indices of the first `tokens` words and marks, (tokens, 1): 0 for none, 1 for an unknown word, then the words."""
 
     def __init__(self, vocabulary: tuple[str, ...], tokens: int) -> None:
         self.indices = {word: FIRST_WORD + index for index, word in enumerate(vocabulary)}
         self.shape = (tokens, 1)
 
-    def reads(self, report: Report | None) -> bool:
-        """Tell whether there is a sentence."""
-        return report is not None and bool(report.text.strip() or report.has_attributes)
-
-    def prepare(self, reports: Iterable[Report | None]) -> None:
-        """Do nothing: words are cheap."""
-
-    def encode(self, report: Report | None) -> np.ndarray:
-        """Return the indices."""
-        if not self.reads(report):
-            return np.full(self.shape, np.nan, np.float32)
+    def _encode(self, report: Report) -> np.ndarray:
         encoded = np.full(self.shape, NO_WORD, np.float32)
         for position, word in enumerate(words_of(sentence_of(report))[: self.shape[0]]):
             encoded[position] = self.indices.get(word, UNKNOWN_WORD)
         return encoded
 
 
-class LanguageModelEncoder:
+class LanguageModelEncoder(_SentenceEncoder):
     """Features of the first tokens by a language model, (tokens, features); rows after the last token are 0."""
 
     def __init__(self, config: DataConfig) -> None:
         self.model = LanguageModel.from_settings(config)
         self.shape = (config.text_tokens, self.model.num_features)
 
-    def reads(self, report: Report | None) -> bool:
-        """Tell whether there is a sentence."""
-        return report is not None and bool(report.text.strip() or report.has_attributes)
-
     def prepare(self, reports: Iterable[Report | None]) -> None:
         """Compute the features of all sentences, or read them from the cache."""
         self.model.prepare({sentence for report in reports if (sentence := sentence_of(report))})
 
-    def encode(self, report: Report | None) -> np.ndarray:
-        """Return the features."""
-        if not self.reads(report):
-            return np.full(self.shape, np.nan, np.float32)
+    def _encode(self, report: Report) -> np.ndarray:
         encoded = np.zeros(self.shape, np.float32)
         features = self.model.features(sentence_of(report))
         encoded[: len(features)] = features

@@ -41,7 +41,6 @@ class LanguageModel:
         self.fingerprint = _fingerprint(folder)
         key = f"{CACHE_VERSION} {self.fingerprint} {rule} {tokens}"
         self.cache = cache / storage.checksum(key.encode())[:32]
-        self._known: dict[str, np.ndarray] | None = None
 
     @classmethod
     def from_settings(cls, config: DataConfig) -> "LanguageModel":
@@ -71,8 +70,6 @@ class LanguageModel:
 
     def prepare(self, sentences: Iterable[str]) -> None:
         """Compute the features of all sentences that are not in the cache, and write them to it."""
-        if self._known is None:
-            self._known = self._read_cache()
         new = sorted(sentence for sentence in set(sentences) if _key(sentence) not in self._known)
         if not new:
             return
@@ -82,19 +79,16 @@ class LanguageModel:
             batch = new[start : start + BATCH]
             for sentence, features in zip(batch, self._compute(batch, tokenizer, network), strict=True):
                 computed[_key(sentence)] = features
-        self._known |= computed
+        self._known.update(computed)
         data = to_safetensors(computed)
         try:
-            storage.make_folder(self.cache)
             storage.write_bytes(self.cache / f"{storage.checksum(data)}.safetensors", data)
         except OSError as error:
             logger.warning("the features of %d sentences are not cached: %s", len(computed), error)
 
     def features(self, sentence: str) -> np.ndarray:
         """Return (n, F) float32 of the first n ≤ tokens tokens of a sentence."""
-        if self._known is None or _key(sentence) not in self._known:
-            self.prepare([sentence])
-        assert self._known is not None
+        self.prepare([sentence])
         return self._known[_key(sentence)]
 
     def _compute(self, sentences: list[str], tokenizer: Any, network: Any) -> list[np.ndarray]:
@@ -102,7 +96,8 @@ class LanguageModel:
 
         published = self.rule == "published"
         texts = [_padded(sentence) if published else sentence for sentence in sentences]
-        longest = PUBLISHED_PIECES if published else min(tokenizer.model_max_length, _positions(network))
+        max_positions = int(getattr(network.config, "max_position_embeddings", 512))
+        longest = PUBLISHED_PIECES if published else min(tokenizer.model_max_length, max_positions)
         encoded = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=longest)
         with torch.inference_mode():
             states = network(**encoded).last_hidden_state.float().numpy()
@@ -116,7 +111,9 @@ class LanguageModel:
             features.append(np.asarray(averaged, np.float32).reshape(-1, states.shape[2]))
         return features
 
-    def _read_cache(self) -> dict[str, np.ndarray]:
+    @functools.cached_property
+    def _known(self) -> dict[str, np.ndarray]:
+        """Features by the key of their sentence, first those that the cache holds."""
         known: dict[str, np.ndarray] = {}
         for path in sorted(self.cache.glob("*.safetensors")):
             try:
@@ -126,7 +123,7 @@ class LanguageModel:
                 known |= parse_safetensors(data)
             except (OSError, ValueError, SafetensorError) as error:
                 logger.warning("%s is damaged and ignored; its sentences are computed again: %s", path, error)
-                path.unlink(missing_ok=True)
+                storage.remove_file(path)
         return known
 
 
@@ -138,10 +135,6 @@ def _padded(sentence: str) -> str:
     """Return the caption as LViT gives it to its language model: the first line, padded to nine words."""
     line = sentence.splitlines()[0]
     return line + " EOF XXX" * max(0, PUBLISHED_WORDS - len(line.split()))
-
-
-def _positions(network: Any) -> int:
-    return int(getattr(network.config, "max_position_embeddings", 512))
 
 
 def _find(name: str, revision: str, *, fetch: bool) -> Path:
