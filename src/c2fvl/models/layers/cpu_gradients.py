@@ -148,7 +148,7 @@ def average_and_maximum(maps: Tensor) -> tuple[Tensor, Tensor]:
     The maps come before their activation. The first half of the channels is averaged; of the other the largest is
     taken, and the gradient goes to its place.
     """
-    if torch.is_grad_enabled() and maps.requires_grad:
+    if torch.is_grad_enabled() and maps.requires_grad and maps.device.type == "cpu":
         return _AverageAndMaximum.apply(maps)
     for_average, for_maximum = maps.chunk(2, dim=1)
     return for_average.relu().mean(dim=1, keepdim=True), for_maximum.amax(dim=1, keepdim=True).relu()
