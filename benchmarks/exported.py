@@ -28,8 +28,8 @@ from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.files import storage
 from c2fvl.inference.cost import example_settings
-from c2fvl.inference.export import DTYPES, export
-from c2fvl.inference.onnx_engine import OnnxModel
+from c2fvl.inference.export import export
+from c2fvl.inference.onnx_engine import DTYPES, OnnxModel
 from c2fvl.models import build_model
 from c2fvl.models.inference_model import optimize
 

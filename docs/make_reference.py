@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from c2fvl.cli import main as cli
+from c2fvl.cli.options import PROGRAM
 from c2fvl.config import SECTIONS, Config, ModelConfig
 from c2fvl.config_files import PRESETS, load_config, preset_names, settings_table, to_toml
 from c2fvl.files import storage
@@ -29,7 +30,7 @@ EXAMPLES = {
     ),
     "evaluate": (
         "c2fvl evaluate demo/run demo/phantom --split test",
-        "c2fvl evaluate demo/run demo/phantom --split test --text shuffled --seed 1 --json",
+        "c2fvl evaluate demo/run demo/phantom --split test --report shuffled --seed 1 --json",
     ),
     "calibrate": ("c2fvl calibrate demo/run demo/phantom",),
     "predict": (
@@ -54,15 +55,13 @@ EXAMPLES = {
 
 def commands_page() -> str:
     """Return the page of the commands, made from the argument parser."""
-    parser = cli._parser()
-    commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    purposes = {action.dest: action.help for action in commands._choices_actions}
+    commands = cli.command_parsers(cli.parser())
     lines = [
         NOTE,
         "",
         "# Commands",
         "",
-        f"`{cli.PROGRAM} COMMAND --help` says the same on the terminal. `python -m c2fvl` is the same command.",
+        f"`{PROGRAM} COMMAND --help` says the same on the terminal. `python -m c2fvl` is the same command.",
         "Every command takes `--verbose`.",
         "",
         "| exit status | |",
@@ -74,10 +73,10 @@ def commands_page() -> str:
         "",
         "| command | |",
         "|---|---|",
-        *(f"| [`{name}`](#{name}) | {_text(purposes[name])} |" for name in commands.choices),
+        *(f"| [`{name}`](#{name}) | {_text(commands[name].description)} |" for name in commands),
     ]
-    for name, sub in commands.choices.items():
-        lines += ["", f"## {name}", "", _usage(name, sub), "", str(purposes[name])]
+    for name, sub in commands.items():
+        lines += ["", f"## {name}", "", _usage(name, sub), "", str(sub.description)]
         lines += ["", "| argument | |", "|---|---|"] if _own_actions(sub) else []
         lines += [_row(action) for action in _own_actions(sub)]
         if name in EXAMPLES:
@@ -132,7 +131,7 @@ def settings_page() -> str:
 
 def _usage(name: str, sub: argparse.ArgumentParser) -> str:
     """Return one line of usage; argparse's own differs between versions of Python."""
-    words = [cli.PROGRAM, name]
+    words = [PROGRAM, name]
     for action in _own_actions(sub):
         if not action.option_strings:
             shown = _metavar(action)
@@ -151,7 +150,7 @@ def _row(action: argparse.Action) -> str:
     shown = _metavar(action)
     if action.option_strings:
         shown = action.option_strings[0] if action.nargs == 0 else f"{action.option_strings[0]} {shown}"
-    meaning = (action.help or "") % {"default": action.default, "prog": cli.PROGRAM}
+    meaning = (action.help or "") % {"default": action.default, "prog": PROGRAM}
     return f"| `{_cell(shown)}` | {_text(meaning)} |"
 
 

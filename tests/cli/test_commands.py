@@ -58,7 +58,7 @@ def test_train_evaluate_predict_from_the_command_line(phantom_root, tmp_path, ca
     assert main(["train", "train.patience=9", "--resume", run, "train.epochs=2"]) == 0
     assert "epochs = 2" in Path(run, "config.toml").read_text()  # the next resume keeps to it
     capsys.readouterr()
-    assert main(["evaluate", run, str(phantom_root), "--json", "--text", "shuffled"]) == 0
+    assert main(["evaluate", run, str(phantom_root), "--json", "--report", "shuffled"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["text"]["kind"] == "shuffled"
     assert main(["evaluate", run, str(phantom_root)]) == 0

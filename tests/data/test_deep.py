@@ -462,7 +462,7 @@ def test_what_cannot_be_written_is_refused_before_a_film_is_read(root, options, 
 
 def test_what_belongs_to_deep_needs_it(root, capsys):
     assert main(["check", str(root), "--out", str(root / "pictures")]) == 2
-    assert "give --deep too" in capsys.readouterr().err
+    assert "add --deep" in capsys.readouterr().err
 
 
 def test_caption_tables_alone(tmp_path, capsys):

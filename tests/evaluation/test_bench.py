@@ -74,7 +74,7 @@ def test_an_exported_file_is_measured_as_it_is(tiny_run, tmp_path, capsys):
     from c2fvl.inference.export import export
 
     export(load_model(tiny_run), tmp_path / "x.onnx")
-    arguments = ["bench", str(tmp_path / "x.onnx"), "--only", "inference", "--repeats", "1", "--batch", "2"]
+    arguments = ["bench", str(tmp_path / "x.onnx"), "--only", "inference", "--repeats", "1", "--batch-size", "2"]
     assert main([*arguments, "--out", str(tmp_path / "figures"), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     (row,) = printed["networks"]

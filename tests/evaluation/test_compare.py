@@ -246,9 +246,9 @@ def test_operations_by_hand():
     tokens = 4 * pixels
     assert counts["linear"] == 2 * tokens * 2 * 5
     attention = 2 * 2 * tokens * tokens * 2
-    assert counts[""] == sum(counts[name] for name in ("parts.0", "parts.1", "enlarge", "linear")) + attention
+    assert counts[""] == sum(counts[name] for name in ("parts.0", "parts.1", "upsample", "linear")) + attention
     found = {stage.name: stage for stage in stages(network, (image,))}
-    assert list(found) == ["parts.0", "parts.1", "enlarge", "linear", ""]
+    assert list(found) == ["parts.0", "parts.1", "upsample", "linear", ""]
     assert found["parts.0"].output == "4×6×8"
     assert found[""].parameters == sum(p.numel() for p in network.parameters())
 

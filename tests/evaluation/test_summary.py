@@ -228,7 +228,7 @@ def test_one_film_without_a_distance_makes_all_pixels(images, model, tmp_path):
 
 
 def test_a_given_distance_scales_lengths_and_areas(images, model, tiny_run, tmp_path, capsys):
-    command = ["evaluate", str(tiny_run), str(images), "--text", "none", "--spacing", "0.5,0.25"]
+    command = ["evaluate", str(tiny_run), str(images), "--report", "none", "--spacing", "0.5,0.25"]
     command += ["--tolerance", "2", "--tolerance", "0.5", "--tolerance", "2.0"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
@@ -244,7 +244,7 @@ def test_a_given_distance_scales_lengths_and_areas(images, model, tiny_run, tmp_
     per_image = summary["figures"]["per_image"]
     assert per_image["hd95"]["value"] == pytest.approx(column(rows, "hd95").mean())
     assert f"{per_image['hd95']['value']:.2f}" in printed
-    assert " mm; in brackets 95 % intervals" in printed
+    assert " mm; in brackets 95 % confidence intervals" in printed
 
 
 def test_every_figure_is_the_mean_of_its_column(scored):

@@ -99,7 +99,7 @@ def test_files_are_written_and_say_what_was_done(predictor, images, tmp_path):
     assert probability.dtype == np.uint16
     assert np.abs(probability / 65535 - expected.probability).max() < 1e-5
     assert record["report"]["zones"] == ["rupper"]
-    assert record["report"]["frame"] == "image"
+    assert record["report"]["orientation"] == "image"
     assert record["report"]["sentence"] == LEFT
     assert record["area"] == int(expected.mask.sum())
     assert record["model"]["name"] == "c2fvl"

@@ -84,4 +84,4 @@ def test_weights_of_the_checkout_are_found_by_name(image, tmp_path, capsys):
     assert "not for diagnosis" in card and "Begun from: `init.model=small`" in card
     assert "/work/" not in card and "/tmp/" not in card
     assert main(["predict", str(image), "--model", "ct_small", "--out", str(tmp_path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["reading"]["frame"] == "image"
+    assert json.loads(capsys.readouterr().out)["reading"]["orientation"] == "image"

@@ -497,11 +497,11 @@ def test_a_damaged_calibration_is_refused(folder, root, content):
 
 
 def test_the_command_line_fits_tells_and_keeps(folder, root, tmp_path, capsys, caplog):
-    assert main(["calibrate", str(folder), str(root), "--batch", "2", "--text", "none"]) == 0
+    assert main(["calibrate", str(folder), str(root), "--batch-size", "2", "--report", "none"]) == 0
     said = capsys.readouterr().out
     kept = json.loads((folder / CALIBRATION).read_text())
     assert f"{kept['temperature']:.4f}" in said and f"{kept['ece_after']:.5f}" in said and "Brier" in said
-    assert "report given: none" in said and kept["fitted_on"]["text"] == "none"
+    assert "report: none" in said and kept["fitted_on"]["text"] == "none"
     assert not caplog.records
     assert main(["calibrate", str(folder), str(root), "--split", "test", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fitted_on"]["split"] == "test"
@@ -513,7 +513,7 @@ def test_the_command_line_fits_tells_and_keeps(folder, root, tmp_path, capsys, c
     assert record["calibrated"] is True and 0 <= record["estimated_dice"] <= 1
     (folder / CALIBRATION).unlink()
     assert main(call) == 0
-    assert ", uncalibrated" in capsys.readouterr().out
+    assert "(not calibrated)" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / f"{image.stem}.json").read_text())["calibrated"] is False
 
 
@@ -526,7 +526,7 @@ def test_what_cannot_be_fitted_is_refused_and_nothing_written(folder, phantom_ro
     table.write_text("\n".join(["image", *(str(path) for path in (root / "Val_Folder/img").iterdir())]))
     for call, message in (
         ([str(folder), str(root)], "empty masks only"),
-        ([str(folder), str(table), "--split", "all", "--text", "none"], "have no mask"),
+        ([str(folder), str(table), "--split", "all", "--report", "none"], "have no mask"),
         ([str(folder), "/nowhere"], "/nowhere"),
         ([str(folder), str(root), "--split", "vall"], "no split 'vall'"),
         ([str(tmp_path / "network.onnx"), str(root)], "no model folder"),

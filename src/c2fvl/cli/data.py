@@ -1,9 +1,49 @@
-"""Commands on data sets."""
+"""Commands on data sets: check, captions, phantom."""
 
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from c2fvl.cli.options import ROOT, Commands, add_json, add_table, whole_number
+
+
+def add(commands: Commands) -> None:
+    """Add the commands of this module."""
+    commands.add("check", run_check, "Check a data set; exit 1 on errors.", _check_options)
+    commands.add("captions", run_captions, "Write a caption table from the masks of a data set.", _captions_options)
+    commands.add("phantom", run_phantom, "Write a synthetic data set: images, masks and reports.", _phantom_options)
+
+
+def _check_options(sub: argparse.ArgumentParser) -> None:
+    from c2fvl.config import DataConfig
+
+    sub.add_argument("root", help=ROOT)
+    add_table(sub)
+    sub.add_argument(
+        "--mask",
+        default="lesion",
+        choices=DataConfig.__dataclass_fields__["mask"].metadata["choices"],
+        help="meaning of the pixel values of the masks, as in the setting data.mask (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--workers", type=whole_number(1), default=2, help="threads that read files (default: %(default)s)"
+    )
+    sub.add_argument(
+        "--deep",
+        action="store_true",
+        help="also look for near duplicates, faulty captions and their orientation; root may be a caption table",
+    )
+    sub.add_argument("--out", metavar="DIR", help="with --deep: new folder for a picture of each pair of duplicates")
+    sub.add_argument("--write-splits", metavar="CSV", help="with --deep: new csv that splits the cases by group")
+    sub.add_argument(
+        "--fractions",
+        default="80,10,10",
+        metavar="PERCENT",
+        help="train, val and test fractions of --write-splits (default: %(default)s)",
+    )
+    sub.add_argument("--seed", type=whole_number(0), default=0, help="seed of --write-splits (default: %(default)s)")
+    add_json(sub, "the result")
 
 
 def run_check(options: argparse.Namespace) -> int:
@@ -13,7 +53,7 @@ def run_check(options: argparse.Namespace) -> int:
 
     deep = _deep_options(options)
     with TerminalProgress("Checking", quiet=options.json) as progress:
-        report = check(
+        found = check(
             options.root,
             table=options.table,
             mask=options.mask,
@@ -21,8 +61,8 @@ def run_check(options: argparse.Namespace) -> int:
             progress=progress,
             deep=deep,
         )
-    print(json.dumps(report.as_dict(), indent=2) if options.json else "\n".join(report.lines()))
-    return 1 if report.errors else 0
+    print(json.dumps(found.as_dict(), indent=2) if options.json else "\n".join(found.lines()))
+    return 1 if found.errors else 0
 
 
 def _deep_options(options: argparse.Namespace) -> Any:
@@ -30,16 +70,37 @@ def _deep_options(options: argparse.Namespace) -> Any:
 
     if not options.deep:
         if options.out is not None or options.write_splits is not None:
-            raise ValueError("--out and --write-splits belong to the deep check; give --deep too")
+            raise ValueError("--out and --write-splits need the deep check; add --deep")
         return None
     try:
-        fractions = tuple(int(fraction) for fraction in options.fractions.split(","))
+        fractions = tuple(int(number) for number in options.fractions.split(","))
     except ValueError as error:
         raise ValueError(
-            f"--fractions is {options.fractions!r}; expected three whole numbers such as 80,10,10"
+            f"--fractions must be three whole numbers such as 80,10,10, got {options.fractions}"
         ) from error
     folder, csv = (None if given is None else Path(given) for given in (options.out, options.write_splits))
     return DeepOptions(pictures=folder, splits=csv, fractions=fractions, seed=options.seed)
+
+
+def _captions_options(sub: argparse.ArgumentParser) -> None:
+    from c2fvl.data.captions import Form
+    from c2fvl.data.file_names import Modality
+
+    sub.add_argument("root", help="folder that contains Train_Folder, Val_Folder, …")
+    sub.add_argument("table", help="table to write (.xlsx or .csv), for example ROOT/Train_Folder/Train_text.xlsx")
+    sub.add_argument("--split", default="train", help="train, val or test (default: %(default)s)")
+    sub.add_argument(
+        "--modality",
+        default="film",
+        choices=get_args(Modality),
+        help="how lung zones are found: on chest films, or as thirds of a CT slice (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--form",
+        default="lvit",
+        choices=get_args(Form),
+        help="sentences (lvit) or eight attributes (c2fvl) (default: %(default)s)",
+    )
 
 
 def run_captions(options: argparse.Namespace) -> int:
@@ -47,7 +108,7 @@ def run_captions(options: argparse.Namespace) -> int:
     from c2fvl.cli.terminal import TerminalProgress
     from c2fvl.data.captions import write_captions
 
-    with TerminalProgress("Describing") as progress:
+    with TerminalProgress("Writing captions") as progress:
         count = write_captions(
             options.root,
             options.table,
@@ -56,8 +117,19 @@ def run_captions(options: argparse.Namespace) -> int:
             form=options.form,
             progress=progress,
         )
-    print(f"{options.table}: {count} captions, made from the masks they describe")
+    print(f"{options.table}: {count} captions, made from the masks")
     return 0
+
+
+def _phantom_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("out", help="new folder")
+    sub.add_argument(
+        "--num-cases", type=whole_number(1), default=200, help="cases in all splits together (default: %(default)s)"
+    )
+    sub.add_argument("--seed", type=whole_number(0), default=0, help="seed (default: %(default)s)")
+    sub.add_argument(
+        "--size", type=whole_number(1), default=224, help="height and width in pixels (default: %(default)s)"
+    )
 
 
 def run_phantom(options: argparse.Namespace) -> int:
@@ -65,5 +137,5 @@ def run_phantom(options: argparse.Namespace) -> int:
     from c2fvl.data.phantom.draw import write_phantom
 
     counts = write_phantom(Path(options.out), num_cases=options.num_cases, seed=options.seed, size=options.size)
-    print(f"{options.out}: " + ", ".join(f"{count} films to {split}" for split, count in counts.items()))
+    print(f"{options.out}: " + ", ".join(f"{count} cases in {split}" for split, count in counts.items()))
     return 0

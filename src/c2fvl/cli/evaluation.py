@@ -1,11 +1,67 @@
-"""Commands that score trained networks."""
+"""Commands that evaluate trained networks: evaluate, audit, compare, bench, card."""
 
 import argparse
 import json
 import sys
 from typing import Any
 
-from c2fvl.cli.options import compute_of, load_named_model, part_of
+from c2fvl.cli.options import (
+    MODEL,
+    ROOT,
+    Commands,
+    add_compute,
+    add_device,
+    add_json,
+    add_lengths,
+    add_report,
+    add_seed,
+    add_split,
+    add_text_model,
+    add_trust,
+    compute_of,
+    device_of,
+    load_named_model,
+    part_of,
+    whole_number,
+)
+
+
+def add(commands: Commands) -> None:
+    """Add the commands of this module."""
+    commands.add("evaluate", run_evaluate, "Evaluate a model on a data set.", _evaluate_options)
+    commands.add("audit", run_audit, "Test how correct, wrong and missing reports change the result.", _audit_options)
+    commands.add(
+        "compare", run_compare, "Compare several models: scores, size, operations, speed, memory.", _compare_options
+    )
+    commands.add("bench", run_bench, "Measure speed and memory of networks on this machine.", _bench_options)
+    commands.add("card", run_card, "Write the model card, README.md of a model folder.", _card_options)
+
+
+def _evaluate_options(sub: argparse.ArgumentParser) -> None:
+    _add_model_and_part(sub)
+    add_report(sub)
+    _add_scoring(sub)
+
+
+def _audit_options(sub: argparse.ArgumentParser) -> None:
+    _add_model_and_part(sub)
+    add_seed(sub)
+    _add_scoring(sub)
+
+
+def _add_model_and_part(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", help=MODEL)
+    sub.add_argument("root", help=ROOT)
+    add_split(sub)
+
+
+def _add_scoring(sub: argparse.ArgumentParser) -> None:
+    add_text_model(sub)
+    add_trust(sub)
+    add_lengths(sub)
+    sub.add_argument("--out", metavar="DIR", help="results folder (default: beside the model)")
+    add_compute(sub)
+    add_json(sub, "the summary")
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
@@ -13,7 +69,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from c2fvl.cli.terminal import TerminalProgress
     from c2fvl.evaluation.evaluate import evaluate
 
-    with TerminalProgress("Scoring", quiet=options.json) as progress:
+    with TerminalProgress("Evaluating", quiet=options.json) as progress:
         found = evaluate(
             load_named_model(options), part_of(options), compute_of(options),
             progress=progress, **_scoring_options(options),
@@ -22,7 +78,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         print(json.dumps(found.summary))
         return 0
     _print_scores(found)
-    print(f"Page: {found.page}")
+    print(f"Results page: {found.page}")
     return 0
 
 
@@ -48,34 +104,20 @@ def run_audit(options: argparse.Namespace) -> int:
         for row in shown["changes"]
     ]  # fmt: skip
     if rows:
-        header = ["report given", "Dice per image, %", "less its own report, points", "in lungs without infection, %"]
+        header = ["report", "Dice per image, %", "difference to right, points", "in lungs without infection, %"]
         print(table(header, rows, width=160))
     for line in shown["words"]:
         print(line["text"])
-    print(f"Page: {found.page}")
-    return 0
-
-
-def run_card(options: argparse.Namespace) -> int:
-    """Run `c2fvl card`; return its exit status."""
-    from c2fvl.evaluation.pages.model_card import write_card
-
-    card = write_card(
-        options.model, evaluations=options.evaluation, data=options.data, text_version=options.text_version,
-        licence=options.licence, replace=options.replace,
-    )  # fmt: skip
-    print(card)
+    print(f"Results page: {found.page}")
     return 0
 
 
 def _scoring_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what `evaluate` and `audit` have in common."""
+    """Return the arguments that only `evaluate` and `audit` take."""
     from c2fvl.metrics.case_scores import TOLERANCES
 
-    return {
-        "out": options.out, "spacing": options.spacing,
-        "tolerances": tuple(dict.fromkeys(options.tolerance or TOLERANCES)),
-    }  # fmt: skip
+    tolerances = tuple(dict.fromkeys(options.tolerance or TOLERANCES))
+    return {"out": options.out, "spacing": options.spacing, "tolerances": tolerances}
 
 
 def _print_scores(found: Any) -> None:
@@ -94,39 +136,40 @@ def _print_scores(found: Any) -> None:
     ]
     print(table(["%", "Dice per image", "IoU per image", "Dice pooled", "IoU pooled"], rows))
     print(
-        f"{first['num_cases']} films, {first['num_empty_masks']} with an empty mask, "
+        f"{first['num_cases']} images, {first['num_empty_masks']} with an empty mask, "
         f"{first['num_false_positives']} false positives, {first['num_missed_lesions']} with a missed lesion; "
-        f"report given: {given(found.summary)}"
+        f"report: {given(found.summary)}"
     )
     per_image, unit = found.summary["figures"]["per_image"], found.summary["unit"]["length"]
     print(
         f"Dice per image {show(per_image['dice'], fraction=True)} %, IoU {show(per_image['iou'], fraction=True)} %, "
         f"95th percentile of the Hausdorff distance {show(per_image['hd95'], fraction=False)} {unit}; in brackets 95 % "
-        f"intervals, {found.summary['figures']['intervals']}"
+        f"confidence intervals, {found.summary['figures']['intervals']}"
     )
 
 
-def run_bench(options: argparse.Namespace) -> int:
-    """Run `c2fvl bench`; return its exit status."""
-    import dataclasses
-
-    from c2fvl.cli.terminal import TerminalProgress
-    from c2fvl.evaluation.bench import PARTS, bench, to_markdown
-    from c2fvl.files import storage
-    from c2fvl.inference.cost import Conditions
-
-    out = None if options.out is None else storage.check_folder(options.out, what="figures")
-    found = bench(
-        options.models, conditions=Conditions(options.device, options.dtype, options.batch, options.repeats),
-        root=options.root, parts=options.only or PARTS,
-        progress=TerminalProgress(),
-    )  # fmt: skip
-    figures = dataclasses.asdict(found) | {"command": sys.argv}
-    if out is not None:
-        storage.write_text(out / "bench.md", to_markdown(found))
-        storage.write_json(out / "bench.json", figures)
-    print(json.dumps(figures) if options.json else to_markdown(found), end="\n" if options.json else "")
-    return 0
+def _compare_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "models",
+        nargs="*",
+        metavar="RUN",
+        help="run folders, model folders or results folders; LABEL=RUN,RUN averages the seeds of one network",
+    )
+    sub.add_argument("--root", help="data set to evaluate on; without it only size and speed are compared")
+    sub.add_argument(
+        "--published",
+        nargs=2,
+        metavar=("DICE", "IOU"),
+        help="say whether a published pair of scores is per image or pooled",
+    )
+    add_split(sub)
+    add_report(sub)
+    add_text_model(sub)
+    sub.add_argument("--fresh", action="store_true", help="evaluate again, even if results exist")
+    sub.add_argument("--no-speed", action="store_true", help="do not measure speed and memory")
+    sub.add_argument("--out", metavar="DIR", help="folder for the table as csv, Markdown, LaTeX and JSON")
+    add_compute(sub, batch_size="8")
+    add_json(sub, "the table")
 
 
 def run_compare(options: argparse.Namespace) -> int:
@@ -163,7 +206,7 @@ def _read_published(options: argparse.Namespace) -> int:
     from c2fvl.metrics.published import read_published
 
     if options.models:
-        raise ValueError("--published reads one pair of figures and compares no models; leave them out")
+        raise ValueError("--published compares no models; leave out the models")
     dice, iou = options.published
     found = read_published(dice, iou)
     if options.json:
@@ -171,3 +214,78 @@ def _read_published(options: argparse.Namespace) -> int:
     else:
         print(f"Dice {dice}, IoU {iou}: {found.words}")
     return 1 if found.kind == "impossible" else 0
+
+
+def _bench_options(sub: argparse.ArgumentParser) -> None:
+    from c2fvl.inference.compute import MEASURABLE, PRECISIONS
+
+    sub.add_argument(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help="networks, trained models, model folders or exported files (default: c2fvl)",
+    )
+    sub.add_argument("--only", action="append", choices=MEASURABLE, help="measure only this; may be repeated")
+    sub.add_argument("--root", help="data set to load images from (default: a synthetic one)")
+    add_device(sub)
+    sub.add_argument(
+        "--dtype", default="fp32", choices=PRECISIONS, help="number format of the computation (default: %(default)s)"
+    )
+    sub.add_argument("--batch-size", type=whole_number(1), default=1, help="images per batch (default: %(default)s)")
+    sub.add_argument(
+        "--repeats", type=whole_number(1), default=10, help="batches that are timed (default: %(default)s)"
+    )
+    sub.add_argument("--out", metavar="DIR", help="folder for the results as Markdown and JSON")
+    add_json(sub, "the results")
+
+
+def run_bench(options: argparse.Namespace) -> int:
+    """Run `c2fvl bench`; return its exit status."""
+    import dataclasses
+
+    from c2fvl.cli.terminal import TerminalProgress
+    from c2fvl.evaluation.bench import bench, to_markdown
+    from c2fvl.files import storage
+    from c2fvl.inference.compute import MEASURABLE
+    from c2fvl.inference.cost import Conditions
+
+    out = None if options.out is None else storage.check_folder(options.out, what="results")
+    conditions = Conditions(device_of(options), options.dtype, options.batch_size, options.repeats)
+    with TerminalProgress() as progress:
+        found = bench(
+            options.models, conditions=conditions, root=options.root, parts=options.only or MEASURABLE,
+            progress=progress,
+        )  # fmt: skip
+    results = dataclasses.asdict(found) | {"command": sys.argv}
+    if out is not None:
+        storage.write_text(out / "bench.md", to_markdown(found))
+        storage.write_json(out / "bench.json", results)
+    print(json.dumps(results) if options.json else to_markdown(found).rstrip("\n"))
+    return 0
+
+
+def _card_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", help=MODEL)
+    sub.add_argument(
+        "--evaluation",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="another results folder of evaluate or audit; may be repeated",
+    )
+    sub.add_argument("--data", default="", metavar="TEXT", help="name of the data set (default: that of its folder)")
+    sub.add_argument("--text-version", default="", metavar="TEXT", help="version of the captions")
+    sub.add_argument("--licence", default="", metavar="TEXT", help="licence of the images, as far as it is known")
+    sub.add_argument("--replace", action="store_true", help="overwrite a README.md that c2fvl did not write")
+
+
+def run_card(options: argparse.Namespace) -> int:
+    """Run `c2fvl card`; return its exit status."""
+    from c2fvl.evaluation.pages.model_card import write_card
+
+    card = write_card(
+        options.model, evaluations=options.evaluation, data=options.data, text_version=options.text_version,
+        licence=options.licence, replace=options.replace,
+    )  # fmt: skip
+    print(card)
+    return 0

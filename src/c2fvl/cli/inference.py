@@ -1,35 +1,107 @@
-"""Commands that run a trained network on images."""
+"""Commands that run a trained network on images: predict, read, export."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from c2fvl.cli.options import PROGRAM, load_named_model
+from c2fvl.checkpoints.folders import ALIAS
+from c2fvl.cli.options import (
+    MODEL,
+    PROGRAM,
+    Commands,
+    add_batch_size,
+    add_device,
+    add_json,
+    add_orientation,
+    add_table,
+    add_text_model,
+    add_trust,
+    device_of,
+    load_named_model,
+    whole_number,
+)
+
+
+def add(commands: Commands) -> None:
+    """Add the commands of this module."""
+    commands.add("predict", run_predict, "Segment images; masks are saved at the original size.", _predict_options)
+    commands.add("read", run_read, "Print the findings that a model predicts from images.", _read_options)
+    commands.add("export", run_export, "Export a model to one ONNX file, which runs without torch.", _export_options)
+
+
+def _add_model(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--model",
+        default=ALIAS,
+        metavar="NAME|FOLDER|FILE.onnx",
+        help=f"{MODEL}, or an exported .onnx file (default: the model that is included in the package)",
+    )
+
+
+def _predict_options(sub: argparse.ArgumentParser) -> None:
+    from c2fvl.inference.masks import THRESHOLD
+
+    sub.add_argument("images", nargs="*", metavar="FILE", help="images, folders or glob patterns")
+    _add_model(sub)
+    sub.add_argument("--report", help="report that is used with every image, as a sentence")
+    add_orientation(sub, "in the report")
+    add_text_model(sub)
+    add_trust(sub)
+    sub.add_argument(
+        "--csv", metavar="TABLE", help="table with the columns image and report; paths are relative to the table"
+    )
+    sub.add_argument(
+        "--out", default="predictions", metavar="DIR", help="folder for masks and records (default: %(default)s)"
+    )
+    sub.add_argument("--probability", action="store_true", help="also save the probability map as a 16-bit PNG")
+    sub.add_argument("--overlay", action="store_true", help="also save the image with the mask drawn on it")
+    sub.add_argument(
+        "--threshold",
+        type=float,
+        default=THRESHOLD,
+        help="a pixel is lesion from this probability on (default: %(default)s)",
+    )
+    add_device(sub)
+    add_batch_size(sub)
+    sub.add_argument(
+        "--workers",
+        type=whole_number(1),
+        default=1,
+        help="threads that read images, and as many that write masks (default: %(default)s)",
+    )
+    add_json(sub, "one line per image")
+
+
+def _predictor(options: argparse.Namespace, **arguments: Any) -> Any:
+    """Return the `Predictor` of the model that the options name."""
+    from c2fvl.inference.onnx_engine import OnnxModel
+    from c2fvl.inference.predictor import ONNX, Predictor
+
+    if Path(options.model).suffix != ONNX:
+        return Predictor(load_named_model(options), device=device_of(options), **arguments)
+    if options.text_model is not None:
+        raise ValueError("--text-model needs a model folder; export the model again for another language model")
+    device = "cpu" if options.device == "auto" else options.device
+    engine = OnnxModel(options.model, device=device, threads=options.threads)
+    return Predictor(engine, trust=options.trust, **arguments)
 
 
 def run_predict(options: argparse.Namespace) -> int:
     """Run `c2fvl predict`; return its exit status."""
-    from c2fvl.inference.predictor import ONNX, Predictor
+    from c2fvl.inference.predictor import ONNX
     from c2fvl.inference.to_folder import collect, predict_to_folder
 
-    for film in options.images:
-        if Path(film).suffix == ONNX:
-            raise ValueError(f"{film} is an exported network and no film; give it as --model {film}")
+    for image in options.images:
+        if Path(image).suffix == ONNX:
+            raise ValueError(f"{image} is an exported model, not an image; give it as --model {image}")
     requests = collect(options.images, table=options.csv, report=options.report)
-    exported = Path(options.model).suffix == ONNX
-    trust = options.trust if exported else None
-    if exported and options.text_model is not None:
-        raise ValueError("--text-model goes with a model folder; export the model anew for another language model")
-    model = options.model if exported else load_named_model(options)
-    predictor = Predictor(
-        model, device=options.device, threshold=options.threshold, batch_size=options.batch, trust=trust
-    )
-    if options.report is not None:
-        # what cannot be used at all ends it at once
+    predictor = _predictor(options, threshold=options.threshold, batch_size=options.batch_size)
+    if options.report is not None:  # a report that cannot be used at all ends the command here
         _, refusal = predictor.understand_or_refuse(options.report, orientation=options.orientation)
         if refusal:
-            print(f"{PROGRAM}: the report is not used: {refusal}; masks are those without a report", file=sys.stderr)
+            print(f"{PROGRAM}: the report is not used: {refusal}", file=sys.stderr)
     failed = 0
     for record in predict_to_folder(
         predictor, requests, options.out, orientation=options.orientation,
@@ -38,31 +110,46 @@ def run_predict(options: argparse.Namespace) -> int:
         failed += "error" in record
         if options.json:
             print(json.dumps(record))
-        elif "error" in record:
-            print(f"{record['image']}: {record['error']}", file=sys.stderr)
         else:
-            pixels = record["height"] * record["width"]
-            areas = (f"{100 * area / pixels:.2f} % {name}" for name, area in record["area_per_class"].items())
-            sure = record["estimated_dice"]
-            said = (
-                "" if sure is None else f"; expected Dice {sure:.2f}{'' if record['calibrated'] else ', uncalibrated'}"
-            )
-            print(f"{Path(options.out) / record['mask']}: {', '.join(areas)} of the picture{said}")
-            for remark in (record["reading"] or {}).get("remarks", ()):
-                print(f"  {remark}")
-            for reason in (record["film"] or {}).get("reasons", ()):
-                print(f"{record['image']}: not to be relied on: {reason}", file=sys.stderr)
+            _print_record(record, Path(options.out))
     if failed:
-        print(f"{PROGRAM}: {failed} of {len(requests)} films could not be predicted", file=sys.stderr)
+        print(f"{PROGRAM}: {failed} of {len(requests)} images failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _print_record(record: dict[str, Any], out: Path) -> None:
+    """Print what was found in one image; errors and warnings go to the error stream."""
+    if "error" in record:
+        print(f"{record['image']}: {record['error']}", file=sys.stderr)
+        return
+    pixels = record["height"] * record["width"]
+    areas = ", ".join(f"{name}: {100 * area / pixels:.1f} %" for name, area in record["area_per_class"].items())
+    warnings = (record["film"] or {}).get("reasons", ())
+    estimate = ""
+    if record["estimated_dice"] is not None and not warnings:
+        uncalibrated = "" if record["calibrated"] else " (not calibrated)"
+        estimate = f" Estimated Dice: {record['estimated_dice']:.2f}{uncalibrated}."
+    print(f"{out / record['mask']}: {areas[0].upper()}{areas[1:]} of the image.{estimate}")
+    for remark in (record["reading"] or {}).get("remarks", ()):
+        print(f"  {remark}")
+    for warning in warnings:
+        print(f"{record['image']}: do not rely on this result: {warning}", file=sys.stderr)
+
+
+def _read_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("images", nargs="+", metavar="FILE", help="images, folders or glob patterns")
+    _add_model(sub)
+    add_orientation(sub, "in the output")
+    add_device(sub)
+    add_json(sub, "one line per image")
+    sub.set_defaults(text_model=None, trust=None)
 
 
 def run_read(options: argparse.Namespace) -> int:
     """Run `c2fvl read`; return its exit status."""
-    from c2fvl.inference.predictor import Predictor
     from c2fvl.inference.to_folder import collect
 
-    predictor = Predictor(options.model, device=options.device)
+    predictor = _predictor(options)
     failed = 0
     for request in collect(options.images):
         try:
@@ -72,18 +159,38 @@ def run_read(options: argparse.Namespace) -> int:
             print(f"{request.image}: {str(error).removeprefix(f'{request.image}: ')}", file=sys.stderr)
             continue
         reading, ood = found.reading, found.ood
-        assert reading is not None
         if options.json:
             record = {"image": str(request.image), "film": None if ood is None else ood.as_dict()}
             print(json.dumps(record | reading.as_dict(options.orientation)))
             continue
-        report, *figures = reading.lines(options.orientation)
+        report, *lines = reading.lines(options.orientation)
         print(f"{request.image}: {report}")
-        for line in figures:
+        for line in lines:
             print(f"  {line}")
         for reason in () if ood is None else ood.reasons:
-            print(f"  not to be relied on: {reason}")
+            print(f"  do not rely on this result: {reason}")
     return 1 if failed else 0
+
+
+def _export_options(sub: argparse.ArgumentParser) -> None:
+    from c2fvl.inference.onnx_engine import DTYPES
+
+    sub.add_argument("model", help=MODEL)
+    sub.add_argument("out", help="file to write, .onnx")
+    sub.add_argument("--opset", type=whole_number(1), help="ONNX operator set (default: that of the exporter)")
+    sub.add_argument(
+        "--dtype",
+        default="fp32",
+        choices=DTYPES,
+        help="number format of the computation; images and probabilities stay fp32 (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--calibration",
+        metavar="ROOT",
+        help="data set for int8: the train split gives the scales, the val split is scored",
+    )
+    add_table(sub)
+    add_json(sub, "the result")
 
 
 def run_export(options: argparse.Namespace) -> int:
@@ -94,20 +201,17 @@ def run_export(options: argparse.Namespace) -> int:
     from c2fvl.cli.terminal import TerminalProgress
     from c2fvl.inference.export import export
 
-    found = export(
-        load_model(options.model), options.out, dtype=options.dtype, opset=options.opset,
-        calibration=options.calibration, table=options.table,
-        progress=TerminalProgress(),
-    )  # fmt: skip
+    with TerminalProgress() as progress:
+        found = export(
+            load_model(options.model), options.out, dtype=options.dtype, opset=options.opset,
+            calibration=options.calibration, table=options.table, progress=progress,
+        )  # fmt: skip
     if options.json:
         print(json.dumps(dataclasses.asdict(found) | {"path": str(found.path)}))
         return 0
     print(f"{found.path}: {found.dtype}, opset {found.opset}, {found.path.stat().st_size / 2**20:.1f} MiB")
-    print(f"Largest difference to PyTorch in probability: {found.difference:.1e}")
+    print(f"Largest difference from PyTorch in probability: {found.difference:.1e}")
     if found.dice_before is not None and found.dice_after is not None:
         before, after = 100 * found.dice_before, 100 * found.dice_after
-        print(
-            f"Dice per image on {found.num_scored} films: {before:.2f} before, {after:.2f} after; {before - after:.2f} "
-            "lost"
-        )
+        print(f"Dice per image on {found.num_scored} images: PyTorch {before:.2f} %, exported {after:.2f} %")
     return 0

@@ -1,9 +1,104 @@
-"""Commands on networks and trained models."""
+"""Commands on networks and model folders: models, convert, pack, pull, push."""
 
 import argparse
 import json
 
-from c2fvl.checkpoints.folders import ALIAS
+from c2fvl.cli.options import MODEL, Commands, add_json, whole_number
+
+
+def add(commands: Commands) -> None:
+    """Add the commands of this module."""
+    commands.add(
+        "models", run_models, "List the networks and the trained models, or show one network.", _models_options
+    )
+    commands.add("convert", run_convert, "Convert an official checkpoint to a model folder.", _convert_options)
+    commands.add("pack", run_pack, "Pack a model folder to share: half-precision weights.", _pack_options)
+    commands.add("pull", run_pull, "Download a trained model from the Hugging Face hub.", _pull_options)
+    commands.add("push", run_push, "Upload a packed model folder to the Hugging Face hub.", _push_options)
+
+
+def _models_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("name", nargs="?", help="network whose arguments are shown")
+    sub.add_argument(
+        "overrides", nargs="*", metavar="argument=value", help="arguments for --summary, for example base_width=16"
+    )
+    sub.add_argument("--summary", action="store_true", help="show parameters and operations of each stage")
+    sub.add_argument("--size", type=whole_number(16), help="height and width of the image for --summary (default: 224)")
+    add_json(sub, "the summary")
+
+
+def run_models(options: argparse.Namespace) -> int:
+    """Run `c2fvl models`; return its exit status."""
+    from c2fvl.models.registry import NETWORKS, TEXTS, arguments_of, num_parameters
+
+    if options.summary or options.overrides or options.size:
+        return _summarise_network(options)
+    if options.name is not None:
+        for line in arguments_of(options.name):
+            print(line)
+        return 0
+    parameters = num_parameters()
+    rows = [["network", "paper", "year", "text input", "parameters"]]
+    rows += [
+        [name, entry.paper, str(entry.year), TEXTS[entry.text], f"{parameters[name] / 1e6:.1f} M"]
+        for name, entry in NETWORKS.items()
+    ]
+    _print_columns(rows)
+    print()
+    _print_trained()
+    return 0
+
+
+def _print_trained() -> None:
+    from c2fvl.checkpoints.folders import ALIAS, DEFAULT, SHIPPED, named_models
+
+    found = named_models()
+    if not found:
+        print(f"There is no trained model: {SHIPPED} has none, and none was downloaded with `c2fvl pull`.")
+        return
+    rows = [["trained model", "found in", "network", "size", ""]]
+    rows += [
+        [f"{model.name} ({ALIAS})" if model.name == DEFAULT else model.name, model.place, model.network,
+         f"{model.num_bytes / 1e6:.1f} MB", model.words]
+        for model in found
+    ]  # fmt: skip
+    _print_columns(rows)
+
+
+def _print_columns(rows: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _summarise_network(options: argparse.Namespace) -> int:
+    from c2fvl.cli.terminal import table
+    from c2fvl.inference.cost import as_rows, build_empty, example_settings, stages
+
+    if options.name is None:
+        raise ValueError("give the name of a network, for example `c2fvl models c2fvl --summary`")
+    config = example_settings(options.name, options.overrides, options.size)
+    found = stages(*build_empty(config))
+    if options.json:
+        print(json.dumps({"image_size": config.data.image_size, "stages": as_rows(found)}))
+        return 0
+    rows = [
+        [stage.name or "whole network", stage.kind, stage.output, f"{stage.parameters:,}", f"{stage.flops / 1e9:.3f}"]
+        for stage in found
+    ]
+    print(table(["stage", "kind", "output", "parameters", "GFLOP"], rows, numbers=3))
+    side = config.data.image_size
+    print(f"For one image of {side} × {side}. A multiplication with its addition counts as 2 operations.")
+    return 0
+
+
+def _convert_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("file", help="official checkpoint, .pth.tar or .pth")
+    sub.add_argument("out", help="model folder to write")
+    sub.add_argument("--model", required=True, help="network of the checkpoint, for example c2fvl")
+    sub.add_argument(
+        "--preset", help="preset with the data settings of its training (default: that of the network for QaTa-COV19)"
+    )
 
 
 def run_convert(options: argparse.Namespace) -> int:
@@ -17,10 +112,14 @@ def run_convert(options: argparse.Namespace) -> int:
         raise ValueError(f"there is no network {options.model!r}{nearest_names(options.model, OFFICIAL_NAMES)}")
     config = load_config(options.preset or f"{options.model}_qata_paper")
     network = convert(options.file, options.out, name=options.model, config=config)
-    print(
-        f"{options.out}: {sum(parameter.numel() for parameter in network.parameters()):,} parameters of {options.model}"
-    )
+    num_parameters = sum(parameter.numel() for parameter in network.parameters())
+    print(f"{options.out}: {options.model} with {num_parameters:,} parameters")
     return 0
+
+
+def _pack_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", help=MODEL)
+    sub.add_argument("out", help="new model folder")
 
 
 def run_pack(options: argparse.Namespace) -> int:
@@ -30,16 +129,27 @@ def run_pack(options: argparse.Namespace) -> int:
     found = pack(options.model, options.out)
     kept = [name for name, there in (("calibration", found.has_calibration), ("card", found.has_card)) if there]
     print(f"{found.folder}: {found.num_bytes / 1e6:.1f} MB of weights, with {' and '.join(kept) or 'no card'}")
-    print(f"Largest difference of a weight by rounding: {found.largest_difference:.2g}, in {found.tensor}")
+    print(f"Largest rounding error of a weight: {found.largest_difference:.2g}, in {found.tensor}")
     return 0
+
+
+def _pull_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("repository", metavar="OWNER/NAME", help="repository of the model, and its name from then on")
+    sub.add_argument("--revision", default="", help="branch, tag or commit (default: the newest)")
 
 
 def run_pull(options: argparse.Namespace) -> int:
     """Run `c2fvl pull`; return its exit status."""
     from c2fvl.checkpoints.hub import pull
 
-    print(f"{pull(options.repository, revision=options.revision)}: use it as --model {options.repository}")
+    print(f"{pull(options.repository, revision=options.revision)}: use it with --model {options.repository}")
     return 0
+
+
+def _push_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("folder", help="model folder that `c2fvl pack` made, with its card")
+    sub.add_argument("repository", metavar="OWNER/NAME", help="repository; it is created if it does not exist")
+    sub.add_argument("--private", action="store_true", help="create a private repository")
 
 
 def run_push(options: argparse.Namespace) -> int:
@@ -47,67 +157,4 @@ def run_push(options: argparse.Namespace) -> int:
     from c2fvl.checkpoints.hub import push
 
     print(push(options.folder, options.repository, private=options.private))
-    return 0
-
-
-def run_models(options: argparse.Namespace) -> int:
-    """Run `c2fvl models`; return its exit status."""
-    from c2fvl.models.registry import NETWORKS, TEXTS, arguments_of, num_parameters
-
-    if options.summary or options.arguments or options.size:
-        return _summarise_network(options)
-    if options.name is not None:
-        for line in arguments_of(options.name):
-            print(line)
-        return 0
-    rows = [("name", "paper", "year", "text that it reads", "parameters")]
-    rows += [
-        (name, entry.paper, str(entry.year), TEXTS[entry.text], f"{num_parameters()[name] / 1e6:.1f} M")
-        for name, entry in NETWORKS.items()
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for *cells, last in rows:
-        left = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=False))
-        print(f"{left}  {last.rjust(widths[-1])}")
-    print()
-    _print_trained()
-    return 0
-
-
-def _print_trained() -> None:
-    from c2fvl.checkpoints.folders import DEFAULT, SHIPPED, named_models
-
-    found = named_models()
-    if not found:
-        print(f"No trained model is at hand: none came with the package ({SHIPPED}), none was pulled.")
-        return
-    rows = [("trained model", "place", "network", "size", "")]
-    rows += [
-        (f"{model.name} ({ALIAS})" if model.name == DEFAULT else model.name, model.place, model.network,
-         f"{model.num_bytes / 1e6:.1f} MB", model.words)
-        for model in found
-    ]  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _summarise_network(options: argparse.Namespace) -> int:
-    from c2fvl.cli.terminal import table
-    from c2fvl.inference.cost import as_rows, build_empty, example_settings, stages
-
-    if options.name is None:
-        raise ValueError("name a network to summarise, such as `c2fvl models c2fvl --summary`")
-    config = example_settings(options.name, options.arguments, options.size)
-    found = stages(*build_empty(config))
-    if options.json:
-        print(json.dumps({"image_size": config.data.image_size, "stages": as_rows(found)}))
-        return 0
-    rows = [
-        [stage.name or "whole network", stage.kind, stage.output, f"{stage.parameters:,}", f"{stage.flops / 1e9:.3f}"]
-        for stage in found
-    ]
-    print(table(["stage", "kind", "output", "parameters", "GFLOP"], rows, numbers=3))
-    side = config.data.image_size
-    print(f"One film of {side} × {side}; 2 operations for each multiplication with its addition.")
     return 0

@@ -1,171 +1,255 @@
-"""What each command of `c2fvl` does with its options; what is heavy is imported inside."""
+"""Options that several commands share, and what the program makes of them."""
 
 import argparse
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 PROGRAM = "c2fvl"
+MODEL = "trained model: a name from `c2fvl models`, a model folder or a run folder"
+ROOT = "data set: a folder that contains Train_Folder, Val_Folder, …, or a csv table"
+_TABLE = "caption table to use instead of <Split>_text.xlsx"
 
 
-def load_named_model(options: argparse.Namespace) -> Any:
-    """Return the model that the options name, its language model where they say it is."""
-    from c2fvl.checkpoints.trained_model import load_model
+class Parser(argparse.ArgumentParser):
+    """A parser of arguments that reports an error in one line."""
 
-    model = load_model(options.model, device=options.device)
-    if options.text_model is not None:
-        model = model.with_text_model(options.text_model)
-    return model if options.trust is None else model.with_trust(options.trust)
-
-
-def part_of(options: argparse.Namespace) -> Any:
-    """Return the part of a data set that the options name, with the reports that they choose."""
-    from c2fvl.data.part import Part
-
-    text, seed = getattr(options, "text", "right"), getattr(options, "seed", 0)
-    return Part(options.root, options.split, options.table, text, seed)
+    def error(self, message: str) -> NoReturn:
+        """Print the error and end the program with exit status 2."""
+        choice = re.fullmatch(r"argument (\S+): invalid choice: (.+) \(choose from (.+)\)", message)
+        if choice:
+            name, given, known = choice.groups()
+            message = f"{name} must be one of {known.replace(chr(39), '')}; got {given}"
+        message = re.sub(r"^argument (\S+): ", r"\1 ", message)
+        end = "" if message.endswith(("?", ".")) else "."
+        self.exit(2, f"{self.prog}: {message}{end} See `{self.prog} --help`.\n")
 
 
-def compute_of(options: argparse.Namespace) -> Any:
-    """Return what computes, as the options say."""
-    from c2fvl.inference.compute import Compute
+class Commands:
+    """The commands of a parser. Only the command `chosen` gets its options, all commands if it is None."""
 
-    return Compute(options.device, options.batch, options.workers)
+    def __init__(self, parser: argparse.ArgumentParser, chosen: str | None) -> None:
+        self._parsers: Any = parser.add_subparsers(metavar="COMMAND", dest="command")
+        self._chosen = chosen
+
+    def add(
+        self,
+        name: str,
+        run: Callable[[argparse.Namespace], int],
+        purpose: str,
+        add_options: Callable[[argparse.ArgumentParser], None],
+    ) -> None:
+        """Add a command: `run` takes its options and returns the exit status."""
+        sub = self._parsers.add_parser(name, help=purpose, description=purpose)
+        if self._chosen in (None, name):
+            add_options(sub)
+            sub.add_argument("--verbose", action="store_true", help="print more messages")
+            sub.set_defaults(run=run)
 
 
-TEXTS = (
-    "right", "none", "paraphrase", "typing_errors", "zones_dropped", "count_wrong", "zone_off", "upside_down",
-    "sides_exchanged", "patient_orientation", "constant", "shuffled",
-)  # fmt: skip
-"""The changes of `perturbations`, which takes longer to load than the help to print."""
-A_MODEL = "name of a trained model (see `c2fvl models`), model folder or run folder"
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """Return a function that reads a whole number of at least `minimum`."""
 
-
-def count(minimum: int) -> Callable[[str], int]:
-    """Return a reader of whole numbers from `least` on."""
-
-    def number(text: str) -> int:
-        if int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"{text} is too small; expected is {minimum} or more")
+    def read(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {minimum}, got {text}")
         return int(text)
 
+    return read
+
+
+def fraction(text: str) -> float:
+    """Return a number between 0 and 1."""
+    number = _number(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
     return number
 
 
-def _distance(text: str) -> tuple[float, float]:
-    """Return the distance of rows and of columns that MM or MM,MM names."""
+def _number(text: str) -> float:
     try:
-        numbers = [float(part) for part in text.split(",")]
+        return float(text)
     except ValueError:
-        numbers = []
+        return float("nan")
+
+
+def _length(text: str) -> float:
+    if not 0 < _number(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
+    return float(text)
+
+
+def _spacing(text: str) -> tuple[float, float]:
+    """Return the distance between rows and between columns."""
+    numbers = [_number(part) for part in text.split(",")]
     if len(numbers) not in (1, 2) or not all(0 < number < float("inf") for number in numbers):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no distance; expected is MM above 0, or MM,MM for rows and columns"
-        )
+        raise argparse.ArgumentTypeError(f"must be MM or MM,MM (rows, columns) with numbers above 0, got {text}")
     return (numbers[0], numbers[-1])
 
 
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no length; expected is a number above 0")
-    return number
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda, cuda:NUMBER or mps, got {text}")
+    return text
+
+
+def _batch_size(text: str) -> int | None:
+    return None if text == "auto" else whole_number(1)(text)
 
 
 def add_lengths(sub: argparse.ArgumentParser) -> None:
-    """Add the options of lengths in millimetres."""
+    """Add the options of distances between surfaces."""
     sub.add_argument(
         "--spacing",
-        type=_distance,
+        type=_spacing,
         metavar="MM[,MM]",
-        help="distance of pixels, or of rows and of columns (default: what the files tell, else pixels)",
+        help="distance between pixels, or between rows and between columns (default: from the files, else in pixels)",
     )
     sub.add_argument(
         "--tolerance",
-        type=_positive,
+        type=_length,
         action="append",
         metavar="LENGTH",
-        help="of the normalised surface distance, in mm or pixels; may be given several times (default: 1 and 3)",
+        help="tolerance of the normalised surface distance, in mm or pixels; may be repeated (default: 1 and 3)",
     )
 
 
-def add_part(sub: argparse.ArgumentParser) -> None:
-    """Add the model and the part of a data set to run it on."""
-    sub.add_argument("model", help=A_MODEL)
-    sub.add_argument("root", help="folder that holds Train_Folder, Val_Folder, …, or a csv table")
-    add_split(sub)
+def add_split(sub: argparse.ArgumentParser, default: str = "val") -> None:
+    """Add the options that choose the cases of a data set."""
+    sub.add_argument("--split", default=default, help="train, val or test (default: %(default)s)")
+    add_table(sub)
 
 
-def add_split(sub: argparse.ArgumentParser) -> None:
-    """Add the options that choose a part of a data set."""
-    sub.add_argument("--split", default="val", help="part to take the films from (default: %(default)s)")
-    sub.add_argument("--table", help="caption table to use in place of <Split>_text.xlsx")
+def add_table(sub: argparse.ArgumentParser) -> None:
+    """Add the option of the caption table."""
+    sub.add_argument("--table", help=_TABLE)
 
 
-def add_text(sub: argparse.ArgumentParser) -> None:
-    """Add the option of the report that each image is given."""
+def add_report(sub: argparse.ArgumentParser) -> None:
+    """Add the option that chooses the report of each case."""
+    from c2fvl.data.perturbations import perturbations
+
     sub.add_argument(
-        "--text",
+        "--report",
         default="right",
-        choices=TEXTS,
-        help="report each film is given; the changes are those of `c2fvl audit` (default: %(default)s)",
+        choices=[perturbation.name for perturbation in perturbations(None)],
+        help="report that is given with each image: right, none, or a perturbation (default: %(default)s)",
     )
     add_seed(sub)
 
 
 def add_seed(sub: argparse.ArgumentParser) -> None:
-    """Add the seed of the changes of the text."""
-    sub.add_argument("--seed", type=count(0), default=0, help="seed of the changes of the text (default: %(default)s)")
+    """Add the seed of the perturbations."""
+    sub.add_argument(
+        "--seed", type=whole_number(0), default=0, help="seed of the report perturbations (default: %(default)s)"
+    )
+
+
+def add_orientation(sub: argparse.ArgumentParser, what: str) -> None:
+    """Add the option of whose left "left" is."""
+    from c2fvl.reports.zones import ORIENTATIONS
+
+    sub.add_argument(
+        "--orientation",
+        default="image",
+        choices=ORIENTATIONS,
+        help=f'meaning of "left" {what}: left side of the patient or of the image (default: %(default)s)',
+    )
 
 
 def add_trust(sub: argparse.ArgumentParser) -> None:
     """Add the trust in reports."""
     sub.add_argument(
         "--trust",
-        type=_fraction,
-        help="from 0, the film alone, to 1, follow the report; for filmfirst (default: the model's own)",
+        type=fraction,
+        help="probability that the report belongs to this image: 0 ignores it, 1 follows it; only for filmfirst "
+        "(default: that of the model)",
     )
-
-
-def _fraction(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share; expected is a number from 0 to 1")
-    return number
 
 
 def add_text_model(sub: argparse.ArgumentParser) -> None:
     """Add the folder of the language model."""
     sub.add_argument(
-        "--text-model", metavar="DIR", help="where the language model of a network that reads sentences lies now"
+        "--text-model", metavar="DIR", help="folder of the language model, for a network that reads sentences"
     )
 
 
-def _batch(text: str) -> int | None:
-    return None if text == "auto" else count(1)(text)
+def add_json(sub: argparse.ArgumentParser, what: str) -> None:
+    """Add the option of machine-readable output."""
+    sub.add_argument("--json", action="store_true", help=f"print {what} as JSON")
 
 
-def add_device(
-    sub: argparse.ArgumentParser,
-    *,
-    batch: str,
-    workers: int = 0,
-    reading: str = "processes that read films; 0: a thread",
-) -> None:
-    """Add the options of what computes."""
-    sub.add_argument("--device", default="cpu", help="where to compute: cpu or cuda (default: %(default)s)")
+def add_device(sub: argparse.ArgumentParser) -> None:
+    """Add the device and the number of threads."""
     sub.add_argument(
-        "--batch",
-        type=_batch,
-        default=batch,
+        "--device",
+        type=_device,
+        default="auto",
+        metavar="auto|cpu|cuda|mps",
+        help="device to compute on; auto is cuda if available, else cpu; cuda:1 is the second GPU (default: auto)",
+    )
+    sub.add_argument("--threads", type=whole_number(1), help="CPU threads (default: one per core)")
+
+
+def add_batch_size(sub: argparse.ArgumentParser, default: str = "auto") -> None:
+    """Add the batch size."""
+    sub.add_argument(
+        "--batch-size",
+        type=_batch_size,
+        default=default,
         metavar="NUMBER",
-        help="films at once; auto: what suits the device (default: %(default)s)",
+        help="images per batch; auto chooses it for the device (default: %(default)s)",
     )
+
+
+def add_workers(sub: argparse.ArgumentParser) -> None:
+    """Add the number of processes that read images."""
     sub.add_argument(
-        "--workers", type=count(min(workers, 1)), default=workers, help=f"{reading} (default: %(default)s)"
+        "--workers",
+        type=whole_number(0),
+        default=0,
+        help="processes that read images; 0 uses a thread (default: %(default)s)",
     )
+
+
+def add_compute(sub: argparse.ArgumentParser, batch_size: str = "auto") -> None:
+    """Add all options of what computes."""
+    add_device(sub)
+    add_batch_size(sub, batch_size)
+    add_workers(sub)
+
+
+def device_of(options: argparse.Namespace) -> str:
+    """Return the device that the options choose, and apply their number of threads."""
+    import torch
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    if options.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return str(options.device)
+
+
+def compute_of(options: argparse.Namespace) -> Any:
+    """Return the `Compute` that the options describe."""
+    from c2fvl.inference.compute import Compute
+
+    return Compute(device_of(options), options.batch_size, options.workers)
+
+
+def part_of(options: argparse.Namespace) -> Any:
+    """Return the `Part` of a data set that the options describe."""
+    from c2fvl.data.part import Part
+
+    report, seed = getattr(options, "report", "right"), getattr(options, "seed", 0)
+    return Part(options.root, options.split, options.table, report, seed)
+
+
+def load_named_model(options: argparse.Namespace) -> Any:
+    """Return the model that the options name, with the language model and the trust that they give."""
+    from c2fvl.checkpoints.trained_model import load_model
+
+    model = load_model(options.model, device=device_of(options))
+    if options.text_model is not None:
+        model = model.with_text_model(options.text_model)
+    return model if options.trust is None else model.with_trust(options.trust)

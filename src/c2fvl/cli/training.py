@@ -1,12 +1,63 @@
-"""Commands that make or adjust a trained network."""
+"""Commands that train a network or fit something to it: train, calibrate, fit-trust, fit-ood, presets, settings."""
 
 import argparse
 import json
+from typing import Any
 
-from c2fvl.cli.options import PROGRAM, compute_of, load_named_model, part_of
+from c2fvl.cli.options import (
+    MODEL,
+    PROGRAM,
+    ROOT,
+    Commands,
+    add_compute,
+    add_device,
+    add_json,
+    add_report,
+    add_seed,
+    add_split,
+    add_text_model,
+    add_trust,
+    compute_of,
+    device_of,
+    load_named_model,
+    part_of,
+    whole_number,
+)
 
 STOPPED = {"SIGINT": 130, "SIGTERM": 143}
-"""Exit status of a training that was stopped and saved; 75 where its time was up."""
+"""Exit status of a training that a signal stopped after it was saved; 75 if its time was up."""
+
+
+def add(commands: Commands) -> None:
+    """Add the commands of this module."""
+    commands.add("train", run_train, "Train a network from a preset, or resume a run.", _train_options)
+    commands.add(
+        "calibrate",
+        run_calibrate,
+        "Fit temperature and offset of the probabilities.",
+        _calibrate_options,
+    )
+    commands.add(
+        "fit-trust",
+        run_fit_trust,
+        "Choose the default trust by benefit and harm of reports.",
+        _fit_trust_options,
+    )
+    commands.add("fit-ood", run_fit_ood, "Fit the out-of-distribution check on the training images.", _fit_ood_options)
+    commands.add("presets", run_presets, "List the presets, or print one.", _presets_options)
+    commands.add("settings", run_settings, "List every setting with its default and meaning.", lambda sub: None)
+
+
+def _train_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("preset", nargs="?", help="name of a preset (see `c2fvl presets`) or path of a TOML file")
+    sub.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings to change, for example train.epochs=20"
+    )
+    sub.add_argument("--resume", metavar="RUN", help="run folder to resume")
+    sub.add_argument(
+        "--out", default="runs", help="parent of the run folder, which is OUT/<preset>/<time> (default: %(default)s)"
+    )
+    sub.add_argument("--run-dir", dest="run_folder", metavar="DIR", help="run folder itself, instead of --out")
 
 
 def run_train(options: argparse.Namespace) -> int:
@@ -16,11 +67,11 @@ def run_train(options: argparse.Namespace) -> int:
     overrides = list(options.overrides)
     if options.resume is not None and options.preset is not None:
         if "=" not in options.preset:
-            raise ValueError(f"a run is resumed with its own settings; leave out the preset {options.preset!r}")
+            raise ValueError(f"--resume uses the settings of the run; leave out the preset {options.preset!r}")
         overrides.insert(0, options.preset)
         options.preset = None
     if options.resume is None and options.preset is None:
-        raise ValueError("give a preset, such as `c2fvl train debug`, or a run with --resume")
+        raise ValueError("give a preset, for example `c2fvl train debug`, or a run with --resume")
     config = None if options.preset is None else load_config(options.preset, overrides)
 
     from c2fvl.cli.terminal import TerminalObserver
@@ -37,12 +88,22 @@ def run_train(options: argparse.Namespace) -> int:
         return 0
     print(f"{'Finished' if result.finished else 'Stopped and saved'}: {result.reason}")
     if result.best_dice is not None:
-        print(
-            f"Best validation Dice per image {result.best_dice:.4f} in epoch {result.best_epoch}: {result.run / 'best'}"
-        )
+        best = result.run / "best"
+        print(f"Best validation Dice per image {result.best_dice:.4f} in epoch {result.best_epoch}: {best}")
     if not result.finished:
         print(f"Resume with: {PROGRAM} train --resume {result.run}")
     return 0 if result.finished else STOPPED.get(result.signal or "", 75)
+
+
+def _calibrate_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", help=MODEL)
+    sub.add_argument("root", help=ROOT)
+    add_split(sub)
+    add_report(sub)
+    add_text_model(sub)
+    add_trust(sub)
+    add_compute(sub)
+    add_json(sub, "the calibration")
 
 
 def run_calibrate(options: argparse.Namespace) -> int:
@@ -55,7 +116,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found))
         return 0
-    names = {"nll": "negative log-likelihood of a pixel", "ece": "expected calibration error", "brier": "Brier score"}
+    names = {"nll": "negative log-likelihood per pixel", "ece": "expected calibration error", "brier": "Brier score"}
     alone = found["without_offset"] or {}
     rows = [
         ["temperature", "1", f"{alone['temperature']:.4f}" if alone else "–", f"{found['temperature']:.4f}"],
@@ -64,10 +125,86 @@ def run_calibrate(options: argparse.Namespace) -> int:
     for key, name in names.items():
         middle = f"{alone[key]:.5f}" if alone else "–"
         rows.append([name, f"{found[f'{key}_before']:.5f}", middle, f"{found[f'{key}_after']:.5f}"])
-    print(table(["", "before", "temperature alone", "kept"], rows))
+    print(table(["", "before", "temperature only", "saved"], rows))
     fitted = found["fitted_on"]
-    print(f"Fitted on {fitted['num_cases']} films of the split {fitted['split']}; report given: {fitted['given']}")
+    print(f"Fitted on {fitted['num_cases']} images of the {fitted['split']} split; report: {fitted['given']}")
     return 0
+
+
+def _fit_trust_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", help="model folder or run folder of a filmfirst network")
+    sub.add_argument("root", help=ROOT)
+    add_split(sub)
+    add_seed(sub)
+    sub.add_argument("--keep", action="store_true", help="save the default and the curve in the model folder")
+    add_device(sub)
+    sub.add_argument("--batch-size", type=whole_number(1), default=8, help="images per batch (default: %(default)s)")
+    add_json(sub, "the curve")
+
+
+def run_fit_trust(options: argparse.Namespace) -> int:
+    """Run `c2fvl fit-trust`; return its exit status."""
+    from c2fvl.checkpoints.trained_model import load_model
+    from c2fvl.cli.terminal import TerminalProgress
+    from c2fvl.training.fit_trust import fit_trust
+
+    with TerminalProgress("Measuring", quiet=options.json) as progress:
+        found = fit_trust(
+            load_model(options.model, device=device_of(options)), part_of(options), keep=options.keep,
+            batch_size=options.batch_size, progress=progress,
+        )  # fmt: skip
+    if options.json:
+        print(json.dumps(found))
+    else:
+        _print_trust(found, is_saved=options.keep)
+    return 0
+
+
+def _print_trust(found: dict[str, Any], *, is_saved: bool) -> None:
+    from c2fvl.cli.terminal import table
+    from c2fvl.training.fit_trust import WRONG
+
+    names = [name.replace("_", " ") for name in WRONG]
+    rows = [
+        [
+            f"{point['trust']:g}",
+            *(f"{100 * point[name]['value']:.2f}" for name in ("right", *WRONG)),
+            _percent(point["benefit_kept"]),
+            "yes" if point["within_bounds"] else "no",
+        ]
+        for point in found["points"]
+    ]
+    print(table(["trust", "right", *names, "benefit kept, %", "within bounds"], rows))
+    saved = "saved in the model folder" if is_saved else "not saved, add --keep to save it"
+    print(
+        f"The table shows Dice per image in %; without a report it is {100 * found['none']['value']:.2f}. "
+        f"Default trust: {found['default']:g} ({saved})"
+    )
+    held_out = found["held_out"]
+    if held_out is not None:
+        harms = ", ".join(
+            f"{name} {100 * held_out['harm'][key]['value']:.2f}" for key, name in zip(WRONG, names, strict=True)
+        )
+        defaults = " and ".join(f"{trust:g}" for trust in held_out["defaults"])
+        right, kept = f"{100 * held_out['right']['value']:.2f}", _percent(held_out["benefit_kept"])
+        print(
+            f"Chosen on one half of the patients ({defaults}), scored on the other: right report {right}, benefit kept "
+            f"{kept} %, harm in points: {harms}"
+        )
+
+
+def _percent(number: float | None) -> str:
+    return "–" if number is None else f"{100 * number:.0f}"
+
+
+def _fit_ood_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", help="model folder or run folder")
+    sub.add_argument("root", help=ROOT)
+    add_split(sub, "train")
+    sub.add_argument(
+        "--check-split", default="val", help="split on which false alarms are counted (default: %(default)s)"
+    )
+    add_json(sub, "the result")
 
 
 def run_fit_ood(options: argparse.Namespace) -> int:
@@ -76,56 +213,18 @@ def run_fit_ood(options: argparse.Namespace) -> int:
     from c2fvl.cli.terminal import TerminalProgress, table
     from c2fvl.training.fit_ood import fit_ood
 
-    with TerminalProgress("Looking", quiet=options.json) as progress:
-        found = fit_ood(
-            load_model(options.model), part_of(options), check_split=options.check, progress=progress,
-        )  # fmt: skip
+    with TerminalProgress("Reading images", quiet=options.json) as progress:
+        found = fit_ood(load_model(options.model), part_of(options), check_split=options.check_split, progress=progress)
     if options.json:
         print(json.dumps(found))
         return 0
     rows = [[name, f"{100 * fraction:.1f}"] for name, fraction in found["flagged"].items()]
-    print(table([f"{found['num_checked']} films of {found['checked_on']}", "flagged, %"], rows))
+    print(table([f"{found['num_checked']} images of {found['checked_on']}", "flagged, %"], rows))
     return 0
 
 
-def run_fit_trust(options: argparse.Namespace) -> int:
-    """Run `c2fvl fit-trust`; return its exit status."""
-    from c2fvl.checkpoints.trained_model import load_model
-    from c2fvl.cli.terminal import TerminalProgress, table
-    from c2fvl.training.fit_trust import WRONG, fit_trust
-
-    with TerminalProgress("Measuring", quiet=options.json) as progress:
-        found = fit_trust(
-            load_model(options.model, device=options.device), part_of(options), keep=options.keep,
-            batch_size=options.batch, progress=progress,
-        )  # fmt: skip
-    if options.json:
-        print(json.dumps(found))
-        return 0
-    rows = [
-        [
-            f"{point['trust']:g}",
-            *(f"{100 * point[name]['value']:.2f}" for name in ("right", *WRONG)),
-            "–" if point["benefit_kept"] is None else f"{100 * point['benefit_kept']:.0f}",
-            "yes" if point["within_bounds"] else "no",
-        ]
-        for point in found["points"]
-    ]
-    print(table(["fit-trust", "right", *(name.replace("_", " ") for name in WRONG), "gain kept, %", "in bounds"], rows))
-    kept = ", kept in the model folder" if options.keep else "; --keep writes it to the model folder"
-    print(
-        f"Dice per image, %; without a report {100 * found['none']['value']:.2f}. Default: {found['default']:g}{kept}"
-    )
-    held_out = found["held_out"]
-    if held_out is not None:
-        costs = ", ".join(f"{name.replace('_', ' ')} {100 * held_out['harm'][name]['value']:.2f}" for name in WRONG)
-        fraction = "–" if held_out["benefit_kept"] is None else f"{100 * held_out['benefit_kept']:.0f}"
-        print(
-            f"Chosen on half of the patients ({' and '.join(f'{trust:g}' for trust in held_out['defaults'])}) and "
-            f"scored on the other: right {100 * held_out['right']['value']:.2f}, gain kept {fraction} %; below no "
-            f"report: {costs}"
-        )
-    return 0
+def _presets_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("name", nargs="?", help="preset to print with all settings")
 
 
 def run_presets(options: argparse.Namespace) -> int:

@@ -10,6 +10,9 @@ from c2fvl.progress import SILENT, Progress
 from c2fvl.reports.caption_tables import write_table
 from c2fvl.reports.from_mask import report_from_mask
 
+Form = Literal["lvit", "c2fvl"]
+"""Of a caption table: sentences, or eight attributes."""
+
 
 def write_captions(
     root: Path | str,
@@ -17,7 +20,7 @@ def write_captions(
     *,
     split: str = "train",
     modality: Modality = "film",
-    form: Literal["lvit", "c2fvl"] = "lvit",
+    form: Form = "lvit",
     progress: Progress = SILENT,
 ) -> int:
     """Write a caption for every mask of a split to the table `out` (.xlsx or .csv); return the number of rows.

@@ -29,6 +29,7 @@ from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.data.scan import scan
 from c2fvl.extensions import import_extension, is_extension
 from c2fvl.inference.cases import CasePrediction, score_prediction
+from c2fvl.inference.compute import MEASURABLE
 from c2fvl.inference.cost import (
     Conditions,
     Speed,
@@ -52,7 +53,6 @@ from c2fvl.training.losses import build_loss
 from c2fvl.training.optimizers import build_optimizer
 from c2fvl.version import __version__
 
-PARTS = ("inference", "training", "loading", "metrics")
 _CONVOLUTIONS, _MATRIX = ((64, 224), (128, 112), (256, 56)), 2048
 _FILMS = 128
 _LOADED = 8  # films in a batch that is loaded
@@ -92,7 +92,7 @@ def bench(
     *,
     conditions: Conditions | None = None,
     root: Path | str | None = None,
-    parts: Sequence[str] = PARTS,
+    parts: Sequence[str] = MEASURABLE,
     progress: Progress = SILENT,
 ) -> Bench:
     """Measure networks: names of the catalogue, model folders, or exported files (inference in their own precision).
@@ -103,9 +103,9 @@ def bench(
     conditions = conditions or Conditions()
     check_device(conditions.device)
     check_precision(conditions.device, conditions.precision)
-    unknown = sorted(set(parts) - set(PARTS))
+    unknown = sorted(set(parts) - set(MEASURABLE))
     if unknown or not parts:
-        raise ValueError(f"the parts are {', '.join(parts) or 'none'}; expected are some of {', '.join(PARTS)}")
+        raise ValueError(f"the parts are {', '.join(parts) or 'none'}; expected are some of {', '.join(MEASURABLE)}")
     named = [(name, _settings(name)) for name in models or ("c2fvl",)]
     if root is not None and "loading" in parts:
         scan(root, (named[0][1] or Config()).data.train_split)  # so that a wrong path is said before anything is timed

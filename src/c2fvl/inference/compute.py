@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+PRECISIONS = ("fp32", "bf16", "fp16")
+MEASURABLE = ("inference", "training", "loading", "metrics")
+"""What `c2fvl bench` can measure."""
+
 
 @dataclass(frozen=True)
 class Compute:

@@ -211,7 +211,10 @@ def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
     try:
         succeeded, found = receiver.recv()
     except EOFError:
-        succeeded, found = False, "its process ended without a word, perhaps for want of memory; try a smaller --batch"
+        succeeded, found = (
+            False,
+            "its process ended without a word, perhaps for want of memory; try a smaller --batch-size",
+        )
     process.join()
     if not succeeded:
         raise ValueError(f"it cannot be measured: {found}")

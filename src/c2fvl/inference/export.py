@@ -32,6 +32,7 @@ from c2fvl.files import storage
 from c2fvl.inference.masks import THRESHOLD, to_labels, to_original
 from c2fvl.inference.onnx_engine import (
     CALIBRATION_KEY,
+    DTYPES,
     IMAGE,
     METRICS_KEY,
     OOD_DETECTOR_KEY,
@@ -50,7 +51,6 @@ from c2fvl.reports.findings import FINDINGS
 from c2fvl.reports.predicted_findings import LOGITS
 from c2fvl.version import __version__
 
-DTYPES = ("fp32", "fp16", "int8")
 TOLERANCE = {"fp32": 1e-5, "fp16": 2e-2}
 """Largest difference of a probability that is let pass; int8 is judged by Dice."""
 OLDEST_OPSET = 18

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SETTINGS_KEY, METRICS_KEY, CALIBRATION_KEY = "c2fvl.settings", "c2fvl.metrics", "c2fvl.calibration"
 OOD_DETECTOR_KEY = "c2fvl.ood"
 IMAGE, TEXT, PROBABILITY = "image", "text", "probability"
+DTYPES = ("fp32", "fp16", "int8")
+"""Number formats of an exported network."""
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _NOT_INSTALLED = "exported networks need ONNX Runtime, which is not installed: pip install 'c2fvl[onnx]'"
 
@@ -31,16 +33,16 @@ class OnnxModel:
     """An exported network that gives probabilities for arrays.
 
     Raises `FileNotFoundError`, or `ValueError` for a file that is damaged or was not exported by this program, or a
-    device for which this ONNX Runtime has nothing.
+    device for which this ONNX Runtime has nothing. `threads` is the number of CPU threads; None takes all cores.
     """
 
     batch_size = 1
 
-    def __init__(self, path: Path | str, *, device: str = "cpu") -> None:
+    def __init__(self, path: Path | str, *, device: str = "cpu", threads: int | None = None) -> None:
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path}: there is no such file; `c2fvl export MODEL {self.path}` makes one")
-        self._session = _open(self.path, device)
+        self._session = _open(self.path, device, threads)
         found = self._session.get_modelmeta().custom_metadata_map
         if SETTINGS_KEY not in found:
             raise ValueError(f"{self.path} was not exported by c2fvl: its metadata have no {SETTINGS_KEY}")
@@ -74,7 +76,7 @@ class OnnxModel:
         return Computed(np.asarray(probability, np.float32), tuple(np.asarray(values) for values in logits))
 
 
-def _open(path: Path, device: str) -> "onnxruntime.InferenceSession":
+def _open(path: Path, device: str, threads: int | None) -> "onnxruntime.InferenceSession":
     try:
         import onnxruntime
     except ImportError as error:
@@ -88,6 +90,7 @@ def _open(path: Path, device: str) -> "onnxruntime.InferenceSession":
         )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0
     try:
         return onnxruntime.InferenceSession(path, options, providers=[provider])
     except Exception as error:  # its own exceptions have no public common class
