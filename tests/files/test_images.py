@@ -1,4 +1,4 @@
-"""Pictures of every kind in and out, and every kind of broken picture refused in words."""
+"""Images of every kind are read and written, and every kind of broken file is refused in words."""
 
 import io
 import struct

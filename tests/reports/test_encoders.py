@@ -192,8 +192,8 @@ def test_lvit_learns_to_read_minilm(settings, minilm, phantom_root, tmp_path, ca
     train(resume=run, overrides=("train.epochs=3",))
     image = next((phantom_root / "Test_Folder" / "img").iterdir())
     predictor = Predictor(run)
-    told, untold = predictor(image, "Something in free words on the left."), predictor(image)
-    assert np.abs(told.probability - untold.probability).max() > 0
+    given, without = predictor(image, "Something in free words on the left."), predictor(image)
+    assert np.abs(given.probability - without.probability).max() > 0
     moved = tmp_path / "moved"
     shutil.copytree(minilm, moved)
     arguments = ["evaluate", str(run), str(phantom_root), "--split", "test", "--text-model", str(moved), "--json"]

@@ -181,7 +181,7 @@ def test_what_is_read(sentence, named, free, side, number):
 
 
 @pytest.mark.parametrize(("sentence", "where"), NOT_READ, ids=[row[0] for row in NOT_READ])
-def test_what_is_not_read_is_told(sentence, where):
+def test_what_is_not_read_is_listed(sentence, where):
     found = read_free_text(sentence)
     assert (found.zones, found.free, found.side, found.number) == (frozenset(), frozenset(), None, None)
     assert found.refusal.startswith("no side and no zone could be read") or "another organ" in found.refusal
@@ -202,13 +202,13 @@ def test_the_orientation_exchanges_the_lungs(sentence):
 
 
 def test_words_for_lungs_are_exchanged_and_others_are_not():
-    told = "LLL, rul, Lt, L lung, left-sided, Lingula; 2 L oxygen, L2, l'image, cleft, Lift"
-    assert Report(text=told).mirrored().text == (
+    text = "LLL, rul, Lt, L lung, left-sided, Lingula; 2 L oxygen, L2, l'image, cleft, Lift"
+    assert Report(text=text).mirrored().text == (
         "RLL, lul, Rt, R lung, right-sided, Right middle lobe; 2 L oxygen, L2, l'image, cleft, Lift"
     )
 
 
-def test_contradictions_are_told():
+def test_contradictions_are_named():
     found = read_free_text("Unilateral opacity in the left lung and right lung")
     assert found.contradictions == ("unilateral, with both lungs named",)
     assert "contradicts itself" in found.refusal
@@ -324,8 +324,8 @@ def test_free_text_in_patient_orientation_is_converted_first():
 
 
 def test_explanations():
-    told = "LLL consolidation. The right lung is clear. Small effusion. Possible RUL scarring, possible LUL opacity."
-    assert explain(parse_report(told, orientation="patient")) == (
+    text = "LLL consolidation. The right lung is clear. Small effusion. Possible RUL scarring, possible LUL opacity."
+    assert explain(parse_report(text, orientation="patient")) == (
         "orientation: left is the patient's left (image right)",
         "named: left lower zone",
         "free: right middle zone, right lower zone",

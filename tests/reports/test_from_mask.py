@@ -1,4 +1,4 @@
-"""Reports read off masks: conventions by hand, and how often they agree with the real captions."""
+"""Reports made from masks: conventions by hand, and how often they agree with the real captions."""
 
 import zipfile
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_an_empty_mask(modality):
         ),
     ],
 )
-def test_films(boxes, sentence):
+def test_chest_films(boxes, sentence):
     assert str(report_from_mask(mask_of(*boxes), modality="film")) == sentence
 
 
@@ -98,7 +98,7 @@ def test_specks_do_not_count_unless_there_is_nothing_else():
     assert report_from_mask(mask, modality="film") == Report("unilateral", 1, {"lupper"})
 
 
-def test_a_lesion_that_barely_crosses_the_middle_of_a_film_is_one_sided():
+def test_a_lesion_that_barely_crosses_the_middle_is_one_sided():
     assert report_from_mask(mask_of((50, 70, 20, 51)), modality="film").side == "unilateral"
     assert report_from_mask(mask_of((50, 70, 20, 60)), modality="film") == Report("bilateral", 1, {"llower", "rlower"})
 
@@ -127,7 +127,7 @@ def test_the_report_of_a_mirrored_mask_is_the_mirrored_report(mask, modality):
 
 
 @given(masks, st.integers(2, 3))
-def test_the_size_of_the_picture_does_not_matter(mask, factor):
+def test_the_size_of_the_image_does_not_matter(mask, factor):
     larger = mask.repeat(factor, axis=0).repeat(factor, axis=1)
     # 1/H is the height of a row: enlarging moves no edge as a fraction of the picture
     assert report_from_mask(larger, modality="film") == report_from_mask(mask, modality="film")
@@ -135,7 +135,7 @@ def test_the_size_of_the_picture_does_not_matter(mask, factor):
 
 @pytest.mark.parametrize("modality", ["film", "ct"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1), (2, 2), (3, 7)])
-def test_tiny_pictures(modality, size):
+def test_tiny_images(modality, size):
     report = report_from_mask(np.ones(size, np.uint8), modality=modality)
     assert report.number == 1
     assert report.zones

@@ -1,4 +1,4 @@
-"""The battery: what each change does to reports, on hand-made ones and on all that can be said of zones."""
+"""What each perturbation does to reports, on hand-made ones and on all combinations of zones."""
 
 import dataclasses
 from pathlib import Path
@@ -41,7 +41,7 @@ def changed(name, *reports, seed=0):
 
 @st.composite
 def reports(draw):
-    """Every report that can be made, contradictory ones too, with and without the sentence it is told in."""
+    """Every report that can be made, contradictory ones too, with and without the sentence."""
     report = Report(
         draw(st.sampled_from([None, *SIDES])),
         draw(st.one_of(st.none(), st.integers(0, 25))),
@@ -60,7 +60,7 @@ def test_the_command_line_knows_every_change():
 
 @given(st.lists(reports(), min_size=2, max_size=4), st.integers(0, 5))
 @settings(max_examples=60, deadline=None)
-def test_changes_depend_on_the_seed_alone_and_keep_films_in_order(given_reports, seed):
+def test_changes_depend_on_the_seed_alone_and_keep_cases_in_order(given_reports, seed):
     cases = cases_of(*given_reports)
     for name in NAMES:
         first, again = (perturb_reports(cases, name, seed=seed) for _ in range(2))
@@ -220,14 +220,14 @@ def test_the_published_captions_are_read_the_same_with_slips_and_in_other_words(
 
 @given(reports())
 @settings(max_examples=100, deadline=None)
-def test_the_other_frame_equals_mirrored_findings(report):
+def test_the_other_orientation_equals_mirrored_findings(report):
     report = dataclasses.replace(report, orientation="image")
     (found,) = changed("patient_orientation", report)
     assert found == report.mirrored()
     assert found.orientation == "image"
 
 
-def test_no_film_keeps_its_own_report_when_shuffled():
+def test_no_case_keeps_its_own_report_when_shuffled():
     numbered = cases_of(*(Report(number=place) for place in range(9)))
     for seed in range(20):
         given_numbers = [case.report.number for case in perturb_reports(numbered, "shuffled", seed=seed)]
@@ -276,7 +276,7 @@ def test_no_infection_stays_no_infection(name):
         assert changed(name, report) == [report]
 
 
-def test_random_numbers_of_a_film_do_not_depend_on_its_neighbours():
+def test_random_numbers_of_a_case_do_not_depend_on_its_neighbours():
     many = changed("zone_off", *[BOTH] * 12, seed=4)
     assert changed("zone_off", *[BOTH] * 5, seed=4) == many[:5]
     assert len({report.zones for report in many}) > 1

@@ -28,14 +28,14 @@ def logit(fraction):
 
 
 def reading(
-    zones=(0.9, 0.2, 0.1, 0.3, 0.2, 0.6), side=(0, 1, 3), number=(0, 0, 4, 1, 0, 0, 0, 0), weights=None, told=None
+    zones=(0.9, 0.2, 0.1, 0.3, 0.2, 0.6), side=(0, 1, 3), number=(0, 0, 4, 1, 0, 0, 0, 0), weights=None, report=None
 ):
     statements = np.zeros(8) if weights is None else logit(np.asarray(weights))
     return PredictedFindings.from_logits([logit(np.asarray(zones)), np.asarray(number, float), np.asarray(side, float),
-                                    statements], None if told is None else findings_of(told))  # fmt: skip
+                                    statements], None if report is None else findings_of(report))  # fmt: skip
 
 
-def test_its_own_report_is_the_likeliest_that_fits_together():
+def test_the_predicted_report_is_the_likeliest_that_fits_together():
     assert reading().report == Report("bilateral", 2, frozenset({"lupper", "rlower"}))
     one_lung = reading(side=(0, 3, 1)).report
     assert one_lung == Report("unilateral", 2, frozenset({"lupper"}))
@@ -48,7 +48,7 @@ def test_its_own_report_is_the_likeliest_that_fits_together():
 
 def test_remarks_tell_where_report_and_image_disagree():
     found = reading(
-        told=Report("unilateral", 1, frozenset({"llower"})), weights=[0.3, 0.9, 0.1, 0.9, 0.2, 0.9, 0.9, 0.8]
+        report=Report("unilateral", 1, frozenset({"llower"})), weights=[0.3, 0.9, 0.1, 0.9, 0.2, 0.9, 0.9, 0.8]
     )
     words = found.remarks()
     assert (
@@ -69,7 +69,7 @@ def test_remarks_tell_where_report_and_image_disagree():
 
 
 def test_records_are_in_the_orientation_asked_for():
-    found = reading(told=Report("unilateral", 1, frozenset({"llower"})))
+    found = reading(report=Report("unilateral", 1, frozenset({"llower"})))
     viewer, patient = found.as_dict(), found.as_dict("patient")
     assert viewer["zones"]["lupper"] == patient["zones"]["rupper"] == pytest.approx(0.9)
     assert parse_report(viewer["report"]).zones == {"lupper", "rlower"}
@@ -173,7 +173,7 @@ def test_predict_writes_and_says_what_was_read(folder, image, tmp_path, capsys):
     assert "femur" in json.loads(printed.out)["report"]["refused"] and "femur" in printed.err
 
 
-def test_describe_prints_a_report_and_a_figure_for_each_zone(folder, image, capsys):
+def test_read_prints_a_report_and_a_probability_for_each_zone(folder, image, capsys):
     assert main(["read", str(image), "--model", str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{image}: ") and len(lines) == 9
@@ -183,14 +183,14 @@ def test_describe_prints_a_report_and_a_figure_for_each_zone(folder, image, caps
     assert turned["orientation"] == "patient" and f"{turned['zones']['rupper']:.2f}" == lines[1][-4:]
 
 
-def test_describe_of_a_network_that_reads_no_film_is_an_error(image, tmp_path, capsys):
+def test_read_with_a_network_that_reads_no_image_is_an_error(image, tmp_path, capsys):
     config = load_config("debug", ["data.text=attributes", "data.image_size=32", "model.arguments.image_size=32"])
     save_model(tmp_path / "c2fvl", build_model(config.model.name, config.model.arguments), config, {})
     assert main(["read", str(image), "--model", str(tmp_path / "c2fvl")]) == 1
     assert "reads no report off a film" in capsys.readouterr().err
 
 
-def test_exported_networks_read_films_too(folder, image, tmp_path):
+def test_exported_networks_read_images_too(folder, image, tmp_path):
     pytest.importorskip("onnxruntime")
     assert main(["export", str(folder), str(tmp_path / "network.onnx")]) == 0
     script = (

@@ -337,7 +337,7 @@ def test_mirroring_and_orientations(report):
         assert converted.in_orientation(report.orientation) == report
 
 
-def test_a_radiologist_s_left_is_the_right_of_the_picture():
+def test_a_radiologist_s_left_is_the_right_of_the_image():
     report = parse_report(ONE + "lower left lung.", orientation="patient")
     assert report.zones == {"llower"}
     with pytest.raises(ValueError, match=r"patient orientation; convert it with in_orientation\('image'\)"):
