@@ -28,7 +28,8 @@ NEEDS_TORCH = {
     "models.layers", "models.inference_model", "models.output",
     "models.c2fvl", "models.filmfirst", "models.lvit", "models.medt", "models.transunet", "models.uctransnet",
     "models.unet",
-    "checkpoints.official", "checkpoints.packing", "checkpoints.provenance", "checkpoints.trained_model",
+    "checkpoints.foreign", "checkpoints.official", "checkpoints.packing", "checkpoints.provenance",
+    "checkpoints.trained_model",
     "inference.cases", "inference.cost", "inference.export", "inference.precision", "inference.torch_engine",
     "training", "evaluation",
 }  # fmt: skip

@@ -229,8 +229,41 @@ def test_other_files_and_networks_are_refused(published, tmp_path):
         start_from(network, "filmfirst", dataclasses.replace(init, efficientnet_lite=str(tmp_path / "part.pth")))
     assert torch.equal(network.encoder.stem.weight, before)
     (tmp_path / "text.pth").write_text("not weights")
-    with pytest.raises(ValueError, match="loaded safely"):
+    with pytest.raises(ValueError, match="not in PyTorch's zip format"):
         start_from(network, "filmfirst", dataclasses.replace(init, efficientnet_lite=str(tmp_path / "text.pth")))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value * torch.nan, "not finite"),
+        (lambda value: value.double() * 1e300, "not finite"),
+        (lambda value: value.long(), "int64 instead of"),
+        (lambda value: value[:, :, :1], "has no _conv_stem"),
+    ],
+)
+def test_weights_that_cannot_be_used_change_nothing(published, tmp_path, change, message):
+    _, weights = published
+    weights["_conv_stem.weight"] = change(weights["_conv_stem.weight"])
+    torch.save(weights, tmp_path / "bad.pth")
+    network = build_model("filmfirst")
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    init = dataclasses.replace(load_config("filmfirst_qata_small").init, efficientnet_lite=str(tmp_path / "bad.pth"))
+    with pytest.raises(ValueError, match=message):
+        start_from(network, "filmfirst", init)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_a_flipped_bit_of_published_weights_is_found(published, tmp_path):
+    path, _ = published
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "flipped.pth").write_bytes(data)
+    init = dataclasses.replace(
+        load_config("filmfirst_qata_small").init, efficientnet_lite=str(tmp_path / "flipped.pth")
+    )
+    with pytest.raises(ValueError, match="damaged"):
+        start_from(build_model("filmfirst"), "filmfirst", init)
 
 
 @pytest.fixture
@@ -307,7 +340,7 @@ def test_training_goes_on_from_a_trained_model(network, settings, tmp_path):
     assert begun_from == {"setting": f"init.model={tmp_path / 'model'}", "sha256": checksum(weights)}
     for (name, value), other in zip(network.state_dict().items(), fresh.state_dict().values(), strict=True):
         assert torch.equal(value, other), name
-    with pytest.raises(ValueError, match="holds the network 'filmfirst'; expected is unet"):
+    with pytest.raises(ValueError, match="holds the network 'filmfirst'; expected unet"):
         start_from(build_model("unet", {"base_width": 8}), "unet", init)
     wider = build_model("filmfirst", {"encoder": "lite1"})
     before = wider.encoder.stem.weight.clone()

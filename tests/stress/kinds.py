@@ -13,7 +13,7 @@ import torch
 from mutations import BINARY, TEXT, Mutation, mutate, mutate_archive, mutate_safetensors
 from PIL import Image
 
-from c2fvl.checkpoints.official.unpickler import read_official
+from c2fvl.checkpoints.foreign import read_checkpoint
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.config_files import load_config
 from c2fvl.data.scan import inspect
@@ -121,7 +121,7 @@ def all_kinds(root: Path, run: Path, evaluation: Path, exported: Path) -> list[K
         Kind("data set", [table], "Test_films.csv", _inspected, _plain(TEXT), root / "Test_Folder"),
         Kind("settings", [(run / "config.toml").read_bytes()], "a.toml", load_config, _plain(TEXT)),
         Kind("report", list(SENTENCES), "a.txt", _understood, _plain(TEXT)),
-        Kind("official checkpoint", [_checkpoint()], "a.pth", read_official, mutate_archive),
+        Kind("official checkpoint", [_checkpoint()], "a.pth", read_checkpoint, mutate_archive),
         Kind("onnx", [exported.read_bytes()], "a.onnx", OnnxModel, _plain(BINARY)),
     ]
     for file in sorted(best.iterdir()):

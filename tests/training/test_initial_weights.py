@@ -72,7 +72,7 @@ def test_a_training_starts_from_it_and_a_resumed_one_does_not(tiny_config, tmp_p
     ("settings", "message"),
     [
         ({"unet": "{tmp}/wide"}, r"do not|differ in shape.*same base_width"),
-        ({"unet": "{tmp}/c2fvl"}, "holds the network 'c2fvl'; expected is a unet"),
+        ({"unet": "{tmp}/c2fvl"}, "holds the network 'c2fvl'; expected unet"),
         ({"unet": "{tmp}/unet", "vit_npz": "x.npz"}, "both set"),
         ({"vit_npz": "{tmp}/x.npz"}, "transunet"),
     ],

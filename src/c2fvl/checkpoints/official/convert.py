@@ -1,8 +1,4 @@
-"""Official checkpoints → networks of this package, strictly.
-
-`official.read_official` reads the authors' file; `from_reference` then asks for an exact match of keys, of shapes and
-of kinds of numbers.
-"""
+"""Checkpoints of the published networks → networks of this package, with an exact match of keys, shapes and types."""
 
 import dataclasses
 import logging
@@ -14,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from c2fvl.checkpoints.folders import WEIGHTS
+from c2fvl.checkpoints.foreign import read_checkpoint, weight_fault
 from c2fvl.checkpoints.official.names import OFFICIAL_NAMES
-from c2fvl.checkpoints.official.unpickler import read_official
 from c2fvl.checkpoints.trained_model import save_model
 from c2fvl.config import Config, ModelConfig
 from c2fvl.files.storage import checksum
@@ -53,7 +49,7 @@ def from_reference(name: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
         )
     ours, wrong = {}, []
     for our_key, (their_keys, like) in expected.items():
-        faults = [f"{key}: {fault}" for key in their_keys if (fault := _fault(weights[key], like))]
+        faults = [f"{key}: {fault}" for key in their_keys if (fault := weight_fault(weights[key], like))]
         if faults:
             wrong += faults
             continue
@@ -81,12 +77,12 @@ def convert(file: Path | str, out: Path | str, *, name: str, config: Config) -> 
     """Read an official checkpoint of `name`, write it as the model folder `out` and return the network.
 
     `config` gives the settings of data it was trained with, such as the preset c2fvl_qata_paper. Raises `ValueError`
-    and `FileNotFoundError` as `read_official` and `from_reference` do, and `FileExistsError` for a model folder that
+    and `FileNotFoundError` as `read_checkpoint` and `from_reference` do, and `FileExistsError` for a model folder that
     is there already; then nothing is written.
     """
     if (Path(out) / WEIGHTS).exists():
         raise FileExistsError(f"{out} holds a model already and nothing is overwritten; name another folder")
-    weights = read_official(file)
+    weights = read_checkpoint(file)
     network = from_reference(name, weights)
     arguments = OFFICIAL_NAMES[name].arguments(_clean(weights))
     config = dataclasses.replace(config, model=ModelConfig(name=name, arguments=arguments))
@@ -114,17 +110,6 @@ def _clean(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(f"the checkpoint holds {plain!r} twice, once with the prefix 'module.'")
         weights[plain] = value
     return weights
-
-
-def _fault(values: Tensor, like: Tensor) -> str | None:
-    """Return what keeps a weight from being used: its layout, its kind of number, or numbers that are none."""
-    if values.layout != torch.strided or values.is_meta:
-        return "no dense tensor"
-    if like.dtype.is_floating_point != values.dtype.is_floating_point or values.dtype.is_complex:
-        return f"{values.dtype} instead of {like.dtype}"
-    if not torch.isfinite(values.to(like.dtype)).all():
-        return "not finite"
-    return None
 
 
 def _fraction(shape: torch.Size, parts: int) -> torch.Size:

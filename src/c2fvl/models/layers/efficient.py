@@ -3,8 +3,8 @@
 Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019, in its Lite form:
 no squeeze-and-excitation, ReLU6 for swish. Stages, widths and kernels are those of the published weights, so that a
 network can start from them (`init.efficientnet_lite`); the last stage and the classifier are left out. Convolutions
-pad both borders alike, where the published ones pad the right and lower one by a pixel more: the maps are those of the
-picture moved by so much.
+pad all borders alike, where the published ones pad one pixel more at the right and at the bottom, so the maps are
+shifted by that pixel.
 """
 
 import math
@@ -27,6 +27,16 @@ STAGES = (
 VARIANTS = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}
 """How much wider and deeper than Lite0 each variant is."""
 NORM_EPSILON = 1e-3
+PUBLISHED_STEM = {"stem": "_conv_stem", "stem_norm": "_bn0"}
+PUBLISHED_BLOCK = {
+    "expand": "_expand_conv",
+    "expand_norm": "_bn0",
+    "depthwise": "_depthwise_conv",
+    "depthwise_norm": "_bn1",
+    "project": "_project_conv",
+    "project_norm": "_bn2",
+}
+"""Our layers and their names in the package `efficientnet_lite_pytorch`."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the images that the published weights were trained on."""
 
@@ -35,13 +45,13 @@ def stages_of(variant: int) -> tuple[tuple[int, int, int, int, int], ...]:
     """Return (kernel, stride, expansion, width, blocks) of each stage; stem and first stage never have more blocks."""
     wider, deeper = VARIANTS[variant]
     return tuple(
-        (kernel, stride, expansion, _in_eights(width * wider), math.ceil(blocks * deeper) if place else blocks)
-        for place, (kernel, stride, expansion, width, blocks) in enumerate(STAGES)
+        (kernel, stride, expansion, _in_eights(width * wider), math.ceil(blocks * deeper) if index else blocks)
+        for index, (kernel, stride, expansion, width, blocks) in enumerate(STAGES)
     )
 
 
 def _in_eights(width: float) -> int:
-    """Return the nearest multiple of 8, but none smaller than nine tenths of the width."""
+    """Return the nearest multiple of 8 that is at least nine tenths of the width."""
     rounded = max(8, int(width + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * width else rounded
 
@@ -49,7 +59,7 @@ def _in_eights(width: float) -> int:
 class EfficientEncoder(nn.Module):
     """image (B, in_channels, H, W) in [0, 1] → maps at strides 2, 4, 8, 16 and 32; H and W divisible by 32.
 
-    In training each block but the first of a stage is left out, film by film, with a probability that grows from 0 to
+    In training each block but the first of a stage is left out, image by image, with a probability that grows from 0 to
     `drop_path` with depth (Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016).
     """
 
@@ -77,14 +87,23 @@ class EfficientEncoder(nn.Module):
                 nn.Sequential(
                     *(
                         InvertedBottleneck(
-                            out if place else width, out, kernel=kernel, stride=1 if place else stride,
-                            expansion=expansion, drop=drop_path * (before + place) / num_blocks,
+                            out if index else width, out, kernel=kernel, stride=1 if index else stride,
+                            expansion=expansion, drop=drop_path * (before + index) / num_blocks,
                         )
-                        for place in range(blocks)
+                        for index in range(blocks)
                     )
                 )
             )  # fmt: skip
             width, before = out, before + blocks
+
+    def published_name(self, key: str) -> str:
+        """Return the name that a weight of the state dict has in the package `efficientnet_lite_pytorch`."""
+        part, _, kind = key.rpartition(".")
+        if part in PUBLISHED_STEM:
+            return f"{PUBLISHED_STEM[part]}.{kind}"
+        _, stage, block, layer = part.split(".")
+        before = sum(blocks for *_, blocks in stages_of(self.variant)[: int(stage)])
+        return f"_blocks.{before + int(block)}.{PUBLISHED_BLOCK[layer]}.{kind}"
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return the five maps, finest first."""
@@ -99,9 +118,9 @@ class EfficientEncoder(nn.Module):
 
 
 class InvertedBottleneck(nn.Module):
-    """Widen by 1 × 1, convolve each channel by itself, narrow by 1 × 1; added to its input where shapes agree.
+    """Expansion by 1 × 1, depthwise convolution, projection by 1 × 1; added to the input where shapes agree.
 
-    `drop` is the probability with which, in training, a film passes by what is added.
+    `drop` is the probability that, in training, an image skips the block.
     """
 
     def __init__(self, width: int, out: int, *, kernel: int, stride: int, expansion: int, drop: float = 0.0) -> None:

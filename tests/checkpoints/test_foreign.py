@@ -1,6 +1,7 @@
-"""The guarded reader of official checkpoints, attacked."""
+"""The guarded reader of checkpoints that others wrote, attacked."""
 
 import collections
+import hashlib
 import io
 import pickle
 import random
@@ -11,8 +12,8 @@ import pytest
 import torch
 from support.reference_weights import official_state_dict
 
+from c2fvl.checkpoints.foreign import read_checkpoint
 from c2fvl.checkpoints.official.convert import convert, from_reference
-from c2fvl.checkpoints.official.unpickler import read_official
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.config_files import load_config
 
@@ -41,7 +42,7 @@ def checkpoint(tmp_path, weights):
 
 
 def test_reads_what_torch_reads(checkpoint, weights):
-    found = read_official(checkpoint)
+    found = read_checkpoint(checkpoint)
     assert list(found) == list(weights)
     for name, value in weights.items():
         assert found[name].dtype == value.dtype
@@ -50,18 +51,18 @@ def test_reads_what_torch_reads(checkpoint, weights):
 
 def test_reads_a_bare_state_dict(tmp_path, weights):
     torch.save(weights, tmp_path / "epoch_149.pth")
-    assert torch.equal(read_official(tmp_path / "epoch_149.pth")["matrix"], weights["matrix"])
+    assert torch.equal(read_checkpoint(tmp_path / "epoch_149.pth")["matrix"], weights["matrix"])
 
 
 def test_old_files_are_refused_with_the_way_to_re_save_them(tmp_path, weights):
     torch.save({"state_dict": weights}, tmp_path / "old.pth.tar", _use_new_zipfile_serialization=False)
     with pytest.raises(ValueError, match=r"(?s)not in PyTorch's zip format.*torch\.save\("):
-        read_official(tmp_path / "old.pth.tar")
+        read_checkpoint(tmp_path / "old.pth.tar")
     (tmp_path / "text").write_text("hello")
     with pytest.raises(ValueError, match="not in PyTorch's zip format"):
-        read_official(tmp_path / "text")
+        read_checkpoint(tmp_path / "text")
     with pytest.raises(FileNotFoundError):
-        read_official(tmp_path / "none")
+        read_checkpoint(tmp_path / "none")
 
 
 class Evil:
@@ -96,7 +97,7 @@ def test_nothing_in_a_file_can_run(checkpoint, tmp_path):
         members[table(members)] = pickle.dumps({"state_dict": {"a": Evil(target)}}, protocol=2)
 
     with pytest.raises(ValueError, match=r"asks for (posix|nt)\.system"):
-        read_official(repacked(checkpoint, tmp_path / "evil.pth.tar", change))
+        read_checkpoint(repacked(checkpoint, tmp_path / "evil.pth.tar", change))
     assert not target.exists()
 
 
@@ -104,20 +105,20 @@ def test_sparse_tensors_and_other_kinds_are_refused(tmp_path):
     for name, value in {"sparse": torch.eye(3).to_sparse(), "complex": torch.ones(2, dtype=torch.complex64)}.items():
         torch.save({"state_dict": {"a": value}}, tmp_path / name)
         with pytest.raises(ValueError, match="asks for"):
-            read_official(tmp_path / name)
+            read_checkpoint(tmp_path / name)
     torch.save({"state_dict": {"a": "text"}}, tmp_path / "text")
     with pytest.raises(ValueError, match="not a tensor"):
-        read_official(tmp_path / "text")
+        read_checkpoint(tmp_path / "text")
     torch.save([1, 2], tmp_path / "list")
     with pytest.raises(ValueError, match="holds no state dict"):
-        read_official(tmp_path / "list")
+        read_checkpoint(tmp_path / "list")
 
 
 def test_damaged_archives_are_refused(checkpoint, tmp_path):
     data = checkpoint.read_bytes()
     (tmp_path / "cut").write_bytes(data[:-200])
     with pytest.raises(ValueError, match="damaged"):
-        read_official(tmp_path / "cut")
+        read_checkpoint(tmp_path / "cut")
 
     def shorten(members):
         name = next(name for name in members if name.endswith("data/0"))
@@ -131,9 +132,39 @@ def test_damaged_archives_are_refused(checkpoint, tmp_path):
 
     for change, message in [(shorten, "bytes instead of"), (drop, "is missing"), (big_endian, "big-endian")]:
         with pytest.raises(ValueError, match=message):
-            read_official(repacked(checkpoint, tmp_path / "changed", change))
+            read_checkpoint(repacked(checkpoint, tmp_path / "changed", change))
     with pytest.raises(ValueError, match="compressed"):
-        read_official(repacked(checkpoint, tmp_path / "packed", lambda members: None, compression=zipfile.ZIP_DEFLATED))
+        read_checkpoint(
+            repacked(checkpoint, tmp_path / "packed", lambda members: None, compression=zipfile.ZIP_DEFLATED)
+        )
+
+
+STORAGE = object()
+
+
+class View:
+    """A tensor as a file may describe it."""
+
+    def __init__(self, size, stride, offset):
+        self.described = (STORAGE, offset, size, stride, False, collections.OrderedDict())
+
+    def __reduce__(self):
+        return torch._utils._rebuild_tensor_v2, self.described
+
+
+def with_view(*view):
+    """Return a change of an archive: its table of weights holds one view of a storage of 24 numbers."""
+
+    class Writer(pickle.Pickler):
+        def persistent_id(self, value):
+            return ("storage", torch.FloatStorage, "0", "cpu", 24) if value is STORAGE else None
+
+    def change(members):
+        stream = io.BytesIO()
+        Writer(stream, protocol=2).dump({"state_dict": {"a": View(*view)}})
+        members[table(members)] = stream.getvalue()
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -141,13 +172,11 @@ def test_damaged_archives_are_refused(checkpoint, tmp_path):
     [((4, 7), (7, 1), 0), ((4, 6), (6, 1), 1), ((2, 2), (100, 1), 0), ((-1, 6), (6, 1), 0), ((4, 6), (-6, 1), 0),
      ((2**40, 1), (0, 1), 0), ((4,), (6, 1), 0), ((4.0, 6), (6, 1), 0)],
 )  # fmt: skip
-def test_views_beyond_their_storage_are_refused(size, stride, offset):
-    from c2fvl.checkpoints.official.unpickler import _rebuild_tensor, _Storage
-
-    storage = _Storage("0", torch.zeros(24))
+def test_views_beyond_their_storage_are_refused(checkpoint, tmp_path, weights, size, stride, offset):
     with pytest.raises(ValueError, match=r"storage|wrongly"):
-        _rebuild_tensor(storage, offset, size, stride)
-    assert _rebuild_tensor(storage, 0, (4, 6), (6, 1)).shape == (4, 6)
+        read_checkpoint(repacked(checkpoint, tmp_path / "view", with_view(size, stride, offset)))
+    whole = read_checkpoint(repacked(checkpoint, tmp_path / "whole", with_view((4, 6), (6, 1), 0)))
+    assert torch.equal(whole["a"], weights["matrix"])
 
 
 def test_a_thousand_damaged_files_never_load_silently_different(checkpoint, tmp_path, weights):
@@ -165,7 +194,7 @@ def test_a_thousand_damaged_files_never_load_silently_different(checkpoint, tmp_
             del changed[generator.randrange(len(changed)) :]
         path.write_bytes(changed)
         try:
-            found = read_official(path)
+            found = read_checkpoint(path)
         except ValueError:
             refused += 1
             continue
@@ -189,7 +218,7 @@ def test_damaged_tables_are_refused_with_valid_checksums(checkpoint, tmp_path):
             members[name] = bytes(content)
 
         try:
-            read_official(repacked(checkpoint, tmp_path / "changed", change))
+            read_checkpoint(repacked(checkpoint, tmp_path / "changed", change))
             outcomes["read"] += 1
         except ValueError:
             outcomes["refused"] += 1
@@ -247,14 +276,14 @@ def with_table(content):
 def test_a_deep_nest_as_a_key_does_not_crash(checkpoint, tmp_path):
     content = b"\x80\x02})" + b"\x85" * 1_000_000 + b"K\x01s."
     with pytest.raises(ValueError, match="neither a name nor a number"):
-        read_official(repacked(checkpoint, tmp_path / "deep", with_table(content)))
+        read_checkpoint(repacked(checkpoint, tmp_path / "deep", with_table(content)))
 
 
 def test_a_memo_place_out_of_all_bounds_fills_no_memory(checkpoint, tmp_path):
     """A LONG_BINPUT of two thousand million would have a list of that many places made."""
     content = b"\x80\x02}r\x00\x00\x00\x7f."
     with pytest.raises(ValueError, match="holds no state dict"):
-        read_official(repacked(checkpoint, tmp_path / "memo", with_table(content)))
+        read_checkpoint(repacked(checkpoint, tmp_path / "memo", with_table(content)))
 
 
 @pytest.mark.parametrize(
@@ -262,20 +291,17 @@ def test_a_memo_place_out_of_all_bounds_fills_no_memory(checkpoint, tmp_path):
     [b"\x80\x02ctorch._utils\n_rebuild_parameter\n}b.", b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nNb.",
      b"\x80\x02ctorch\nFloatStorage\nNb."],
 )  # fmt: skip
-def test_nothing_s_state_can_be_set(checkpoint, tmp_path, content):
-    from c2fvl.checkpoints.official import unpickler as official
-
-    before = official._rebuild_parameter.__defaults__
+def test_nothing_s_state_can_be_set(checkpoint, tmp_path, weights, content):
     with pytest.raises(ValueError, match="sets the state"):
-        read_official(repacked(checkpoint, tmp_path / "build", with_table(content)))
-    assert official._rebuild_parameter.__defaults__ == before
+        read_checkpoint(repacked(checkpoint, tmp_path / "build", with_table(content)))
+    assert list(read_checkpoint(checkpoint)) == list(weights)  # the reader itself is what it was
 
 
 def test_many_views_of_one_storage_are_no_bomb(tmp_path):
     storage = torch.zeros(2**18)
     torch.save({"state_dict": {str(number): storage.view(-1) for number in range(100)}}, tmp_path / "bomb")
     with pytest.raises(ValueError, match="many times as large"):
-        read_official(tmp_path / "bomb")
+        read_checkpoint(tmp_path / "bomb")
 
 
 @pytest.mark.parametrize(
@@ -304,4 +330,75 @@ def test_reading_makes_no_copy_of_a_view_too_large(tmp_path):
     torch.save({"state_dict": {"a": storage}}, buffer)
     (tmp_path / "bomb").write_bytes(buffer.getvalue())
     with pytest.raises(ValueError, match="beyond its storage"):
-        read_official(tmp_path / "bomb")
+        read_checkpoint(tmp_path / "bomb")
+
+
+@pytest.fixture
+def legacy(tmp_path, weights):
+    """Write the format before PyTorch 1.6 under a name with its checksum."""
+    buffer = io.BytesIO()
+    torch.save(dict(weights), buffer, _use_new_zipfile_serialization=False)
+    return named(tmp_path, buffer.getvalue())
+
+
+def named(folder, data):
+    path = folder / f"lite0-{hashlib.sha256(data).hexdigest()[:8]}.pth"
+    path.write_bytes(data)
+    return path
+
+
+def test_an_older_file_is_read_if_its_name_carries_its_checksum(legacy, weights):
+    found = read_checkpoint(legacy)
+    assert list(found) == list(weights)
+    for name, value in weights.items():
+        assert found[name].dtype == value.dtype
+        assert torch.equal(found[name], value.detach()), name
+    changed = bytearray(legacy.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    legacy.write_bytes(changed)
+    with pytest.raises(ValueError, match="SHA-256 does not begin with"):
+        read_checkpoint(legacy)
+
+
+def test_a_checksum_in_the_name_is_compared_for_every_format(checkpoint, tmp_path):
+    data = checkpoint.read_bytes()
+    assert read_checkpoint(named(tmp_path, data))
+    (tmp_path / "lite0-00000000.pth").write_bytes(data)
+    with pytest.raises(ValueError, match="SHA-256 does not begin with 00000000"):
+        read_checkpoint(tmp_path / "lite0-00000000.pth")
+
+
+def test_damaged_older_files_are_refused_with_valid_checksums(legacy, tmp_path, weights):
+    """The name is made to fit the damage: no crash, no other error, and never another number of weights."""
+    data, generator = legacy.read_bytes(), random.Random(2)
+    outcomes = collections.Counter()
+    for _ in range(500):
+        changed = bytearray(data)
+        for _ in range(generator.choice([1, 1, 4])):
+            changed[generator.randrange(len(changed))] = generator.randrange(256)
+        if generator.random() < 0.1:
+            del changed[generator.randrange(len(changed)) :]
+        path = named(tmp_path, bytes(changed))
+        try:
+            read_checkpoint(path)
+            outcomes["read"] += 1
+        except ValueError:
+            outcomes["refused"] += 1
+        path.unlink()
+    assert outcomes["refused"] > 50
+
+
+def test_nothing_in_an_older_file_can_run(tmp_path):
+    target = tmp_path / "ran"
+    buffer = io.BytesIO()
+    torch.save({"a": Evil(target)}, buffer, _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match=r"asks for (posix|nt)\.system"):
+        read_checkpoint(named(tmp_path, buffer.getvalue()))
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("extra", [b"", b"\x80\x02})" + b"\x85" * 3_000_000 + b"K\x01s."])
+def test_an_older_file_of_other_pickles_is_refused(tmp_path, extra):
+    """Also where a table has a deep nest as a key, which would end a process that hashes it."""
+    with pytest.raises(ValueError, match=r"damaged|begin|neither"):
+        read_checkpoint(named(tmp_path, pickle.dumps(1, protocol=2) + extra))

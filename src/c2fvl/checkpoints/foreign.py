@@ -1,17 +1,20 @@
-"""The one guarded reader of the authors' `.pth.tar` files.
+"""The one guarded reader of weights that other programs saved with PyTorch: `.pth` and `.pth.tar`.
 
-Its unpickler knows a handful of harmless names and opcodes and nothing else, so nothing in a file can run; it checks
-the archive, every storage and every view before a tensor is made, and has no fallback.
+The unpickler knows a few harmless names and opcodes, so nothing in a file can run. Archive, storages and views are
+checked before a tensor is made. `torch.load(weights_only=True)` is no substitute: a key of deeply nested tuples ends
+the process, and no checksum is compared.
 """
 
 import io
 import math
 import pickle
+import re
 import struct
+import sys
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +22,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from c2fvl.files.storage import checksum
+
 MAX_PICKLE_BYTES = 64 * 2**20
 RESAVE = (
     "open it once where it was made, with the PyTorch that wrote it, and save the weights again: "
     "held = torch.load(FILE, map_location='cpu'); torch.save(held.get('state_dict', held), NEW_FILE)"
 )
+_CHECKSUM_IN_NAME = re.compile(r"-([0-9a-f]{8,})\.pth")
+"""How `torch.hub` names a file: with the first digits of its SHA-256."""
+_LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
-def read_official(path: Path | str) -> dict[str, Tensor]:
-    """Return the state dict of an official `.pth.tar`, with nothing executed and every byte checked.
+def read_checkpoint(path: Path | str) -> dict[str, Tensor]:
+    """Return the state dict of a file of PyTorch, with nothing executed and every byte checked.
 
-    Raises `FileNotFoundError`, or `ValueError` for anything but a whole, plain checkpoint in PyTorch's zip format.
+    PyTorch's zip format has checksums of its own. A file of the older format is read only if its name carries a
+    checksum, as `efficientnet-lite0-57934424.pth`. Raises `FileNotFoundError`, or `ValueError` for anything but a
+    whole, plain checkpoint.
     """
     path = Path(path)
     with open(path, "rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            raise ValueError(
-                f"{path} is not in PyTorch's zip format (files older than PyTorch 1.6 are plain pickles, which are not "
-                f"read because they can run code); {RESAVE}"
-            )
+        is_zip = file.read(4) == b"PK\x03\x04"
+    named = _CHECKSUM_IN_NAME.search(path.name)
+    if not is_zip and named is None:
+        raise ValueError(
+            f"{path} is not in PyTorch's zip format, and its name carries no checksum (files older than PyTorch 1.6 "
+            f"have none inside); {RESAVE}"
+        )
     try:
-        with zipfile.ZipFile(path) as archive:
-            checkpoint = _read_archive(archive)
+        if named is not None and not checksum(path.read_bytes()).startswith(named[1]):
+            raise _DamagedError(f"its SHA-256 does not begin with {named[1]}, as its name says")
+        if is_zip:
+            with zipfile.ZipFile(path) as archive:
+                checkpoint = _read_archive(archive)
+        else:
+            checkpoint = _read_legacy(path.read_bytes())
     except _DamagedError as error:
         raise ValueError(f"{path} is damaged or no plain checkpoint: {error}; fetch it again, or {RESAVE}") from error
     except _DAMAGE as error:
@@ -48,11 +65,22 @@ def read_official(path: Path | str) -> dict[str, Tensor]:
 
     weights = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(weights, dict) or not weights:
-        raise ValueError(f"{path} holds no state dict; expected is a table of weights or one under 'state_dict'")
+        raise ValueError(f"{path} holds no state dict; expected a table of weights, or one under 'state_dict'")
     for key, value in weights.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise ValueError(f"{path}: the entry {key!r} of its state dict is {type(value).__name__}, not a tensor")
     return dict(weights)
+
+
+def weight_fault(values: Tensor, like: Tensor) -> str | None:
+    """Return why a weight cannot be used in place of `like`, whatever its shape: layout, type, or not finite."""
+    if values.layout != torch.strided or values.is_meta:
+        return "no dense tensor"
+    if like.dtype.is_floating_point != values.dtype.is_floating_point or values.dtype.is_complex:
+        return f"{values.dtype} instead of {like.dtype}"
+    if not torch.isfinite(values.to(like.dtype)).all():
+        return "not finite"
+    return None
 
 
 class _DamagedError(ValueError):
@@ -98,11 +126,53 @@ def _read_archive(archive: zipfile.ZipFile) -> Any:
         raise _DamagedError("its numbers are stored big-endian, which is not read")
     if archive.getinfo(tables[0]).file_size > MAX_PICKLE_BYTES:
         raise _DamagedError(f"its table of weights is larger than {MAX_PICKLE_BYTES} bytes")
-    return _Unpickler(archive, prefix, set(names), archive.read(tables[0])).load()
+
+    def read_storage(key: str, num_bytes: int) -> bytes:
+        if f"{prefix}data/{key}" not in names:
+            raise _DamagedError(f"the storage {key} is missing")
+        return archive.read(f"{prefix}data/{key}")
+
+    size = sum(member.file_size for member in members)
+    return _Unpickler(io.BytesIO(archive.read(tables[0])), read_storage, size).load()
+
+
+def _read_legacy(data: bytes) -> Any:
+    """Read the format before PyTorch 1.6: four pickles, then a list of keys and for each key a length and numbers."""
+
+    def refuse(key: str, num_bytes: int) -> bytes:
+        raise _DamagedError("a storage stands where none is expected")
+
+    lengths: dict[str, int] = {}
+
+    def measure(key: str, num_bytes: int) -> bytes:
+        lengths[key] = num_bytes
+        if sum(lengths.values()) > len(data):
+            raise _DamagedError("its storages are larger than the file")
+        return bytes(num_bytes)
+
+    file = io.BytesIO(data[:MAX_PICKLE_BYTES])
+    head = [_Unpickler(file, refuse, 0).load() for _ in range(3)]
+    if head[:2] != [_LEGACY_MAGIC, _LEGACY_PROTOCOL] or not isinstance(head[2], dict):
+        raise _DamagedError("it does not begin as a file of PyTorch")
+    if head[2].get("little_endian") is not True or sys.byteorder != "little":
+        raise _DamagedError("its numbers are stored big-endian, which is not read")
+    table = file.tell()
+    _Unpickler(file, measure, len(data)).load()
+    keys = _Unpickler(file, refuse, 0).load()
+    if not isinstance(keys, list) or not all(type(key) is str for key in keys) or sorted(keys) != sorted(lengths):
+        raise _DamagedError("its list of storages does not fit its table of weights")
+    storages, place = {}, file.tell()
+    for key in keys:
+        storages[key] = data[place + 8 : place + 8 + lengths[key]]
+        place += 8 + lengths[key]
+    if place != len(data):
+        raise _DamagedError(f"it has {len(data)} bytes instead of {place}")
+    file.seek(table)
+    return _Unpickler(file, lambda key, num_bytes: storages[key], len(data)).load()
 
 
 class _Storage:
-    """The bytes of one stored array."""
+    """One stored array."""
 
     __slots__ = ("name", "values")
 
@@ -117,16 +187,17 @@ _PYTHON_UNPICKLER: Any = pickle._Unpickler
 class _Unpickler(_PYTHON_UNPICKLER):
     """An unpickler that knows ordered dictionaries, storages, tensors and parameters, and nothing else.
 
-    It is made of Python's own, opcode by opcode, so that a file can neither call nor alter anything: dictionaries take
-    names and numbers as keys (hashing a deep nest would crash the process), `BUILD` is accepted for the metadata of an
-    ordered dictionary and ignored, and all tensors together may not be larger than a few times the file.
+    It is made of Python's own, opcode by opcode, so that a file can neither call nor alter anything. Keys of
+    dictionaries are strings and numbers, because hashing deeply nested tuples would end the process. `BUILD` is
+    accepted for the metadata of an ordered dictionary and ignored. All tensors together may not be larger than a few
+    times the file. `read_storage` returns the bytes of a storage, given its key and the number of bytes expected.
     """
 
-    def __init__(self, archive: zipfile.ZipFile, prefix: str, names: set[str], table: bytes) -> None:
-        super().__init__(io.BytesIO(table))
-        self.archive, self.prefix, self.names = archive, prefix, names
+    def __init__(self, file: io.BytesIO, read_storage: Callable[[str, int], bytes], file_size: int) -> None:
+        super().__init__(file)
+        self.read_storage = read_storage
         self.storages: dict[str, _Storage] = {}
-        self.bytes_left = 2**20 + 4 * sum(member.file_size for member in archive.infolist())
+        self.bytes_left = 2**20 + 4 * file_size
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -140,16 +211,13 @@ class _Unpickler(_PYTHON_UNPICKLER):
         raise _DamagedError(f"it asks for {module}.{name}, which no plain checkpoint needs")
 
     def persistent_load(self, pid: Any) -> _Storage:
-        if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"):
+        if not (isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage" and pid[5:] in ((), (None,))):
             raise _DamagedError("it refers to something that is no storage")
-        _, dtype, key, _, length = pid
+        _, dtype, key, _, length, *_ = pid
         if not isinstance(dtype, torch.dtype) or not isinstance(key, str) or type(length) is not int or length < 0:
             raise _DamagedError("a storage is described wrongly")
         if key not in self.storages:
-            member = f"{self.prefix}data/{key}"
-            if member not in self.names:
-                raise _DamagedError(f"the storage {key} is missing")
-            data = self.archive.read(member)
+            data = self.read_storage(key, length * dtype.itemsize)
             if len(data) != length * dtype.itemsize:
                 raise _DamagedError(f"the storage {key} has {len(data)} bytes instead of {length * dtype.itemsize}")
             array = np.frombuffer(bytearray(data), np.uint8)
