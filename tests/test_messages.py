@@ -7,10 +7,10 @@ from c2fvl.messages import listed, nearest_names
 
 @pytest.mark.parametrize(
     ("items", "text"),
-    [([], "none"), (["A"], "A"), (["A", "B"], "A, B"), (["A", "B", "C"], "A, B and 1 more"), ([*"ABCDE"], "A, B and 3 more")],
-)  # fmt: skip
+    [("", "none"), ("A", "A"), ("AB", "A, B"), ("ABC", "A, B and 1 more"), ("ABCDE", "A, B and 3 more")],
+)
 def test_long_lists_are_cut(items, text):
-    assert listed(items, 2) == text
+    assert listed([*items], 2) == text
 
 
 def test_a_list_of_lines():
