@@ -320,7 +320,7 @@ def test_the_default_trust_is_kept_in_the_model_folder(model, phantom_root):
 
 
 def test_trust_is_for_this_network_alone(model, phantom_root):
-    with pytest.raises(ValueError, match="between 0 .* and 1"):
+    with pytest.raises(ValueError, match=r"between 0 .* and 1"):
         model.with_trust(1.5)
     other = dataclasses.replace(model, config=load_config("debug"), network=build_model("unet", base_width=8))
     with pytest.raises(ValueError, match="no trust"):
