@@ -135,7 +135,7 @@ def test_classes_change_places_where_a_film_is_mirrored(two_sides):
     assert 0 < mirrored < len(images)
     with pytest.raises(ValueError, match=r"mirrored_classes=\[.left lung., .right lung.\]"):
         CaseDataset(cases, dataclasses.replace(config, mirrored_classes=()), num_classes=3, augment=True)
-    with pytest.raises(ValueError, match=r"expected are pairs of names from left lung, right lung"):
+    with pytest.raises(ValueError, match=r"expected pairs of names from left lung, right lung"):
         CaseDataset(cases, dataclasses.replace(config, mirrored_classes=("left lung", "heart")), num_classes=3)
 
 
@@ -157,7 +157,7 @@ def test_a_class_that_the_network_does_not_know_names_the_file(two_sides):
             images[0, index]
     with pytest.raises(ValueError, match=r"data\.mask=labels"):
         CaseDataset(cases, dataclasses.replace(config, mask="lesion"), num_classes=3)
-    with pytest.raises(ValueError, match="expected are 2"):
+    with pytest.raises(ValueError, match="expected 2"):
         CaseDataset(cases, dataclasses.replace(config, class_names=("a",), mirrored_classes=()), num_classes=3)
 
 

@@ -39,7 +39,7 @@ def test_it_is_done_by_another_thread_while_the_caller_works():
         return threading.current_thread().name
 
     names = prefetch(work, range(3), maximum=1)
-    assert next(names).startswith("ahead")
+    assert next(names).startswith("prefetch")
     assert began.is_set()
 
 

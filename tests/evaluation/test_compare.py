@@ -59,7 +59,7 @@ def test_scores_are_those_of_an_evaluation(compared, runs, phantom_root, tmp_pat
         assert entry.values[name] == pytest.approx(100 * expected[name])
     assert entry.values["parameters"] == sum(p.numel() for p in load_model(runs[2]).network.parameters()) / 1e6
     assert [entry.label for entry in compared.entries] == ["debug (first)", "debug (second)", "unet"]
-    assert compared.entries[2].text == "none, for the network reads none"
+    assert compared.entries[2].text == "none, because the network reads none"
 
 
 def test_what_was_scored_is_not_scored_again(compared, runs, phantom_root, monkeypatch):

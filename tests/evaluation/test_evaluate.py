@@ -11,7 +11,7 @@ import torch
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.data.part import Part
 from c2fvl.data.perturbations import perturb_reports
-from c2fvl.data.pictures import FALSE_ALARM, FOUND, MISSED, case_panel, overlay
+from c2fvl.data.pictures import FALSE_POSITIVE, FOUND, MISSED, case_panel, overlay
 from c2fvl.data.scan import scan
 from c2fvl.evaluation.evaluate import evaluate
 from c2fvl.files.images import read_image, read_mask, write_image, write_mask
@@ -157,7 +157,7 @@ def test_right_none_and_shuffled_text(phantom_root, tiny_run, tmp_path):
         for text in ("none", "shuffled")
     }
     assert found["none"].summary["text"] == {"kind": "none", "given": "none", "seed": None, "trust": None}
-    assert found["shuffled"].summary["text"]["given"] == "that of another film"
+    assert found["shuffled"].summary["text"]["given"] == "that of another case"
     assert found["none"].summary["data"]["num_without_report"] == len(cases)
     with pytest.raises(ValueError, match="right, none, paraphrase"):
         evaluate(load_model(tiny_run), Part(phantom_root, text="wrong"))
@@ -179,7 +179,7 @@ def test_overlay_colours_true_and_false_areas():
     def shade(colour):
         return np.rint(0.4 * np.asarray(colour)).astype(int).tolist()
 
-    assert drawn[80, 75].tolist() == shade(FALSE_ALARM)
+    assert drawn[80, 75].tolist() == shade(FALSE_POSITIVE)
     assert drawn[80, 125].tolist() == shade(FOUND)
     assert drawn[80, 175].tolist() == shade(MISSED)
     assert drawn[250, 250].tolist() == [0, 0, 0]
@@ -231,11 +231,11 @@ def test_films_without_reports_are_not_said_to_have_their_own(tiny_run, tmp_path
     rows[0] = 'f0.png,m0.png,"Unilateral pulmonary infection, one infected area, upper left lung."'
     (tmp_path / "b.csv").write_text("\n".join(["image,mask,report", *rows]))
     none = evaluate(load_model(tiny_run), Part(tmp_path / "a.csv", split="all"), out=tmp_path / "a")
-    assert none.summary["text"]["given"] == "none, for no film has one that can be read"
+    assert none.summary["text"]["given"] == "none, because no case has a readable one"
     assert "oracle" not in none.page.read_text()
     assert "4 of 4 films have no report" in caplog.text
     some = evaluate(load_model(tiny_run), Part(tmp_path / "b.csv", split="all"), out=tmp_path / "b")
-    assert some.summary["text"]["given"] == "its own, for the 1 of 4 films that have one"
+    assert some.summary["text"]["given"] == "its own, for the 1 of 4 cases that have one"
     with pytest.raises(ValueError, match="is a file"):
         evaluate(load_model(tiny_run), Part(tmp_path / "a.csv", split="all"), out=tmp_path / "a.csv")
 

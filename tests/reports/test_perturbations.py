@@ -235,7 +235,7 @@ def test_no_case_keeps_its_own_report_when_shuffled():
         assert all(number != place for place, number in enumerate(given_numbers))
     assert changed("shuffled", BOTH, None) == [None, parse_report(BOTH)]
     for few in ([], [BOTH]):
-        with pytest.raises(ValueError, match="two films or more"):
+        with pytest.raises(ValueError, match="two cases or more"):
             changed("shuffled", *few)
 
 
@@ -283,6 +283,6 @@ def test_random_numbers_of_a_case_do_not_depend_on_its_neighbours():
 
 
 def test_what_is_no_change_is_named():
-    with pytest.raises(ValueError, match=r"the text is 'wrong'; expected is one of right, none, paraphrase"):
+    with pytest.raises(ValueError, match=r"the report is 'wrong'; expected one of right, none, paraphrase"):
         perturb_reports(cases_of(BOTH), "wrong")
     assert not np.any([change.name == "from_own_mask" for change in perturbations(None)])

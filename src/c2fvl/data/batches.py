@@ -14,13 +14,13 @@ from torch.utils.data import DataLoader
 from c2fvl.data.dataset import CaseDataset, Item
 from c2fvl.data.prefetch import prefetch
 
-_ORDER_STREAM = 0  # of random numbers, apart from that of the cases
-_AHEAD = 2  # batches read while one is computed
+_ORDER_STREAM = 0  # a stream of random numbers apart from that of the cases
+_AHEAD = 2  # batches read in advance
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Films as the network takes them."""
+    """Cases as tensors for a network."""
 
     ids: list[str]
     image: Tensor
@@ -31,14 +31,14 @@ class Batch:
     """(B, T, F) float32."""
     original_masks: list[np.ndarray | None]
     findings: Tensor | None = None
-    """(B, 9) float32, what the films' own reports say."""
+    """(B, 9) float32, the findings of the cases' reports before report noise."""
 
     def pin_memory(self) -> "Batch":
-        """Return the batch in memory from which a GPU fetches it while it computes."""
+        """Return the batch in pinned memory, from which it is copied to a GPU while that computes."""
         return self._each(lambda values: values.pin_memory())
 
     def to(self, device: torch.device | str) -> "Batch":
-        """Return the batch on a device, images channels-last; from pinned memory without waiting for it."""
+        """Return the batch on a device, images channels-last; from pinned memory without waiting."""
         image = self.image.to(device, memory_format=torch.channels_last, non_blocking=True)
         return replace(self._each(lambda values: values.to(device, non_blocking=True)), image=image)
 
@@ -51,7 +51,7 @@ class Batch:
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    """Return the items as one batch; the mask is None unless every film has one."""
+    """Return the items as one batch; `mask` is None unless every item has one."""
     masks = [item.mask for item in items if item.mask is not None]
     texts = [item.text for item in items if item.text is not None]
     findings = [item.findings for item in items if item.findings is not None]
@@ -68,21 +68,21 @@ def collate(items: Sequence[Item]) -> Batch:
 def _images(images: Sequence[np.ndarray]) -> np.ndarray:
     """Return the images as (B, 3, S, S), laid out channels-last as the networks compute; grey is repeated."""
     side = images[0].shape[0]
-    together = np.empty((len(images), side, side, 3), np.float32)
-    for row, image in zip(together, images, strict=True):
+    stacked = np.empty((len(images), side, side, 3), np.float32)
+    for row, image in zip(stacked, images, strict=True):
         if image.ndim == 2:
             cv2.cvtColor(image, cv2.COLOR_GRAY2RGB, dst=row)
         else:
             row[:] = image
-    return together.transpose(0, 3, 1, 2)
+    return stacked.transpose(0, 3, 1, 2)
 
 
 class EpochBatches:
     """The batches of one epoch for one process, as lists of (epoch, index).
 
-    Shuffled, the order is a permutation by (seed, epoch); batches go to the processes in turn, filled up from the
-    start so that each process takes the same number of steps. Unshuffled (scoring), nothing is filled up: every film
-    is there exactly once, in the same batches however many processes share them.
+    With a seed, the order is a permutation by (seed, epoch); processes take batches in turn, and some get batches from
+    the start again so that all take the same number of steps. Without one (scoring), every case is there exactly once,
+    in the same batches for any number of processes.
     """
 
     def __init__(
@@ -114,20 +114,20 @@ class EpochBatches:
 def iterate_batches(
     dataset: CaseDataset, batches: Iterable[list[tuple[int, int]]], *, workers: int, pin_memory: bool = False
 ) -> Iterator[Batch]:
-    """Yield the given batches, read while the caller computes: by a thread, or by `workers` processes."""
+    """Yield the given batches, read while the caller computes, by a thread or by `workers` processes."""
     if workers == 0:
         yield from prefetch(lambda keys: _read_batch(dataset, keys, pin_memory=pin_memory), batches, maximum=_AHEAD)
         return
     keys = list(batches)
-    cv2.setNumThreads(1)  # before the readers begin: they would wait for threads of OpenCV that a fork leaves behind
+    cv2.setNumThreads(1)  # before workers fork: they would wait for OpenCV threads that a fork does not copy
     yield from DataLoader(
         dataset,
         batch_sampler=keys,
         collate_fn=collate,
         num_workers=min(workers, len(keys)),
         pin_memory=pin_memory,
-        worker_init_fn=_leave_signals_to_the_loop,
-        generator=torch.Generator(),  # else each new loader would draw from the generator of the dropouts
+        worker_init_fn=_ignore_signals,
+        generator=torch.Generator(),  # else each new loader would draw from the generator of the dropout layers
     )
 
 
@@ -136,12 +136,12 @@ def _read_batch(dataset: CaseDataset, keys: list[tuple[int, int]], *, pin_memory
     return batch.pin_memory() if pin_memory else batch
 
 
-def _leave_signals_to_the_loop(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; a reader that died of it would keep the loop from saving."""
+def _ignore_signals(worker: int) -> None:
+    """Ignore Ctrl-C, which reaches every process of a terminal: the loop handles it, and needs its workers to save."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def num_batches(length: int, batch_size: int, world: int) -> int:
-    """Return how many batches one process sees in an epoch of training."""
+    """Return the number of batches of one process in an epoch of training."""
     return math.ceil(math.ceil(length / batch_size) / world)

@@ -1,7 +1,7 @@
-"""Cases → batches of tensors, in an order and with random draws that depend on nothing but (seed, epoch, case).
+"""Cases → arrays for a network, with random draws that depend on (seed, epoch, case) alone.
 
-No generator is carried from film to film, so the n-th film of an epoch is the same with any number of reading
-processes, and a run that stops within an epoch goes on where it was.
+No random generator is carried from case to case, so the n-th case of an epoch is the same with any number of worker
+processes, and a run that stops within an epoch resumes where it was.
 """
 
 import functools
@@ -25,16 +25,16 @@ from c2fvl.reports.findings import FINDINGS, TRUST, findings_of
 from c2fvl.reports.perturbations import wrong_report
 from c2fvl.reports.report import Report
 
-_CASE_STREAM = 1  # of random numbers, apart from that of the order
+_CASE_STREAM = 1  # a stream of random numbers apart from that of the order
 _TRUSTS = (0.05, 0.95)
-"""Trusts drawn for reports that are doubted."""
-_FRACTIONS_CUT = (0.2, 0.9)
-"""Shares of the findings left out of reports that are cut."""
+"""Range of the trusts that are drawn for report noise."""
+_FRACTIONS_HIDDEN = (0.2, 0.9)
+"""Range of the fraction of findings that a partial report leaves out."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One film as the network takes it."""
+    """One case as arrays for a network."""
 
     id: str
     image: np.ndarray
@@ -42,27 +42,27 @@ class Item:
     mask: np.ndarray | None
     """(S, S) uint8, the class of each pixel."""
     text: np.ndarray | None
-    """(T, F) float32, NaN where the film has no report; None for a network without text."""
+    """(T, F) float32, NaN without a report; None for a network without text."""
     original_mask: np.ndarray | None
     """(H, W) uint8 as in the file."""
     findings: np.ndarray | None = None
-    """(9,) what the film's own report says, for a network that is told findings, which may be changed ones."""
+    """(9,) findings of the case's report before report noise, for a network that reads findings."""
 
 
 @dataclass(frozen=True)
 class CaseDraw:
-    """What is random about one case in one epoch."""
+    """The random draws of one case in one epoch."""
 
     augmentation: transforms.Augmentation
     text: np.ndarray | None
-    """(T, F) float32 as in `Item`, and `findings` too."""
+    """(T, F) float32; this and `findings` as in `Item`."""
     findings: np.ndarray | None
 
 
 class CaseDataset(Dataset[Item]):
-    """Films by (epoch, index), read, resized, augmented and encoded.
+    """Cases by (epoch, index): read, resized, augmented and encoded.
 
-    Raises `ValueError` that names the films without a mask, or without a report where the settings forbid it.
+    Raises `ValueError`, which names the cases without a mask, or without a report if the settings forbid it.
     """
 
     def __init__(
@@ -85,10 +85,10 @@ class CaseDataset(Dataset[Item]):
         self.partial_reports = config.partial_reports if augment else 0.0
         self.exchange = mirrored_classes_table(config, num_classes)
         self.encoder = build_text_encoder(config)
-        self.tells_findings = config.text == "findings"
+        self.reads_findings = config.text == "findings"
         self.reports = [case.report for case in self.cases]
         self._mirrored: dict[int, Report] = {}
-        if (self.report_noise or self.partial_reports) and not self.tells_findings:
+        if (self.report_noise or self.partial_reports) and not self.reads_findings:
             raise ValueError(
                 "data.report_noise and data.partial_reports need a network that reads findings (data.text=findings); "
                 "set both to 0"
@@ -97,19 +97,18 @@ class CaseDataset(Dataset[Item]):
         unlabelled = [case.id for case in self.cases if case.mask is None]
         if masks and unlabelled:
             raise ValueError(
-                f"{len(unlabelled)} of {len(self.cases)} films have no mask: {listed(unlabelled, 5)}; "
-                "add their masks, or leave these films out"
+                f"{len(unlabelled)} of {len(self.cases)} cases have no mask: {listed(unlabelled, 5)}; "
+                "add their masks, or leave these cases out"
             )
         if self.encoder is None:
             return
         if config.missing_reports == "error":
-            untold = [case.id for case in self.cases if not self.encoder.reads(case.report)]
-            if untold:
+            unreadable = [case.id for case in self.cases if not self.encoder.reads(case.report)]
+            if unreadable:
                 kind = "report with attributes" if config.text == "attributes" else "report"
                 raise ValueError(
-                    f"{len(untold)} of {len(self.cases)} films have no {kind}: {listed(untold, 5)}; "
-                    "give them one in the caption table, or set data.missing_reports=allow, "
-                    "or data.text=none to use none"
+                    f"{len(unreadable)} of {len(self.cases)} cases have no {kind}: {listed(unreadable, 5)}; "
+                    "add one to the caption table, or set data.missing_reports=allow or data.text=none"
                 )
         self.encoder.prepare(self.reports)
         if augment and config.augmentation in transforms.MIRRORS_REPORTS:
@@ -117,7 +116,7 @@ class CaseDataset(Dataset[Item]):
 
     @property
     def num_readable(self) -> int:
-        """Return how many films have a report that the network can read."""
+        """The number of cases with a report that the network can read."""
         return 0 if self.encoder is None else sum(self.encoder.reads(case.report) for case in self.cases)
 
     def __len__(self) -> int:
@@ -139,30 +138,28 @@ class CaseDataset(Dataset[Item]):
         )
 
     def draw_case(self, epoch: int, index: int) -> CaseDraw:
-        """Return all that is random about one case in one epoch, and what its report then says; no image is read."""
+        """Return the random draws of one case in one epoch, its report included; no image is read."""
         generator = np.random.default_rng([self.seed, _CASE_STREAM, epoch, index])
         augmentation = self.draw(generator)
-        told = own = self._moved_report(index, augmentation)
+        given = report = self._moved_report(index, augmentation)
         if (self.draw is not transforms.draw_none or self.report_dropout) and generator.random() < self.report_dropout:
-            told = None
-        text = None if self.encoder is None else self.encoder.encode(told)
-        if text is not None and told is not None and (self.report_noise or self.partial_reports):
-            text = self._doubted(told, text, generator)
-        return CaseDraw(augmentation, text, self._findings(own))
+            given = None
+        text = None if self.encoder is None else self.encoder.encode(given)
+        if text is not None and given is not None and (self.report_noise or self.partial_reports):
+            text = self._perturbed(given, text, generator)
+        return CaseDraw(augmentation, text, self._findings(report))
 
     def plain_case(self, index: int) -> CaseDraw:
-        """Return a case with nothing done to it and its report as it is."""
+        """Return a case without augmentation, and with its report unchanged."""
         report = self.reports[index]
         text = None if self.encoder is None else self.encoder.encode(report)
         return CaseDraw(transforms.Augmentation(), text, self._findings(report))
 
     def _findings(self, report: Report | None) -> np.ndarray | None:
-        if not self.tells_findings:
-            return None
-        return findings_of(report)
+        return findings_of(report) if self.reads_findings else None
 
     def _moved_report(self, index: int, augmentation: transforms.Augmentation) -> Report | None:
-        """Return a case's report as it stands after the augmentation; mirroring takes long, so it is done once."""
+        """Return a case's report, mirrored with the image; mirroring is slow, so each report is mirrored once."""
         report = self.reports[index]
         if report is None or not (augmentation.mirror and augmentation.mirror_report):
             return report
@@ -170,8 +167,11 @@ class CaseDataset(Dataset[Item]):
             self._mirrored[index] = report.mirrored()
         return self._mirrored[index]
 
-    def _doubted(self, report: Report, text: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Return the findings (1, 9) with a trust, wrong as often as it says, and cut, as the settings have it."""
+    def _perturbed(self, report: Report, text: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Return the findings (1, 9) with report noise and as a partial report, as often as the settings say.
+
+        A report with the trust t is replaced by a wrong one with probability 1 − t.
+        """
         assert self.encoder is not None
         trust = 1.0
         if generator.random() < self.report_noise:
@@ -179,23 +179,23 @@ class CaseDataset(Dataset[Item]):
             if generator.random() >= trust:
                 text = self.encoder.encode(wrong_report(report, self.reports, generator))
         if generator.random() < self.partial_reports:
-            hidden = generator.random(len(FINDINGS)) < generator.uniform(*_FRACTIONS_CUT)
+            hidden = generator.random(len(FINDINGS)) < generator.uniform(*_FRACTIONS_HIDDEN)
             text = np.where(hidden, np.float32(np.nan), text)
         text[0, TRUST] = trust
         return text
 
     def stored(self, index: int) -> StoredImage:
-        """Return image and mask of a case at the network's size, from the cache if they are there."""
+        """Return the image and mask of a case at the network's size, from the cache if possible."""
         case = self.cases[index]
         if self.cache is None:
             mask = None if case.mask is None else read_image_bytes(case.mask)
-            return self._unpack(case, read_image_bytes(case.image), mask)
-        stored = self.cache.get(case.image, case.mask, functools.partial(self._unpack, case))
+            return self._decode(case, read_image_bytes(case.image), mask)
+        stored = self.cache.get(case.image, case.mask, functools.partial(self._decode, case))
         if case.mask is not None and stored.original_mask is not None:
             self._check_labels(stored.original_mask, case.mask)
         return stored
 
-    def _unpack(self, case: Case, image_file: bytes, mask_file: bytes | None) -> StoredImage:
+    def _decode(self, case: Case, image_file: bytes, mask_file: bytes | None) -> StoredImage:
         image, original = decode_image(image_file, case.image), None
         if mask_file is not None and case.mask is not None:
             original = decode_mask(mask_file, case.mask, self.config.mask)
@@ -203,19 +203,21 @@ class CaseDataset(Dataset[Item]):
             if original.shape != image.shape[:2]:
                 raise ValueError(
                     f"{case.image} is {image.shape[0]}×{image.shape[1]} and its mask {case.mask} "
-                    f"{original.shape[0]}×{original.shape[1]} (height × width); they must be of one size"
+                    f"{original.shape[0]}×{original.shape[1]} (height × width); they must have the same size"
                 )
         try:
             sample = transforms.resize(
-                transforms.Sample(image, original, None), self.config.image_size, rule=self.config.resize,
+                transforms.Sample(image, original, None),
+                self.config.image_size,
+                rule=self.config.resize,
                 labels=self.config.mask == "labels",
-            )  # fmt: skip
+            )
         except ValueError as error:
             raise ValueError(f"{case.image}: {error}") from error
         return StoredImage(as_grey(sample.image), sample.mask, original)
 
     def _check_labels(self, mask: np.ndarray, path: Path) -> None:
-        known = max(self.num_classes, 2)  # one logit tells lesion from background, which are two
+        known = max(self.num_classes, 2)  # one logit stands for two classes, lesion and background
         highest = int(mask.max())
         if self.config.mask == "labels" and highest >= known:
             lesion_only = "; a mask of one lesion with 0 and 255 is read by data.mask=lesion" if highest == 255 else ""

@@ -1,6 +1,6 @@
-"""Pictures of cases.
+"""Pictures of cases: masks over images, cases with report and score, and two images side by side.
 
-Colours are from the palette of Okabe and Ito, which colour-blind people tell apart, and differ in brightness too.
+The colours are from the palette of Okabe and Ito, which colour-blind people can distinguish, and differ in brightness.
 """
 
 import io
@@ -16,18 +16,18 @@ from PIL import Image, ImageDraw, ImageFont
 from c2fvl.reports.report import Report
 
 FOUND = (0, 158, 115)
-"""Bluish green: lesion that was found."""
-FALSE_ALARM = (230, 159, 0)
-"""Orange: predicted where nothing is."""
+"""Bluish green: lesion that is predicted."""
+FALSE_POSITIVE = (230, 159, 0)
+"""Orange: predicted, but not in the true mask."""
 MISSED = (86, 180, 233)
-"""Sky blue: lesion that was missed."""
+"""Sky blue: lesion that is not predicted."""
 PREDICTION_LINE = (240, 228, 66)
 """Yellow: contour of the prediction."""
 TRUTH_LINE = (255, 255, 255)
-"""White: contour of the truth."""
+"""White: contour of the true mask."""
 
 CLASS_COLOURS = ((0, 158, 115), (230, 159, 0), (86, 180, 233), (204, 121, 167), (213, 94, 0), (0, 114, 178))
-"""Of the classes 1, 2, … of a network that knows several; they begin again where they end."""
+"""Colours of the classes 1, 2, … of a network with several; they repeat."""
 
 _SHORTEST_SIDE, _LONGEST_SIDE = 320, 768
 _OPACITY = 0.4
@@ -38,30 +38,30 @@ _BACKGROUND, _INK = (24, 24, 24), (230, 230, 230)
 def overlay(
     image: np.ndarray, prediction: np.ndarray, target: np.ndarray | None = None, *, num_classes: int = 1
 ) -> np.ndarray:
-    """Return the film with areas and contours, (h, w, 3) uint8, enlarged to 320 pixels, reduced to 768 at most.
+    """Return the image with coloured masks and contours, (h, w, 3) uint8, with sides from 320 to 768 pixels.
 
-    image (H, W, 3) float32 in [0, 1]; prediction and target (H, W) in {0, 1}. With a target, areas are coloured as
-    found, false alarm and missed; without one, the prediction is green in a yellow contour. With several classes
-    besides the background each predicted one has its colour, and the target's are outlined in white.
-    Raises `ValueError` where the shapes differ.
+    image (H, W, 3) float32 in [0, 1]; prediction and target (H, W) in {0, 1}. With a target, pixels are coloured as
+    found, false positive or missed; without one, the prediction is green with a yellow contour. With several classes
+    besides the background, each predicted one has its colour, and those of the target have white contours. Raises
+    `ValueError` if the shapes differ.
     """
     for name, mask in (("prediction", prediction), ("target", target)):
         if mask is not None and mask.shape != image.shape[:2]:
-            raise ValueError(f"the {name} has the shape {mask.shape} and the film {image.shape[:2]}")
+            raise ValueError(f"the {name} has the shape {mask.shape} and the image {image.shape[:2]}")
     size = _display_size(image)
     canvas = _displayed(image, size)
     if num_classes > 1:
         return _coloured(canvas, prediction, target, num_classes, size)
-    found = _resized_mask(prediction, size)
-    true = None if target is None else _resized_mask(target, size)
-    areas = [(found, FOUND)]
-    if true is not None:
-        areas = [(found & true, FOUND), (found & ~true, FALSE_ALARM), (true & ~found, MISSED)]
-    for area, colour in areas:
-        _tint(canvas, area, colour)
-    if true is not None:
+    predicted = _resized_mask(prediction, size)
+    if target is None:
+        _tint(canvas, predicted, FOUND)
+    else:
+        true = _resized_mask(target, size)
+        _tint(canvas, predicted & true, FOUND)
+        _tint(canvas, predicted & ~true, FALSE_POSITIVE)
+        _tint(canvas, true & ~predicted, MISSED)
         _outline(canvas, true, TRUTH_LINE)
-    _outline(canvas, found, PREDICTION_LINE)
+    _outline(canvas, predicted, PREDICTION_LINE)
     return canvas
 
 
@@ -69,9 +69,9 @@ def _coloured(
     canvas: np.ndarray, prediction: np.ndarray, target: np.ndarray | None, num_classes: int, size: tuple[int, int]
 ) -> np.ndarray:
     for number in range(1, num_classes + 1):
-        area = _resized_mask(prediction == number, size)
-        _tint(canvas, area, class_colour(number))
-        _outline(canvas, area, class_colour(number))
+        mask = _resized_mask(prediction == number, size)
+        _tint(canvas, mask, class_colour(number))
+        _outline(canvas, mask, class_colour(number))
     if target is not None:
         for number in range(1, num_classes + 1):
             _outline(canvas, _resized_mask(np.equal(target, number), size), TRUTH_LINE)
@@ -79,12 +79,12 @@ def _coloured(
 
 
 def class_colour(number: int) -> tuple[int, int, int]:
-    """Return the colour of class `number`, from 1 on."""
+    """Return the colour of the class `number`, from 1 on."""
     return CLASS_COLOURS[(number - 1) % len(CLASS_COLOURS)]
 
 
-def _tint(canvas: np.ndarray, area: np.ndarray, colour: tuple[int, int, int]) -> None:
-    canvas[area] = np.rint((1 - _OPACITY) * canvas[area] + _OPACITY * np.asarray(colour)).astype(np.uint8)
+def _tint(canvas: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> None:
+    canvas[mask] = np.rint((1 - _OPACITY) * canvas[mask] + _OPACITY * np.asarray(colour)).astype(np.uint8)
 
 
 def case_panel(
@@ -96,25 +96,25 @@ def case_panel(
     dice: float | None = None,
     classes: Sequence[str] = ("lesion",),
 ) -> np.ndarray:
-    """Return film and overlay side by side with the report beneath and the Dice in the corner, (h, w, 3) uint8.
+    """Return image and overlay side by side, with the report below and the Dice in the corner, (h, w, 3) uint8.
 
-    `classes` names those besides the background.
+    `classes` names the classes besides the background.
     """
     drawn = overlay(image, prediction, target, num_classes=len(classes))
     height, width = drawn.shape[:2]
     plain = _displayed(image, (width, height))
     font_size = max(13, width // 26)
     font = ImageFont.load_default(size=font_size)
-    said = "No report" if report is None else report.text or str(report)
-    lines = textwrap.wrap(said, width=max(20, int(2 * width / (0.52 * font_size))))[:4]
-    legend = [("found", FOUND), ("false alarm", FALSE_ALARM), ("missed", MISSED)] if target is not None else []
+    text = "No report" if report is None else report.text or str(report)
+    lines = textwrap.wrap(text, width=max(20, int(2 * width / (0.52 * font_size))))[:4]
+    legend = [("found", FOUND), ("false positive", FALSE_POSITIVE), ("missed", MISSED)] if target is not None else []
     legend = [*legend, ("contour of the prediction", PREDICTION_LINE)]
     if len(classes) > 1:
         legend = [(name, class_colour(number)) for number, name in enumerate(classes, start=1)]
     if target is not None:
-        legend.append(("of the truth" if len(classes) == 1 else "contours of the truth", TRUTH_LINE))
+        legend.append(("contour of the true mask" if len(classes) == 1 else "contours of the true mask", TRUTH_LINE))
     line_height = int(font_size * 1.45)
-    picture = Image.new("RGB", (2 * width + 4, height + line_height * (len(lines) + 1) + 12), (24, 24, 24))
+    picture = Image.new("RGB", (2 * width + 4, height + line_height * (len(lines) + 1) + 12), _BACKGROUND)
     picture.paste(Image.fromarray(plain), (0, 0))
     picture.paste(Image.fromarray(drawn), (width + 4, 0))
     pen = ImageDraw.Draw(picture)
@@ -136,20 +136,20 @@ def case_panel(
 def side_by_side(
     first: NDArray[Any], second: NDArray[Any], *, names: tuple[str, str], remark: str
 ) -> NDArray[np.uint8]:
-    """Return both pictures, (H, W) or (H, W, 3) as stored, side by side, names above, remark below: (h, w, 3) uint8.
+    """Return two images, (H, W) or (H, W, 3) of any range, with their names and a remark below: (h, w, 3) uint8.
 
-    Each is drawn 320 pixels high with its grey values stretched to the whole range.
+    Each is drawn 320 pixels high, its values stretched to the whole range.
     """
     font = ImageFont.load_default(size=_FONT_SIZE)
-    drawn = [Image.fromarray(_stretched(pixels)) for pixels in (first, second)]
-    wide = [max(picture.width, int(font.getlength(name))) for picture, name in zip(drawn, names, strict=True)]
+    images = [Image.fromarray(_stretched(pixels)) for pixels in (first, second)]
+    widths = [max(image.width, int(font.getlength(name))) for image, name in zip(images, names, strict=True)]
     line = int(1.6 * _FONT_SIZE)
-    width = max(sum(wide) + 3 * _GAP, int(font.getlength(remark)) + 2 * _GAP)
+    width = max(sum(widths) + 3 * _GAP, int(font.getlength(remark)) + 2 * _GAP)
     canvas = Image.new("RGB", (width, _PAIR_HEIGHT + 2 * line + 2 * _GAP), _BACKGROUND)
     pen = ImageDraw.Draw(canvas)
-    for picture, name, left in zip(drawn, names, (_GAP, 2 * _GAP + wide[0]), strict=True):
+    for image, name, left in zip(images, names, (_GAP, 2 * _GAP + widths[0]), strict=True):
         pen.text((left, _GAP // 2), name, fill=_INK, font=font)
-        canvas.paste(picture, (left, line + _GAP // 2))
+        canvas.paste(image, (left, line + _GAP // 2))
     pen.text((_GAP, _PAIR_HEIGHT + line + _GAP), remark, fill=_INK, font=font)
     return np.asarray(canvas, np.uint8)
 
@@ -162,7 +162,7 @@ def encode_png(picture: np.ndarray) -> bytes:
 
 
 def _display_size(image: np.ndarray) -> tuple[int, int]:
-    """Return (width, height) of the picture of a film: small films are enlarged, huge ones reduced."""
+    """Return the (width, height) at which an image is shown: small ones are enlarged, large ones reduced."""
     height, width = image.shape[:2]
     factor = min(max(1, -(-_SHORTEST_SIDE // min(height, width))), _LONGEST_SIDE / max(height, width))
     return max(1, round(width * factor)), max(1, round(height * factor))
@@ -190,5 +190,5 @@ def _stretched(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     height, width = pixels.shape[:2]
     size = (min(4 * _PAIR_HEIGHT, max(1, round(width * _PAIR_HEIGHT / height))), _PAIR_HEIGHT)
     method = cv2.INTER_AREA if height > _PAIR_HEIGHT else cv2.INTER_LINEAR
-    shown = np.rint(cv2.resize(values, size, interpolation=method)).astype(np.uint8)
-    return shown if shown.ndim == 3 else np.repeat(shown[:, :, None], 3, axis=2)
+    resized = np.rint(cv2.resize(values, size, interpolation=method)).astype(np.uint8)
+    return resized if resized.ndim == 3 else np.repeat(resized[:, :, None], 3, axis=2)

@@ -1,4 +1,4 @@
-"""Work of one kind done in threads while the caller does another: reading beside computing, scoring beside reading."""
+"""Prefetch: apply a function to items in background threads, in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,12 +12,12 @@ Result = TypeVar("Result")
 def prefetch(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int = 1, maximum: int = 2
 ) -> Iterator[Result]:
-    """Yield function(item) for each item, in order, computed by `workers` threads up to `most` items ahead.
+    """Yield function(item) for each item, in order, computed by `workers` threads up to `maximum` items ahead.
 
-    No more than `most` + 1 results are held, however slow the caller is. An exception of the function is raised where
-    its result would have been yielded. What is not yet begun when the caller stops is never done.
+    At most `maximum` + 1 results are held, however slow the caller is. An exception of the function is raised where its
+    result would have been yielded. When the caller stops, calls that have not begun are cancelled.
     """
-    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="ahead") as pool:
+    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="prefetch") as pool:
         waiting: deque[Future[Result]] = deque()
         try:
             for item in items:

@@ -1,7 +1,7 @@
-"""Film, mask and report together: resizing and augmentation.
+"""Resizing and augmentation of image, mask and report together.
 
-The random draw stands apart from its application: `draw_*` takes a generator and returns an `Augmentation`, `apply`
-is exact and repeatable. Film (H, W, 3) float32 in [0, 1], mask (H, W) uint8 in {0, 1} or None, report or None.
+Random draws are separate from their application: `draw_*` takes a generator and returns an `Augmentation`; `apply` is
+deterministic. Image (H, W, 3) float32 in [0, 1], mask (H, W) uint8 classes or None, report or None.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from c2fvl.config import DataConfig
 from c2fvl.reports.report import Report
 
 MAX_BLUR = 1.2
-"""Largest standard deviation of a blur that is drawn, in pixels."""
+"""Largest standard deviation of a blur, in pixels."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One film as the transforms hand it on."""
+    """One case as transforms take and return it."""
 
     image: np.ndarray
     mask: np.ndarray | None
@@ -28,33 +28,33 @@ class Sample:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to one sample, in this order; the default does nothing."""
+    """The changes of one sample, in this order; the default changes nothing."""
 
     quarter_turns: int = 0
-    """Counter-clockwise turns by 90°; a film so turned keeps its report, which is then wrong."""
+    """Counter-clockwise turns by 90°; the report is not changed, and is wrong afterwards."""
     flip_vertical: bool = False
     mirror: bool = False
-    """Exchange the picture's left and right."""
+    """Exchange the left and right of the image."""
     mirror_report: bool = True
-    """Whether the report moves with a mirrored film."""
+    """Whether the report is mirrored with the image."""
     degrees: float = 0.0
-    """Counter-clockwise rotation about the centre; what comes in from outside is 0."""
+    """Counter-clockwise rotation about the centre; pixels from outside are 0."""
     scale: float = 1.0
     shift: tuple[float, float] = (0.0, 0.0)
     """Right and down, as fractions of the width and the height."""
     gamma: float = 1.0
     contrast: float = 1.0
-    """Factor of the differences from the film's mean."""
+    """Factor of the differences from the mean of the image."""
     brightness: float = 0.0
-    """Added to the film, which is then cut to [0, 1]."""
+    """Added to the image, which is then clipped to [0, 1]."""
     blur: float = 0.0
-    """Standard deviation of a Gaussian blur of the film, in pixels."""
+    """Standard deviation of a Gaussian blur of the image, in pixels."""
     smooth: bool = True
-    """Interpolate the film bilinearly where it is rotated, scaled or shifted; the mask never is."""
+    """Interpolate the image bilinearly when it is rotated, scaled or shifted; masks are never interpolated."""
 
 
 def draw_published(generator: np.random.Generator) -> Augmentation:
-    """Draw as the published loader does: half are turned and always flipped, a quarter rotated, text unmoved."""
+    """Draw as the published loader: half are turned and always flipped, a quarter rotated, reports unchanged."""
     if generator.random() > 0.5:
         turns, axis = int(generator.integers(0, 4)), int(generator.integers(0, 2))
         return Augmentation(quarter_turns=turns, flip_vertical=axis == 0, mirror=axis == 1, mirror_report=False)
@@ -75,7 +75,7 @@ def draw_consistent(generator: np.random.Generator) -> Augmentation:
 
 
 def draw_strong(generator: np.random.Generator) -> Augmentation:
-    """Draw what `draw_consistent` draws, wider, and contrast, brightness and, for one film in four, a blur."""
+    """Draw as `draw_consistent` with wider ranges, and contrast, brightness and, for one image in four, a blur."""
     return Augmentation(
         mirror=bool(generator.random() < 0.5),
         degrees=float(generator.uniform(-18, 18)),
@@ -89,7 +89,7 @@ def draw_strong(generator: np.random.Generator) -> Augmentation:
 
 
 def draw_mirror(generator: np.random.Generator) -> Augmentation:
-    """Draw a mirror with its report and nothing else, as the published loader of MedT does."""
+    """Draw a mirror with its report and nothing else, as the published loader of MedT."""
     return Augmentation(mirror=bool(generator.random() < 0.5))
 
 
@@ -108,19 +108,19 @@ AUGMENTATIONS: dict[str, Callable[[np.random.Generator], Augmentation]] = {
 
 
 MIRRORS_REPORTS = ("consistent", "strong", "mirror")
-"""Augmentations that mirror reports with their films."""
+"""Augmentations that mirror reports with their images."""
 
 
 def apply(augmentation: Augmentation, sample: Sample) -> Sample:
-    """Return the sample as `augmentation` leaves it; its own arrays are not written to."""
+    """Return the augmented sample; the arrays of `sample` are not changed."""
     image = _move(augmentation, sample.image, smooth=augmentation.smooth)
     mask = None if sample.mask is None else _move(augmentation, sample.mask, smooth=False)
     if augmentation.gamma != 1.0:
         image = cv2.pow(image, augmentation.gamma)
     if augmentation.contrast != 1.0 or augmentation.brightness:
         mean = float(image.mean())
-        moved = mean + augmentation.brightness - augmentation.contrast * mean
-        image = np.clip(image * np.float32(augmentation.contrast) + np.float32(moved), 0, 1)
+        offset = mean + augmentation.brightness - augmentation.contrast * mean
+        image = np.clip(image * np.float32(augmentation.contrast) + np.float32(offset), 0, 1)
     if augmentation.blur:
         image = cv2.GaussianBlur(image, (0, 0), augmentation.blur)
     report = sample.report
@@ -132,10 +132,10 @@ def apply(augmentation: Augmentation, sample: Sample) -> Sample:
 def resize(sample: Sample, size: int, *, rule: str, labels: bool = False) -> Sample:
     """Return the sample at size × size pixels.
 
-    rule "exact": the film by area average where it shrinks, else bilinearly; the mask by nearest neighbour.
-    rule "published": both bilinearly on 8 bits, then every mask pixel above 0 counts, so that masks grow.
-    rule "none": nothing is resized, and `ValueError` is raised for a film of another size. Masks of several classes
-    (`labels`) are always resized by nearest neighbour: there is no class between two others.
+    Rule "exact": images by area average if they shrink, else bilinearly; masks by nearest neighbour. Rule "published":
+    both bilinearly in 8 bits, then every mask pixel above 0 counts, so that masks grow. Rule "none": nothing is
+    resized, and an image of another size raises `ValueError`. Masks of several classes (`labels`) are always resized by
+    nearest neighbour: there is no class between two others.
     """
     mask = sample.mask
     if mask is not None:
@@ -144,13 +144,13 @@ def resize(sample: Sample, size: int, *, rule: str, labels: bool = False) -> Sam
 
 
 def resize_image(image: np.ndarray, size: int, *, rule: str) -> np.ndarray:
-    """Return the film (H, W, 3) at size × size by the rule of `resize`."""
+    """Return the image (H, W, 3) at size × size by the rule of `resize`."""
     if image.shape[:2] == (size, size):
         return image
     if rule == "none":
         raise ValueError(
-            f"the film is {image.shape[0]}×{image.shape[1]} (height × width) and data.resize=none takes {size}×{size} "
-            "only; cut or resize the film, or set data.resize=exact"
+            f"the image is {image.shape[0]}×{image.shape[1]} (height × width) and data.resize=none takes {size}×{size} "
+            "only; crop or resize the image, or set data.resize=exact"
         )
     if rule == "published":
         eight_bit = np.rint(image * 255).astype(np.uint8)
@@ -170,7 +170,7 @@ def resize_mask(mask: np.ndarray, size: int, *, rule: str) -> np.ndarray:
 
 
 def in_channel_order(image: np.ndarray, config: DataConfig) -> np.ndarray:
-    """Return (H, W, 3) RGB in the network's channel order; grey (H, W) is left as it is."""
+    """Return (H, W, 3) RGB in the network's channel order; grey (H, W) is returned unchanged."""
     return image[:, :, ::-1] if image.ndim == 3 and config.channel_order == "bgr" else image
 
 
