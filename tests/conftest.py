@@ -1,5 +1,6 @@
 """Fixtures: a small phantom, settings that train in seconds, the real data where it is."""
 
+import dataclasses
 from pathlib import Path
 
 import hypothesis
@@ -80,6 +81,18 @@ def tiny_run(phantom_root, tmp_path_factory) -> Path:
 
     config = load_config("debug", [*TINY, f'data.root="{phantom_root}"'])
     return train(config, run=tmp_path_factory.mktemp("runs") / "tiny").run
+
+
+@pytest.fixture(scope="session")
+def unet_run(phantom_root, tmp_path_factory) -> Path:
+    """A finished run of a network that reads no text, of one epoch, read only."""
+    from c2fvl.config import ModelConfig
+    from c2fvl.config_files import load_config
+    from c2fvl.training.loop import train
+
+    config = load_config("debug", [*TINY, f'data.root="{phantom_root}"', "train.epochs=1", "loss.side_maps=0"])
+    config = dataclasses.replace(config, preset="", model=ModelConfig("unet", {"base_width": 8}))
+    return train(config, run=tmp_path_factory.mktemp("runs") / "unet").run
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Figures of an audit, computed again from its table, its films and its network by other ways."""
 
 import csv
-import dataclasses
 import json
 import shutil
 
@@ -11,12 +10,9 @@ import pytest
 import scipy.stats
 import torch
 from support.progress import Steps
-from support.tiny_runs import TINY
 
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.cli.main import main
-from c2fvl.config import ModelConfig
-from c2fvl.config_files import load_config
 from c2fvl.data.part import Part
 from c2fvl.data.perturbations import most_common_report, perturb_reports, perturbations
 from c2fvl.data.scan import scan
@@ -26,7 +22,6 @@ from c2fvl.files.tables import write_cells
 from c2fvl.inference.predictor import Predictor
 from c2fvl.reports.from_mask import report_from_mask
 from c2fvl.reports.zones import ZONES
-from c2fvl.training.loop import train
 
 
 def table_of(folder, name="audit.csv"):
@@ -43,15 +38,6 @@ def audited(tiny_run, phantom_root, tmp_path_factory):
     out = tmp_path_factory.mktemp("audit")
     found = audit(load_model(tiny_run), Part(phantom_root, seed=2), out=out, progress=progress)
     return found, table_of(out), progress.steps
-
-
-@pytest.fixture(scope="module")
-def blind(phantom_root, tmp_path_factory):
-    """A network that reads no text."""
-    config = load_config("debug", [*TINY, f'data.root="{phantom_root}"', "train.epochs=1"])
-    loss = dataclasses.replace(config.loss, side_maps=0.0)
-    config = dataclasses.replace(config, preset="", model=ModelConfig("unet", {"base_width": 8}), loss=loss)
-    return train(config, run=tmp_path_factory.mktemp("blind") / "unet").run
 
 
 @pytest.fixture
@@ -250,8 +236,8 @@ def test_the_constant_mask_is_scored_by_hand(audited, phantom_root):
     assert baseline["difference"]["value"] == pytest.approx(apart)
 
 
-def test_a_network_without_text_has_no_changes_and_says_so(blind, phantom_root, tmp_path):
-    found = audit(load_model(blind), Part(phantom_root, split="test"), out=tmp_path)
+def test_a_network_without_text_has_no_changes_and_says_so(unet_run, phantom_root, tmp_path):
+    found = audit(load_model(unet_run), Part(phantom_root, split="test"), out=tmp_path)
     assert found.summary["audit"]["changes"] == found.summary["audit"]["headline"] == []
     assert found.summary["audit"]["words"][0] == {
         "text": "This network takes no text: no report, right or wrong, changes its mask.", "warning": False,

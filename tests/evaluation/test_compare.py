@@ -1,7 +1,6 @@
 """One table of several networks, and what each costs."""
 
 import csv
-import dataclasses
 import json
 import shutil
 
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from c2fvl.cli.main import main
-from c2fvl.config import Config, ModelConfig
+from c2fvl.config import Config
 from c2fvl.config_files import override
 from c2fvl.data.part import Part
 from c2fvl.evaluation.compare import compare as module
@@ -27,7 +26,7 @@ from c2fvl.training.loop import train
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_run, phantom_root, tmp_path_factory):
+def runs(tiny_run, unet_run, phantom_root, tmp_path_factory):
     """Two runs of one preset and one of a network without text."""
     from support.tiny_runs import TINY
 
@@ -37,9 +36,7 @@ def runs(tiny_run, phantom_root, tmp_path_factory):
     shutil.copytree(tiny_run, folder / "first")
     config = load_config("debug", [*TINY, f'data.root="{phantom_root}"', "train.epochs=1"])
     train(override(config, ["train.seed=5"]), run=folder / "second")
-    loss = dataclasses.replace(config.loss, side_maps=0.0)
-    unet = dataclasses.replace(config, preset="", model=ModelConfig("unet", {"base_width": 8}), loss=loss)
-    train(unet, run=folder / "third")
+    shutil.copytree(unet_run, folder / "third")
     return [folder / name for name in ("first", "second", "third")]
 
 
