@@ -124,7 +124,7 @@ def test_the_headline_by_hand(audited):
         "harm_sides_exchanged": pytest.approx(means["none"] - means["sides_exchanged"]),
     }
     text = " ".join(line["text"] for line in found.summary["audit"]["words"])
-    assert f"{abs(100 * entries['reliance']):.2f} points" in text
+    assert f"{abs(100 * entries['benefit']):.2f} points" in text
     assert f"{abs(100 * entries['harm_shuffled']):.2f} points" in text
 
 
