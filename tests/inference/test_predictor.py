@@ -241,7 +241,7 @@ def test_reports_that_cannot_be_are_refused_or_said(predictor, images, tmp_path,
     assert "contradicts itself" in caplog.text
     with pytest.raises(ValueError, match="expected is a sentence or a Report"):
         predictor(images[0], 5)
-    with pytest.raises(ValueError, match="image's orientation but `orientation` says patient"):
+    with pytest.raises(ValueError, match="orientation 'image', but `orientation` is 'patient'"):
         predictor(images[0], c2fvl.parse_report(LEFT), orientation="patient")
 
 
