@@ -62,7 +62,8 @@ def commands_page() -> str:
         "# Commands",
         "",
         f"`{PROGRAM} COMMAND --help` says the same on the terminal. `python -m c2fvl` is the same command.",
-        "Every command takes `--verbose`.",
+        "Every command takes `--verbose`, and `--allow-code MODULE` for",
+        "[code of your own](networks.md#a-network-of-your-own).",
         "",
         "| exit status | |",
         "|---|---|",
@@ -143,7 +144,7 @@ def _usage(name: str, sub: argparse.ArgumentParser) -> str:
 
 
 def _own_actions(sub: argparse.ArgumentParser) -> list[argparse.Action]:
-    return [action for action in sub._actions if action.dest not in ("help", "verbose")]
+    return [action for action in sub._actions if action.dest not in ("help", "verbose", "allow_code")]
 
 
 def _row(action: argparse.Action) -> str:

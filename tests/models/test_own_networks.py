@@ -235,6 +235,23 @@ def test_a_model_folder_imports_nothing_by_itself(module, tmp_path, phantom_root
     assert load_model(tmp_path / "model").network.head.weight.shape == (1, 3, 1, 1)
 
 
+def test_allow_code_imports_the_module_that_it_names(module, tmp_path, phantom_root, capsys):
+    image = next(Path(phantom_root, "Test_Folder", "img").iterdir())
+    predict = ["predict", str(image), "--model", str(tmp_path / "model"), "--out", str(tmp_path / "masks")]
+    assert main(predict) == 2
+    assert f"--allow-code {module}" in capsys.readouterr().err
+    assert main([*predict, "--allow-code", module]) == 0
+    assert (tmp_path / "masks" / image.name).is_file()
+    assert main([*predict, "--allow-code", "own_missing"]) == 2
+    assert "no module own_missing" in capsys.readouterr().err
+
+
+def test_a_name_on_the_command_line_is_imported(module, capsys):
+    assert main(["models", f"{module}:Net"]) == 0
+    assert "One convolution" in capsys.readouterr().out
+    assert main(["models", f"{module}:Net", "num_classes=2", "--size", "32"]) == 0
+
+
 def test_a_resumed_run_imports_nothing_by_itself(module, phantom_root, tmp_path):
     config = load_config(
         "debug",

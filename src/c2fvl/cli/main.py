@@ -6,6 +6,7 @@ import sys
 
 from c2fvl.cli import data, evaluation, inference, models, training
 from c2fvl.cli.options import PROGRAM, Commands, Parser
+from c2fvl.extensions import import_extension
 from c2fvl.messages import nearest_names
 from c2fvl.version import __version__
 
@@ -32,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         options.overrides.extend(rest)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     try:
+        for module in options.allow_code:
+            import_extension(module)
         return options.run(options)
     except BrokenPipeError:  # the reader of the output has closed it
         sys.stdout = None  # nothing is left to flush at the end

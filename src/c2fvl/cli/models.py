@@ -29,8 +29,11 @@ def _models_options(sub: argparse.ArgumentParser) -> None:
 
 def run_models(options: argparse.Namespace) -> int:
     """Run `c2fvl models`; return its exit status."""
+    from c2fvl.extensions import import_extension, is_extension
     from c2fvl.models.registry import NETWORKS, TEXTS, arguments_of, num_parameters
 
+    if options.name is not None and is_extension(options.name):
+        import_extension(options.name)
     if options.summary or options.overrides or options.size:
         return _summarise_network(options)
     if options.name is not None:

@@ -44,6 +44,13 @@ class Commands:
         if self._chosen in (None, name):
             add_options(sub)
             sub.add_argument("--verbose", action="store_true", help="print more messages")
+            sub.add_argument(
+                "--allow-code",
+                action="append",
+                default=[],
+                metavar="MODULE",
+                help="import this module of your own, which a model folder names as its network; may be repeated",
+            )
             sub.set_defaults(run=run)
 
 
