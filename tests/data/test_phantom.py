@@ -285,7 +285,7 @@ def test_an_empty_folder_is_filled_and_a_full_one_refused(tmp_path: Path) -> Non
         ({"num_cases": 5}, "num_cases 5 is too few"),
         ({"size": 31}, "size 31 is too small"),
         ({"seed": -1}, "seed -1"),
-        ({"fractions": (0.9, 0.1, 0.0)}, "three positive shares"),
+        ({"fractions": (0.9, 0.1, 0.0)}, "three positive numbers"),
         ({"fractions": (0.7, 0.2, 0.2)}, "the sum 1"),
     ],
 )

@@ -1,8 +1,8 @@
-"""The chest of the phantom: body, lungs, heart, bones and vessels of a film without shadows, and its exposure.
+"""The anatomy of synthetic chest films without lesions: body, lungs, heart, bones and vessels, and the exposure.
 
-Everything is drawn in body coordinates: x from -1 to 1 across the picture with the spine at 0, y from -1 at the top to
-1. Film opacities add up as they do in a patient: 0 is air, about 1 the densest parts. Films are in standard
-orientation, so that the heart's tip points to the right of the picture. Sizes and positions were set by eye.
+Everything is drawn in body coordinates: x from -1 to 1 across the image with the spine at 0, y from -1 at the top to 1.
+Opacities add up as in a patient: 0 is air, about 1 the densest parts. Images are in standard orientation, so the apex
+of the heart points to the right of the image. Sizes and positions were set by eye.
 """
 
 import cv2
@@ -10,33 +10,33 @@ import numpy as np
 
 
 class Canvas:
-    """Body coordinates of a slightly turned, shifted and scaled patient, and the drawing of outlines in them."""
+    """Body coordinates of a slightly rotated, shifted and scaled patient, in which outlines are drawn."""
 
     def __init__(self, size: int, random: np.random.Generator) -> None:
         self.size = size
         angle = np.deg2rad(np.clip(random.normal(0, 1.2), -2.5, 2.5))
         scale = random.uniform(0.93, 1.03) * size / 2
-        self.turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        self.matrix = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         self.centre = size * (0.5 + random.uniform((-0.012, -0.02), (0.012, 0.03)))
         pixels = np.stack(np.meshgrid(np.arange(size), np.arange(size))) + 0.5
-        x, y = np.einsum("ij,jhw->ihw", np.linalg.inv(self.turn), pixels - self.centre[:, None, None])
+        x, y = np.einsum("ij,jhw->ihw", np.linalg.inv(self.matrix), pixels - self.centre[:, None, None])
         self.x, self.y = x.astype(np.float32), y.astype(np.float32)
 
     def fill(self, outlines: list[np.ndarray]) -> np.ndarray:
         """Fill closed outlines (N, 2) of body coordinates, overlaps once: (H, W) float32 from 0 to 1."""
-        picture = np.zeros((self.size, self.size), np.uint8)
+        filled = np.zeros((self.size, self.size), np.uint8)
         for outline in outlines:
-            pixels = outline @ self.turn.T + self.centre - 0.5
-            cv2.fillPoly(picture, [np.rint(pixels * 256).astype(np.int32)], 255, cv2.LINE_AA, shift=8)
-        return picture.astype(np.float32) / 255
+            pixels = outline @ self.matrix.T + self.centre - 0.5
+            cv2.fillPoly(filled, [np.rint(pixels * 256).astype(np.int32)], 255, cv2.LINE_AA, shift=8)
+        return filled.astype(np.float32) / 255
 
-    def blur(self, picture: np.ndarray, sigma: float) -> np.ndarray:
-        """Blur with a Gaussian whose width is given in body units."""
-        return cv2.GaussianBlur(picture, (0, 0), max(sigma * self.size / 2, 0.3))
+    def blur(self, image: np.ndarray, sigma: float) -> np.ndarray:
+        """Blur with a Gaussian of the standard deviation `sigma`, in body units."""
+        return cv2.GaussianBlur(image, (0, 0), max(sigma * self.size / 2, 0.3))
 
 
 def draw_clouds(random: np.random.Generator, cells: int, size: int) -> np.ndarray:
-    """Draw smooth noise of about unit deviation with `cells` cells across the picture: (size, size) float32."""
+    """Draw smooth noise (size, size) float32 of about unit standard deviation, with `cells` cells across the image."""
     coarse = random.standard_normal((cells, cells)).astype(np.float32)
     return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
 
@@ -59,7 +59,7 @@ def _band(line: np.ndarray, width: float | np.ndarray) -> np.ndarray:
 
 
 def draw_lung_outline(random: np.random.Generator, side: int) -> np.ndarray:
-    """Draw one lung as an outline; `side` is -1 at the left of the picture and 1 at the right, beside the heart."""
+    """Draw one lung as an outline; `side` is -1 at the left of the image and 1 at the right, beside the heart."""
     wall = [(0.17, -0.72), (0.30, -0.84), (0.46, -0.76), (0.60, -0.50), (0.70, -0.15), (0.75, 0.18), (0.78, 0.52)]
     if side < 0:
         base = [(0.79, 0.60), (0.64, 0.42), (0.44, 0.36), (0.26, 0.40), (0.15, 0.50)]
@@ -76,7 +76,7 @@ def draw_lung_outline(random: np.random.Generator, side: int) -> np.ndarray:
 
 
 def draw_anatomy(canvas: Canvas, random: np.random.Generator, outlines: list[np.ndarray]) -> np.ndarray:
-    """Draw a chest without shadows: opacity (H, W) float32, 0 in air and about 1 in the densest parts."""
+    """Draw a chest without lesions: opacity (H, W) float32, 0 in air and about 1 in the densest parts."""
     lungs = canvas.blur(canvas.fill(outlines), 0.016)
     body = _draw_body(canvas, random)
     opacity = body * (0.66 + 0.03 * draw_clouds(random, 5, canvas.size))
@@ -98,7 +98,7 @@ def _draw_body(canvas: Canvas, random: np.random.Generator) -> np.ndarray:
 
 
 def _draw_abdomen(canvas: Canvas, random: np.random.Generator, lungs: np.ndarray) -> np.ndarray:
-    """Draw what lies under the diaphragm, brighter than the chest wall, with gas in the stomach of some patients."""
+    """Draw the abdomen, brighter than the chest wall, with gas in the stomach of some patients."""
     below = (canvas.y > 0.3) & (np.abs(canvas.x) < 0.82)
     opacity = 0.12 * canvas.blur(below.astype(np.float32), 0.07) * (1 - lungs)
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
@@ -108,7 +108,7 @@ def _draw_abdomen(canvas: Canvas, random: np.random.Generator, lungs: np.ndarray
 
 
 def _draw_mediastinum(canvas: Canvas, random: np.random.Generator) -> np.ndarray:
-    """Draw spine, great vessels, trachea and the heart, whose tip points to the right of the picture."""
+    """Draw spine, great vessels, trachea and heart."""
     size = random.uniform(0.92, 1.1)
     heart = [(-0.05, -0.2), (0.13, -0.16), (0.28, -0.02), (0.43, 0.2), (0.46, 0.44), (0.2, 0.56), (-0.1, 0.55)]
     heart += [(-0.23, 0.38), (-0.24, 0.14), (-0.14, -0.08)]
@@ -128,24 +128,24 @@ def _draw_mediastinum(canvas: Canvas, random: np.random.Generator) -> np.ndarray
 
 
 def _draw_vessels(canvas: Canvas, random: np.random.Generator) -> np.ndarray:
-    """Draw the vessels that branch from the roots of the lungs and thin out."""
+    """Draw the vessels that branch from the hila and taper."""
     trunks, branches = [], []
     steps = np.linspace(0, 1, 9)[:, None]
     for side in (-1, 1):
         root = np.array([side * 0.19, -0.06 if side < 0 else -0.11])
         for angle in np.sort(random.uniform(-1.4, 1.45, 9)):
-            start, ahead = root, angle
+            start, heading = root, angle
             length, width = random.uniform(0.14, 0.26), random.uniform(0.026, 0.036)
-            for bend in random.uniform(-0.35, 0.35, 3):  # each piece turns a little, thins, and gives off a twig
+            for bend in random.uniform(-0.35, 0.35, 3):  # each segment bends, tapers, and has a side branch
                 for turn, fraction in ((bend, 1.0), (bend - 0.9 * np.sign(bend), 0.7)):
-                    direction = ahead + turn * steps
+                    direction = heading + turn * steps
                     line = start + fraction * length / 8 * np.cumsum(
                         np.hstack([side * np.cos(direction), np.sin(direction)]), 0
                     )
                     branches.append(_band(line, np.linspace(fraction * width, fraction * width * 0.55, 9)))
                     if fraction == 1:
                         following = line[-1]
-                start, ahead, width, length = following, ahead + bend, width * 0.6, length * 0.8
+                start, heading, width, length = following, heading + bend, width * 0.6, length * 0.8
         trunks.append(
             _rounded(root + np.array([(0.0, -0.1), (side * 0.08, -0.03), (side * 0.05, 0.14), (-side * 0.05, 0.1)]))
         )
@@ -153,9 +153,9 @@ def _draw_vessels(canvas: Canvas, random: np.random.Generator) -> np.ndarray:
 
 
 def _draw_ribs(canvas: Canvas, random: np.random.Generator) -> np.ndarray:
-    """Draw the ribs: behind, from the spine outwards; in front, from the side inwards and down, fainter."""
+    """Draw the posterior ribs, from the spine outwards, and the fainter anterior ribs, from the side inwards."""
     spacing, slope = random.uniform(0.148, 0.166), random.uniform(0.18, 0.3)
-    behind, behind_inside, front = [], [], []
+    posterior, posterior_inner, anterior = [], [], []
     steps = np.linspace(0, 1, 24)
     for side in (-1, 1):
         for number in range(10):
@@ -165,20 +165,20 @@ def _draw_ribs(canvas: Canvas, random: np.random.Generator) -> np.ndarray:
             x = 0.07 + (reach - 0.07) * np.sin(steps * np.pi / 2)
             y = top - rise * np.sin(np.pi * steps**0.8) + (slope + 0.02 * number) * steps**2.2
             line, width = np.stack([side * x, y], 1), random.uniform(0.046, 0.056)
-            behind.append(_band(line, width))
-            behind_inside.append(_band(line, width * 0.45))
+            posterior.append(_band(line, width))
+            posterior_inner.append(_band(line, width * 0.45))
         for number in range(1, 8):
             start = -0.74 + number * spacing * 1.04 + random.uniform(-0.01, 0.01)
             reach = 0.44 + 0.36 * np.sin(np.pi / 2 * min((number + 1) / 6, 1))
             x = reach - (reach - 0.24 - 0.02 * number) * steps**1.3
             y = start + (0.16 + 0.022 * number) * np.sin(steps * np.pi / 2) ** 1.5
-            front.append(_band(np.stack([side * x, y], 1), 0.06 - 0.012 * steps))
-    ribs = 0.10 * canvas.fill(behind) - 0.045 * canvas.fill(behind_inside)
-    return canvas.blur(ribs, 0.006) + 0.045 * canvas.blur(canvas.fill(front), 0.012)
+            anterior.append(_band(np.stack([side * x, y], 1), 0.06 - 0.012 * steps))
+    ribs = 0.10 * canvas.fill(posterior) - 0.045 * canvas.fill(posterior_inner)
+    return canvas.blur(ribs, 0.006) + 0.045 * canvas.blur(canvas.fill(anterior), 0.012)
 
 
 def _draw_shoulders(canvas: Canvas, random: np.random.Generator) -> np.ndarray:
-    """Draw collar bones, shoulder blades and the heads of the upper arms."""
+    """Draw clavicles, scapulae and humeral heads."""
     collar, blades = [], []
     lift = random.uniform(-0.04, 0.04)
     for side in (-1, 1):
@@ -194,7 +194,7 @@ def _draw_shoulders(canvas: Canvas, random: np.random.Generator) -> np.ndarray:
 
 
 def expose(canvas: Canvas, random: np.random.Generator, opacity: np.ndarray) -> np.ndarray:
-    """Turn opacity into grey values: tone curve, exposure, blur and grain: (H, W) uint8."""
+    """Return opacity as grey values (H, W) uint8: tone curve, exposure, blur and grain."""
     opacity = canvas.blur(np.clip(opacity, 0, 1.3), random.uniform(0.004, 0.009))
     tone = (opacity / 0.95) ** random.uniform(0.9, 1.25)
     image = random.uniform(0.0, 0.06) + random.uniform(0.8, 0.98) * tone
