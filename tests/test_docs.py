@@ -73,11 +73,24 @@ def test_the_pages_build_without_a_warning(tmp_path):
     assert (tmp_path / "site" / "index.html").is_file()
 
 
+def script(name):
+    """Return a script of the documentation as a module."""
+    specification = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_the_picture_of_the_packages_is_up_to_date():
+    make_architecture = script("make_architecture")
+    found = make_architecture.PICTURE.read_text(encoding="utf-8")
+    assert found == make_architecture.picture(), "run python docs/make_architecture.py"
+    packages = {path.parent.name for path in (PROJECT / "src" / "c2fvl").glob("*/__init__.py")}
+    assert set(make_architecture.TITLES) == packages
+
+
 def test_pages_made_from_the_program_are_up_to_date():
-    specification = importlib.util.spec_from_file_location("make_reference", DOCS / "make_reference.py")
-    make_reference = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(make_reference)
-    for name, page in make_reference.PAGES.items():
+    for name, page in script("make_reference").PAGES.items():
         written = (DOCS / name).read_text(encoding="utf-8")
         assert written == page(), f"docs/{name} is out of date; run python docs/make_reference.py"
 
