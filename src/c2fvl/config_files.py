@@ -53,26 +53,26 @@ def _find(source: str | Path, beside: Path) -> Path:
 
 
 def _resolved(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """Return the table of a file laid over that of its base, and of the base's base."""
+    """Return the table of a file with what it leaves out from its base, and the base of its base."""
     if path.resolve() in above:
         raise ValueError(f"{path} is its own base: {' → '.join(entry.stem for entry in (*above, path))}")
     try:
         table = _parsed(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no TOML file: it is not UTF-8 text ({error})") from error
+        raise ValueError(f"{path} is not a TOML file: it is not UTF-8 text ({error})") from error
     _from_table({name: content for name, content in table.items() if name != "base"}, str(path))  # errors name the file
     base = table.pop("base", None)
     if base is None:
         return table
     if not isinstance(base, str):
-        raise ValueError(f"{path}: base is {base!r}; expected is the name of a preset or the path of a TOML file")
+        raise ValueError(f"{path}: base is {base!r}; expected the name of a preset or the path of a TOML file")
     below = _resolved(_find(base, path.parent), (*above, path.resolve()))
     below.pop("preset", None)
-    return _laid_over(table, below)
+    return _merged(table, below)
 
 
-def _laid_over(table: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `below` with the entries of `table`; another network begins with arguments of its own."""
+def _merged(table: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `below` with the entries of `table`; the arguments of another network are dropped."""
     merged = dict(below)
     for section, content in table.items():
         if not isinstance(content, dict):
@@ -188,26 +188,26 @@ def _checked(value: Any, kind: Any, metadata: Mapping[str, Any], where: str) -> 
     if typing.get_origin(kind) is tuple:
         value = (value,) if isinstance(value, str) else value
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-            raise ValueError(f"{where} is {value!r}; expected is a list of names")
+            raise ValueError(f"{where} is {value!r}; expected a list of names")
         return tuple(value)
     if typing.get_origin(kind) is dict:
         plain = value.values() if isinstance(value, dict) else [None]
         parts = [part for item in plain for part in (item if isinstance(item, list | tuple) else [item])]
         if not all(isinstance(part, str | int | float | bool) for part in parts):
-            raise ValueError(f"{where} is {value!r}; expected is a table of names and plain values, or lists of them")
+            raise ValueError(f"{where} is {value!r}; expected a table of names and plain values, or lists of them")
         return dict(value)
     if type(value) is not kind:
-        raise ValueError(f"{where} is {value!r}; expected is {_KINDS[kind]}")
+        raise ValueError(f"{where} is {value!r}; expected {_KINDS[kind]}")
     if kind is float and not math.isfinite(value):
-        raise ValueError(f"{where} is {value}; expected is a finite number")
-    choices, minimum = metadata.get("choices"), metadata.get("least")
+        raise ValueError(f"{where} is {value}; expected a finite number")
+    choices, minimum = metadata.get("choices"), metadata.get("minimum")
     if choices and value not in choices:
-        raise ValueError(f"{where} is {value!r}; expected is one of {', '.join(choices)}")
+        raise ValueError(f"{where} is {value!r}; expected one of {', '.join(choices)}")
     if minimum is not None and value < minimum:
-        raise ValueError(f"{where} is {value}; expected is at least {minimum}")
-    maximum = metadata.get("most")
+        raise ValueError(f"{where} is {value}; expected at least {minimum}")
+    maximum = metadata.get("maximum")
     if maximum is not None and value > maximum:
-        raise ValueError(f"{where} is {value}; expected is at most {maximum}")
+        raise ValueError(f"{where} is {value}; expected at most {maximum}")
     return value
 
 
