@@ -42,7 +42,7 @@ class DataConfig:
     augmentation: str = _setting(
         "consistent",
         "consistent: the report is mirrored with the image, and there are no quarter turns; strong: the same with "
-        "wider ranges, and with contrast, brightness and blur; mirror: half of the images are mirrored, with their reports; "
+        "wider ranges, and with contrast, brightness and blur; mirror: half of the images, with their reports; "
         "paper: as published, the report stays as it is; none: no augmentation",
         choices=("consistent", "strong", "mirror", "paper", "none"),
     )
