@@ -246,7 +246,16 @@ def test_converting_an_official_file(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("name", ["lvit", "unet", "uctransnet", "transunet", "medt", "axialunet", "logo"])
+LARGE = pytest.mark.slow(like="test_the_authors_files_of_every_network_become_model_folders[unet]")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lvit", "unet", pytest.param("uctransnet", marks=LARGE), pytest.param("transunet", marks=LARGE), "medt",
+        "axialunet", "logo",
+    ],
+)  # fmt: skip
 def test_the_authors_files_of_every_network_become_model_folders(name, tmp_path, capsys):
     from c2fvl.cli.main import main
 

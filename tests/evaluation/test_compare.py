@@ -156,6 +156,7 @@ def test_scores_with_other_reports_are_not_used_again(runs, phantom_root, tmp_pa
     assert calls == [None]
 
 
+@pytest.mark.slow(like="test_speed_and_memory_are_measured_in_a_process_of_their_own")
 def test_memory_is_that_of_the_network_alone(runs):
     """A process that starts another hands on its highest mark of memory, which must not be told as the other's."""
     held = np.ones(1_500_000_000 // 8)
