@@ -5,12 +5,10 @@ and the user's cache, which holds what `c2fvl pull OWNER/NAME` fetched. A path t
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from c2fvl.config import Config, InitConfig
 from c2fvl.config_files import parse_config
@@ -108,38 +106,6 @@ def name_of(folder: Path) -> str | None:
 def parse_settings(folder: Path) -> Config:
     """Return the settings of a model folder; `ValueError` where they are damaged."""
     return parse_config(read(folder / SETTINGS).decode("utf-8", "replace"), where=str(folder / SETTINGS))
-
-
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """Return what a model folder tells of its weights, if anything; `ValueError` where that is damaged."""
-    if not (folder / METRICS).exists():
-        return {}
-    try:
-        return dict(json.loads(read(folder / METRICS)))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{folder / METRICS} is damaged: {error}; delete it to load the weights alone") from error
-
-
-def read_trust_curve(folder: Path) -> dict[str, Any] | None:
-    """Return what `c2fvl fit-trust --keep` left in a model folder; None where it left nothing.
-
-    Raises `ValueError` where that is damaged or was measured on other weights.
-    """
-    path = folder / TRUST_CURVE
-    if not path.is_file():
-        return None
-    return parse_trust_curve(read(path), where=path, weights_sha256=read_metrics(folder).get("weights_sha256"))
-
-
-def parse_trust_curve(data: bytes, *, where: Path, weights_sha256: str | None) -> dict[str, Any]:
-    """Return the curve of trust in a file's content; `ValueError` unless it was measured on the weights named."""
-    try:
-        curve = dict(json.loads(data))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{where} is damaged: {error}; measure it anew with `c2fvl fit-trust --keep`") from error
-    if curve.get("weights_sha256") != weights_sha256:
-        raise ValueError(f"{where} was measured on other weights; measure it anew with `c2fvl fit-trust --keep`")
-    return curve
 
 
 def read(path: Path) -> bytes:

@@ -25,18 +25,15 @@ from c2fvl.checkpoints.folders import (
     WEIGHTS,
     find_model,
     parse_settings,
-    parse_trust_curve,
     portable,
     pulled_folder,
     read,
-    read_metrics,
 )
+from c2fvl.checkpoints.small_files import read_small_files
 from c2fvl.config import Config
 from c2fvl.config_files import to_toml
 from c2fvl.extensions import is_extension
 from c2fvl.files import storage
-from c2fvl.metrics.out_of_distribution import OodDetector
-from c2fvl.metrics.temperature import parse_calibration
 from c2fvl.models.registry import find_network
 from c2fvl.version import __version__
 
@@ -151,21 +148,15 @@ def _checked(folder: Path) -> tuple[dict[str, bytes], Config]:
     if not is_extension(config.model.name):  # whose code is not here, and not run to look
         find_network(config.model.name)
     checksum = storage.checksum(files[WEIGHTS])
-    if read_metrics(folder).get("weights_sha256") != checksum:
+    small = read_small_files(folder, checksum)
+    if small.metrics.get("weights_sha256") != checksum:
         raise ValueError(f"{folder / WEIGHTS} does not match the checksum in {METRICS}: it is damaged or another's")
     try:
         with safe_open(folder / WEIGHTS, framework="numpy") as content:
             content.keys()
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{folder / WEIGHTS} is not a whole safetensors file: {error}") from error
-    if OOD_DETECTOR in files:
-        OodDetector.from_bytes(files[OOD_DETECTOR], where=folder / OOD_DETECTOR)
-    if TRUST_CURVE in files:
-        parse_trust_curve(files[TRUST_CURVE], where=folder / TRUST_CURVE, weights_sha256=checksum)
-    if CALIBRATION in files:
-        found = parse_calibration(files[CALIBRATION], where=folder / CALIBRATION)
-        if found["weights_sha256"] != checksum:
-            raise ValueError(f"{folder / CALIBRATION} was fitted to other weights; fit it anew with `c2fvl calibrate`")
+    small.require(CALIBRATION, TRUST_CURVE)
     return files, config
 
 

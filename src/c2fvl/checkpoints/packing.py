@@ -8,18 +8,8 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from c2fvl.checkpoints.folders import (
-    CALIBRATION,
-    CARD,
-    METRICS,
-    OOD_DETECTOR,
-    SETTINGS,
-    TRUST_CURVE,
-    WEIGHTS,
-    WEIGHTS_CHECKSUM,
-    portable,
-    read_trust_curve,
-)
+from c2fvl.checkpoints.folders import CARD, SETTINGS, TRUST_CURVE, WEIGHTS, WEIGHTS_CHECKSUM, portable, read
+from c2fvl.checkpoints.small_files import read_small_files, write_small_files
 from c2fvl.checkpoints.trained_model import TrainedModel, load_model
 from c2fvl.config_files import to_toml
 from c2fvl.files import storage
@@ -52,6 +42,8 @@ def pack(model: Path | str, out: Path | str) -> Packed:
     that are damaged or too large for float16.
     """
     trained = load_model(model)
+    files = read_small_files(trained.path, storage.checksum(read(trained.path / WEIGHTS)))
+    files.require(TRUST_CURVE)
     weights = {name: value.detach().cpu().contiguous() for name, value in trained.network.state_dict().items()}
     halves = {name: _half(name, value, trained.path) for name, value in weights.items()}
     differences = {
@@ -66,14 +58,7 @@ def pack(model: Path | str, out: Path | str) -> Packed:
         storage.write_bytes(folder / WEIGHTS, data)
         storage.write_text(folder / WEIGHTS_CHECKSUM, f"{checksum}  {WEIGHTS}\n")
         storage.write_text(folder / SETTINGS, to_toml(portable(trained.config)))
-        storage.write_json(folder / METRICS, {**trained.metrics, "weights_sha256": checksum})
-        if trained.calibration is not None:
-            storage.write_json(folder / CALIBRATION, {**trained.calibration, "weights_sha256": checksum})
-        if trained.ood_detector is not None:
-            storage.write_bytes(folder / OOD_DETECTOR, trained.ood_detector.to_bytes())
-        curve = read_trust_curve(trained.path)
-        if curve is not None:
-            storage.write_json(folder / TRUST_CURVE, {**curve, "weights_sha256": checksum})
+        write_small_files(folder, files, checksum)
         card = _card(trained, checksum)
         if card is not None:
             storage.write_text(folder / CARD, card)

@@ -1,10 +1,4 @@
-"""Model folders and resume states.
-
-A model folder holds `model.safetensors`, `config.toml` and `metrics.json`: all that `load_model` needs; and, once its
-probabilities were calibrated, `calibration.json`. A resume state
-is a folder of safetensors and JSON with a manifest of checksums; `last/` keeps the newest two of a run, so that one
-whole state is there whatever happens to the other. Nothing that is loaded can execute.
-"""
+"""Trained models: a network with its settings, saved to a model folder and loaded from it. Nothing loaded executes."""
 
 import logging
 from collections.abc import Mapping
@@ -19,21 +13,19 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from c2fvl.checkpoints.folders import (
-    CALIBRATION,
     METRICS,
-    OOD_DETECTOR,
     SETTINGS,
     WEIGHTS,
     find_model,
     parse_settings,
     read,
-    read_metrics,
 )
+from c2fvl.checkpoints.small_files import read_small_files
 from c2fvl.config import Config
 from c2fvl.config_files import to_toml
 from c2fvl.files import storage
 from c2fvl.metrics.out_of_distribution import OodDetector
-from c2fvl.metrics.temperature import TemperatureScaling, parse_calibration
+from c2fvl.metrics.temperature import TemperatureScaling
 from c2fvl.models import build_model
 from c2fvl.models.output import TrustNetwork
 
@@ -91,51 +83,27 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Train
     """Return the network of a model folder, of a run folder's best, or of a trained model's name, on `device`.
 
     It is in eval mode, and in float32 whatever the numbers in the file. Raises `FileNotFoundError` where no model
-    folder is, `ValueError` where its files are damaged or do not belong together. A calibration of other weights is not
-    used, and the log says so.
+    folder is, and `ValueError` where its files are damaged or do not belong together. A calibration of other weights is
+    not used, and the log says so.
     """
     folder = find_model(path)
-    config, metrics = parse_settings(folder), read_metrics(folder)
+    config = parse_settings(folder)
     data = read(folder / WEIGHTS)
-    calibration = read_calibration(folder, data)
-    if metrics:
-        expected = metrics.get("weights_sha256")
-        if expected != storage.checksum(data):
-            raise ValueError(
-                f"{folder / WEIGHTS} does not match the checksum in {METRICS}: it is damaged, or a run was interrupted "
-                f"between the two (resume that run), or it was replaced (then delete {METRICS})"
-            )
+    checksum = storage.checksum(data)
+    files = read_small_files(folder, checksum)
+    if files.metrics and files.metrics.get("weights_sha256") != checksum:
+        raise ValueError(
+            f"{folder / WEIGHTS} does not match the checksum in {METRICS}: it is damaged, or a run was interrupted "
+            f"between the two (resume that run), or it was replaced (then delete {METRICS})"
+        )
+    for message in files.of_other_weights.values():
+        logger.warning("%s; until then it is not used", message)
     weights = parse_tensors(data, folder / WEIGHTS)
-    del data  # so that weights are never there three times
+    del data  # so that the weights are never three times in memory
     network = build_model(config.model.name, config.model.arguments)
     restore_weights(network, weights, where=str(folder / WEIGHTS))
-    ood_detector = read_ood_detector(folder)
-    return TrainedModel(network.to(check_device(device)).eval(), config, metrics, folder, calibration, ood_detector)
-
-
-def read_calibration(folder: Path, weights: bytes) -> dict[str, Any] | None:
-    """Return what `c2fvl calibrate` left in a model folder of these weights; `ValueError` where that is damaged.
-
-    None where nothing is there, or where it was fitted to other weights, which the log says.
-    """
-    file = folder / CALIBRATION
-    if not file.exists():
-        return None
-    found = parse_calibration(read(file), where=file)
-    if found["weights_sha256"] == storage.checksum(weights):
-        return found
-    logger.warning(
-        "%s was fitted to other weights than those beside it and is not used: probabilities are not calibrated until "
-        "`c2fvl calibrate` fits it anew",
-        file,
-    )
-    return None
-
-
-def read_ood_detector(folder: Path) -> OodDetector | None:
-    """Return what `c2fvl fit-ood` left in a model folder, if anything; `ValueError` where that is damaged."""
-    file = folder / OOD_DETECTOR
-    return OodDetector.from_bytes(read(file), where=file) if file.exists() else None
+    network = network.to(check_device(device)).eval()
+    return TrainedModel(network, config, files.metrics, folder, files.calibration, files.ood_detector)
 
 
 def check_device(device: torch.device | str) -> torch.device:

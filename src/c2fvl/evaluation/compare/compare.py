@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from c2fvl.checkpoints.folders import find_model, parse_settings, read_metrics
+from c2fvl.checkpoints.folders import find_model, parse_settings
+from c2fvl.checkpoints.small_files import read_metrics
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.config import Config
 from c2fvl.data.part import Part

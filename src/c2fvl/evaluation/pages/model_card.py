@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from c2fvl.checkpoints.folders import CARD, OOD_DETECTOR, find_model, parse_settings, read_metrics, read_trust_curve
+from c2fvl.checkpoints.folders import CARD, OOD_DETECTOR, TRUST_CURVE, find_model, parse_settings
+from c2fvl.checkpoints.small_files import read_metrics, read_small_files
 from c2fvl.config import Config
 from c2fvl.config_files import to_toml
 from c2fvl.data.perturbations import perturbations
@@ -61,7 +62,8 @@ def write_card(
         "", _MADE, "", f"# {escape(config.preset or config.model.name)}", "",
         "**Research use, not for diagnosis.** No clinic has tested it, no authority has approved it.", "",
         *_what(config, metrics), *_data(config, environment, data, text_version, licence),
-        *_recipe(config, environment, beside), *_scores(scored), *_audits(scored), *_trust(folder),
+        *_recipe(config, environment, beside), *_scores(scored), *_audits(scored),
+        *_trust(folder, metrics.get("weights_sha256")),
         *_readings(scored), *_calibration(scored),
         *_limits(scored, [file.parent for file, _ in strangers], familiar=(folder / OOD_DETECTOR).is_file()),
         "## Every setting", "", "```toml", *to_toml(config).strip().splitlines(), "```", "",
@@ -186,8 +188,10 @@ def _audits(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines or ["## What the text does", "", "Not audited yet: run `c2fvl audit`, then `c2fvl card` again.", ""]
 
 
-def _trust(folder: Path) -> list[str]:
-    found = read_trust_curve(folder)
+def _trust(folder: Path, weights_sha256: str | None) -> list[str]:
+    files = read_small_files(folder, weights_sha256)
+    files.require(TRUST_CURVE)
+    found = files.trust_curve
     if found is None:
         return []
     wrong = list(found["points"][0]["harm"])
