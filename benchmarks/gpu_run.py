@@ -37,6 +37,8 @@ PIECE = 16 * 2**20 - 4096
 MAX_PIECES, MAX_BYTES = 5, 60 * 2**20
 """Of all weights in OUT together: with results and log they stay within 8 files and 64 MiB."""
 SECONDS_BETWEEN_EXPORTS = 20.0
+SHOWN = ("epoch", "train_loss", "val_dice_per_image", "val_dice_per_image_none", "train_seconds", "val_seconds")
+"""What the log says of each epoch."""
 POLL_SECONDS = 1.0
 MIN_SECONDS = 5.0
 """A stage with less time than this is not begun."""
@@ -183,6 +185,7 @@ class StageProcess:
         results.storage.make_folder(self.folder)
         self.began, self.exported_at, self.seen = time.monotonic(), -SECONDS_BETWEEN_EXPORTS, ""
         self.exported: tuple[int, ...] = ()
+        self.num_epochs = 0
         self.seconds = seconds
         command = [
             sys.executable, "-m", "benchmarks.gpu_stages", stage.kind, stage.name, *stage.settings, "--data", data,
@@ -225,6 +228,10 @@ class StageProcess:
     def collect(self, *, last: bool = False) -> None:
         """Copy what the stage has found to the results, and its best weights if it is time for that."""
         changes = self._found()
+        for line in changes.get("history", [])[self.num_epochs :]:
+            shown = {name: value for name, value in line.items() if name in SHOWN}
+            self.results.log(f"[{self.stage.key}] {shown}")
+            self.num_epochs += 1
         text = json.dumps(changes)
         if text != self.seen:
             self.seen = text

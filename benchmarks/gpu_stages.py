@@ -22,7 +22,7 @@ from benchmarks.published_c2fvl import PublishedC2FVL
 from c2fvl.checkpoints.provenance import provenance
 from c2fvl.checkpoints.trained_model import TrainedModel, load_model
 from c2fvl.config import Config
-from c2fvl.config_files import load_config, settings_table
+from c2fvl.config_files import load_config
 from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.on_device import DeviceData
 from c2fvl.data.part import Part
@@ -86,8 +86,6 @@ def settings_for(options: argparse.Namespace, *, minutes: float, name: str = "",
         "train.graph=auto", f"train.precision={'bf16' if on_gpu else 'fp32'}", f"train.minutes={minutes:.4f}",
         f"train.device={options.device}", *more, *options.settings,
     ]  # fmt: skip
-    known = {key for key, _, _ in settings_table()}
-    settings = [item for item in settings if item.partition("=")[0] in known or item.startswith("model.arguments.")]
     return load_config(name or options.name, settings)
 
 
