@@ -171,13 +171,15 @@ def _overlaps(run: Run, probability: Tensor, mask: Tensor) -> Tensor:
 
 def _seconds_of_validation(run: Run) -> float:
     """Return about how long a validation takes, by one batch that is computed twice."""
-    size = _DEVICE_BATCH if run.device_val is not None else run.config.train.batch_size
-    size = min(size, len(run.val_data))
-    began = time.monotonic()
+    size = min(_DEVICE_BATCH if run.device_val is not None else run.config.train.batch_size, len(run.val_data))
+    network, seconds = run.network_to_score.eval(), 0.0
     for _ in range(2):
         began = time.monotonic()
         batch = collate([run.val_data[0, index] for index in range(size)])
-        output = infer(run.network_to_score.eval(), batch, device=run.device, precision=run.config.train.precision)
+        if run.device_val is not None:
+            began = time.monotonic()  # then nothing is read
+        output = infer(network, batch, device=run.device, precision=run.config.train.precision)
         output.logits.float().mean().item()  # waits for a GPU
+        seconds = time.monotonic() - began
     passes = 2 if _needs_none(run) else 1
-    return passes * (time.monotonic() - began) * math.ceil(len(run.val_data) / (size * run.world))
+    return passes * seconds * math.ceil(len(run.val_data) / (size * run.world))
