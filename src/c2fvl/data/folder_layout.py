@@ -78,18 +78,11 @@ def inspect_folders(root: Path, split: str, table: str | Path | None) -> Scan:
     table_path = _find_table(folder, table)
     reports = _read_captions(folder, table_path) if table_path else {}
     groups = _read_groups(folder)
-    cases = tuple(
-        Case(
-            name,
-            image,
-            folder.masks.get(folder.pairs.get(name, "")),
-            reports.get(name),
-            groups.get(name),
-            modality=modality_from_name(image.name),
-        )
-        for name, image in sorted(folder.images.items())
-    )
-    return Scan(root, split, "folders", folder.pairing, table_path, cases, tuple(folder.problems))
+    cases = []
+    for name, image in sorted(folder.images.items()):
+        mask, modality = folder.masks.get(folder.pairs.get(name, "")), modality_from_name(image.name)
+        cases.append(Case(name, image, mask, reports.get(name), groups.get(name), modality=modality))
+    return Scan(root, split, "folders", folder.pairing, table_path, tuple(cases), tuple(folder.problems))
 
 
 def splits_of_folders(root: Path) -> tuple[str, ...]:

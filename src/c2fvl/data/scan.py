@@ -29,17 +29,18 @@ def scan(root: Path | str, split: str = "train", *, table: str | Path | None = N
     Raises `FileNotFoundError` if root, split or table is missing, and `ValueError` with the first problems if images,
     masks and captions do not match. Warnings are logged.
     """
-    found = inspect(root, split, table=table)
-    if found.errors:
-        shown = "\n".join(f"- {problem}" for problem in found.errors[:MAX_SHOWN])
-        rest = len(found.errors) - MAX_SHOWN
+    result = inspect(root, split, table=table)
+    errors = result.errors
+    if errors:
+        shown = "\n".join(f"- {problem}" for problem in errors[:MAX_SHOWN])
+        rest = len(errors) - MAX_SHOWN
         more = f"\nand {rest} more; `c2fvl check {root}` lists them all" if rest > 0 else ""
-        noun = "problem" if len(found.errors) == 1 else "problems"
-        raise ValueError(f"{found.root} ({found.split}): {len(found.errors)} {noun} with the data\n{shown}{more}")
-    for kind, count in Counter(problem.kind for problem in found.problems).items():
-        first = next(problem for problem in found.problems if problem.kind == kind)
-        _logger.warning("%s (%s), %d time(s): %s", kind, found.split, count, first)
-    return list(found.cases)
+        noun = "problem" if len(errors) == 1 else "problems"
+        raise ValueError(f"{result.root} ({result.split}): {len(errors)} {noun} with the data\n{shown}{more}")
+    for kind, count in Counter(problem.kind for problem in result.problems).items():
+        first = next(problem for problem in result.problems if problem.kind == kind)
+        _logger.warning("%s (%s), %d time(s): %s", kind, result.split, count, first)
+    return list(result.cases)
 
 
 def inspect(root: Path | str, split: str = "train", *, table: str | Path | None = None) -> Scan:

@@ -143,11 +143,13 @@ def difference(first: NDArray[Any], second: NDArray[Any], bootstrap: Bootstrap) 
     The permutation test draws which groups change their sign; for up to 13 groups it tries every choice. Raises
     `ValueError` for unequal numbers and for values that are not finite.
     """
+    from scipy.stats import wilcoxon  # takes longer to load than most commands to run
+
     differences = _finite(first)[:, 0] - _finite(second)[:, 0]
     (mean,) = bootstrap.means(differences)
     sums = _sums(differences[:, None], bootstrap.members)[:, 0]
-    sizes = np.bincount(bootstrap.members)
-    return Difference(mean, _permutation(sums, bootstrap), _wilcoxon(sums / sizes))
+    means = sums / np.bincount(bootstrap.members)
+    return Difference(mean, _permutation(sums, bootstrap), float(wilcoxon(means).pvalue) if means.any() else 1.0)
 
 
 def _permutation(sums: Floats, bootstrap: Bootstrap) -> float:
@@ -162,14 +164,6 @@ def _permutation(sums: Floats, bootstrap: Bootstrap) -> float:
         signs = 2.0 * generator.integers(0, 2, (number, len(sums)), dtype=np.int8) - 1
         as_extreme += int(np.count_nonzero(np.abs(signs @ sums) >= observed))
     return (as_extreme + 1) / (bootstrap.draws + 1)  # the observed one is a draw too, so p is never 0
-
-
-def _wilcoxon(differences: Floats) -> float:
-    from scipy.stats import wilcoxon  # takes longer to load than most commands to run
-
-    if not differences.any():
-        return 1.0
-    return float(wilcoxon(differences).pvalue)
 
 
 def holm(probabilities: Sequence[float]) -> list[float]:
