@@ -174,7 +174,7 @@ def test_settings_that_reach_out_are_emptied(repository):
         ("calibration.json", lambda data: data.replace(b'sha256": "', b'sha256": "0'), "fitted to other weights"),
         ("model.safetensors", None, "lacks model.safetensors"),
         ("metrics.json", None, "lacks metrics.json"),
-        ("README.md", lambda data: b"x" * (2**22 + 1), "fetched are 4,194,304 at most"),
+        ("README.md", lambda data: b"x" * (2**22 + 1), "at most 4,194,304 are downloaded"),
     ],
 )
 def test_what_is_not_whole_is_not_kept(repository, packed, file, change, message):
@@ -196,7 +196,7 @@ def test_weights_that_are_no_safetensors_are_refused(repository):
     del repository["files"]["calibration.json"]
     with pytest.raises(ValueError, match=r"not a whole safetensors file"):
         pull("owner/name")
-    assert all(model.place != "cache" for model in model_folders.named_models())
+    assert all(model.source != "cache" for model in model_folders.named_models())
 
 
 def test_a_newer_model_takes_the_place_of_the_older(repository):
@@ -232,7 +232,7 @@ def test_pulling_says_what_stands_in_the_way(repository, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     huggingface_hub.close_session()
     assert "HF_HUB_OFFLINE is set" in said("owner/name")
-    assert all(model.place != "cache" for model in model_folders.named_models())
+    assert all(model.source != "cache" for model in model_folders.named_models())
 
 
 def test_a_model_is_pushed_as_one_commit(stand_in, packed, monkeypatch, capsys):

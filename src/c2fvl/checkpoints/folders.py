@@ -1,7 +1,7 @@
-"""Model folders: their files, and how a path or a name leads to one. No torch.
+"""Model folders: the names of their files, and how a path or a name is resolved to a folder. No torch.
 
-A name is looked for in three places: `weights/` of the package, `weights/` of the checkout that the package runs from,
-and the user's cache, which holds what `c2fvl pull OWNER/NAME` fetched. A path that exists is always taken as a path.
+A name is searched in `weights/` of the package, in `weights/` of the checkout that the package runs from, and in the
+user's cache, where `c2fvl pull OWNER/NAME` puts models. A path that exists is always taken as a path.
 """
 
 import dataclasses
@@ -18,29 +18,29 @@ from c2fvl.messages import nearest_names
 WEIGHTS, SETTINGS, METRICS = "model.safetensors", "config.toml", "metrics.json"
 CALIBRATION, CARD = "calibration.json", "README.md"
 TRUST_CURVE, OOD_DETECTOR = "trust.json", "ood.safetensors"
-"""What `c2fvl fit-trust --keep` and `c2fvl fit-ood` leave."""
+"""Written by `c2fvl fit-trust --keep` and `c2fvl fit-ood`."""
 WEIGHTS_CHECKSUM = f"{WEIGHTS}.sha256"
-"""In packed folders, as `sha256sum` writes it."""
+"""In packed folders, in the format of `sha256sum`."""
 PULLED = "pulled.json"
-"""In folders of the cache: where the model came from."""
+"""In folders of the cache: repository and revision of the model."""
 
 DEFAULT, ALIAS = "small", "default"
-"""The shipped model that films are predicted with unless another is named, and its other name."""
+"""The model that comes with the package and is used unless another is named, and its other name."""
 SHIPPED = Path(__file__).parents[1] / "weights"
 CHECKOUT = Path(__file__).parents[3]
-"""The checkout that the package runs from, if it does: then it holds `pyproject.toml`."""
+"""The checkout that the package runs from, if it contains `pyproject.toml`."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 _ID = re.compile(rf"{_NAME.pattern}/{_NAME.pattern}", re.ASCII)
-_LONGEST_LINE = 72
+_MAX_LINE = 72
 
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A trained model that can be named."""
+    """A trained model that is found by its name."""
 
     name: str
-    """By which it is found: NAME, or OWNER/NAME where it was pulled."""
-    place: str
+    """NAME, or OWNER/NAME of a pulled model."""
+    source: str
     """"package", "checkout" or "cache"."""
     folder: Path
 
@@ -58,20 +58,20 @@ class NamedModel:
         return (self.folder / WEIGHTS).stat().st_size
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """Return the first sentence of its card, cut to a line; empty without a card."""
         card = self.folder / CARD
         text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
         after = text.partition("\n# ")[2].splitlines()[1:]
         line = next((line for line in after if line.strip() and not line.startswith(("**", "<!--"))), "")
-        return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 1].rstrip()}…"
+        return line if len(line) <= _MAX_LINE else f"{line[: _MAX_LINE - 1].rstrip()}…"
 
 
 def find_model(path: Path | str) -> Path:
-    """Return the model folder that a user means: the folder itself, the best of a run folder, or that of a name.
+    """Return the model folder of a path or a name: the folder itself, `best` of a run folder, or that of a named model.
 
-    Raises `FileNotFoundError` where there is none, with the names that are known, and `ValueError` where the weights
-    of a named model are not those of the checksum beside them.
+    Raises `FileNotFoundError` with the known names where there is none, and `ValueError` where the weights of a named
+    model do not match the checksum beside them.
     """
     given, path = str(path), Path(path)
     if path.exists():
@@ -84,7 +84,7 @@ def find_model(path: Path | str) -> Path:
 
 
 def named_models() -> list[NamedModel]:
-    """Return the trained models that can be named here, by place and name; of two of one name the one that is found."""
+    """Return the trained models that can be named, by source and name. The first of two with one name is kept."""
     found: dict[str, NamedModel] = {}
     for model in (*_in("package", SHIPPED), *_in("checkout", _checkout()), *_pulled()):
         found.setdefault(model.name, model)
@@ -92,14 +92,14 @@ def named_models() -> list[NamedModel]:
 
 
 def pulled_folder(repository: str) -> Path:
-    """Return where the model of a repository OWNER/NAME is kept, there or not; `ValueError` for no such name."""
+    """Return the cache folder for a repository OWNER/NAME, whether it exists or not; `ValueError` for another name."""
     if not _ID.fullmatch(repository):
-        raise ValueError(f"{repository!r} names no repository; expected is OWNER/NAME, such as c2fvl/small")
+        raise ValueError(f"{repository!r} names no repository; expected OWNER/NAME, such as c2fvl/small")
     return _cache() / repository
 
 
 def name_of(folder: Path) -> str | None:
-    """Return the name by which a model folder is found; None for a folder of the user's own."""
+    """Return the name of a model folder that can be found by name; None for any other folder."""
     return next((model.name for model in named_models() if model.folder.resolve() == folder.resolve()), None)
 
 
@@ -117,7 +117,7 @@ def read(path: Path) -> bytes:
 
 
 def portable(config: Config) -> Config:
-    """Return the settings without places of one machine, and with nothing that is fetched or written elsewhere."""
+    """Return the settings without paths of this machine, and without anything to download or to cache elsewhere."""
     data = config.data
     model = data.text_model
     if not (_NAME.fullmatch(model) or _ID.fullmatch(model)):  # a folder, not a name of the hub
@@ -138,7 +138,8 @@ def _folder_at(path: Path) -> Path:
     if _find_named(str(path)) is not None:
         hint = f"; to use the trained model of that name, run this in another folder than {Path.cwd()}"
     raise FileNotFoundError(
-        f"{path} is no model folder: expected are {WEIGHTS} and {SETTINGS} in it, or in its folder best{hint}"
+        f"{path} is no model folder: neither it nor its folder best has {WEIGHTS} and {SETTINGS}. Give a model "
+        f"folder, a run folder or a name from `c2fvl models`{hint}"
     )
 
 
@@ -150,11 +151,11 @@ def _find_named(name: str) -> NamedModel | None:
     return next((model for model in named_models() if model.name == name), None)
 
 
-def _in(place: str, folder: Path | None) -> Iterator[NamedModel]:
+def _in(source: str, folder: Path | None) -> Iterator[NamedModel]:
     if folder is not None and folder.is_dir():
         for entry in sorted(folder.iterdir()):
             if _NAME.fullmatch(entry.name) and _is_model(entry):
-                yield NamedModel(entry.name, place, entry)
+                yield NamedModel(entry.name, source, entry)
 
 
 def _checkout() -> Path | None:
@@ -176,31 +177,33 @@ def _check_weights(model: NamedModel) -> None:
     """Compare weights with the checksum beside them, which those of a checkout must have."""
     file = model.folder / WEIGHTS_CHECKSUM
     if not file.is_file():
-        if model.place != "checkout":
+        if model.source != "checkout":
             return
-        raise ValueError(f"{file} is missing, without which these weights are not used; get the checkout again")
+        raise ValueError(
+            f"{file} is missing, so these weights cannot be checked and are not used; get the checkout again"
+        )
     expected = file.read_text(encoding="utf-8", errors="replace").partition(" ")[0].strip()
     if storage.checksum(read(model.folder / WEIGHTS)) != expected:
         raise ValueError(
-            f"{model.folder / WEIGHTS} does not match the checksum in {WEIGHTS_CHECKSUM}: it is damaged or was not "
-            "fetched whole; install the package or get the checkout again"
+            f"{model.folder / WEIGHTS} does not match the checksum in {WEIGHTS_CHECKSUM}: it is damaged or not "
+            "complete; install the package or get the checkout again"
         )
 
 
 def _unknown(given: str) -> str:
     names = [model.name for model in named_models()]
-    fetch = f"; `c2fvl pull {given}` fetches the model of that name" if _ID.fullmatch(given) else ""
+    fetch = f"; `c2fvl pull {given}` downloads the model of that name" if _ID.fullmatch(given) else ""
     if given == ALIAS:
-        here = f"at hand are {', '.join(names)}" if names else "none is at hand"
+        here = f"trained models here: {', '.join(names) or 'none'}"
         return (
             f"there is no trained model {ALIAS!r}: no weights came with this copy of the package ({SHIPPED / DEFAULT} "
             f"is not there); {here}; name a model folder or run folder, or fetch one with `c2fvl pull OWNER/NAME`"
         )
     known = [ALIAS, *names] if DEFAULT in names else names
     if not known:
-        said = "; no trained model is at hand"
+        said = "; there is no trained model here"
     else:
         said = nearest_names(given, known)
         if "did you mean" in said:
-            said += f" Trained models at hand: {', '.join(known)}"
+            said += f" Trained models here: {', '.join(known)}"
     return f"{given} is no model folder and no name of a trained model{fetch}{said}"

@@ -1,7 +1,7 @@
 """Trained models from and to the Hugging Face hub. No torch.
 
-Only the files of a model folder are fetched, whatever else a repository holds; they are safetensors, TOML, JSON and
-Markdown, none of which can execute. They are checked before they are kept, and settings that name folders or fetch
+Only the files of a model folder are downloaded, whatever else a repository contains: safetensors, TOML, JSON and
+Markdown, none of which can execute. They are checked before they are kept. Settings that name folders or download
 something are emptied.
 """
 
@@ -39,18 +39,19 @@ from c2fvl.version import __version__
 
 NEEDED = (WEIGHTS, SETTINGS, METRICS)
 FILES = (*NEEDED, CALIBRATION, OOD_DETECTOR, TRUST_CURVE, CARD)
-"""What is pulled and pushed, and nothing else."""
+"""All that is pulled and pushed."""
 MAX_BYTES_PULLED = {WEIGHTS: 2 * 2**30}
-"""Largest weights that are fetched; the other files may have 4 MiB each."""
+"""Largest weights that are downloaded; each other file may have 4 MiB."""
 _OTHER_BYTES = 4 * 2**20
 
 
 def pull(repository: str, *, revision: str = "", endpoint: str | None = None, token: str | None = None) -> Path:
-    """Fetch the model of a repository OWNER/NAME into the user's cache and return its folder.
+    """Download the model of a repository OWNER/NAME into the user's cache and return its folder.
 
-    A model that was pulled before is replaced once the new one is whole. `endpoint` and `token` are those of the hub's
-    own settings (HF_ENDPOINT, HF_TOKEN, a login) unless given. Raises `ValueError` for a repository that is not there
-    or not to be reached, lacks a file, or whose files are damaged or do not belong together; nothing is kept then.
+    A model that was pulled before is replaced once the new one is complete. Without `endpoint` and `token`, those of
+    the hub's settings are used (HF_ENDPOINT, HF_TOKEN, a login). Raises `ValueError` for a repository that does not
+    exist, cannot be reached or lacks a file, and for files that are damaged or do not belong together; then nothing is
+    kept.
     """
     target = pulled_folder(repository)
     from huggingface_hub import HfApi
@@ -88,13 +89,13 @@ def push(
     endpoint: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Upload a packed model folder as one commit to a repository OWNER/NAME, made if need be; return its address.
+    """Upload a packed model folder as one commit to a repository OWNER/NAME and return the address of the commit.
 
-    Files of a model folder that the repository has and this one lacks are removed by the same commit; others stay.
-    Raises `FileNotFoundError` where no model is and `ValueError` for a folder that is not packed, has no card or is
-    damaged, without a token, and where the hub refuses.
+    The repository is created if needed. The commit removes files of a model folder that this one lacks; other files
+    stay. Raises `FileNotFoundError` where there is no model, and `ValueError` for a folder that is not packed, has no
+    card or is damaged, without a token, and where the hub refuses.
     """
-    pulled_folder(repository)  # raises for what is no name of a repository
+    pulled_folder(repository)  # raises for another name
     folder = find_model(model)
     files, config = _checked(folder)
     if portable(config) != config:
@@ -106,7 +107,7 @@ def push(
     api = HfApi(endpoint=endpoint, token=token or get_token(), library_name="c2fvl", library_version=__version__)
     if api.token is None:
         raise ValueError(
-            "no token of the Hugging Face hub is at hand; make one that may write "
+            "there is no token of the Hugging Face hub; create one with write access "
             f"({api.endpoint}/settings/tokens), then set HF_TOKEN or run `hf auth login`"
         )
     with _clear_errors(repository, api.endpoint, "pushed to"):
@@ -114,7 +115,7 @@ def push(
         info = api.model_info(repository)
     if private and not info.private:
         raise ValueError(
-            f"{repository} is there already and public, so nothing was pushed; make it private at "
+            f"{repository} exists already and is public, so nothing was pushed; make it private at "
             f"{api.endpoint}/{repository}/settings, or leave out --private"
         )
     there = {entry.rfilename for entry in info.siblings or ()}
@@ -128,7 +129,7 @@ def push(
 
 
 def _check_listing(repository: str, sizes: Mapping[str, int]) -> None:
-    """Raise `ValueError` where a repository lacks a needed file or has one beyond all measure."""
+    """Raise `ValueError` where a repository lacks a needed file or has one that is too large."""
     missing = [name for name in NEEDED if name not in sizes]
     if missing:
         raise ValueError(
@@ -138,19 +139,21 @@ def _check_listing(repository: str, sizes: Mapping[str, int]) -> None:
     for name in FILES:
         maximum = MAX_BYTES_PULLED.get(name, _OTHER_BYTES)
         if sizes.get(name, 0) > maximum:
-            raise ValueError(f"{repository}: {name} has {sizes[name]:,} bytes; fetched are {maximum:,} at most")
+            raise ValueError(f"{repository}: {name} has {sizes[name]:,} bytes; at most {maximum:,} are downloaded")
 
 
 def _checked(folder: Path) -> tuple[dict[str, bytes], Config]:
-    """Return the files of a model folder and its settings; `ValueError` where one is damaged or of another model."""
+    """Return files and settings of a model folder; `ValueError` where a file is damaged or of another model."""
     files = {name: read(folder / name) for name in FILES if name in NEEDED or (folder / name).is_file()}
     config = parse_settings(folder)
-    if not is_extension(config.model.name):  # whose code is not here, and not run to look
+    if not is_extension(config.model.name):  # its code is not here, and is not run to check it
         find_network(config.model.name)
     checksum = storage.checksum(files[WEIGHTS])
     small = read_small_files(folder, checksum)
     if small.metrics.get("weights_sha256") != checksum:
-        raise ValueError(f"{folder / WEIGHTS} does not match the checksum in {METRICS}: it is damaged or another's")
+        raise ValueError(
+            f"{folder / WEIGHTS} does not match the checksum in {METRICS}: it is damaged or of another model"
+        )
     try:
         with safe_open(folder / WEIGHTS, framework="numpy") as content:
             content.keys()
@@ -162,7 +165,7 @@ def _checked(folder: Path) -> tuple[dict[str, bytes], Config]:
 
 @contextlib.contextmanager
 def _clear_errors(repository: str, endpoint: str, done: str, revision: str = "") -> Iterator[None]:
-    """Turn what the hub's client raises into `ValueError` with a remedy."""
+    """Turn exceptions of the hub's client into `ValueError` with a remedy."""
     from huggingface_hub import errors
 
     no_answer: Any = errors.HfHubHTTPError.__mro__[1]  # of its HTTP library, which changed between versions

@@ -1,4 +1,4 @@
-"""Trained models to give away: half the size, and nothing in them of the machine that trained them."""
+"""Trained models to share: half the size, and without paths of the machine that trained them."""
 
 import re
 from dataclasses import dataclass
@@ -15,31 +15,31 @@ from c2fvl.config_files import to_toml
 from c2fvl.files import storage
 
 _ABSOLUTE = re.compile(r"(?<![\w:/.~])~?/(?:[\w.+@-]+/)+([\w.+@-]*)")
-"""A path from the root of a file system, as commands and settings in a card hold it; no address of the web."""
+"""An absolute path in a card, but no web address."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What was packed."""
+    """A packed model folder."""
 
     folder: Path
     num_bytes: int
-    """Of the weights."""
+    """Size of the weights."""
     largest_difference: float
-    """Of a weight, by its rounding to half precision."""
+    """Largest change of a weight by rounding to half precision."""
     tensor: str
-    """That which holds this weight."""
+    """Name of the tensor with this weight."""
     has_calibration: bool
     has_card: bool
 
 
 def pack(model: Path | str, out: Path | str) -> Packed:
-    """Write a trained model as a new model folder with weights in float16 and without places of this machine.
+    """Write a trained model as a new model folder with weights in float16 and without paths of this machine.
 
-    `model` is a model folder, a run folder or a name. Settings lose their folders, the scores in `metrics.json` are
-    carried over, a calibration is tied to the new weights, and of absolute paths in the card the last name remains.
-    Raises `FileNotFoundError` where no model is, `FileExistsError` where `out` is there, and `ValueError` for weights
-    that are damaged or too large for float16.
+    `model` is a model folder, a run folder or a name. Settings lose their folders. Scores, calibration,
+    trust and OOD check are carried over to the new weights. Of absolute paths in the card the last name remains.
+    Raises `FileNotFoundError` where there is no model, `FileExistsError` where `out` exists, and `ValueError` for
+    weights that are damaged or too large for float16.
     """
     trained = load_model(model)
     files = read_small_files(trained.path, storage.checksum(read(trained.path / WEIGHTS)))
@@ -66,21 +66,21 @@ def pack(model: Path | str, out: Path | str) -> Packed:
 
 
 def _half(name: str, value: Tensor, where: Path) -> Tensor:
-    """Return numbers with a fraction in float16, others as they are."""
+    """Return floating-point numbers in float16, others as they are."""
     if not value.is_floating_point():
         return value
     half = value.to(torch.float16)
     if not torch.isfinite(half).all():
         largest = float(value.abs().max())
         raise ValueError(
-            f"{where / WEIGHTS}: {name} holds {largest:g}; float16 ends at {torch.finfo(torch.float16).max:g}, so this "
-            "model cannot be packed; give its own folder away as it is"
+            f"{where / WEIGHTS}: {name} holds {largest:g}, more than {torch.finfo(torch.float16).max:g}, the largest "
+            "number of float16, so this model cannot be packed; share its folder as it is"
         )
     return half
 
 
 def _card(model: TrainedModel, checksum: str) -> str | None:
-    """Return the card for weights of this checksum; None where there is no card."""
+    """Return the card with the checksum of the new weights; None without a card."""
     file = model.path / CARD
     if not file.is_file():
         return None

@@ -1,4 +1,4 @@
-"""Where a model comes from: versions, commit, machine and command."""
+"""What a run was made with: versions, commit, machine and command."""
 
 import platform
 import subprocess
@@ -12,7 +12,7 @@ from c2fvl.version import __version__
 
 
 def _commit() -> str | None:
-    """Return the commit of the checkout that the package runs from, "-dirty" where it is changed; None without one."""
+    """Return the commit of the checkout, with "-dirty" if files were changed; None outside of a checkout."""
     if not (CHECKOUT / ".git").exists():
         return None
     command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--exclude", "*"]
@@ -23,7 +23,7 @@ def _commit() -> str | None:
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Return the versions, the machine and the command, to be kept with a run."""
+    """Return versions, commit, machine and command, which are kept with a run."""
     return {
         "c2fvl": __version__,
         "commit": _commit(),

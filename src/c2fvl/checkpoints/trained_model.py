@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network with what is needed to use it."""
+    """A network with everything that is needed to use it."""
 
     network: nn.Module = field(repr=False)
     """In eval mode."""
@@ -42,18 +42,18 @@ class TrainedModel:
     metrics: dict[str, Any] = field(repr=False)
     path: Path
     calibration: dict[str, Any] | None = field(repr=False, default=None)
-    """The content of `calibration.json`; None where the probabilities were never calibrated."""
+    """The content of `calibration.json`; None if the model is not calibrated."""
 
     ood_detector: OodDetector | None = field(repr=False, default=None)
-    """What is usual among the films trained on; None where `c2fvl fit-ood` never looked at them."""
+    """The OOD check that `c2fvl fit-ood` fitted, if it did."""
 
     @property
     def scaling(self) -> TemperatureScaling:
-        """Return what makes the network's probabilities calibrated ones; it changes nothing without a calibration."""
+        """Return the calibration of the probabilities; without one it changes nothing."""
         return TemperatureScaling.of(self.calibration)
 
     def with_text_model(self, folder: str) -> "TrainedModel":
-        """Return the model with its language model at another place; its content must be the same."""
+        """Return the model with its language model in another folder; the content must be the same."""
         data = replace(self.config.data, text_model=folder, text_revision="", text_fetch=False)
         return replace(self, config=replace(self.config, data=data))
 
@@ -71,7 +71,7 @@ class TrainedModel:
 
 
 def save_model(folder: Path | str, network: nn.Module, config: Config, metrics: Mapping[str, Any]) -> None:
-    """Write a model folder. Each file is replaced whole; the checksum in the metrics ties them together."""
+    """Write a model folder. Each file is replaced as a whole; the metrics hold the checksum of the weights."""
     folder = Path(folder)
     weights = to_safetensors(plain_tensors(network.state_dict()))
     storage.write_text(folder / SETTINGS, to_toml(config))
@@ -82,7 +82,7 @@ def save_model(folder: Path | str, network: nn.Module, config: Config, metrics: 
 def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> TrainedModel:
     """Return the network of a model folder, of a run folder's best, or of a trained model's name, on `device`.
 
-    It is in eval mode, and in float32 whatever the numbers in the file. Raises `FileNotFoundError` where no model
+    It is in eval mode and in float32, whatever the file holds. Raises `FileNotFoundError` where no model
     folder is, and `ValueError` where its files are damaged or do not belong together. A calibration of other weights is
     not used, and the log says so.
     """
@@ -107,7 +107,7 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Train
 
 
 def check_device(device: torch.device | str) -> torch.device:
-    """Return the device, or raise `ValueError` where this machine or this torch has none of that name."""
+    """Return the device; `ValueError` if this machine or this build of torch does not have it."""
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
@@ -118,7 +118,7 @@ def check_device(device: torch.device | str) -> torch.device:
 
 
 def restore_weights(network: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> None:
-    """Load weights strictly; `ValueError` lists what is missing, surplus or of a wrong shape."""
+    """Load weights strictly; `ValueError` lists missing and unknown keys and wrong shapes."""
     expected = network.state_dict()
     missing, surplus = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     wrong = [
@@ -128,13 +128,13 @@ def restore_weights(network: nn.Module, weights: Mapping[str, Tensor], *, where:
     ]
     if missing or surplus or wrong:
         raise ValueError(
-            f"{where} does not fit its settings: missing {missing[:5]}, surplus {surplus[:5]}, wrong shape {wrong[:5]}"
+            f"{where} does not fit its settings: missing {missing[:5]}, unknown {surplus[:5]}, wrong shape {wrong[:5]}"
         )
     network.load_state_dict(weights, strict=True)  # copies, so that half precision becomes the network's float32
 
 
 def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return contiguous copies on the CPU that share no memory, which is what safetensors can hold."""
+    """Return contiguous copies on the CPU that share no memory, as safetensors needs them."""
     return {
         name: value.detach().to("cpu", copy=True).contiguous(memory_format=torch.contiguous_format)
         for name, value in tensors.items()

@@ -61,8 +61,8 @@ def _print_trained() -> None:
         return
     rows = [["trained model", "found in", "network", "size", ""]]
     rows += [
-        [f"{model.name} ({ALIAS})" if model.name == DEFAULT else model.name, model.place, model.network,
-         f"{model.num_bytes / 1e6:.1f} MB", model.words]
+        [f"{model.name} ({ALIAS})" if model.name == DEFAULT else model.name, model.source, model.network,
+         f"{model.num_bytes / 1e6:.1f} MB", model.description]
         for model in found
     ]  # fmt: skip
     _print_columns(rows)
