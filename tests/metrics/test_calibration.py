@@ -505,7 +505,7 @@ def test_the_command_line_fits_tells_and_keeps(folder, root, tmp_path, capsys, c
     assert not caplog.records
     assert main(["calibrate", str(folder), str(root), "--split", "test", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fitted_on"]["split"] == "test"
-    assert "fit on the val part" in caplog.text
+    assert "fit on the val split" in caplog.text
     image = sorted((root / "Test_Folder/img").iterdir())[0]
     call = ["predict", str(image), "--model", str(folder), "--out", str(tmp_path / "out")]
     assert main([*call, "--json"]) == 0

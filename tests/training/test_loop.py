@@ -503,7 +503,7 @@ def test_wrong_calls_write_nothing(tiny_config, tmp_path, tiny_run):
         train(override(tiny_config, ["data.root="]), run=tmp_path / "run")
     with pytest.raises(ValueError, match="base_width"):
         train(override(tiny_config, ["model.arguments.base_width=20"]), run=tmp_path / "run")
-    with pytest.raises(FileNotFoundError, match="no run folder"):
+    with pytest.raises(FileNotFoundError, match="not a run folder"):
         train(resume=tmp_path / "run")
     with pytest.raises(FileExistsError, match="nothing in it is overwritten"):
         train(tiny_config, run=tiny_run)

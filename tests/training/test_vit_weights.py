@@ -242,7 +242,7 @@ def with_nan(array):
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:divide by zero")
 def test_arrays_that_do_not_fit_are_listed(change, message, tmp_path):
-    assert "expected is R50+ViT-B_16.npz from https://" in refused(tmp_path, change, message)
+    assert "expected R50+ViT-B_16.npz from https://" in refused(tmp_path, change, message)
 
 
 def test_all_missing_and_wrong_arrays_are_listed_together(tmp_path):
@@ -252,7 +252,7 @@ def test_all_missing_and_wrong_arrays_are_listed_together(tmp_path):
 
     message = refused(tmp_path, change, "2 of 37 arrays are missing", encoder="vit-b16")
     assert "(Transformer/encoder_norm/scale, embedding/bias), 1 cannot be used (embedding/kernel: " in message
-    assert "expected is ViT-B_16.npz from https://" in message
+    assert "expected ViT-B_16.npz from https://" in message
 
 
 def damaged(tmp_path, change):
@@ -334,5 +334,5 @@ def test_other_networks_and_files_are_refused(tmp_path):
         start_from_vit(build_model("c2fvl", base_width=8, image_size=32), tmp_path / "weights.npz")
     with pytest.raises(FileNotFoundError, match=r"there is no file .*weights\.npz; Google's weights are at https://"):
         start_from_vit(network("vit-b16"), tmp_path / "weights.npz")
-    with pytest.raises(ValueError, match=r"in_channels is 1 .* in_channels=3, and a film of one channel is repeated"):
+    with pytest.raises(ValueError, match=r"in_channels is 1 .* in_channels=3; a grey image is repeated"):
         start_from_vit(network("vit-b16", in_channels=1), tmp_path / "weights.npz")

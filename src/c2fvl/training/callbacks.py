@@ -1,4 +1,4 @@
-"""What a run tells those who follow it. No torch."""
+"""Callbacks of a run. No torch."""
 
 from pathlib import Path
 from typing import Any
@@ -7,13 +7,13 @@ from c2fvl.config import Config
 
 
 class Observer:
-    """Follows a run; the command line draws a progress bar with it. Every method may be left as it is."""
+    """Follows a run; override what you need. The command line draws its progress bar with it."""
 
     def start(self, run: Path, config: Config, num_train: int, num_val: int, resumed_at: int, *, is_main: bool) -> None:
-        """Be told where the run writes and what it trains on; of several processes one is the main."""
+        """Called once, before the first epoch; of several processes one is the main process."""
 
     def step(self, epoch: int, batch: int, num_batches: int, loss: float, images_per_second: float) -> None:
-        """Be told of a batch."""
+        """Called after each batch, on a GPU when its loss is read."""
 
     def epoch(self, line: dict[str, Any], best: bool) -> None:
-        """Be told of an epoch."""
+        """Called after each epoch with its line of the log; `best` tells whether the model was kept."""

@@ -1,4 +1,4 @@
-"""Let a trained network know its films: fit `OodDetector` to a training part, measure it on another, keep it."""
+"""Fit the out-of-distribution check of a trained network to its training images, and measure it on others."""
 
 from dataclasses import replace
 from typing import Any
@@ -19,28 +19,28 @@ from c2fvl.progress import SILENT, Progress
 def fit_ood(
     model: TrainedModel, part: Part, *, check_split: str = "val", progress: Progress = SILENT
 ) -> dict[str, Any]:
-    """Write what is usual among the films of `part` to the model folder, and return what is flagged of others.
+    """Write the check, fitted to the images of `part`, to the model folder; return which fractions it flags.
 
-    The shares are of the films of `check_split`, as they are and turned, mirrored or inverted. Raises `ValueError`
-    for too few films, with nothing written.
+    The fractions are of the images of `check_split`, as they are and turned, mirrored or inverted. Raises `ValueError`
+    for too few images, with nothing written.
     """
     table = model.config.data.table
     known, others = part.cases(table), replace(part, split=check_split).cases(table)
     total, done = len(known) + len(others), 0
 
-    def pictures(cases: list[Case]) -> np.ndarray:
+    def thumbnails(cases: list[Case]) -> np.ndarray:
         nonlocal done
         found = []
-        for film in prefetch(lambda case: read_image(case.image), cases, maximum=8):
-            found += [thumbnail(film)] if film.std() >= MIN_CONTRAST else []
+        for image in prefetch(lambda case: read_image(case.image), cases, maximum=8):
+            found += [thumbnail(image)] if image.std() >= MIN_CONTRAST else []
             done += 1
             progress.advance(done, total)
         return np.stack(found) if found else np.empty((0, 0))
 
     try:
-        ood_detector = OodDetector.fit(pictures(known))
+        ood_detector = OodDetector.fit(thumbnails(known))
     except ValueError as error:
         raise ValueError(f"{part.root} ({part.split}): {error}") from error
-    fractions = fraction_flagged(ood_detector, pictures(others))
+    fractions = fraction_flagged(ood_detector, thumbnails(others))
     storage.write_bytes(model.path / OOD_DETECTOR, ood_detector.to_bytes())
     return {"num_images": len(known), "checked_on": check_split, "num_checked": len(others), "flagged": fractions}

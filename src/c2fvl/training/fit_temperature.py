@@ -1,4 +1,4 @@
-"""Fit temperature and offset of a trained network to films it was not trained on, and keep them in the model folder."""
+"""Calibrate a trained network: fit temperature and offset to images that it was not trained on."""
 
 import dataclasses
 import logging
@@ -23,26 +23,25 @@ from c2fvl.progress import SILENT, Progress
 logger = logging.getLogger(__name__)
 
 _DOUBTS = {
-    "train": "the network has seen these films and is surer of them than of others; fit on the val part",
-    "test": "figures of calibration on these films will then be too good; fit on the val part",
-    "all": "the network may have seen some of these films and be surer of them than of others",
+    "train": "the network was trained on these images and is more certain of them than of others; fit on the val split",
+    "test": "calibration measured on these images will then be too good; fit on the val split",
+    "all": "the network may have been trained on some of these images and be more certain of them than of others",
 }
 
 
 def calibrate(
     model: TrainedModel, part: Part, compute: Compute = Compute(), *, progress: Progress = SILENT
 ) -> dict[str, Any]:
-    """Fit to the films of a part, write `calibration.json` to the model folder and return its content.
+    """Fit to the images of a part, write `calibration.json` to the model folder and return its content.
 
-    The temperature is for images that are given such reports as those of the part. Raises `ValueError`, with nothing
+    The temperature is for images with such reports as those of the part. Raises `ValueError`, with nothing
     written, for a network of several classes and for images to which none can be fitted: without masks, with empty
     masks only, or all of them right.
     """
     classes = num_classes(model.config.model)
     if classes > 2:
         raise ValueError(
-            f"{model.path}: the network tells {classes} classes apart, and a temperature is fitted for one lesion "
-            "only; its probabilities stay as they are"
+            f"{model.path}: the network has {classes} classes, and a temperature can be fitted for one lesion only"
         )
     images = dataset_of(model, part)
     cases, config = images.cases, model.config
@@ -82,7 +81,7 @@ def calibrate(
 
 
 def _count(histogram: LogitHistogram, prediction: CasePrediction) -> None:
-    """Count the pixels of a film on its own grid; one thread alone may do so at a time."""
+    """Count the pixels of an image at its original resolution; only one thread may do so at a time."""
     mask = prediction.original_mask
     assert mask is not None
     try:

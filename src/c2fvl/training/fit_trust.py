@@ -1,10 +1,10 @@
-"""How much a report is worth and how much a wrong one costs at each trust, and the default that follows from it.
+"""The benefit of right reports and the harm of wrong ones at each trust, and the default trust that follows.
 
-For a network that reads the film before the report. Every film is observed once; its mask is then drawn for each
-change of its report and each trust.
+For a network that reads the image before the report. Every image is encoded once; its mask is then decoded for each
+perturbation of its report and each trust.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,12 @@ from c2fvl.reports.findings import TRUST
 
 TRUSTS = (0.0, 0.02, 0.05, 0.08, 0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 0.25, 0.3, 0.5, 0.8, 1.0)
 WRONG = ("shuffled", "sides_exchanged", "zone_off")
-"""Changes of `perturbations` that bound the default."""
+"""Perturbations that limit the default."""
 MAX_HARM = {"shuffled": 1.0, "sides_exchanged": 1.0, "zone_off": 2.0}
 """Points of Dice below no report that each may cost at the default trust."""
+
+Scores = dict[str, np.ndarray]
+"""Dice per image (number of trusts, number of images), for right reports and each perturbation."""
 
 
 def fit_trust(
@@ -47,14 +50,14 @@ def fit_trust(
     batch_size: int = 8,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Return Dice per image with the right report and with wrong ones at each trust, and the default chosen.
+    """Return Dice per image with right and with wrong reports at each trust, and the default that is chosen.
 
-    The default is the highest trust at which no change of `WRONG` costs more than `MAX_HARM` against no report, by
-    its mean over the films. "held_out" tells what such a choice does on films that it was not made on: the default of
-    each half of the patients, drawn by the seed of `part`, is scored on the other half. `keep` writes the default to
-    the settings of the model folder, and the curve beside them.
+    The default is the highest trust at which no perturbation of `WRONG` costs more than `MAX_HARM` against no report,
+    averaged over the images. "held_out" says what such a choice does on other images: the default of each half of
+    the patients, drawn by the seed of `part`, is scored on the other half. `keep` writes the default to the settings of
+    the model folder, and the curve beside them.
 
-    Raises `ValueError` for a network that does not read the film first, and for films of which none has a report.
+    Raises `ValueError` for a network without a trust, and for images without any readable report.
     """
     if not isinstance(model.network, TrustNetwork):
         raise ValueError(
@@ -62,45 +65,9 @@ def fit_trust(
         )
     images = dataset_of(model, part.with_text("right"))
     if not images.num_readable:
-        raise ValueError(
-            f"{part.root} ({part.split}): no film has a report that can be read, so there is nothing to trust"
-        )
+        raise ValueError(f"{part.root} ({part.split}): no image has a readable report, so there is nothing to trust")
     trusts = sorted({0.0, *map(float, trusts)})
-    texts = {name: _texts(images, name, part.seed) for name in ("right", *WRONG)}
-    scores = {name: np.empty((len(trusts), len(images))) for name in texts}
-    device = next(model.network.parameters()).device
-    network = inference_form(model, batch_size=batch_size)
-    assert isinstance(network, TrustNetwork)
-
-    def score(answer: tuple[str, int, int, np.ndarray, np.ndarray]) -> None:
-        name, step, place, probability, mask = answer
-        scores[name][step, place] = dice(overlap(to_labels(to_original(probability, mask.shape)), mask))
-
-    def answers() -> Any:
-        keys = EpochBatches(len(images), batch_size)
-        first = 0
-        for batch in iterate_batches(images, keys, workers=0):
-            places = range(first, first + len(batch.ids))
-            first += len(batch.ids)
-            image = batch.to(device).image
-            with torch.inference_mode():
-                seen = network.encode_image(image)
-                for name, rows in texts.items():
-                    given = torch.from_numpy(rows[places.start : places.stop]).to(device)
-                    for step, trust in enumerate(trusts):
-                        if name != "right" and trust == 0:
-                            continue  # the film alone, whatever the report says
-                        drawn = _draw(network, seen, given, trust)
-                        for row, place in enumerate(places):
-                            mask = batch.original_masks[row]
-                            assert mask is not None
-                            yield name, step, place, drawn[row], mask
-            progress.advance(first, len(images))
-
-    for _ in prefetch(score, answers(), maximum=16 * batch_size):
-        pass
-    for name in WRONG:
-        scores[name][0] = scores["right"][0]
+    scores = _score(model, images, trusts, seed=part.seed, batch_size=batch_size, progress=progress)
     found = _curve(images, scores, trusts) | {
         "held_out": _held_out(images, scores, trusts, part.seed),
         "weights_sha256": model.metrics.get("weights_sha256"),
@@ -116,20 +83,65 @@ def fit_trust(
     return found
 
 
-def _texts(images: CaseDataset, change: str, seed: int) -> np.ndarray:
-    """Return the findings (N, 1, 9) of all films with changed reports."""
+def _score(
+    model: TrainedModel,
+    images: CaseDataset,
+    trusts: Sequence[float],
+    *,
+    seed: int,
+    batch_size: int,
+    progress: Progress,
+) -> Scores:
+    """Return the Dice of every image at its original resolution, with every report at every trust."""
+    texts = {name: _texts(images, name, seed) for name in ("right", *WRONG)}
+    scores = {name: np.empty((len(trusts), len(images))) for name in texts}
+    device = next(model.network.parameters()).device
+    network = inference_form(model, batch_size=batch_size)
+    assert isinstance(network, TrustNetwork)
+
+    def predictions() -> Iterator[tuple[str, int, int, np.ndarray, np.ndarray | None]]:
+        first = 0
+        for batch in iterate_batches(images, EpochBatches(len(images), batch_size), workers=0):
+            indices = range(first, first + len(batch.ids))
+            first += len(batch.ids)
+            with torch.inference_mode():
+                encoded = network.encode_image(batch.to(device).image)
+                for name, rows in texts.items():
+                    given = torch.from_numpy(rows[indices.start : indices.stop]).to(device)
+                    for step, trust in enumerate(trusts):
+                        if name != "right" and trust == 0:
+                            continue  # the image alone, whatever the report says
+                        decoded = _decode(network, encoded, given, trust)
+                        for row, index in enumerate(indices):
+                            yield name, step, index, decoded[row], batch.original_masks[row]
+            progress.advance(first, len(images))
+
+    def score(prediction: tuple[str, int, int, np.ndarray, np.ndarray | None]) -> None:
+        name, step, index, probability, mask = prediction
+        assert mask is not None
+        scores[name][step, index] = dice(overlap(to_labels(to_original(probability, mask.shape)), mask))
+
+    for _ in prefetch(score, predictions(), maximum=16 * batch_size):
+        pass
+    for name in WRONG:
+        scores[name][0] = scores["right"][0]
+    return scores
+
+
+def _texts(images: CaseDataset, perturbation: str, seed: int) -> np.ndarray:
+    """Return the findings (N, 1, 9) of all images with perturbed reports."""
     encoder = images.encoder
     assert isinstance(encoder, FindingsEncoder)
-    return np.stack([encoder.encode(case.report) for case in perturb_reports(images.cases, change, seed=seed)])
+    return np.stack([encoder.encode(case.report) for case in perturb_reports(images.cases, perturbation, seed=seed)])
 
 
-def _draw(network: TrustNetwork, seen: Any, text: torch.Tensor, trust: float) -> np.ndarray:
+def _decode(network: TrustNetwork, encoded: Any, text: torch.Tensor, trust: float) -> np.ndarray:
     text = text.clone()
     text[:, :, TRUST] = trust
-    return probabilities(network.decode(seen, text)).cpu().numpy()
+    return probabilities(network.decode(encoded, text)).cpu().numpy()
 
 
-def _curve(images: CaseDataset, scores: dict[str, np.ndarray], trusts: Sequence[float]) -> dict[str, Any]:
+def _curve(images: CaseDataset, scores: Scores, trusts: Sequence[float]) -> dict[str, Any]:
     """Return the points of the curve and the default that follows from them."""
     bootstrap = Bootstrap([case.group for case in images.cases])
     none = scores["right"][0]
@@ -149,17 +161,15 @@ def _curve(images: CaseDataset, scores: dict[str, np.ndarray], trusts: Sequence[
     return {"default": default, "max_harm": MAX_HARM, "none": bootstrap.means(none)[0].as_dict(), "points": points}
 
 
-def _within_bounds(scores: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """Return for each trust whether on these films no wrong report costs more than it may; at trust 0 none does."""
+def _within_bounds(scores: Scores, rows: np.ndarray) -> np.ndarray:
+    """Return for each trust whether no perturbation costs more than it may on these images; at trust 0 none does."""
     none = scores["right"][0, rows]
     costs = {name: 100 * (none - scores[name][:, rows]).mean(axis=1) for name in WRONG}
     return np.all([costs[name] <= MAX_HARM[name] for name in WRONG], axis=0)
 
 
-def _held_out(
-    images: CaseDataset, scores: dict[str, np.ndarray], trusts: Sequence[float], seed: int
-) -> dict[str, Any] | None:
-    """Return the defaults that each half of the patients asks for, and what they do on the other; None for one."""
+def _held_out(images: CaseDataset, scores: Scores, trusts: Sequence[float], seed: int) -> dict[str, Any] | None:
+    """Return the default of each half of the patients and its scores on the other half; None for one patient."""
     groups = [case.group or case.id for case in images.cases]
     names = sorted(set(groups))
     if len(names) < 2:

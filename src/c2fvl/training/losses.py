@@ -1,9 +1,9 @@
 """Losses on logits.
 
-The loss of C2FVL, LViT and UCTransNet, whose one logit tells lesion from background, is half a Dice loss and half a
-balanced cross-entropy; C2FVL adds the alignment of its side maps. Of a network with a logit for each class the two are
-those of TransUNet (Chen et al., 2021): a Dice loss over batch and classes, and the plain cross-entropy, which alone is
-the loss of MedT. All of it is computed in float32, whatever the network ran in.
+The loss of C2FVL, LViT and UCTransNet, which have one logit for the lesion, is half a Dice loss and half a balanced
+cross-entropy; C2FVL adds the alignment of its side maps. Networks with a logit for each class have the losses of
+TransUNet (Chen et al., 2021): a Dice loss over batch and classes, and the plain cross-entropy. MedT has only the
+cross-entropy. Losses are computed in float32, whatever the precision of the network.
 """
 
 import inspect
@@ -31,9 +31,7 @@ def build_loss(config: LossConfig) -> Loss:
     if config.custom:
         return _custom_loss(config.custom)
     if not any((config.dice, config.cross_entropy, config.alignment, config.side_maps)):
-        raise ValueError(
-            "all weights of the loss are 0, so that nothing would be learned; set loss.dice=0.5, for example"
-        )
+        raise ValueError("all weights of the loss are 0, so nothing would be learned; set loss.dice=0.5, for example")
 
     def loss(
         output: Output, mask: Tensor, text: Tensor | None = None, findings: Tensor | None = None
@@ -92,30 +90,30 @@ def _custom_loss(name: str) -> Loss:
     return loss
 
 
-def findings_loss(reading: FindingLogits, findings: Tensor) -> Tensor:
-    """Return the cross-entropy of zones, number and side against what the report says of them, where it does.
+def findings_loss(predicted: FindingLogits, findings: Tensor) -> Tensor:
+    """Return the cross-entropy of the predicted zones, number and side against the known findings of the report.
 
     findings (B, 9); the mean over the zones, plus a tenth of the means for number and side.
     """
     zones = _mean_known(
-        lambda target: functional.binary_cross_entropy_with_logits(reading.zones, target, reduction="none"),
+        lambda target: functional.binary_cross_entropy_with_logits(predicted.zones, target, reduction="none"),
         findings[:, FIRST_ZONE:TRUST],
     )
-    number = _mean_known(_entropy_of_classes(reading.number), findings[:, 1])
-    side = _mean_known(_entropy_of_classes(reading.side), findings[:, 0])
+    number = _mean_known(_entropy_of_classes(predicted.number), findings[:, 1])
+    side = _mean_known(_entropy_of_classes(predicted.side), findings[:, 0])
     return zones + 0.1 * (number + side)
 
 
-def agreement_loss(reading: FindingLogits, told: Tensor, findings: Tensor) -> Tensor:
-    """Return the cross-entropy of the belief in each statement against whether it is true.
+def agreement_loss(predicted: FindingLogits, given: Tensor, findings: Tensor) -> Tensor:
+    """Return the cross-entropy of the predicted agreement with each finding against whether the finding is true.
 
-    told and findings (B, 9): what the network was told and what is so. Statements told with a trust of 0 or 1, of which
-    there is nothing to learn, and those of which either knows nothing are left out.
+    given and findings (B, 9): the report that the network was given, and the true one. Findings that either leaves
+    unknown are left out, and those given with a trust of 0 or 1, from which there is nothing to learn.
     """
-    said, true = told[:, :TRUST], findings[:, :TRUST]
-    certain = reading.agreement.isinf()
+    said, true = given[:, :TRUST], findings[:, :TRUST]
+    certain = predicted.agreement.isinf()
     is_true = torch.where(said.isnan() | true.isnan() | certain, torch.nan, (said == true).float())
-    logits = reading.agreement.masked_fill(certain, 0.0)
+    logits = predicted.agreement.masked_fill(certain, 0.0)
     return _mean_known(
         lambda target: functional.binary_cross_entropy_with_logits(logits, target, reduction="none"), is_true
     )
@@ -127,14 +125,14 @@ def _entropy_of_classes(logits: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _mean_known(cost: Callable[[Tensor], Tensor], target: Tensor) -> Tensor:
-    """Return the mean cost where the target is known, 0 where it nowhere is."""
+    """Return the mean cost over the known targets; 0 if none is known."""
     known = ~target.isnan()
     costs = cost(target.nan_to_num(0.0))
     return torch.where(known, costs, torch.zeros_like(costs)).sum() / known.sum().clamp(min=1)
 
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Return 1 − Dice with squares in the denominator, per image over all pixels, meaned over the batch.
+    """Return 1 − Dice with squares in the denominator, per image over all pixels, averaged over the batch.
 
     logits and target (B, H, W). The smoothing of 4e-5 equals the published 1e-5 after its weights of one half.
     """
@@ -145,9 +143,9 @@ def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def balanced_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the cross-entropy of which lesion and background each weigh one half over the whole batch.
+    """Return the cross-entropy in which lesion and background each have half of the weight, over the whole batch.
 
-    From logits, so that it keeps its gradient where the published form, which cuts logarithms off at −100, loses it.
+    It is computed from logits: the published form clips logarithms at −100 and loses its gradient there.
     """
     logits, target = logits.float(), target.float()
     cost = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -158,9 +156,9 @@ def balanced_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def class_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Return 1 − Dice of the softmax with squares in the denominator, meaned over all classes, background included.
+    """Return 1 − Dice of the softmax with squares in the denominator, averaged over all classes, background included.
 
-    logits (B, C, H, W), target (B, H, W) whole numbers. Each class is counted over the whole batch (TransUNet).
+    logits (B, C, H, W), target (B, H, W) integers. Each class is counted over the whole batch (TransUNet).
     """
     probability = logits.float().softmax(dim=1)
     truth = functional.one_hot(target, logits.shape[1]).movedim(-1, 1).float()
@@ -170,10 +168,10 @@ def class_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def alignment_loss(side_maps: tuple[Tensor, ...]) -> Tensor:
-    """Return half the sum of 1 − cosine between the finest side map and each coarser one, meaned over the batch."""
+    """Return half the sum of 1 − cosine between the finest side map and each coarser one, averaged over the batch."""
     if len(side_maps) < 2:
         raise ValueError(
-            f"the alignment compares side maps with the finest, but the network returned {len(side_maps)}; "
+            f"the alignment needs at least two side maps, but the network returned {len(side_maps)}; "
             "set loss.alignment=0 for this network"
         )
     finest, *coarser = (side_map.float().flatten(1) for side_map in side_maps)
@@ -193,7 +191,7 @@ def _overlap_and_entropy(logits: Tensor, mask: Tensor, *, balanced: bool) -> tup
     """Return the Dice loss and the cross-entropy of a network with one logit, or with one for each class."""
     if logits.shape[-2:] != mask.shape[-2:]:
         raise ValueError(
-            f"the logits have the shape {tuple(logits.shape)} and the mask {tuple(mask.shape)}; expected are "
+            f"the logits have the shape {tuple(logits.shape)} and the mask {tuple(mask.shape)}; expected "
             "(B, C, H, W) and (B, H, W)"
         )
     if logits.shape[1] == 1:

@@ -1,4 +1,4 @@
-"""Every random generator of a process, as tensors that can be saved."""
+"""The random generators of a process, as tensors that can be saved."""
 
 import math
 import random

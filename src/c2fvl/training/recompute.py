@@ -1,4 +1,4 @@
-"""Less memory in training: what a part of the network computed is forgotten, and computed again when it is needed.
+"""Activation checkpointing: activations are dropped after the forward pass and computed again in the backward pass.
 
 Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, arXiv 1604.06174.
 """
@@ -13,14 +13,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 MAX_LAYERS = 12
-"""Layers with weights in one part: a convolution block or an attention block, of any of the networks."""
+"""Maximum number of layers with weights in one part: a convolution block or an attention block of any network."""
 
 
 def recompute_activations(network: nn.Module) -> int:
-    """Let each part of the network keep its inputs alone for the backward pass; return how many parts there are.
+    """Let each part of the network keep only its inputs for the backward pass; return the number of parts.
 
-    Weights, their names, gradients and running statistics stay what they were. Call it after all copies were made of
-    the network: a copy would compute by the original's weights.
+    Weights, their names, gradients and running statistics stay the same. Copy the network before, not after: a copy
+    would compute with the original's weights.
     """
     parts = list(_parts(network))
     for part in parts:
@@ -56,7 +56,7 @@ def _contexts(
 
 @contextlib.contextmanager
 def _second_time(part: nn.Module) -> Iterator[None]:
-    """Keep running statistics from taking in the same batch twice."""
+    """Keep running statistics from counting the same batch twice."""
     norms = [
         (norm, norm.momentum, norm.num_batches_tracked)
         for norm in part.modules()

@@ -1,4 +1,4 @@
-"""The state that a run resumes from, written whole with its checksums."""
+"""The file format of a resume state, which is written completely or not at all, with checksums."""
 
 import contextlib
 import json
@@ -29,11 +29,11 @@ class ResumeState:
     optimizer: dict[str, Any]
     """As `Optimizer.state_dict()`."""
     progress: dict[str, Any]
-    """JSON values: position, history, the best so far, sums of the epoch under way, gradient scaler."""
+    """JSON values: position, history, best score, sums of the current epoch, gradient scaler."""
     generators: dict[str, Tensor]
     """State of every random generator, by process."""
     average: dict[str, Tensor] | None = None
-    """Moving average of the weights."""
+    """EMA weights."""
 
 
 def save_state(folder: Path | str, state: ResumeState) -> Path:
@@ -61,14 +61,16 @@ def save_state(folder: Path | str, state: ResumeState) -> Path:
 
 
 def load_state(folder: Path | str) -> ResumeState:
-    """Return the newest whole state of `folder`, saying so in the log where a newer one is damaged.
+    """Return the newest undamaged state of `folder`; the log names each newer one that is damaged.
 
-    Raises `FileNotFoundError` where there is none at all, `ValueError` where every one is damaged.
+    Raises `FileNotFoundError` if there is no state, `ValueError` if all are damaged.
     """
     folder = Path(folder)
     numbers = _numbers(folder)
     if not numbers:
-        raise FileNotFoundError(f"{folder} holds no saved state; nothing was saved before the run ended, so start anew")
+        raise FileNotFoundError(
+            f"{folder} holds no saved state: the run ended before its first state was saved; start a new run"
+        )
     reasons = []
     for number in reversed(numbers):
         path = folder / f"{number:06d}"
@@ -76,7 +78,7 @@ def load_state(folder: Path | str) -> ResumeState:
             return _parse_state(storage.read_folder(path), path)
         except ValueError as error:
             reasons.append(str(error))
-            logger.warning("this state is passed over for the one before it: %s", error)
+            logger.warning("a damaged state is skipped, and the one before it is used: %s", error)
     raise ValueError(f"every saved state in {folder} is damaged: {'; '.join(reasons)}")
 
 
@@ -84,7 +86,7 @@ def _parse_state(files: dict[str, bytes], path: Path) -> ResumeState:
     try:
         content = json.loads(files["state.json"])
         if content["version"] != STATE_VERSION:
-            raise ValueError(f"{path} is of version {content['version']}; this program reads version {STATE_VERSION}")
+            raise ValueError(f"{path} has version {content['version']}; this program reads version {STATE_VERSION}")
         average = files.get("average.safetensors")
         return ResumeState(
             weights=parse_tensors(files["weights.safetensors"], path),
@@ -94,7 +96,7 @@ def _parse_state(files: dict[str, bytes], path: Path) -> ResumeState:
             average=None if average is None else parse_tensors(average, path),
         )
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no state of this program ({error!r})") from error
+        raise ValueError(f"{path} is not a state of this program ({error!r})") from error
 
 
 def _numbers(folder: Path) -> list[int]:
@@ -104,9 +106,9 @@ def _numbers(folder: Path) -> list[int]:
 
 
 def _flatten(value: Any) -> tuple[dict[str, Tensor], Any]:
-    """Split a nest of dictionaries and lists into its tensors and a JSON structure that refers to them.
+    """Split nested dictionaries and lists into tensors and a JSON structure that refers to them.
 
-    JSON turns whole-numbered keys into text, so a dictionary becomes a list of [key, value] pairs.
+    JSON turns integer keys into strings, so a dictionary becomes a list of [key, value] pairs.
     """
     tensors: dict[str, Tensor] = {}
 
@@ -121,7 +123,7 @@ def _flatten(value: Any) -> tuple[dict[str, Tensor], Any]:
             return {"tuple" if isinstance(node, tuple) else "list": [walk(item) for item in node]}
         if node is None or isinstance(node, bool | int | float | str):
             return {"value": node}
-        raise TypeError(f"an optimiser state holds {type(node).__name__}, which has no place in a saved state")
+        raise TypeError(f"an optimiser state holds {type(node).__name__}, which cannot be saved")
 
     structure = walk(value)
     return tensors, structure

@@ -1,4 +1,4 @@
-"""Run folders: which one a call of training writes to, by which settings, and on what machine."""
+"""Run folders: which folder a call of training writes to, and with which settings."""
 
 import contextlib
 import logging
@@ -26,27 +26,26 @@ def resolve_run(
     resume: Path | str | None,
     overrides: tuple[str, ...],
 ) -> tuple[Config, Path]:
-    """Return the settings and the run folder, which is not made yet."""
+    """Return the settings and the run folder, which is not created yet."""
     if resume is None:
         if config is None:
-            raise ValueError("give settings to train by, or a run folder to resume")
+            raise ValueError("give the settings of a new run, or a run folder to resume")
         config = override(config, overrides)
         folder = Path(out) / config.preset / time.strftime("%Y-%m-%d_%H-%M-%S") if run is None else Path(run)
         if folder.exists():
-            raise FileExistsError(f"{folder} exists already and nothing in it is overwritten; name another run folder")
+            raise FileExistsError(f"{folder} already exists, and nothing in it is overwritten; give another run folder")
         return config, folder
     folder = Path(resume)
     settings = folder / "config.toml"
     if not settings.is_file():
-        raise FileNotFoundError(f"{folder} is no run folder: it holds no config.toml")
+        raise FileNotFoundError(f"{folder} is not a run folder: it has no config.toml")
     saved = parse_config(settings.read_text(encoding="utf-8"), where=str(settings))
     for item in overrides:
         if item.partition("=")[0].strip() not in RESUMABLE_SETTINGS:
             raise ValueError(
-                f"{item!r} cannot change when a run is resumed, for then it would be another run; "
-                f"what can: {', '.join(RESUMABLE_SETTINGS)}"
+                f"{item!r} cannot change when a run is resumed; these can: {', '.join(RESUMABLE_SETTINGS)}"
             )
-    config = override(saved, ("train.max_hours=0", *overrides))  # that limit was of the call that set it
+    config = override(saved, ("train.max_hours=0", *overrides))  # that limit belongs to the call that set it
     length, before = ((each.train.epochs, each.train.minutes) for each in (config, saved))
     if length != before and config.optimizer.schedule in ("one_cycle", "poly"):
         logger.warning(
@@ -59,7 +58,7 @@ def resolve_run(
 
 @contextlib.contextmanager
 def lock_run(run: Path) -> Iterator[None]:
-    """Hold a run folder for this process alone; `ValueError` where another one trains in it. On POSIX systems only."""
+    """Lock a run folder for this process; `ValueError` if another one trains in it. On POSIX systems only."""
     if os.name != "posix":
         yield
         return
@@ -70,7 +69,7 @@ def lock_run(run: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise ValueError(f"another process is training in {run}; wait until it has ended") from error
+            raise ValueError(f"another process is training in {run}; wait until it ends") from error
         yield
     finally:
         os.close(descriptor)

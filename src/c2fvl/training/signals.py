@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop, which the training loop grants at its next step."""
+"""Ctrl-C and SIGTERM as a request to stop, which the training loop follows at its next step."""
 
 import signal
 import threading

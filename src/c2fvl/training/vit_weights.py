@@ -1,4 +1,4 @@
-"""Google's ImageNet-21k weights, `R50+ViT-B_16.npz` and `ViT-B_16.npz`, as the start of a TransUNet.
+"""Load Google's ImageNet-21k weights, `R50+ViT-B_16.npz` or `ViT-B_16.npz`, into a TransUNet.
 
 Nothing in such a file can run, and no array is read before its header says that it is what the network expects.
 """
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 SOURCE = "https://storage.googleapis.com/vit_models/imagenet21k/"
 MAX_POSITIONS = 2**14 + 1
 RANDOM_START = ("neck.", "decoders.", "head.")
-"""What has no counterpart in the files and keeps its random start."""
+"""Parts that have no counterpart in the files and keep their random weights."""
 
 _LAYER = "Transformer/encoderblock_{0}/"
 _ATTENTION = _LAYER + "MultiHeadDotProductAttention_1/"
@@ -62,7 +62,7 @@ _NAMES = OfficialNames(
 def start_from_vit(network: nn.Module, path: str | Path) -> int:
     """Copy Google's weights into the encoder and the transformer of a TransUNet; return how many arrays were used.
 
-    The neck, the decoder and the head keep their random start; arrays of the classifier are passed over. Positions
+    The neck, the decoder and the head keep their random weights; arrays of the classifier are skipped. Positions
     of another grid are resized bilinearly, corner to corner, as published. All or nothing: after an error the network
     is as it was. Raises `FileNotFoundError`, or `ValueError` for another network and for a file that is damaged, lacks
     arrays or holds some of a wrong shape or with numbers that are not finite.
@@ -73,7 +73,7 @@ def start_from_vit(network: nn.Module, path: str | Path) -> int:
     if network.in_channels != 3:
         raise ValueError(
             f"in_channels is {network.in_channels} and the weights of {path.name} are for 3; build the network with "
-            "in_channels=3, and a film of one channel is repeated"
+            "in_channels=3; a grey image is repeated over the channels"
         )
     parameters = {key: parameter for key, parameter in network.named_parameters() if not key.startswith(RANDOM_START)}
     places = {key: _names_of(key, parameter) for key, parameter in parameters.items()}
@@ -88,7 +88,7 @@ def start_from_vit(network: nn.Module, path: str | Path) -> int:
         file = "ViT-B_16.npz" if network.residual is None else "R50+ViT-B_16.npz"
         raise ValueError(
             f"{path} does not fit the network: {len(found.missing)} of {len(wanted)} arrays are missing "
-            f"({listed(found.missing)}), {len(wrong)} cannot be used ({listed(wrong)}); expected is {file} from "
+            f"({listed(found.missing)}), {len(wrong)} cannot be used ({listed(wrong)}); expected {file} from "
             f"{SOURCE}, and a network of its widths"
         )
     start = {key: _joined(parameters[key], [found.arrays[name] for name in names]) for key, names in places.items()}
@@ -96,9 +96,7 @@ def start_from_vit(network: nn.Module, path: str | Path) -> int:
         for key, values in start.items():
             parameters[key].copy_(values)
     if found.surplus:
-        logger.warning(
-            "%s: %d arrays have no place in the network: %s", path, len(found.surplus), listed(found.surplus)
-        )
+        logger.warning("%s: %d arrays are not used by the network: %s", path, len(found.surplus), listed(found.surplus))
     return len(wanted)
 
 
