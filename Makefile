@@ -50,7 +50,7 @@ demo: $(VENV)/installed ## train and evaluate a network on synthetic images; end
 	@echo "Example: $(DEMO)/example.png; its report: $$(cat $(DEMO)/example_report.txt)"
 	@echo "  mask with the report:    $(DEMO)/example-with-report/example_overlay.png"
 	@echo "  mask without a report:   $(DEMO)/example-without-report/example_overlay.png"
-	@echo "Results page: $(CURDIR)/$(DEMO)/with-report/report.html"
+	@echo "Results page: $(CURDIR)/$(DEMO)/with-report/evaluation.html"
 	@echo "To use the command c2fvl in this shell: . $(BIN)/activate"
 
 # The tests that share a fixture of their module run in one process, so that it is made once.

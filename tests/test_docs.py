@@ -168,7 +168,7 @@ def test_commands_of_the_tutorial_run(demo, phantom_root, capsys):
         assert main(named) == 0, capsys.readouterr().err
         ran.append(words[0])
     assert ran == ["check", "evaluate", "predict", "evaluate", "predict", "predict"]
-    assert (demo / "demo" / "with-report" / "report.html").is_file()
+    assert (demo / "demo" / "with-report" / "evaluation.html").is_file()
     assert (demo / "demo" / "one" / f"{image.stem}_overlay.png").is_file()
 
 
@@ -227,11 +227,11 @@ def test_the_page_of_files_names_every_key_and_file(demo, tiny_run, phantom_root
     assert main(["evaluate", "demo/run", "demo/phantom", "--out", "scores", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert set(summary) | {key for row in summary["scores"] for key in row} <= named
-    parts = ("model", "data", "text", "unit", "figures", "calibration", "software")
+    parts = ("model", "data", "text", "unit", "statistics", "calibration", "software")
     assert {key for part in parts for key in summary[part]} <= named
     assert main(["audit", "demo/run", "demo/phantom", "--out", "scores", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["audit"]
-    rows = [row for part in ("changes", "headline", "baselines", "words") for row in found[part]]
+    rows = [row for part in ("changes", "headline", "baselines", "remarks") for row in found[part]]
     assert set(found) | {key for row in rows for key in row} <= named
     assert {entry.name.removesuffix("/") for entry in Path("scores").iterdir()} <= {name.rstrip("/") for name in named}
     assert set(Path("scores/cases.csv").read_text().splitlines()[0].split(",")) <= named

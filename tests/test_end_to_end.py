@@ -25,5 +25,5 @@ def test_reading_the_report_pays_on_the_phantom(tmp_path):
     dice = {}
     for text in ("right", "none"):
         found = evaluate(load_model(run), Part(root, split="test", text=text), out=tmp_path / text)
-        dice[text] = found.summary["scores"][0]["dice_per_image"]
+        dice[text] = found.summary.as_dict()["scores"][0]["dice_per_image"]
     assert dice["right"] > dice["none"] + 0.10, dice

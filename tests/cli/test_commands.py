@@ -64,7 +64,7 @@ def test_train_evaluate_predict_from_the_command_line(phantom_root, tmp_path, ca
     assert main(["evaluate", run, str(phantom_root)]) == 0
     printed = capsys.readouterr().out
     assert "Dice per image" in printed
-    assert str(tmp_path / "run" / "evaluation-val" / "right" / "report.html") in printed
+    assert str(tmp_path / "run" / "evaluation-val" / "right" / "evaluation.html") in printed
     image = next((phantom_root / "Test_Folder" / "img").iterdir())
     assert (
         main(["predict", str(image), "--model", run, "--report", SENTENCE, "--out", str(tmp_path / "out"), "--json"])

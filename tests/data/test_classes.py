@@ -180,7 +180,7 @@ def test_a_network_of_classes_is_scored_and_predicts_from_the_command_line(run, 
     summary = json.loads((out / "summary.json").read_text())
     first = summary["scores"][0]
     assert first["dice_per_image"] == pytest.approx(np.mean([own["dice_per_image"] for own in first["classes"]]))
-    assert "<td>left</td>" in (out / "report.html").read_text()
+    assert "<td>left</td>" in (out / "evaluation.html").read_text()
     header = (out / "cases.csv").read_text().splitlines()[0]
     assert "original_corrected_dice_class_2" in header
     image = sorted((two_sides / "Test_Folder" / "img").iterdir())[0]

@@ -6,7 +6,7 @@ from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.config_files import load_config
 from c2fvl.data.part import Part
 from c2fvl.data.phantom.draw import write_phantom
-from c2fvl.evaluation.evaluate import score_part
+from c2fvl.evaluation.evaluate import score
 from c2fvl.inference.compute import Compute
 from c2fvl.training.fit_trust import WRONG, fit_trust
 from c2fvl.training.loop import train
@@ -26,8 +26,8 @@ def trained(preset, root, folder, *overrides):
 
 
 def dice(model, root, text):
-    scored = score_part(model, Part(root, "test", text=text), Compute(batch_size=8))
-    return scored.summary["scores"][0]["dice_per_image"]
+    scored = score(model, Part(root, "test", text=text), Compute(batch_size=8))
+    return scored.summary.as_dict()["scores"][0]["dice_per_image"]
 
 
 @pytest.mark.timeout(900)

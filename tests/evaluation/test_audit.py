@@ -54,7 +54,7 @@ def silent(tiny_run):
 def test_the_table_and_the_summary_are_written_beside_an_evaluation(audited):
     found, rows, steps = audited
     summary = json.loads((found.folder / "summary.json").read_text())
-    assert summary == json.loads(json.dumps(found.summary))
+    assert summary == json.loads(json.dumps(found.summary.as_dict()))
     names = [change["name"] for change in summary["audit"]["changes"]]
     assert names == [*(change.name for change in perturbations(None)), SECOND_PASS]
     scored = table_of(found.folder, "cases.csv")
@@ -73,7 +73,7 @@ def test_every_change_is_the_mean_of_its_column(audited):
     generator = np.random.default_rng(5)
     draws = generator.integers(0, len(names), (4000, len(names)))
     members = [np.flatnonzero(groups == name) for name in names]
-    for change in found.summary["audit"]["changes"]:
+    for change in found.summary.as_dict()["audit"]["changes"]:
         for measure in ("dice", "iou"):
             values = column(rows, f"{change['name']}_{measure}")
             assert change[measure]["value"] == pytest.approx(values.mean(), abs=1e-12)
@@ -89,11 +89,11 @@ def test_differences_and_their_tests_are_those_of_scipy(audited):
     groups = np.array([row["group"] for row in rows])
     names = sorted(set(groups))
     right, seen = column(rows, "right_dice"), []
-    for change in found.summary["audit"]["changes"]:
+    for change in found.summary.as_dict()["audit"]["changes"]:
         apart = change["difference_to_right"]
         if change["name"] == "right":
             assert apart is None
-            assert "permutation_p_holm" not in change
+            assert change["permutation_p_holm"] is None
             continue
         values = column(rows, f"{change['name']}_dice") - right
         assert apart["value"] == pytest.approx(values.mean(), abs=1e-12)
@@ -114,7 +114,7 @@ def test_differences_and_their_tests_are_those_of_scipy(audited):
 
 def test_the_headline_by_hand(audited):
     found, rows, _ = audited
-    entries = {entry["name"]: entry["value"] for entry in found.summary["audit"]["headline"]}
+    entries = {entry["name"]: entry["value"] for entry in found.summary.as_dict()["audit"]["headline"]}
     means = {name: column(rows, f"{name}_dice").mean() for name in ("right", "none", "shuffled", "sides_exchanged")}
     assert entries == {
         "right": pytest.approx(means["right"]),
@@ -123,7 +123,7 @@ def test_the_headline_by_hand(audited):
         "harm_shuffled": pytest.approx(means["none"] - means["shuffled"]),
         "harm_sides_exchanged": pytest.approx(means["none"] - means["sides_exchanged"]),
     }
-    text = " ".join(line["text"] for line in found.summary["audit"]["words"])
+    text = " ".join(line["text"] for line in found.summary.as_dict()["audit"]["remarks"])
     assert f"{abs(100 * entries['benefit']):.2f} points" in text
     assert f"{abs(100 * entries['harm_shuffled']):.2f} points" in text
 
@@ -135,7 +135,7 @@ def test_masks_and_their_lungs_are_those_of_the_predictor(audited, tiny_run, pha
     cases = scan(phantom_root, "val")
     if name == "constant":
         given = [most_common_report(scan(phantom_root, "train"))] * len(cases)
-        assert str(given[0]) == found.summary["audit"]["constant_report"]
+        assert str(given[0]) == found.summary.as_dict()["audit"]["constant_report"]
     elif name == SECOND_PASS:
         given = [report_from_mask(predictor(case.image).mask, modality="film") for case in cases]
     else:
@@ -168,7 +168,7 @@ def test_masks_and_their_lungs_are_those_of_the_predictor(audited, tiny_run, pha
             outside = [area for place, area in areas.items() if place not in {zone[:size] for zone in told.zones}]
             if (told.zones or told.side == "none") and outside:
                 counts[key] = (counts[key][0] + sum(outside), counts[key][1] + mask.sum())
-    change = next(change for change in found.summary["audit"]["changes"] if change["name"] == name)
+    change = next(change for change in found.summary.as_dict()["audit"]["changes"] if change["name"] == name)
     inside, sizes = np.sum(pixels, axis=0)
     assert change["dice_pooled"]["value"] == pytest.approx(inside / sizes)
     for key, (outside, whole) in counts.items():
@@ -194,7 +194,7 @@ def test_the_interval_of_a_share_is_drawn_from_the_films_that_have_it(audited, t
         by_group[case.group] = (before[0] + outside, before[1] + mask.sum())
     assert 1 < len(by_group) < len({row["group"] for row in rows})
     each = [outside / whole for outside, whole in by_group.values()]
-    change = found.summary["audit"]["changes"][0]
+    change = found.summary.as_dict()["audit"]["changes"][0]
     assert min(each) - 1e-9 <= change["wrong_lungs"]["low"] <= change["wrong_lungs"]["high"] <= max(each) + 1e-9
 
 
@@ -208,7 +208,7 @@ def test_what_the_network_cannot_tell_apart_scores_alike(audited):
     ):
         for measure in ("dice", "iou"):
             assert (column(rows, f"{first}_{measure}") == column(rows, f"{second}_{measure}")).all()
-    changes = {change["name"]: change for change in found.summary["audit"]["changes"]}
+    changes = {change["name"]: change for change in found.summary.as_dict()["audit"]["changes"]}
     assert changes["paraphrase"]["num_changed"] == changes["typing_errors"]["num_changed"] == 0
     assert changes["none"]["num_changed"] == len(rows)
     assert any(row["right_report"] != row["paraphrase_report"] for row in rows)
@@ -217,10 +217,10 @@ def test_what_the_network_cannot_tell_apart_scores_alike(audited):
 
 
 def test_the_constant_mask_is_scored_by_hand(audited, phantom_root):
-    from c2fvl.evaluation.blind_masks import fit_blind_masks
+    from c2fvl.evaluation.mean_masks import fit_mean_masks
 
     found, rows, _ = audited
-    masks = fit_blind_masks(scan(phantom_root, "train"), "lesion")
+    masks = fit_mean_masks(scan(phantom_root, "train"), "lesion")
     scores = []
     for case in scan(phantom_root, "val"):
         true = read_mask(case.mask)
@@ -228,7 +228,7 @@ def test_the_constant_mask_is_scored_by_hand(audited, phantom_root):
         scores.append(
             (2 * (drawn & true).sum() / (drawn.sum() + true.sum()), (drawn & true).sum() / (drawn | true).sum())
         )
-    baseline = found.summary["audit"]["baselines"][0]
+    baseline = found.summary.as_dict()["audit"]["baselines"][0]
     assert (baseline["name"], baseline["num_training_images"]) == ("constant", len(scan(phantom_root, "train")))
     assert baseline["dice"]["value"] == pytest.approx(np.mean(scores, axis=0)[0])
     assert baseline["iou"]["value"] == pytest.approx(np.mean(scores, axis=0)[1])
@@ -238,13 +238,13 @@ def test_the_constant_mask_is_scored_by_hand(audited, phantom_root):
 
 def test_a_network_without_text_has_no_changes_and_says_so(unet_run, phantom_root, tmp_path):
     found = audit(load_model(unet_run), Part(phantom_root, split="test"), out=tmp_path)
-    assert found.summary["audit"]["changes"] == found.summary["audit"]["headline"] == []
-    assert found.summary["audit"]["words"][0] == {
-        "text": "This network takes no text: no report, right or wrong, changes its mask.", "warning": False,
+    assert found.summary.as_dict()["audit"]["changes"] == found.summary.as_dict()["audit"]["headline"] == []
+    assert found.summary.as_dict()["audit"]["remarks"][0] == {
+        "text": "This network reads no text: no report, right or wrong, changes its mask.", "warning": False,
     }  # fmt: skip
     assert "changes its mask" in found.page.read_text()
     assert list(table_of(tmp_path)[0]) == ["id", "group"]
-    (baseline,) = found.summary["audit"]["baselines"]
+    (baseline,) = found.summary.as_dict()["audit"]["baselines"]
     dice = column(table_of(tmp_path, "cases.csv"), "original_corrected_dice").mean()
     assert baseline["difference"]["value"] == pytest.approx(dice - baseline["dice"]["value"])
 
@@ -255,11 +255,11 @@ def test_a_network_that_finds_nothing_does_not_beat_one_mask_for_all(silent, pha
     empty = [not read_mask(case.mask).any() for case in scan(phantom_root, "val")]
     assert column(rows, "right_dice").tolist() == [float(none) for none in empty]
     page = found.page.read_text()
-    words = found.summary["audit"]["words"]
-    assert any("does not beat one mask for all films" in line["text"] and line["warning"] for line in words)
-    assert "does not beat one mask for all films" in page
+    words = found.summary.as_dict()["audit"]["remarks"]
+    assert any("is not better than one mask for all images" in line["text"] and line["warning"] for line in words)
+    assert "is not better than one mask for all images" in page
     assert not any("-0.00" in line["text"] or "−0.00" in line["text"] for line in words)
-    for change in found.summary["audit"]["changes"]:
+    for change in found.summary.as_dict()["audit"]["changes"]:
         assert change["wrong_lungs"] is change["excluded_lungs"] is None  # no area lies anywhere
         assert change["dice"]["value"] == np.mean(empty)
     assert column(rows, f"{SECOND_PASS}_dice").mean() == np.mean(empty)
@@ -294,15 +294,15 @@ def test_films_without_report_and_strange_names_stay_text(own_images, tiny_run, 
     assert by_name['quo"te, comma']["right_report"] == "<script>alert(1)</script>"
     for row in rows:
         assert row["constant_report"].startswith(("Unilateral", "<script>"))
-    changes = {change["name"]: change for change in found.summary["audit"]["changes"]}
+    changes = {change["name"]: change for change in found.summary.as_dict()["audit"]["changes"]}
     assert changes["none"]["num_changed"] == 1  # of one film alone the network could read the report
     page = found.page.read_text()
     assert "<script" not in page
     assert "alert(1)" in page
     assert "a&lt;b&gt;&amp;" in page
-    words = [line["text"] for line in found.summary["audit"]["words"]]
-    assert "There is no training part here, so no mask could be made that sees no film." in words
-    assert found.summary["audit"]["baselines"] == []
+    words = [line["text"] for line in found.summary.as_dict()["audit"]["remarks"]]
+    assert "There is no training split here, so there is no image-independent baseline." in words
+    assert found.summary.as_dict()["audit"]["baselines"] == []
 
 
 def test_formulas_in_captions_do_not_run(tiny_run, tmp_path):
@@ -314,9 +314,9 @@ def test_formulas_in_captions_do_not_run(tiny_run, tmp_path):
     (row,) = table_of(tmp_path / "out")
     assert row["right_report"] == f"'{evil}"
     assert not any(cell.startswith(("=", "+", "@")) for cell in row.values())
-    names = [change["name"] for change in found.summary["audit"]["changes"]]
+    names = [change["name"] for change in found.summary.as_dict()["audit"]["changes"]]
     assert "shuffled" not in names  # there is no other film whose report it could be given
-    assert {change["dice"]["low"] for change in found.summary["audit"]["changes"]} == {None}
+    assert {change["dice"]["low"] for change in found.summary.as_dict()["audit"]["changes"]} == {None}
 
 
 def test_no_readable_report_is_said(tiny_run, tmp_path):
@@ -326,9 +326,9 @@ def test_no_readable_report_is_said(tiny_run, tmp_path):
     cells = [["image", "mask", "text"], ["f0.png", "m0.png", "Cough"], ["f1.png", "m1.png", "Fever"]]
     write_cells(tmp_path / "films.csv", cells)
     found = audit(load_model(tiny_run), Part(tmp_path / "films.csv", split="all"), out=tmp_path / "out")
-    assert found.summary["audit"]["changes"] == []
-    assert found.summary["audit"]["words"][0]["warning"]
-    assert "No film has a report that the network can read" in found.page.read_text()
+    assert found.summary.as_dict()["audit"]["changes"] == []
+    assert found.summary.as_dict()["audit"]["remarks"][0]["warning"]
+    assert "No case has a report that the network can read" in found.page.read_text()
 
 
 def test_a_caption_table_of_the_scored_part_alone_serves(phantom_root, tiny_run, tmp_path):
@@ -341,8 +341,8 @@ def test_a_caption_table_of_the_scored_part_alone_serves(phantom_root, tiny_run,
     write_cells(folder / "Other.xlsx", [rows[0], *([row[0], sentence] for row in rows[1:])])
     found = audit(load_model(tiny_run), Part(copied, table=str(folder / "Other.xlsx")), out=tmp_path / "out")
     assert {row["right_report"] for row in table_of(tmp_path / "out")} == {sentence}
-    assert found.summary["audit"]["baselines"][0]["num_training_images"] == len(scan(copied, "train"))
-    assert found.summary["audit"]["constant_report"] == str(most_common_report(scan(copied, "train")))
+    assert found.summary.as_dict()["audit"]["baselines"][0]["num_training_images"] == len(scan(copied, "train"))
+    assert found.summary.as_dict()["audit"]["constant_report"] == str(most_common_report(scan(copied, "train")))
 
 
 def test_without_masks_to_train_on_there_is_no_baseline(own_images, tiny_run, tmp_path):
@@ -353,9 +353,9 @@ def test_without_masks_to_train_on_there_is_no_baseline(own_images, tiny_run, tm
     cells = [*lines[:2], ["train.png", "", "", "train"]]
     write_cells(root.parent / "parts.csv", cells)
     found = audit(load_model(tiny_run), Part(root.parent / "parts.csv"), out=tmp_path)
-    assert found.summary["audit"]["baselines"] == []
-    assert "There is no training part here" in found.page.read_text()
-    assert found.summary["audit"]["constant_report"] == lines[1][2]
+    assert found.summary.as_dict()["audit"]["baselines"] == []
+    assert "There is no training split here" in found.page.read_text()
+    assert found.summary.as_dict()["audit"]["constant_report"] == lines[1][2]
 
 
 def test_audit_on_the_command_line_prints_what_the_summary_holds(tiny_run, phantom_root, tmp_path, capsys):
@@ -367,7 +367,7 @@ def test_audit_on_the_command_line_prints_what_the_summary_holds(tiny_run, phant
         (line,) = [line for line in printed.splitlines() if line.strip().startswith(change["title"])]
         values = [100 * change["dice"][key] for key in ("value", "low", "high")]
         assert f"{values[0]:.2f} ({values[1]:.2f} to {values[2]:.2f})" in line
-    for line in summary["audit"]["words"]:
+    for line in summary["audit"]["remarks"]:
         assert line["text"] in printed
     assert summary["audit"]["seed"] == 3
 
@@ -380,13 +380,13 @@ def test_audit_on_the_command_line_prints_what_the_summary_holds(tiny_run, phant
         (["MODEL", "ROOT", "--split", "dev"], "expected train, val, test"),
         (["MODEL", "ROOT", "--table", "nothing.xlsx"], "no such caption table"),
         (["MODEL", "ROOT", "--out", "FILE"], "name a folder for the scores"),
-        (["MODEL", "ROOT", "--spacing", "0"], "expected is MM"),
-        (["MODEL", "ROOT", "--spacing", "a"], "expected is MM"),
-        (["MODEL", "ROOT", "--spacing", "1,2,3"], "MM,MM for rows and columns"),
-        (["MODEL", "ROOT", "--spacing", "nan"], "expected is MM"),
-        (["MODEL", "ROOT", "--tolerance", "-1"], "expected is a number above 0"),
-        (["MODEL", "ROOT", "--tolerance", "x"], "expected is a number above 0"),
-        (["MODEL", "ROOT", "--seed", "-1"], "expected is 0 or more"),
+        (["MODEL", "ROOT", "--spacing", "0"], "must be MM or MM,MM"),
+        (["MODEL", "ROOT", "--spacing", "a"], "must be MM or MM,MM"),
+        (["MODEL", "ROOT", "--spacing", "1,2,3"], "MM,MM (rows, columns)"),
+        (["MODEL", "ROOT", "--spacing", "nan"], "must be MM or MM,MM"),
+        (["MODEL", "ROOT", "--tolerance", "-1"], "must be a number above 0"),
+        (["MODEL", "ROOT", "--tolerance", "x"], "must be a number above 0"),
+        (["MODEL", "ROOT", "--seed", "-1"], "whole number of at least 0"),
     ],
 )
 @pytest.mark.parametrize("command", ["audit", "evaluate"])

@@ -48,9 +48,8 @@ def compared(runs, phantom_root):
 def test_scores_are_those_of_an_evaluation(compared, runs, phantom_root, tmp_path):
     from c2fvl.checkpoints.trained_model import load_model
 
-    expected = evaluate(load_model(runs[2]), Part(phantom_root, split="test"), out=tmp_path / "scores").summary[
-        "scores"
-    ][0]
+    found = evaluate(load_model(runs[2]), Part(phantom_root, split="test"), out=tmp_path / "scores")
+    expected = found.summary.as_dict()["scores"][0]
     entry = compared.entries[2]
     for name in ("dice_per_image", "iou_per_image", "dice_pooled", "iou_pooled"):
         assert entry.values[name] == pytest.approx(100 * expected[name])
@@ -208,7 +207,7 @@ def test_compare_on_the_command_line(runs, phantom_root, tmp_path, capsys):
     assert main([*arguments, "--out", str(tmp_path / "tables")]) == 0
     printed = capsys.readouterr().out
     assert "debug (second)" in printed
-    assert "12 films" in printed or "films, on the film's own grid" in printed
+    assert "images, at the original resolution" in printed
     assert (tmp_path / "tables" / "compare.tex").is_file()
     assert main([*arguments, "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["networks"]) == 3

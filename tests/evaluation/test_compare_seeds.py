@@ -39,9 +39,14 @@ def write_evaluation(
         "resolution": "original", "protocol": "corrected",
         "dice_per_image": values[:, 0].mean(), "iou_per_image": values[:, 1].mean(),
         "dice_pooled": 2 * inside / (found + true), "iou_pooled": inside / (found + true - inside),
+        "num_cases": len(targets), "num_empty_masks": 0, "num_false_positives": 0, "num_missed_lesions": 0,
     }  # fmt: skip
     summary = {
-        "model": {"name": network, "preset": "", "path": "gone"}, "scores": [scores], "figures": {},
+        "model": {"name": network, "preset": "", "path": "gone"}, "scores": [scores],
+        "unit": {"length": "pixel", "from": "the files"},
+        "statistics": {
+            "intervals": "", "per_image": {}, "pooled": {}, "lesions": {}, "columns_left_out": [], "subgroups": [],
+        },
         "data": {"root": "data_<b>", "split": "val", "num_cases": len(targets)},
         "text": {"kind": text, "given": "its own <script>", "seed": None},
     }  # fmt: skip
@@ -229,7 +234,7 @@ def test_other_masks_or_groups_of_the_same_films_are_named(made):
     write_evaluation(folder / "masks", 5, targets=targets)
     write_evaluation(folder / "groups", 5, groups=["p2", *GROUPS[1:]])
     for name, image in (("masks", "f4"), ("groups", "f0")):
-        with pytest.raises(ValueError, match=rf"other masks or groups of films of the same names: {image};"):
+        with pytest.raises(ValueError, match=rf"other masks or groups of images with the same names: {image};"):
             compare([folder / "a0", folder / name], speed=False)
 
 
@@ -242,12 +247,15 @@ def damaged(folder, name, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda at: (at / "summary.json").write_text("{"), r"summary.json cannot be read"),
-        (lambda at: (at / "summary.json").write_text("null"), r"summary.json cannot be read"),
+        (lambda at: (at / "summary.json").write_text("{"), r"summary.json is damaged"),
+        (lambda at: (at / "summary.json").write_text("null"), r"the summary cannot be None"),
         (lambda at: (at / "summary.json").write_text("{}"), r"is not of an evaluation"),
         (lambda at: (at / "cases.csv").write_text("id,group\nf0,\n"), r"has no column original_corrected_dice"),
-        (lambda at: (at / "cases.csv").write_text(",".join(HEADER) + "\n"), r"holds no film"),
-        (lambda at: (at / "cases.csv").write_text(",".join(HEADER) + "\nf0,,,x,1,1,1,1\n"), r"holds what is no number"),
+        (lambda at: (at / "cases.csv").write_text(",".join(HEADER) + "\n"), r"holds no case"),
+        (
+            lambda at: (at / "cases.csv").write_text(",".join(HEADER) + "\nf0,,,x,1,1,1,1\n"),
+            r"holds a cell that is not a number",
+        ),
         (lambda at: (at / "cases.csv").write_text(",".join(HEADER) + "\nf0,,,nan,1,1,1,1\n"), r"not finite"),
         (
             lambda at: (at / "cases.csv").write_text(",".join(HEADER) + "\nf0,,,1,1,1,1,1\n" * 2),
@@ -300,12 +308,12 @@ def test_published_pairs_on_the_command_line(tiny_run, capsys):
     assert found["dice_if_pooled"] == pytest.approx(200 * 0.7462 / 1.7462)
     assert main(["compare", "--published", "50", "60"]) == 1
     for arguments, message in (
-        (["--published", "abc", "50"], "expected is a number such as"),
-        (["--published", "90,6", "82,8"], "expected is a number such as"),
-        (["--published", "120", "90"], "expected are 0 to 1, or 0 to 100"),
-        ([str(tiny_run), "--published", "90", "80"], "leave them out"),
+        (["--published", "abc", "50"], "expected a number such as"),
+        (["--published", "90,6", "82,8"], "expected a number such as"),
+        (["--published", "120", "90"], "expected 0 to 1, or 0 to 100"),
+        ([str(tiny_run), "--published", "90", "80"], "leave out the models"),
         (["/no/such/run"], "is no model folder"),
-        (["--seed", "-1"], "expected is 0 or more"),
+        (["--seed", "-1"], "whole number of at least 0"),
     ):
         try:
             status = main(["compare", *arguments])

@@ -28,7 +28,7 @@ def evaluation(tiny_run, phantom_root, tmp_path_factory):
 def test_summary_is_the_mean_of_the_table(evaluation):
     rows = list(csv.DictReader((evaluation.folder / "cases.csv").read_text().splitlines()))
     summary = json.loads((evaluation.folder / "summary.json").read_text())
-    assert summary == json.loads(json.dumps(evaluation.summary))
+    assert summary == json.loads(json.dumps(evaluation.summary.as_dict()))
     scores = {(row["resolution"], row["protocol"]): row for row in summary["scores"]}
     assert set(scores) == {("original", "corrected"), ("network", "corrected"), ("network", "published")}
     for (grid, rule), score in scores.items():
@@ -71,7 +71,7 @@ def test_published_figures_follow_the_published_script(tmp_path, tiny_run):
         inside, both = (prediction & mask).sum(), (prediction | mask).sum()
         dice.append(2 * inside / (prediction.sum() + mask.sum() + 1e-5))
         iou.append(inside / both if both else 0.0)
-    row = next(row for row in found.summary["scores"] if row["protocol"] == "published")
+    row = next(row for row in found.summary.as_dict()["scores"] if row["protocol"] == "published")
     assert row["dice_per_image"] == pytest.approx(np.mean(dice), abs=1e-9)
     assert row["iou_per_image"] == pytest.approx(np.mean(iou), abs=1e-9)
     assert row["num_empty_masks"] == 1
@@ -115,7 +115,7 @@ def test_the_page_is_whole_and_asks_nothing_of_the_network(evaluation):
     assert all(image["alt"] and "Dice" in image["alt"] for image in page.images)
     assert "svg" in page.tags
     text = "".join(page.text)
-    first = evaluation.summary["scores"][0]
+    first = evaluation.summary.as_dict()["scores"][0]
     for name in ("dice_per_image", "iou_per_image", "dice_pooled", "iou_pooled"):
         assert f"{100 * first[name]:.2f}" in text
     for title in ("Best cases", "Median cases", "Worst cases", "network resolution, published protocol"):
@@ -156,9 +156,9 @@ def test_right_none_and_shuffled_text(phantom_root, tiny_run, tmp_path):
         text: evaluate(load_model(tiny_run), Part(phantom_root, text=text), out=tmp_path / text)
         for text in ("none", "shuffled")
     }
-    assert found["none"].summary["text"] == {"kind": "none", "given": "none", "seed": None, "trust": None}
-    assert found["shuffled"].summary["text"]["given"] == "that of another case"
-    assert found["none"].summary["data"]["num_without_report"] == len(cases)
+    assert found["none"].summary.as_dict()["text"] == {"kind": "none", "given": "none", "seed": None, "trust": None}
+    assert found["shuffled"].summary.as_dict()["text"]["given"] == "that of another case"
+    assert found["none"].summary.as_dict()["data"]["num_without_report"] == len(cases)
     with pytest.raises(ValueError, match="right, none, paraphrase"):
         evaluate(load_model(tiny_run), Part(phantom_root, text="wrong"))
 
@@ -231,19 +231,19 @@ def test_films_without_reports_are_not_said_to_have_their_own(tiny_run, tmp_path
     rows[0] = 'f0.png,m0.png,"Unilateral pulmonary infection, one infected area, upper left lung."'
     (tmp_path / "b.csv").write_text("\n".join(["image,mask,report", *rows]))
     none = evaluate(load_model(tiny_run), Part(tmp_path / "a.csv", split="all"), out=tmp_path / "a")
-    assert none.summary["text"]["given"] == "none, because no case has a readable one"
+    assert none.summary.as_dict()["text"]["given"] == "none, because no case has a readable one"
     assert "oracle" not in none.page.read_text()
-    assert "4 of 4 films have no report" in caplog.text
+    assert "4 of 4 images have no report" in caplog.text
     some = evaluate(load_model(tiny_run), Part(tmp_path / "b.csv", split="all"), out=tmp_path / "b")
-    assert some.summary["text"]["given"] == "its own, for the 1 of 4 cases that have one"
+    assert some.summary.as_dict()["text"]["given"] == "its own, for the 1 of 4 cases that have one"
     with pytest.raises(ValueError, match="is a file"):
         evaluate(load_model(tiny_run), Part(tmp_path / "a.csv", split="all"), out=tmp_path / "a.csv")
 
 
 def test_pictures_show_no_film_twice_and_prefer_lesions():
-    from c2fvl.evaluation.evaluate import _choose
+    from c2fvl.evaluation.pages.panels import choose_cases
 
     values = [0.1, 1.0, 0.5, 0.9, 0.3, 0.7, 0.8]
-    chosen = _choose(values, [False, True, False, False, False, False, False])
+    chosen = choose_cases(values, [False, True, False, False, False, False, False])
     assert chosen == {"Best": [3, 6], "Median": [2, 5], "Worst": [0, 4]}
-    assert _choose([0.5], [False]) == {"Best": [], "Median": [], "Worst": [0]}
+    assert choose_cases([0.5], [False]) == {"Best": [], "Median": [], "Worst": [0]}

@@ -24,7 +24,7 @@ def test_a_card_without_scores_says_so(run):
     assert "Not scored yet" in card
     assert "Not audited yet" in card
     assert "not for diagnosis" in card
-    assert "version not told" in card
+    assert "version unknown" in card
     weights = json.loads((run / "best" / "metrics.json").read_text())["weights_sha256"]
     assert weights in card
     assert "Begun from" not in card
@@ -40,7 +40,7 @@ def test_a_card_holds_every_figure_of_both_kinds_and_the_audit(run, phantom_root
     words = ["--text-version", "phantom, seed 1", "--licence", "CC0", "--data", "films of | nobody"]
     assert main(["card", str(run), *words]) == 0
     card = (run / "best" / "README.md").read_text()
-    figures = summary["figures"]
+    figures = summary["statistics"]
     for kind in ("per_image", "pooled"):
         for name in ("dice", "iou"):
             assert f"{100 * figures[kind][name]['value']:.2f} ({100 * figures[kind][name]['low']:.2f}" in card
@@ -59,7 +59,7 @@ def test_scores_of_other_weights_do_not_enter_a_card(run, phantom_root, tmp_path
     (tmp_path / "scores" / "summary.json").write_text(json.dumps(summary))
     card = write_card(run, evaluations=[tmp_path / "scores"]).read_text()
     assert "Not scored yet" in card
-    assert "Left out" in card
+    assert "Not used here" in card
 
 
 def test_what_others_wrote_is_not_overwritten(run, tmp_path, capsys):

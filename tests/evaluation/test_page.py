@@ -15,8 +15,9 @@ from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.data.part import Part
 from c2fvl.evaluation.audit import audit
 from c2fvl.evaluation.evaluate import evaluate
-from c2fvl.evaluation.pages.page import show
+from c2fvl.evaluation.pages.rows import show
 from c2fvl.files.images import write_image, write_mask
+from c2fvl.metrics.intervals import Estimate
 
 REQUIRED = os.environ.get("C2FVL_BROWSER") == "required"
 
@@ -68,7 +69,7 @@ def test_the_page_renders_in_silence(browser, audited, tmp_path):
     assert text.count("<svg") >= 8
     for part in ("What the text does", "By kind of film", "Calibration", "Worst cases", "How this was made"):
         assert part in text
-    assert f"{100 * audited.summary['scores'][0]['dice_per_image']:.2f}" in text
+    assert f"{100 * audited.summary.as_dict()['scores'][0]['dice_per_image']:.2f}" in text
 
 
 @pytest.mark.parametrize(("width", "options"), [(1280, ()), (390, ("--force-dark-mode",))], ids=["wide", "phone, dark"])
@@ -138,10 +139,10 @@ def test_names_on_the_page_are_its_own_and_every_chart_has_words(audited):
 
 
 def test_figures_are_shown_with_as_many_digits_as_mean_something():
-    assert show({"value": 0.78471, "low": 0.7, "high": 0.81239}, fraction=True) == "78.47 (70.00 to 81.24)"
-    assert show({"value": -0.0123, "low": None, "high": None}, fraction=True) == "−1.23"
-    assert show({"value": 3.14159, "low": None, "high": None}, fraction=False) == "3.14"
-    assert show({"value": 12345.6, "low": None, "high": None}, fraction=False) == "12346"
+    assert show(Estimate(0.78471, 0.7, 0.81239), fraction=True) == "78.47 (70.00 to 81.24)"
+    assert show(Estimate(-0.0123, None, None), fraction=True) == "−1.23"
+    assert show(Estimate(3.14159, None, None), fraction=False) == "3.14"
+    assert show(Estimate(12345.6, None, None), fraction=False) == "12346"
     assert show(None, fraction=True) == "–"
 
 
@@ -150,7 +151,7 @@ def test_one_film_has_no_interval_and_says_so(tiny_run, tmp_path):
     write_mask(tmp_path / "m.png", np.eye(32, dtype=np.uint8))
     Path(tmp_path / "films.csv").write_text("image,mask,split\nf.png,m.png,val\n")
     found = evaluate(load_model(tiny_run), Part(tmp_path / "films.csv", text="none"), out=tmp_path / "out")
-    dice = found.summary["figures"]["per_image"]["dice"]
+    dice = found.summary.as_dict()["statistics"]["per_image"]["dice"]
     assert (dice["low"], dice["high"]) == (None, None)
     page = found.page.read_text(encoding="utf-8")
     assert "no interval: 1 case of one group" in page

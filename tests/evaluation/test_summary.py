@@ -1,4 +1,4 @@
-"""Figures of an evaluation: strata by hand, lengths by the files, every value from the table of cases."""
+"""Statistics of an evaluation: subgroups by hand, lengths by the files, every value from the table of cases."""
 
 import csv
 import json
@@ -22,8 +22,9 @@ from c2fvl.data.part import Part
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.data.scan import scan
 from c2fvl.evaluation.evaluate import evaluate
-from c2fvl.evaluation.strata import strata
-from c2fvl.evaluation.summary import as_columns, figures
+from c2fvl.evaluation.records import to_plain
+from c2fvl.evaluation.statistics import as_columns, compute_statistics
+from c2fvl.evaluation.subgroups import subgroups
 from c2fvl.files.images import read_mask, read_spacing, write_image, write_labels, write_mask
 from c2fvl.files.tables import write_cells
 from c2fvl.inference.predictor import Predictor
@@ -74,9 +75,9 @@ def test_sides_numbers_and_zones_by_hand():
         drawn((2, 2, 10, 10), (12, 30, 2, 2)),  # right: 4 of 104, a stray
         drawn(*((row, 30, 2, 2) for row in (0, 4, 8, 12, 16))),
     ]
-    found = strata(cases_of(6), scores_of(*masks))
+    found = subgroups(cases_of(6), scores_of(*masks))
     assert rows_of(found, "side") == {
-        "no lesion": [0], "left of the picture": [1, 4], "right of the picture": [2, 5], "both sides": [3],
+        "no lesion": [0], "left of the image": [1, 4], "right of the image": [2, 5], "both sides": [3],
     }  # fmt: skip
     assert rows_of(found, "number of lesions") == {"0": [0], "1": [1, 2], "2": [3, 4], "4 and more": [5]}
     assert rows_of(found, "zone that holds lesion") == {
@@ -89,16 +90,16 @@ def test_sides_numbers_and_zones_by_hand():
 def test_sizes_are_fifths_of_the_films_with_lesions():
     areas = [7, 0, 3, 9, 1, 5, 2, 8, 4, 6, 10]
     masks = [drawn((0, 0, 1, area)) if area else drawn() for area in areas]
-    rows = rows_of(strata(cases_of(11), scores_of(*masks)), "size of the lesion")
+    rows = rows_of(subgroups(cases_of(11), scores_of(*masks)), "size of the lesion")
     assert {label: sorted(areas[place] for place in places) for label, places in rows.items()} == {
         "no lesion": [0], "smallest fifth": [1, 2], "second fifth": [3, 4], "third fifth": [5, 6],
         "fourth fifth": [7, 8], "largest fifth": [9, 10],
     }  # fmt: skip
-    two = rows_of(strata(cases_of(2), scores_of(*masks[:1], masks[3])), "size of the lesion")
+    two = rows_of(subgroups(cases_of(2), scores_of(*masks[:1], masks[3])), "size of the lesion")
     assert list(two.values()) == [[0], [1]]
-    assert strata(cases_of(2), scores_of(masks[0], masks[0]))[0].name == "size of the lesion"
-    assert strata(cases_of(1), scores_of(masks[0])) == []
-    assert strata(cases_of(2), scores_of(masks[1], masks[1])) == []  # all alike: nothing to tell apart
+    assert subgroups(cases_of(2), scores_of(masks[0], masks[0]))[0].name == "size of the lesion"
+    assert subgroups(cases_of(1), scores_of(masks[0])) == []
+    assert subgroups(cases_of(2), scores_of(masks[1], masks[1])) == []  # all alike: nothing to tell apart
 
 
 def test_columns_of_a_table():
@@ -114,7 +115,7 @@ def test_columns_of_a_table():
         ties=["0"] * 8 + [f"{place}.5" for place in range(12)],
         gaps=["nan", "inf", *[str(1000 + place) for place in range(18)]],
     )
-    found = strata(cases, scores_of(*[drawn((0, 0, 2, 2))] * count))
+    found = subgroups(cases, scores_of(*[drawn((0, 0, 2, 2))] * count))
     assert rows_of(found, "column site") == {
         "(empty)": list(range(2, 20, 4)), "a": [p for p in range(20) if p % 4 in (0, 3)], "b": list(range(1, 20, 4)),
     }  # fmt: skip
@@ -142,10 +143,10 @@ def test_lesions_of_several_classes_are_counted_not_averaged():
     ]
     details = [[score_case(np.zeros_like(mask), mask) for mask in of_case] for of_case in masks]
     overlaps = [[Overlap(0, 0, int(mask.sum())) for mask in of_case] for of_case in masks]
-    found = figures(cases_of(3), as_columns(details), overlaps)
+    found = to_plain(compute_statistics(cases_of(3), as_columns(details), overlaps))
     assert sum(row["lesions"] for row in found["lesions"].values()) == 4
     assert sum(row["missed"] for row in found["lesions"].values()) == 4
-    (numbers,) = [stratum for stratum in found["strata"] if stratum["name"] == "number of lesions"]
+    (numbers,) = [stratum for stratum in found["subgroups"] if stratum["name"] == "number of lesions"]
     assert {row["label"]: row["num_cases"] for row in numbers["rows"]} == {"0": 1, "1": 1, "3": 1}
 
 
@@ -205,7 +206,7 @@ def distances(found, true, spacing):
 
 def test_lengths_are_in_mm_where_every_file_tells_them(images, model, tiny_run, tmp_path):
     found = evaluate(model, Part(images, text="none"), out=tmp_path / "out", tolerances=(0.3,))
-    assert found.summary["unit"] == {"length": "mm", "from": "the files"}
+    assert found.summary.as_dict()["unit"] == {"length": "mm", "from": "the files"}
     predictor = Predictor(tiny_run)
     for row, case in zip(table_of(tmp_path / "out"), scan(images, "val"), strict=True):
         mask, true = predictor(case.image).mask, read_mask(case.mask)
@@ -222,9 +223,9 @@ def test_one_film_without_a_distance_makes_all_pixels(images, model, tmp_path):
     case = scan(images, "val")[1]
     Image.open(case.image).save(case.image, dpi=(300, 300))
     found = evaluate(model, Part(images, text="none"), out=tmp_path / "out")
-    assert found.summary["unit"]["length"] == "pixel"
-    assert "2 of 3 tell a distance" in found.summary["unit"]["from"]
-    assert "2 of 3 tell a distance" in found.page.read_text()
+    assert found.summary.as_dict()["unit"]["length"] == "pixel"
+    assert "only 2 of 3 hold a distance" in found.summary.as_dict()["unit"]["from"]
+    assert "only 2 of 3 hold a distance" in found.page.read_text()
 
 
 def test_a_given_distance_scales_lengths_and_areas(images, model, tiny_run, tmp_path, capsys):
@@ -241,14 +242,14 @@ def test_a_given_distance_scales_lengths_and_areas(images, model, tiny_run, tmp_
         mask, true = predictor(case.image).mask, read_mask(case.mask)
         assert (float(row["hd"]), float(row["assd"])) == pytest.approx(distances(mask, true, (0.5, 0.25)), rel=1e-6)
         assert float(row["area_target"]) == pytest.approx(true.sum() * 0.125)
-    per_image = summary["figures"]["per_image"]
+    per_image = summary["statistics"]["per_image"]
     assert per_image["hd95"]["value"] == pytest.approx(column(rows, "hd95").mean())
     assert f"{per_image['hd95']['value']:.2f}" in printed
     assert " mm; in brackets 95 % confidence intervals" in printed
 
 
 def test_every_figure_is_the_mean_of_its_column(scored):
-    rows, found = table_of(scored.folder), scored.summary["figures"]
+    rows, found = table_of(scored.folder), scored.summary.as_dict()["statistics"]
     assert (
         found["intervals"] == f"{len(rows)} cases in {len({row['group'] for row in rows})} groups; intervals by groups"
     )
@@ -258,7 +259,7 @@ def test_every_figure_is_the_mean_of_its_column(scored):
         assert entry["value"] == pytest.approx(values.mean(), abs=1e-9), name
         assert entry["low"] <= entry["value"] + 1e-9
         assert entry["high"] >= entry["value"] - 1e-9
-        if "median" in entry:
+        if entry["median"] is not None:
             quartiles = np.quantile(values, [0.25, 0.5, 0.75], method="inverted_cdf")
             assert [entry[key]["value"] for key in ("lower_quartile", "median", "upper_quartile")] == pytest.approx(
                 quartiles
@@ -281,7 +282,7 @@ def test_every_figure_is_the_mean_of_its_column(scored):
 
 
 def test_intervals_are_those_of_another_bootstrap_by_groups(scored):
-    rows, found = table_of(scored.folder), scored.summary["figures"]
+    rows, found = table_of(scored.folder), scored.summary.as_dict()["statistics"]
     groups = np.array([row["group"] for row in rows])
     members = [np.flatnonzero(groups == name) for name in sorted(set(groups))]
     generator = np.random.default_rng(11)
@@ -309,8 +310,8 @@ def test_intervals_are_those_of_another_bootstrap_by_groups(scored):
             assert f"{scale * found[part][name][key]:.2f}" in page
 
 
-def test_lesions_and_strata_are_counted_from_masks(scored, phantom_root):
-    rows, found = table_of(scored.folder), scored.summary["figures"]
+def test_lesions_and_subgroups_are_counted_from_masks(scored, phantom_root):
+    rows, found = table_of(scored.folder), scored.summary.as_dict()["statistics"]
     masks = [read_mask(case.mask) for case in scan(phantom_root, "val")]
     sizes = [
         np.bincount(areas.ravel())[1:] / mask.size
@@ -323,7 +324,7 @@ def test_lesions_and_strata_are_counted_from_masks(scored, phantom_root):
         assert found["lesions"][name]["missed"] == column(rows, f"lesions_missed_{name}").sum()
     dice = column(rows, "original_corrected_dice")
     iou = column(rows, "original_corrected_iou")
-    named = {stratum["name"]: stratum for stratum in found["strata"]}
+    named = {stratum["name"]: stratum for stratum in found["subgroups"]}
     for label, count in ((row["label"], row["num_cases"]) for row in named["number of lesions"]["rows"]):
         assert count == sum(len(own) == int(label) if label.isdigit() else len(own) >= 4 for own in sizes)
     by_label = {
@@ -333,7 +334,7 @@ def test_lesions_and_strata_are_counted_from_masks(scored, phantom_root):
         ("side", "no lesion"): [not mask.any() for mask in masks],
     }
     checked = 0
-    for stratum in found["strata"]:
+    for stratum in found["subgroups"]:
         for row in stratum["rows"]:
             chosen = by_label.get((stratum["name"], row["label"]))
             if chosen is not None:
@@ -353,7 +354,7 @@ def test_calibration_is_that_of_the_probabilities(scored, tiny_run, phantom_root
     found = [predictor(case.image, case.report) for case in cases]
     probability = np.concatenate([one.probability.ravel() for one in found]).astype(np.float64)
     lesion = np.concatenate([read_mask(case.mask).ravel() for case in cases]) > 0
-    calibration, rows = scored.summary["calibration"], table_of(scored.folder)
+    calibration, rows = scored.summary.as_dict()["calibration"], table_of(scored.folder)
     assert calibration["pixels"]["brier"] == pytest.approx(np.mean((probability - lesion) ** 2), rel=1e-4)
     bins = np.minimum((probability * 15).astype(int), 14)
     gaps = [abs(probability[bins == number].sum() - lesion[bins == number].sum()) for number in range(15)]
@@ -372,7 +373,7 @@ def test_calibration_is_that_of_the_probabilities(scored, tiny_run, phantom_root
     assert calibration["confidence"]["mean_dice"] == pytest.approx(dice.mean())
 
 
-def test_strata_by_a_column_of_ones_own_table(phantom_root, model, tmp_path):
+def test_subgroups_by_a_column_of_ones_own_table(phantom_root, model, tmp_path):
     cells = [["image", "mask", "text", "site"]]
     for place, case in enumerate(scan(phantom_root, "val")):
         for path in (case.image, case.mask):
@@ -382,7 +383,7 @@ def test_strata_by_a_column_of_ones_own_table(phantom_root, model, tmp_path):
     write_cells(tmp_path / "films.csv", cells)
     found = evaluate(model, Part(tmp_path / "films.csv", split="all"), out=tmp_path / "out")
     dice = {row["id"]: float(row["original_corrected_dice"]) for row in table_of(tmp_path / "out")}
-    (stratum,) = [one for one in found.summary["figures"]["strata"] if one["name"] == "column site"]
+    (stratum,) = [one for one in found.summary.as_dict()["statistics"]["subgroups"] if one["name"] == "column site"]
     sites = {"<b>north": 0, "south": 1, "(empty)": 2}
     assert {row["label"] for row in stratum["rows"]} == set(sites)
     for row in stratum["rows"]:
@@ -395,7 +396,7 @@ def test_strata_by_a_column_of_ones_own_table(phantom_root, model, tmp_path):
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory):
-    """A network of two classes, lesions left and right of the picture's middle, and its data."""
+    """A network of two classes, lesions left and right of the image's middle, and its data."""
     root = tmp_path_factory.mktemp("classes") / "data"
     write_phantom(root, num_cases=16, seed=2, size=64)
     for path in root.glob("*/labelcol/*.png"):
@@ -415,7 +416,7 @@ def test_several_classes_have_columns_of_their_own_and_their_mean(classes, tmp_p
     run, root = classes
     found = evaluate(load_model(run), Part(root, split="train"), out=tmp_path)
     rows, predictor = table_of(tmp_path), Predictor(run)
-    assert found.summary["calibration"] is None
+    assert found.summary.as_dict()["calibration"] is None
     assert "estimated_dice" not in rows[0]
     single = [name for name in rows[0] if f"{name}_class_1" in rows[0]]
     assert {"original_corrected_dice", "original_corrected_iou", "hd95", "nsd_1", "area", "lesions_target"} <= set(
@@ -437,7 +438,7 @@ def test_several_classes_have_columns_of_their_own_and_their_mean(classes, tmp_p
                 2 * (one & two).sum() / both if both else 1
             )
             lesions += ndimage.label(two, np.ones((3, 3)))[1]
-    scores_of = found.summary["figures"]
+    scores_of = found.summary.as_dict()["statistics"]
     assert sum(size["lesions"] for size in scores_of["lesions"].values()) == lesions
     pooled = []
     for number in (1, 2):
@@ -446,7 +447,7 @@ def test_several_classes_have_columns_of_their_own_and_their_mean(classes, tmp_p
         )
         pooled.append(2 * inside / (predicted + true))
     assert scores_of["pooled"]["dice"]["value"] == pytest.approx(np.mean(pooled))
-    (numbers,) = [one for one in scores_of["strata"] if one["name"] == "number of lesions"]
+    (numbers,) = [one for one in scores_of["subgroups"] if one["name"] == "number of lesions"]
     assert sum(row["num_cases"] for row in numbers["rows"]) == len(rows)
 
 

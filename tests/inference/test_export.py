@@ -129,7 +129,7 @@ def test_eight_bits_take_their_scales_from_data_and_say_the_loss(model, tiny_run
 def dice_by_evaluation(run, root, tmp_path):
     from c2fvl.evaluation.evaluate import evaluate
 
-    return evaluate(load_model(run), Part(root), out=tmp_path / "scores").summary["scores"][0]["dice_per_image"]
+    return evaluate(load_model(run), Part(root), out=tmp_path / "scores").summary.scores[0].dice_per_image
 
 
 def test_predicting_needs_no_torch_and_gives_the_same_masks(tiny_run, exported, image, tmp_path):

@@ -12,7 +12,7 @@ from c2fvl.config_files import load_config
 from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.part import Part
 from c2fvl.data.scan import scan
-from c2fvl.evaluation.evaluate import score_part
+from c2fvl.evaluation.evaluate import score
 from c2fvl.files.storage import checksum
 from c2fvl.inference.compute import Compute
 from c2fvl.models import build_model
@@ -278,8 +278,8 @@ def test_the_curve_of_trust_is_what_evaluations_find(model, phantom_root):
 
     def dice(trust, text):
         part = Part(phantom_root, "test", text=text)
-        scored = score_part(model.with_trust(trust), part, Compute(batch_size=4))
-        return scored.summary["scores"][0]["dice_per_image"]
+        scored = score(model.with_trust(trust), part, Compute(batch_size=4))
+        return scored.summary.as_dict()["scores"][0]["dice_per_image"]
 
     for point in curve["points"]:
         for text in ("right", "shuffled", "zone_off"):

@@ -227,7 +227,7 @@ def test_lvit_learns_words_out_of_the_box(phantom_root, tmp_path, capsys):
     assert np.abs(values[1] - values[3]).max() > 0
     assert np.abs(values[1] - values[4]).max() > 0
     found = evaluate(model, Part(phantom_root, split="test", text="shuffled"), out=tmp_path / "scores")
-    assert found.summary["text"]["kind"] == "shuffled"
+    assert found.summary.text.kind == "shuffled"
     assert main(["evaluate", str(run), str(phantom_root), "--report", "none", "--json"]) == 0
 
 

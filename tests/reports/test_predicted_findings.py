@@ -208,12 +208,12 @@ def test_exported_networks_read_images_too(folder, image, tmp_path):
 def test_an_evaluation_scores_readings_and_the_card_shows_them(folder, phantom_root, tmp_path):
     model = load_model(folder)
     found = evaluate(model, Part(phantom_root, split="test"), out=tmp_path / "right")
-    assert found.summary["reading"]["num_images"] == found.summary["data"]["num_cases"]
-    assert found.summary["text"]["trust"] == 0.5
+    assert found.summary.as_dict()["predicted_findings"]["num_images"] == found.summary.as_dict()["data"]["num_cases"]
+    assert found.summary.as_dict()["text"]["trust"] == 0.5
     page = found.page.read_text(encoding="utf-8")
-    assert "What the network reads off the films itself" in page and "left upper zone" in page
-    other = evaluate(model, Part(phantom_root, split="test", text="none"), out=tmp_path / "none").summary
-    assert other["reading"] is None
+    assert "Findings predicted from the image alone" in page and "left upper zone" in page
+    other = evaluate(model, Part(phantom_root, split="test", text="none"), out=tmp_path / "none").summary.as_dict()
+    assert other["predicted_findings"] is None
     main(["fit-trust", str(folder), str(phantom_root), "--split", "test", "--keep"])
     card = write_card(folder, evaluations=[tmp_path / "right"]).read_text(encoding="utf-8")
     assert "## Trust in reports" in card and "(default)" in card and "## What it reads off films, test part" in card

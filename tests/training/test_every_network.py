@@ -65,7 +65,7 @@ def test_trains_resumes_scores_and_predicts(config, tmp_path, few_images):
     assert _log(tmp_path / "whole") == _log(tmp_path / "parts")
 
     found = evaluate(ours, Part(few_images, split="test"), out=tmp_path / "scores")
-    assert found.summary["scores"][0]["num_cases"] == len(list((few_images / "Test_Folder" / "img").iterdir()))
+    assert found.summary.scores[0].num_cases == len(list((few_images / "Test_Folder" / "img").iterdir()))
     image = next((few_images / "Test_Folder" / "img").iterdir())
     predictor = Predictor(tmp_path / "whole")
     told, untold = predictor(image, SENTENCE), predictor(image)

@@ -75,7 +75,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
             progress=progress, **_scoring_options(options),
         )  # fmt: skip
     if options.json:
-        print(json.dumps(found.summary))
+        print(json.dumps(found.summary.as_dict()))
         return 0
     _print_scores(found)
     print(f"Results page: {found.page}")
@@ -86,7 +86,7 @@ def run_audit(options: argparse.Namespace) -> int:
     """Run `c2fvl audit`; return its exit status."""
     from c2fvl.cli.terminal import TerminalProgress, table
     from c2fvl.evaluation.audit import audit
-    from c2fvl.evaluation.pages.page import show
+    from c2fvl.evaluation.pages.rows import audit_table
 
     with TerminalProgress("Auditing", quiet=options.json) as progress:
         found = audit(
@@ -94,20 +94,14 @@ def run_audit(options: argparse.Namespace) -> int:
             progress=progress, **_scoring_options(options),
         )  # fmt: skip
     if options.json:
-        print(json.dumps(found.summary))
+        print(json.dumps(found.summary.as_dict()))
         return 0
     _print_scores(found)
-    shown = found.summary["audit"]
-    rows = [
-        [row["title"], show(row["dice"], fraction=True), show(row["difference_to_right"], fraction=True),
-         show(row["wrong_lungs"], fraction=True)]
-        for row in shown["changes"]
-    ]  # fmt: skip
-    if rows:
-        header = ["report", "Dice per image, %", "difference to right, points", "in lungs without infection, %"]
-        print(table(header, rows, width=160))
-    for line in shown["words"]:
-        print(line["text"])
+    assert found.summary.audit is not None
+    if found.summary.audit.changes:
+        print(table(*audit_table(found.summary.audit), width=160))
+    for remark in found.summary.audit.remarks:
+        print(remark.text)
     print(f"Results page: {found.page}")
     return 0
 
@@ -122,29 +116,20 @@ def _scoring_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def _print_scores(found: Any) -> None:
     from c2fvl.cli.terminal import table
-    from c2fvl.evaluation.pages.page import ROW_LABELS, given, show
+    from c2fvl.evaluation.pages.rows import score_table, show
 
-    columns = ("dice_per_image", "iou_per_image", "dice_pooled", "iou_pooled")
-    rows = [
-        [ROW_LABELS[row["resolution"], row["protocol"]], *(f"{100 * row[name]:.2f}" for name in columns)]
-        for row in found.summary["scores"]
-    ]
-    first = found.summary["scores"][0]
-    rows += [
-        [f"  {name}, original resolution", *(f"{100 * row[column]:.2f}" for column in columns)]
-        for name, row in zip(found.summary["class_names"], first.get("classes", ()), strict=False)
-    ]
-    print(table(["%", "Dice per image", "IoU per image", "Dice pooled", "IoU pooled"], rows))
+    summary, statistics = found.summary, found.summary.statistics
+    print(table(*score_table(summary)))
+    first = summary.scores[0]
     print(
-        f"{first['num_cases']} images, {first['num_empty_masks']} with an empty mask, "
-        f"{first['num_false_positives']} false positives, {first['num_missed_lesions']} with a missed lesion; "
-        f"report: {given(found.summary)}"
+        f"{first.num_cases} images, {first.num_empty_masks} with an empty mask, {first.num_false_positives} false "
+        f"positives, {first.num_missed_lesions} with a missed lesion; report: {summary.text.words}"
     )
-    per_image, unit = found.summary["figures"]["per_image"], found.summary["unit"]["length"]
+    dice, iou = (show(statistics.per_image[name], fraction=True) for name in ("dice", "iou"))
     print(
-        f"Dice per image {show(per_image['dice'], fraction=True)} %, IoU {show(per_image['iou'], fraction=True)} %, "
-        f"95th percentile of the Hausdorff distance {show(per_image['hd95'], fraction=False)} {unit}; in brackets 95 % "
-        f"confidence intervals, {found.summary['figures']['intervals']}"
+        f"Dice per image {dice} %, IoU {iou} %, 95th percentile of the Hausdorff distance "
+        f"{show(statistics.per_image['hd95'], fraction=False)} {summary.unit.length}; in brackets 95 % confidence "
+        f"intervals, {statistics.intervals}"
     )
 
 

@@ -1,95 +1,355 @@
-"""From the scores of all cases to the figures of a summary: means, quartiles, pooled figures, strata, intervals."""
+"""What an evaluation found, as `summary.json` holds it. `docs/formats.md` lists the keys."""
 
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from c2fvl.data.cases import Case
-from c2fvl.evaluation.strata import columns_left_out, strata
-from c2fvl.metrics.case_scores import LESION_SIZES
-from c2fvl.metrics.intervals import Bootstrap, summarise_scores
-from c2fvl.metrics.overlap import Overlap
-
-Scores = dict[str, NDArray[np.float64]]
-
-_QUARTILES = ("dice", "iou", "hd95", "assd", "area_difference")
-_COUNTS = ("lesions", "lesions_target", "lesions_missed", "area_target_")
-"""What begins so is given in other places, not as a mean over cases."""
+from c2fvl.evaluation.records import key, to_plain
+from c2fvl.metrics.intervals import Estimate
 
 
-def as_columns(details: Sequence[Sequence[Mapping[str, float]]]) -> Scores:
-    """Return each score as one value per case; of several classes the mean over the classes."""
-    names = details[0][0]
-    return {
-        name: np.array([np.mean([of_class[name] for of_class in case]) for case in details], np.float64)
-        for name in names
-    }
+@dataclass(frozen=True)
+class ScoredModel:
+    """The network whose masks were scored."""
+
+    name: str
+    preset: str
+    path: str
+    epoch: int | None = None
+    weights_sha256: str | None = None
+
+    @property
+    def title(self) -> str:
+        """Return the name that readers know it by."""
+        return self.preset or self.name
 
 
-def figures(cases: Sequence[Case], scores: Scores, overlaps: Sequence[Sequence[Overlap]]) -> dict[str, Any]:
-    """Return `intervals` (what was drawn, in words), `per_image`, `pooled`, `lesions`, `columns_left_out` and `strata`.
+@dataclass(frozen=True)
+class ScoredData:
+    """The cases that were scored."""
 
-    `scores` are those of `as_columns`; `overlaps` the pixel counts of each case and class on the same grid, of which
-    the pooled figures are made. Every case counts in every figure.
-    """
-    bootstrap = Bootstrap([case.group for case in cases])
-    # means over the classes are no numbers of lesions; sums are
-    counted = {
-        name: np.rint(values * len(overlaps[0])) for name, values in scores.items() if name.startswith("lesions")
-    }
-    named = {
-        name: values
-        for name, values in scores.items()
-        if not name.startswith(_COUNTS) and not name.startswith("area_l") and not name.startswith("area_r")
-    }
-    quartiles = [name for name in _QUARTILES if name in named]
-    return {
-        "intervals": bootstrap.unit,
-        "per_image": summarise_scores(named, bootstrap, quantiles=quartiles),
-        "pooled": pooled(overlaps, bootstrap),
-        "lesions": _lesions(counted),
-        "columns_left_out": columns_left_out(cases),
-        "strata": [
-            {
-                "name": stratum.name, "overlapping": stratum.overlapping,
-                "rows": [_stratum_row(label, places, cases, scores) for label, places in stratum.rows],
-            }
-            for stratum in strata(cases, {**scores, **counted})
-        ],
-    }  # fmt: skip
+    root: str
+    split: str
+    num_cases: int
+    caption_table: str = ""
+    fingerprint: str = ""
+    """Checksum of images, reports and masks."""
+    masks: str = ""
+    """Checksum of the masks alone."""
+    num_groups: int | None = None
+    num_without_report: int = 0
 
 
-def pooled(overlaps: Sequence[Sequence[Overlap]], bootstrap: Bootstrap) -> dict[str, dict[str, float | None]]:
-    """Return Dice and IoU of all pixels together with intervals; of several classes the mean over the classes."""
-    counts = np.array([[(own.intersection, own.prediction, own.target) for own in case] for case in overlaps], float)
-    inside, predicted, true = np.moveaxis(counts, 2, 0)
-    found = {}
-    for name, parts, wholes in (
-        ("dice", 2 * inside, predicted + true),
-        ("iou", inside, predicted + true - inside),
-    ):
-        found[name] = bootstrap.mean_of_ratios(parts, wholes).as_dict()
-    return found
+@dataclass(frozen=True)
+class GivenReports:
+    """The reports that the network was given."""
+
+    kind: str
+    """The name of the perturbation, "right" for each case's own report."""
+    given: str
+    """In words."""
+    seed: int | None = None
+    """Where the perturbation is drawn."""
+    trust: float | None = None
+    """Of a network that reads images itself."""
+
+    @property
+    def words(self) -> str:
+        """Return which reports were given, and with which trust if the network has one."""
+        return self.given if self.trust is None or self.kind == "none" else f"{self.given}, trust {self.trust:g}"
 
 
-def _lesions(scores: Scores) -> dict[str, Any]:
-    """Return how many lesions there are, and how many are missed, by size."""
-    return {
-        name: {
-            "min_fraction_of_image": minimum,
-            "lesions": int(scores[f"lesions_target_{name}"].sum()),
-            "missed": int(scores[f"lesions_missed_{name}"].sum()),
-        }
-        for name, minimum in LESION_SIZES.items()
-    }
+@dataclass(frozen=True)
+class Unit:
+    """The unit of lengths."""
+
+    length: str
+    """mm or pixel."""
+    source: str = key("from")
+    """In words."""
 
 
-def _stratum_row(label: str, places: NDArray[np.intp], cases: Sequence[Case], scores: Scores) -> dict[str, Any]:
-    bootstrap = Bootstrap([cases[place].group for place in places])
-    means = bootstrap.means(np.stack([scores[name][places] for name in ("dice", "iou")], axis=1))
-    return {
-        "label": label, "num_cases": len(places), "num_groups": bootstrap.num_groups,
-        **{name: mean.as_dict() for name, mean in zip(("dice", "iou"), means, strict=True)},
-    }  # fmt: skip
+@dataclass(frozen=True)
+class ClassScores:
+    """Dice and IoU from 0 to 1, per image and pooled, and how many images are special."""
+
+    num_cases: int
+    dice_per_image: float
+    iou_per_image: float
+    dice_pooled: float
+    iou_pooled: float
+    num_empty_masks: int
+    num_false_positives: int
+    num_missed_lesions: int
+
+
+@dataclass(frozen=True)
+class ProtocolScores(ClassScores):
+    """The scores of one resolution and protocol, averaged over the classes."""
+
+    resolution: str
+    protocol: str
+    classes: tuple[ClassScores, ...] = ()
+    """Of each, where there are several."""
+
+
+@dataclass(frozen=True)
+class ScoreStatistics(Estimate):
+    """The mean of a score over images with its interval, of some also median and quartiles."""
+
+    median: Estimate | None = None
+    lower_quartile: Estimate | None = None
+    upper_quartile: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class LesionsOfSize:
+    """How many lesions of one size there are, and how many were missed."""
+
+    min_fraction_of_image: float
+    lesions: int
+    missed: int
+
+
+@dataclass(frozen=True)
+class SubgroupScores:
+    """The scores of one subgroup."""
+
+    label: str
+    num_cases: int
+    num_groups: int
+    dice: Estimate
+    iou: Estimate
+
+
+@dataclass(frozen=True)
+class SubgroupTable:
+    """One way to divide the cases into subgroups."""
+
+    name: str
+    overlapping: bool
+    rows: tuple[SubgroupScores, ...]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Means over cases with 95 % confidence intervals, pooled scores, lesions and subgroups."""
+
+    intervals: str
+    """What is drawn by the bootstrap, in words."""
+    per_image: dict[str, ScoreStatistics]
+    pooled: dict[str, Estimate]
+    lesions: dict[str, LesionsOfSize]
+    columns_left_out: tuple[str, ...]
+    """Columns of the data's table that make no subgroups."""
+    subgroups: tuple[SubgroupTable, ...]
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """The pixels of one range of probability."""
+
+    num_pixels: int
+    mean_probability: float | None
+    lesion_fraction: float | None
+    lower: float = key("from")
+    upper: float = key("to")
+
+
+@dataclass(frozen=True)
+class PixelSummary:
+    """Calibration over pixels."""
+
+    num_pixels: int
+    ece: float
+    ece_foreground: float | None
+    brier: float
+    reliability: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True)
+class AreaGroup:
+    """Cases of about the same expected area."""
+
+    num_cases: int
+    expected: float
+    true: float
+
+
+@dataclass(frozen=True)
+class AreaSummary:
+    """Expected against true area, as fractions of the image."""
+
+    mean_absolute_gap: float
+    mean_difference: float
+    groups: tuple[AreaGroup, ...]
+
+
+@dataclass(frozen=True)
+class CoverageCurve:
+    """Mean Dice of the cases that are kept."""
+
+    coverage: tuple[float, ...]
+    dice: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LeastCertain:
+    """The least certain tenth of the cases."""
+
+    num_cases: int
+    coverage: float
+    threshold: float
+    dice_kept: float
+    dice_doubtful: float
+
+
+@dataclass(frozen=True)
+class ConfidenceSummary:
+    """How the estimated Dice of cases ranks their Dice."""
+
+    mean: float
+    mean_dice: float
+    spearman: float | None
+    risk_area: float
+    risk_area_ideal: float
+    risk_area_random: float
+    curve: CoverageCurve
+    doubtful: LeastCertain
+
+
+@dataclass(frozen=True)
+class CalibrationSummary:
+    """Whether the probabilities can be believed."""
+
+    num_cases: int
+    calibrated: bool
+    temperature: float | None
+    offset: float | None
+    pixels: PixelSummary
+    area: AreaSummary
+    confidence: ConfidenceSummary | None
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FindingScores:
+    """How well one finding is read off images, and what the majority guess reaches."""
+
+    accuracy: float
+    majority: float
+    auc: float | None = None
+    values: tuple[str, ...] = ()
+    mean_absolute_error: float | None = None
+    within_one: float | None = None
+    counted_up_to: int | None = None
+
+
+@dataclass(frozen=True)
+class FindingsSummary:
+    """How well a network that reads images itself finds what the reports say."""
+
+    num_images: int
+    zones: dict[str, FindingScores]
+    zones_mean: FindingScores | None = None
+    side: FindingScores | None = None
+    number: FindingScores | None = None
+
+
+@dataclass(frozen=True)
+class PairedEstimate(Estimate):
+    """A paired difference with its p values."""
+
+    permutation_p: float
+    wilcoxon_p: float
+
+
+@dataclass(frozen=True)
+class ReportChange:
+    """The scores where every case is given a changed report."""
+
+    name: str
+    title: str
+    is_wrong: bool
+    num_changed: int
+    """Cases for which the network was given other text than their own."""
+    dice: Estimate
+    iou: Estimate
+    dice_pooled: Estimate
+    difference_to_right: PairedEstimate | None
+    excluded_lungs: Estimate | None
+    """Fraction of the predicted area in lungs that the given report excludes; None where no report excludes any."""
+    excluded_zones: Estimate | None
+    wrong_lungs: Estimate | None
+    """The same for the lungs that the right report excludes."""
+    permutation_p_holm: float | None = None
+
+
+@dataclass(frozen=True)
+class HeadlineScore(Estimate):
+    """A number to quote."""
+
+    name: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Masks that do not depend on the image, and by how much the network is better."""
+
+    name: str
+    title: str
+    num_training_images: int
+    dice: Estimate
+    iou: Estimate
+    difference: PairedEstimate
+    """Of Dice, the network less the baseline."""
+    compared_with: str
+    """What the network was given, in words."""
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A sentence on the results."""
+
+    text: str
+    warning: bool
+
+
+@dataclass(frozen=True)
+class TextAudit:
+    """What correct, altered and missing reports do."""
+
+    seed: int
+    constant_report: str | None = None
+    changes: tuple[ReportChange, ...] = ()
+    headline: tuple[HeadlineScore, ...] = ()
+    baselines: tuple[Baseline, ...] = ()
+    remarks: tuple[Remark, ...] = ()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything that an evaluation found but the scores of each case."""
+
+    model: ScoredModel
+    data: ScoredData
+    text: GivenReports
+    scores: tuple[ProtocolScores, ...]
+    """The first is that of the original resolution by the corrected protocol."""
+    unit: Unit
+    statistics: Statistics
+    threshold: float = 0.5
+    class_names: tuple[str, ...] = ()
+    calibration: CalibrationSummary | None = None
+    predicted_findings: FindingsSummary | None = None
+    audit: TextAudit | None = None
+    settings: str = ""
+    """Of the model, as TOML."""
+    loss_curves: str | None = None
+    """The log whose curves the results page shows."""
+    software: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the content of `summary.json`."""
+        return dict(to_plain(self))

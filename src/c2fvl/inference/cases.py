@@ -1,6 +1,7 @@
-"""Networks on the cases of a data set: probability maps, and the overlap of each case on each grid."""
+"""A network on the cases of a data set: the probabilities of each case, and their overlap with its mask."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from c2fvl.data.transforms import resize_mask
 from c2fvl.inference.compute import Compute
 from c2fvl.inference.masks import THRESHOLD, to_labels, to_original
 from c2fvl.inference.torch_engine import infer, probabilities
-from c2fvl.metrics.overlap import Overlap, overlap
+from c2fvl.metrics.overlap import Overlap, dice, overlap
 from c2fvl.models import Output
 from c2fvl.models.output import Loss
 from c2fvl.models.registry import num_classes
@@ -37,9 +38,9 @@ class CaseScore:
     classes: tuple[dict[Scoring, Overlap], ...]
     """For each class but the background, by scoring."""
     loss: float | None
-    """Of this film alone, so that it does not depend on its neighbours in the batch."""
+    """Of this image alone, so that it does not depend on the others in the batch."""
     details: tuple[dict[str, float], ...] = ()
-    """For each class but the background, every score of `metrics.score_case` on the film's own grid, if asked for."""
+    """For each class but the background, every score of `metrics.score_case` at the original resolution, if asked."""
 
     @property
     def overlaps(self) -> dict[Scoring, Overlap]:
@@ -47,21 +48,43 @@ class CaseScore:
         (lesion,) = self.classes
         return lesion
 
+    @property
+    def dice(self) -> float:
+        """Return the Dice at the original resolution by the corrected protocol, averaged over the classes."""
+        return float(np.mean([dice(of_class[ORIGINAL]) for of_class in self.classes]))
+
 
 @dataclass(frozen=True)
 class CasePrediction:
-    """One film's probabilities."""
+    """The probabilities of one case."""
 
     id: str
     index: int
-    """Its place in the data set."""
+    """In the data set."""
     probability: np.ndarray
-    """Of the lesion (S, S), or of three classes and more (C, S, S), float32, on the network's grid."""
+    """Of the lesion (S, S), or of three classes and more (C, S, S), float32, at the network's resolution."""
     original_mask: np.ndarray | None
     """(H, W) uint8."""
     loss: float | None
     logits: tuple[np.ndarray, ...] = ()
-    """What the network read off the film, in the order of `reading.LOGITS`."""
+    """The findings that the network reads off the image, in the order of `predicted_findings.LOGITS`."""
+
+    @functools.cached_property
+    def target(self) -> np.ndarray:
+        """Return the true mask (H, W). Raises `ValueError` where there is none."""
+        if self.original_mask is None:
+            raise ValueError(f"{self.id} has no mask, so it cannot be scored")
+        return self.original_mask
+
+    @functools.cached_property
+    def original_probability(self) -> np.ndarray:
+        """Return the probabilities at the resolution of the mask, (H, W) or (C, H, W)."""
+        return to_original(self.probability, self.target.shape)
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """Return the predicted class of each pixel (H, W) uint8 at the resolution of the mask."""
+        return to_labels(self.original_probability)
 
 
 def predict_cases(
@@ -73,7 +96,7 @@ def predict_cases(
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[CasePrediction]:
-    """Yield the prediction of every film of this process's share, in the order of the data set.
+    """Yield the prediction of every case of this process, in the order of the data set.
 
     The network, which lies on the device of `compute`, is put in eval mode for it and left in it. Without a batch size
     it is run image by image.
@@ -81,7 +104,7 @@ def predict_cases(
     network.eval()
     device = torch.device(compute.device)
     batches = EpochBatches(len(dataset), compute.batch_size or 1, rank=rank, world=world)
-    places = [index for batch in batches for _, index in batch]
+    indices = [index for batch in batches for _, index in batch]
     done = 0
     items = iterate_batches(dataset, batches, workers=compute.workers, pin_memory=device.type == "cuda")
     for batch in (batch.to(device) for batch in items):
@@ -92,7 +115,7 @@ def predict_cases(
         for row, name in enumerate(batch.ids):
             yield CasePrediction(
                 id=name,
-                index=places[done + row],
+                index=indices[done + row],
                 probability=probability[row],
                 original_mask=batch.original_masks[row],
                 loss=None if losses is None else losses[row],
@@ -105,26 +128,25 @@ def score_prediction(
     prediction: CasePrediction,
     *,
     scorings: tuple[Scoring, ...] = SCORINGS,
-    threshold: float = THRESHOLD,
     details: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None,
 ) -> CaseScore:
-    """Return the overlap of a prediction with its mask, and `details` of both at the original resolution."""
-    mask = prediction.original_mask
-    if mask is None:
-        raise ValueError(f"{prediction.id} has no mask to be scored against")
-    probability = prediction.probability
+    """Return the overlap of a prediction with its mask, and `details` of both at the original resolution.
+
+    Raises `ValueError` for a case without a mask.
+    """
+    mask, probability = prediction.target, prediction.probability
     size, is_lesion = probability.shape[-1], probability.ndim == 2
     classes: tuple[dict[Scoring, Overlap], ...] = tuple({} for _ in range(1 if is_lesion else len(probability) - 1))
     every: list[dict[str, float]] = []
     for scoring in scorings:
         if scoring == ORIGINAL:
-            found, target = to_labels(to_original(probability, mask.shape), threshold), mask
+            labels, target = prediction.labels, mask
         elif scoring == PUBLISHED and is_lesion:
-            found, target = probability > threshold, resize_mask(mask, size, rule="published")
+            labels, target = probability > THRESHOLD, resize_mask(mask, size, rule="published")
         else:  # several classes are always resized by nearest neighbour
-            found, target = to_labels(probability, threshold), resize_mask(mask, size, rule="exact")
+            labels, target = to_labels(probability), resize_mask(mask, size, rule="exact")
         for number, overlaps in enumerate(classes, start=1):
-            pair = (found, target) if is_lesion else (found == number, target == number)
+            pair = (labels, target) if is_lesion else (labels == number, target == number)
             overlaps[scoring] = overlap(*pair)
             if scoring == ORIGINAL and details is not None:
                 every.append(details(*pair))

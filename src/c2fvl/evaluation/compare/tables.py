@@ -1,4 +1,4 @@
-"""The table of a comparison for the terminal and for files: csv, Markdown, LaTeX and JSON."""
+"""The table of a comparison for the terminal and for csv, Markdown, LaTeX and JSON files."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -8,8 +8,8 @@ from typing import Any
 from c2fvl.evaluation.compare.compare import SCORES, Comparison, Entry, show
 from c2fvl.evaluation.pages.markdown import escape
 from c2fvl.evaluation.pages.markdown import table as markdown_table
-from c2fvl.evaluation.pages.page import show as show_estimate
-from c2fvl.evaluation.pages.page import show_p
+from c2fvl.evaluation.pages.rows import show as show_estimate
+from c2fvl.evaluation.pages.rows import show_p
 from c2fvl.files import storage
 from c2fvl.files.tables import write_cells
 
@@ -39,14 +39,14 @@ def _cell(column: str, entry: Entry) -> str:
     return shown if interval is None else f"{shown} ({interval[0]:.2f} to {interval[1]:.2f})"
 
 
-DIFFERENCE_HEADER = ("first", "less second", "Dice, points", "p permutation", "p Wilcoxon", "IoU, points")
+DIFFERENCE_HEADER = ("A", "B", "A − B, Dice, points", "p permutation", "p Wilcoxon", "A − B, IoU, points")
 
 
 def difference_rows(comparison: Comparison) -> list[list[str]]:
     """Return the paired differences as text, by `DIFFERENCE_HEADER`; p values as corrected."""
     found = []
     for pair in comparison.differences:
-        dice, iou = (show_estimate(pair.differences[name].mean.as_dict(), fraction=True) for name in ("dice", "iou"))
+        dice, iou = (show_estimate(pair.differences[name].mean, fraction=True) for name in ("dice", "iou"))
         probabilities = [show_p(held["dice"]) for held in (pair.permutation_holm, pair.wilcoxon_holm)]
         found.append([pair.first, pair.second, dice, *probabilities, iou])
     return found
@@ -151,7 +151,7 @@ def write(comparison: Comparison, out: Path | str) -> list[Path]:
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}", "−": "$-$", "^": r"\textasciicircum{}",
 }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
-"""Charts of scores and runs, each one SVG element that shows on light and on dark ground and in print.
+"""Charts of scores and runs: each one SVG element, readable on light and dark ground and in print.
 
-Colours are those of `visualize`, from the palette of Okabe and Ito; lines of text take the page's own colour.
+Colours are those of `data.pictures`, from the palette of Okabe and Ito; lines of text take the page's own colour.
 """
 
 import io
@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from c2fvl.evaluation.summary import ReliabilityBin
+from c2fvl.metrics.intervals import Estimate
+
 _BLUE, _VERMILLION, _GREEN, _ORANGE, _GREY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#888888"
 LONGEST_LABEL = 48
 """Characters of a row's title; tables hold the whole of it."""
 _INK = "#010203"  # stands for the page's colour of text
-
-Interval = Mapping[str, float | None]
-"""`value`, `low` and `high`, as `statistics.Estimate.as_dict`."""
 
 
 def curves(history: Sequence[Mapping[str, Any]]) -> str:
@@ -40,26 +40,26 @@ def curves(history: Sequence[Mapping[str, Any]]) -> str:
 
 
 def dots(
-    rows: Sequence[tuple[str, Interval]], *, name: str, label: str, width: float = 9, reference: int | None = None
+    rows: Sequence[tuple[str, Estimate]], *, name: str, label: str, width: float = 9, reference: int | None = None
 ) -> str:
-    """Return a dot with its interval for each row, from top to bottom; values are shares, shown in per cent.
+    """Return a dot with its interval for each row, from top to bottom; values are fractions, shown in per cent.
 
     `width` is in inches; `reference` is the row whose value is drawn through all.
     """
     figure, (axes,) = _figure(name, (width, 0.9 + 0.32 * len(rows)))
     for place, (_, estimate) in enumerate(rows):
-        value, low, high = (None if estimate[key] is None else 100 * estimate[key] for key in ("value", "low", "high"))  # type: ignore[operator]
-        if low is not None and high is not None:
+        value, shown = 100 * estimate.value, f"{100 * estimate.value:.1f}"
+        if estimate.low is not None and estimate.high is not None:
+            low, high = 100 * estimate.low, 100 * estimate.high
             axes.plot([low, high], [place, place], color=_BLUE, lw=2, solid_capstyle="butt")
+            shown += f" ({low:.1f} to {high:.1f})"
         axes.plot([value], [place], "o", color=_BLUE, ms=6)
-        shown = f"{value:.1f}" if low is None else f"{value:.1f} ({low:.1f} to {high:.1f})"
         axes.annotate(
             shown, (1.0, place), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
             va="center", color=_INK, fontsize=9,
         )  # fmt: skip
     if reference is not None:
-        value = rows[reference][1]["value"]
-        axes.axvline(100 * (value or 0.0), color=_GREY, lw=1, ls="--")
+        axes.axvline(100 * rows[reference][1].value, color=_GREY, lw=1, ls="--")
     axes.set(
         xlabel=label,
         yticks=range(len(rows)),
@@ -77,56 +77,49 @@ def cases_by_size(dice: Sequence[float], area: Sequence[float], *, unit: str) ->
     figure, (axes,) = _figure("cases", (9, 3.6))
     filled = sizes > 0
     minimum = sizes[filled].min() / 2 if filled.any() else 1.0
-    axes.scatter(sizes[filled], found[filled], s=14, alpha=0.5, color=_BLUE, linewidths=0, label="films with lesion")
+    axes.scatter(sizes[filled], found[filled], s=14, alpha=0.5, color=_BLUE, linewidths=0, label="images with a lesion")
     if not filled.all():
         left = np.full((~filled).sum(), minimum)
-        axes.scatter(left, found[~filled], s=30, marker="<", color=_VERMILLION, label="films without, of no area")
+        axes.scatter(left, found[~filled], s=30, marker="<", color=_VERMILLION, label="images without")
         axes.legend(labelcolor=_INK, frameon=False)
     axes.set(
-        xscale="log", xlabel=f"area of the lesion, {unit} (logarithmic)", ylabel="Dice of the film", ylim=(-0.03, 1.03)
+        xscale="log", xlabel=f"area of the lesion, {unit} (logarithmic)", ylabel="Dice of the image", ylim=(-0.03, 1.03)
     )
     _plain_numbers(axes.xaxis)
     return _svg(figure, "cases")
 
 
-def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
-    """Return the share of lesion among pixels by their probability, and how many pixels there are of each.
-
-    Each bin holds `mean_probability`, `lesion_fraction` and `num_pixels`; empty bins are passed over.
-    """
-    filled = [row for row in bins if row["num_pixels"]]
+def reliability(bins: Sequence[ReliabilityBin]) -> str:
+    """Return the fraction of lesion among pixels by their probability, and how many pixels there are of each."""
+    filled = [row for row in bins if row.num_pixels]
     figure, (curve, counts) = _figure("reliability", (9, 3.6), columns=2)
     curve.plot([0, 1], [0, 1], color=_GREY, lw=1, ls="--")
-    curve.plot(
-        [row["mean_probability"] for row in filled], [row["lesion_fraction"] for row in filled], "o-", color=_BLUE, ms=4
-    )
+    probabilities = [row.mean_probability for row in filled]
+    curve.plot(probabilities, [row.lesion_fraction for row in filled], "o-", color=_BLUE, ms=4)
     curve.set(
-        xlabel="probability (dashed: as it should be)",
-        ylabel="share of lesion among these pixels",
+        xlabel="probability (dashed: ideal)",
+        ylabel="fraction of lesion among these pixels",
         xlim=(0, 1),
         ylim=(0, 1),
     )
-    places = [row["mean_probability"] for row in filled]
-    counts.bar(places, [row["num_pixels"] for row in filled], width=0.05, color=_BLUE)
+    counts.bar(probabilities, [row.num_pixels for row in filled], width=0.05, color=_BLUE)
     counts.set(yscale="log", xlabel="probability", ylabel="pixels (logarithmic)", xlim=(0, 1))
     _plain_numbers(counts.yaxis)
     return _svg(figure, "reliability")
 
 
-def risk_coverage(coverage: Sequence[float], dice: Sequence[float], ideal: Sequence[float] | None = None) -> str:
-    """Return the mean Dice of the films that are kept when the least confident are given to a person."""
+def risk_coverage(coverage: Sequence[float], dice: Sequence[float]) -> str:
+    """Return the mean Dice of the images that are kept when a reader takes over the least certain ones."""
     figure, (axes,) = _figure("risk", (9, 3.2))
-    if ideal is not None:
-        axes.plot(np.multiply(coverage, 100), ideal, color=_GREY, ls="--", label="if the worst films were known")
-    axes.plot(np.multiply(coverage, 100), dice, color=_BLUE, label="by the network's own confidence")
-    axes.axhline(dice[-1], color=_ORANGE, lw=1, label="all films")
-    axes.set(xlabel="films kept, % (the most confident first)", ylabel="their mean Dice")
+    axes.plot(np.multiply(coverage, 100), dice, color=_BLUE, label="by estimated Dice")
+    axes.axhline(dice[-1], color=_ORANGE, lw=1, label="all images")
+    axes.set(xlabel="images kept, % (the most certain first)", ylabel="their mean Dice")
     axes.legend(labelcolor=_INK, frameon=False)
     return _svg(figure, "risk")
 
 
 def _figure(name: str, size: tuple[float, float], *, columns: int = 1) -> tuple[Any, Any]:
-    import matplotlib as mpl  # half a second that who predicts a film need not wait for
+    import matplotlib as mpl  # takes half a second to load
     from matplotlib.figure import Figure
 
     with mpl.rc_context(_style(name)):

@@ -14,3 +14,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int 
     """Return the lines of a table, its last `numbers` columns to the right; cells are escaped already."""
     rule = ["---"] * (len(header) - numbers) + ["---:"] * numbers
     return ["| " + " | ".join(cells) + " |" for cells in (header, rule, *rows)]
+
+
+def escaped_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0) -> list[str]:
+    """Return the lines of a table as `table` does, with all cells escaped."""
+    return table(header, [[escape(cell) for cell in row] for row in rows], numbers=numbers)

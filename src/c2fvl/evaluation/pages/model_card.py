@@ -10,20 +10,23 @@ from c2fvl.checkpoints.small_files import read_metrics, read_small_files
 from c2fvl.config import Config
 from c2fvl.config_files import to_toml
 from c2fvl.data.perturbations import perturbations
-from c2fvl.evaluation.pages.markdown import escape, table
-from c2fvl.evaluation.pages.page import findings_rows, given, show
+from c2fvl.evaluation.evaluation_folder import EvaluationFolder, OtherVersionError
+from c2fvl.evaluation.pages.markdown import escape, escaped_table, table
+from c2fvl.evaluation.pages.rows import audit_table, findings_table, show, trust_table
+from c2fvl.evaluation.summary import Summary
 from c2fvl.files import storage
+from c2fvl.metrics.intervals import Estimate
 from c2fvl.models.registry import find_network
 
 _MADE = "<!-- Made by `c2fvl card`; run it again after a new evaluation. -->"
 _READS = {
     "none": "no text",
-    "findings": "the film first, then reports, as side, number of areas and six zones, each known or not",
-    "attributes": "reports, as side, number of areas and six zones",
+    "findings": "the image first, then reports, as side, number of lesions and six zones, each known or not",
+    "attributes": "reports, as side, number of lesions and six zones",
     "words": "reports, as a sentence of learned words",
     "sentence": "reports, as a sentence that a language model encodes",
 }
-_NOT_TOLD = "not told"
+_UNKNOWN = "unknown"
 
 
 def write_card(
@@ -48,24 +51,29 @@ def write_card(
         raise ValueError(f"{card} was not made by this program and is not overwritten; move it, or give --replace")
     config, metrics = parse_settings(folder), read_metrics(folder)
     beside = folder.parent if folder.name == "best" else folder
-    found = sorted(beside.glob("evaluation-*/*/summary.json")) + [Path(place) / "summary.json" for place in evaluations]
-    summaries: list[tuple[Path, dict[str, Any]]] = []
-    strangers: list[tuple[Path, dict[str, Any]]] = []
-    for file in dict.fromkeys(found):
-        summary = _read_json(file)
-        same = summary.get("model", {}).get("weights_sha256") == metrics.get("weights_sha256")
-        (summaries if same and "figures" in summary else strangers).append((file, summary))
-    scored = [summary for _, summary in summaries]
+    folders = [*EvaluationFolder.beside(folder), *(EvaluationFolder(Path(path)) for path in evaluations)]
+    summaries: list[Summary] = []
+    left_out: list[Path] = []
+    for evaluation in dict.fromkeys(folders):
+        try:
+            summary = evaluation.read_summary()
+        except OtherVersionError:
+            left_out.append(evaluation.path)
+            continue
+        if summary.model.weights_sha256 == metrics.get("weights_sha256"):
+            summaries.append(summary)
+        else:
+            left_out.append(evaluation.path)
     environment = _read_json(beside / "environment.json") if (beside / "environment.json").is_file() else {}
     lines = [
         "---", "library_name: c2fvl", "pipeline_tag: image-segmentation", "tags: [medical-imaging, text-guided]", "---",
         "", _MADE, "", f"# {escape(config.preset or config.model.name)}", "",
         "**Research use, not for diagnosis.** No clinic has tested it, no authority has approved it.", "",
         *_what(config, metrics), *_data(config, environment, data, text_version, licence),
-        *_recipe(config, environment, beside), *_scores(scored), *_audits(scored),
+        *_recipe(config, environment, beside), *_scores(summaries), *_audits(summaries),
         *_trust(folder, metrics.get("weights_sha256")),
-        *_readings(scored), *_calibration(scored),
-        *_limits(scored, [file.parent for file, _ in strangers], familiar=(folder / OOD_DETECTOR).is_file()),
+        *_findings(summaries), *_calibration(summaries),
+        *_limits(summaries, left_out, has_detector=(folder / OOD_DETECTOR).is_file()),
         "## Every setting", "", "```toml", *to_toml(config).strip().splitlines(), "```", "",
     ]  # fmt: skip
     storage.write_text(card, "\n".join(lines))
@@ -73,8 +81,6 @@ def write_card(
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no {file}; name a folder that `c2fvl evaluate` or `c2fvl audit` wrote")
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
@@ -86,13 +92,13 @@ def _what(config: Config, metrics: Mapping[str, Any]) -> list[str]:
     weights = metrics.get("weights_sha256")
     lines = [
         f"The network `{config.model.name}` ({escape(entry.citation)}) at {size} × {size} pixels. It reads "
-        f"{_READS.get(config.data.text, config.data.text)}. Left and right are those of the picture, the viewer's.",
+        f"{_READS.get(config.data.text, config.data.text)}. Left and right are those of the image.",
         "",
         "```sh",
-        'c2fvl predict FILM.png --model THIS_FOLDER --report "Unilateral pulmonary infection, one infected area, upper '
-        'left lung." --out masks'
+        'c2fvl predict IMAGE.png --model THIS_FOLDER --report "Unilateral pulmonary infection, one infected area, '
+        'upper left lung." --out masks'
         if config.data.text != "none"
-        else "c2fvl predict FILM.png --model THIS_FOLDER --out masks",
+        else "c2fvl predict IMAGE.png --model THIS_FOLDER --out masks",
         "```",
         "",
     ]
@@ -106,13 +112,13 @@ def _what(config: Config, metrics: Mapping[str, Any]) -> list[str]:
 def _data(config: Config, environment: Mapping[str, Any], data: str, text_version: str, licence: str) -> list[str]:
     counts = ""
     if "num_train" in environment:
-        counts = f", {environment['num_train']} films to train on and {environment['num_val']} to validate on"
+        counts = f", {environment['num_train']} for training and {environment['num_val']} for validation"
     table_name = config.data.table or "the split's own"
     return [
         "## Data", "",
-        f"- Films: {escape(data or Path(config.data.root).name or _NOT_TOLD)}{counts}",
-        f"- Licence of the films: {escape(licence) if licence else f'{_NOT_TOLD}; ask whoever published them'}",
-        f"- Reports: caption table {escape(table_name)}, version {escape(text_version) if text_version else _NOT_TOLD}",
+        f"- Images: {escape(data or Path(config.data.root).name or _UNKNOWN)}{counts}",
+        f"- Licence of the images: {escape(licence) if licence else f'{_UNKNOWN}; ask whoever published them'}",
+        f"- Reports: caption table {escape(table_name)}, version {escape(text_version) if text_version else _UNKNOWN}",
         "",
     ]  # fmt: skip
 
@@ -120,7 +126,7 @@ def _data(config: Config, environment: Mapping[str, Any], data: str, text_versio
 def _recipe(config: Config, environment: Mapping[str, Any], run: Path) -> list[str]:
     lines = ["## Training", ""]
     if not environment:
-        return [*lines, "Not trained by this program, or its run folder is not at hand.", ""]
+        return [*lines, "Not trained by this program, or its run folder is missing.", ""]
     command = " ".join(str(word) for word in environment.get("command", [])).replace("`", "'")
     log = run / "log.jsonl"
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
@@ -132,7 +138,7 @@ def _recipe(config: Config, environment: Mapping[str, Any], run: Path) -> list[s
         f"- Recipe: preset {escape(config.preset or 'none')}, seed {config.train.seed}, {len(rows)} epochs in "
         f"{minutes:.0f} minutes",
         f"- Command: `{command}`",
-        *_beginning(environment.get("begun_from")),
+        *_initial_weights(environment.get("begun_from")),
         f"- Machine: {escape(machine)}; {environment.get('threads', '?')} threads",
         f"- Versions: c2fvl {environment.get('c2fvl')}{commit}, torch {environment.get('torch')}, Python "
         f"{environment.get('python')}",
@@ -140,144 +146,132 @@ def _recipe(config: Config, environment: Mapping[str, Any], run: Path) -> list[s
     ]
 
 
-def _beginning(begun_from: Mapping[str, str] | None) -> list[str]:
+def _initial_weights(begun_from: Mapping[str, str] | None) -> list[str]:
     if begun_from is None:
         return []
-    return [f"- Begun from: `{begun_from['setting']}`, a file of the SHA-256 `{begun_from['sha256']}`"]
+    return [f"- Initial weights: `{begun_from['setting']}`, a file with the SHA-256 `{begun_from['sha256']}`"]
 
 
-def _scores(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = ["## Figures", ""]
+def _scores(summaries: Sequence[Summary]) -> list[str]:
+    lines = ["## Scores", ""]
     if not summaries:
         return [*lines, "Not scored yet: run `c2fvl evaluate` or `c2fvl audit`, then `c2fvl card` again.", ""]
     rows = []
     for summary in summaries:
-        figures, data = summary["figures"], summary["data"]
-        scores = [figures[kind][name] for kind in ("per_image", "pooled") for name in ("dice", "iou")]
+        statistics, data = summary.statistics, summary.data
+        scores = [of[name] for of in (statistics.per_image, statistics.pooled) for name in ("dice", "iou")]
         rows.append(
-            [f"{escape(Path(data['root']).name)}, {escape(data['split'])}", escape(given(summary))]
-            + [show(score, fraction=True) for score in scores] + [str(data["num_cases"])]
+            [f"{Path(data.root).name}, {data.split}", summary.text.words]
+            + [show(score, fraction=True) for score in scores] + [str(data.num_cases)]
         )  # fmt: skip
-    header = ["part", "report given", "Dice per image", "IoU per image", "Dice pooled", "IoU pooled", "films"]
+    header = ["split", "report given", "Dice per image", "IoU per image", "Dice pooled", "IoU pooled", "images"]
     return [
-        *lines, *table(header, rows, numbers=5), "",
-        "In %, on the films' own grid by the corrected rule; per image and pooled are not to be compared. "
-        "In brackets 95 % intervals by bootstrap over patients or studies where they are known, over films else; none "
-        "for one film. Captions of QaTa-COV19 and MosMedData+ were made from the masks: a score with a film's own "
-        "report is an oracle's.", "",
+        *lines, *escaped_table(header, rows, numbers=5), "",
+        "In %, at the original resolution by the corrected protocol. Scores per image and pooled scores cannot be "
+        "compared with each other. In brackets 95 % confidence intervals by bootstrap over patients or studies where "
+        "they are known, otherwise over images; none for one image. Captions of QaTa-COV19 and MosMedData+ were made "
+        "from the masks: a score with an image's own report is that of an oracle report.", "",
     ]  # fmt: skip
 
 
-def _audits(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+def _audits(summaries: Sequence[Summary]) -> list[str]:
     lines: list[str] = []
     for summary in summaries:
-        audit = summary.get("audit")
-        if audit is None:
+        if summary.audit is None:
             continue
-        trust = summary["text"].get("trust")
+        trust = summary.text.trust
         at = "" if trust is None else f", at trust {trust:g}"
-        lines += [f"## What the text does, {escape(summary['data']['split'])} part{at}", ""]
-        lines += [f"- {escape(line['text'])}" for line in audit["words"]] + [""]
-        rows = [
-            [escape(row["title"]), show(row["dice"], fraction=True), show(row["difference_to_right"], fraction=True),
-             show(row["wrong_lungs"], fraction=True)]
-            for row in audit["changes"]
-        ]  # fmt: skip
-        header = ["report given", "Dice per image, %", "less its own report, points", "in lungs without infection, %"]
-        lines += [*table(header, rows, numbers=3), ""] if rows else []
-    return lines or ["## What the text does", "", "Not audited yet: run `c2fvl audit`, then `c2fvl card` again.", ""]
+        lines += [f"## Effect of the report, {escape(summary.data.split)} split{at}", ""]
+        lines += [f"- {escape(remark.text)}" for remark in summary.audit.remarks] + [""]
+        if summary.audit.changes:
+            lines += [*escaped_table(*audit_table(summary.audit), numbers=3), ""]
+    return lines or ["## Effect of the report", "", "Not audited yet: run `c2fvl audit`, then `c2fvl card` again.", ""]
 
 
 def _trust(folder: Path, weights_sha256: str | None) -> list[str]:
     files = read_small_files(folder, weights_sha256)
     files.require(TRUST_CURVE)
-    found = files.trust_curve
-    if found is None:
+    curve = files.trust_curve
+    if curve is None:
         return []
-    wrong = list(found["points"][0]["harm"])
-    rows = [
-        [f"{point['trust']:g}{' (default)' if point['trust'] == found['default'] else ''}"]
-        + [show(point[name], fraction=True) for name in ("right", *wrong)]
-        + ["–" if point["benefit_kept"] is None else f"{100 * point['benefit_kept']:.0f}"]
-        for point in found["points"]
-    ]
-    measured, titles = found["measured_on"], {change.name: change.title for change in perturbations(None)}
-    bounds = ", ".join(f"{titles[name]} {maximum:g}" for name, maximum in found["max_harm"].items())
-    return [
+    measured, titles = curve["measured_on"], {change.name: change.title for change in perturbations(None)}
+    bounds = ", ".join(f"{titles[name]} {maximum:g}" for name, maximum in curve["max_harm"].items())
+    lines = [
         "## Trust in reports", "",
-        f"Dice per image, %, {measured['num_cases']} films of the {escape(measured['split'])} part; without a report "
-        f"{show(found['none'], fraction=True)}. The default is the highest trust at which a wrong report costs at most "
-        f"so many points: {bounds}. The gain kept is that of the right report, against trust 1.", "",
-        *table(["fit-trust", "right report", *(titles[name] for name in wrong), "gain kept, %"], rows, numbers=5), "",
-        *_held_out(found, titles),
+        f"Dice per image, %, {measured['num_cases']} images of the {escape(measured['split'])} split; without a report "
+        f"{_show(curve['none'])}. The default is the highest trust at which a wrong report costs at most so many "
+        f"points: {bounds}. The benefit kept is that of the right report, against trust 1.", "",
+        *table(*trust_table(curve, titles), numbers=6), "",
     ]  # fmt: skip
+    held_out = curve.get("held_out")
+    if held_out is not None:
+        costs = ", ".join(f"{titles[name]} {_show(cost)}" for name, cost in held_out["harm"].items())
+        kept = held_out["benefit_kept"]
+        lines += [
+            f"Chosen on half of the patients ({' and '.join(f'{trust:g}' for trust in held_out['defaults'])}) and "
+            f"scored on the other half: the right report {_show(held_out['right'])}"
+            f"{'' if kept is None else f', {100 * kept:.0f} % of the benefit kept'}; points below no report: {costs}.",
+            "",
+        ]
+    return lines
 
 
-def _held_out(curve: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
-    found = curve.get("held_out")
-    if found is None:
-        return []
-    costs = ", ".join(f"{titles[name]} {show(cost, fraction=True)}" for name, cost in found["harm"].items())
-    kept = "" if found["benefit_kept"] is None else f", {100 * found['benefit_kept']:.0f} % of the gain kept"
-    return [
-        f"Chosen on half of the patients ({' and '.join(f'{trust:g}' for trust in found['defaults'])}) and scored on "
-        f"the other: the right report {show(found['right'], fraction=True)}{kept}; points below no report: {costs}.",
-        "",
-    ]  # fmt: skip
+def _show(estimate: Mapping[str, Any]) -> str:
+    return show(Estimate(**estimate), fraction=True)
 
 
-def _readings(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+def _findings(summaries: Sequence[Summary]) -> list[str]:
     lines: list[str] = []
     for summary in summaries:
-        rows = [
-            [row["name"], "–" if row["auc"] is None else f"{row['auc']:.3f}", f"{100 * row['accuracy']:.1f}",
-             f"{100 * row['majority']:.1f}"]
-            for row in findings_rows(summary.get("reading"))
-        ]  # fmt: skip
-        title = f"## What it reads off films, {escape(summary['data']['split'])} part"
-        if rows and title not in lines:  # it reads the same whatever report it is given
-            header = ["read off the film", "area under the curve", "accuracy, %", "majority guess, %"]
+        header, rows = findings_table(summary.predicted_findings)
+        title = f"## Findings predicted from the image alone, {escape(summary.data.split)} split"
+        if rows and title not in lines:  # they are the same whatever report is given
             lines += [title, "", *table(header, rows, numbers=3), ""]
     return lines
 
 
-def _calibration(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+def _calibration(summaries: Sequence[Summary]) -> list[str]:
     rows = []
     for summary in summaries:
-        found = summary["calibration"]
+        found = summary.calibration
         if found is None:
             continue
-        doubtful = found["confidence"]["doubtful"] if found["confidence"] else None
+        doubtful = found.confidence.doubtful if found.confidence else None
         rows.append([
-            escape(summary["data"]["split"]), escape(given(summary)), "yes" if found["calibrated"] else "no",
-            f"{100 * found['pixels']['ece']:.2f}", f"{found['pixels']['brier']:.4f}",
-            f"{100 * doubtful['dice_doubtful']:.2f} / {100 * doubtful['dice_kept']:.2f}" if doubtful else "–",
+            summary.data.split, summary.text.words, "yes" if found.calibrated else "no",
+            f"{100 * found.pixels.ece:.2f}", f"{found.pixels.brier:.4f}",
+            f"{100 * doubtful.dice_doubtful:.2f} / {100 * doubtful.dice_kept:.2f}" if doubtful else "–",
         ])  # fmt: skip
     if not rows:
         return []
-    header = ["part", "report given", "calibrated", "calibration error, %", "Brier score",
-              "Dice of the doubtful tenth / of the others, %"]  # fmt: skip
-    return ["## Calibration and confidence", "", *table(header, rows, numbers=3), ""]
+    header = ["split", "report given", "calibrated", "calibration error, %", "Brier score",
+              "Dice of the least certain tenth / of the others, %"]  # fmt: skip
+    return ["## Calibration and estimated Dice", "", *escaped_table(header, rows, numbers=3), ""]
 
 
-def _limits(summaries: Sequence[Mapping[str, Any]], strangers: Sequence[Path], *, familiar: bool) -> list[str]:
-    warnings = [line["text"] for summary in summaries for line in summary.get("audit", {}).get("words", ())
-                if line["warning"]]  # fmt: skip
-    missed = [
-        f"{row['missed']} of {row['lesions']} {size} lesions ({summary['data']['split']} part, report given: "
-        f"{given(summary)}) are not found"
+def _limits(summaries: Sequence[Summary], left_out: Sequence[Path], *, has_detector: bool) -> list[str]:
+    warnings = [
+        remark.text
         for summary in summaries
-        for size, row in summary["figures"]["lesions"].items()
-        if row["missed"]
+        if summary.audit is not None
+        for remark in summary.audit.remarks
+        if remark.warning
+    ]
+    missed = [
+        f"{row.missed} of {row.lesions} {size} lesions ({summary.data.split} split, report given: "
+        f"{summary.text.words}) are not found"
+        for summary in summaries
+        for size, row in summary.statistics.lesions.items()
+        if row.missed
     ]
     lines = [
         "## Limits", "",
-        "- It knows films like those it was trained on: other machines, views, ages and diseases were not tried.",
-        "- It draws a mask for whatever it is given, a photograph too"
-        + ("; films unlike those it was trained on are flagged, not all of them." if familiar else "."),
+        "- It was trained on images of one kind: other machines, views, ages and diseases were not tried.",
+        "- It predicts a mask for any image, even a photograph"
+        + ("; many images unlike the training images are flagged, but not all." if has_detector else "."),
         *(f"- {escape(words)}" for words in dict.fromkeys([*warnings, *missed])),
     ]  # fmt: skip
-    if strangers:
-        names = ", ".join(escape(str(place)) for place in strangers)
-        lines.append(f"- Left out, for they are of other weights or of an older program: {names}")
+    if left_out:
+        names = ", ".join(escape(str(path)) for path in left_out)
+        lines.append(f"- Not used here, because they are of other weights or of another version of c2fvl: {names}")
     return [*lines, ""]

@@ -8,7 +8,7 @@ import pytest
 from support.progress import Steps
 
 from c2fvl.data.cases import Case
-from c2fvl.evaluation.blind_masks import MIN_IMAGES, SIDE, fit_blind_masks
+from c2fvl.evaluation.mean_masks import MIN_IMAGES, SIDE, fit_mean_masks
 from c2fvl.files.images import write_labels, write_mask
 from c2fvl.reports.report import Report
 
@@ -62,7 +62,7 @@ def best_cut(groups):
 def test_means_and_cuts_are_those_of_numpy(images):
     cases, masks = images
     progress = Steps()
-    found = fit_blind_masks(cases, "lesion", progress=progress)
+    found = fit_mean_masks(cases, "lesion", progress=progress)
     assert found.num_images == 18
     assert progress.steps == [(number, 18) for number in range(1, 19)]
     assert found.constant == pytest.approx(masks.mean(axis=0), abs=1e-6)
@@ -75,7 +75,7 @@ def test_means_and_cuts_are_those_of_numpy(images):
 
 def test_masks_are_cut_in_the_size_of_the_film(images):
     cases, masks = images
-    found = fit_blind_masks(cases, "lesion")
+    found = fit_mean_masks(cases, "lesion")
     assert (found.constant_mask((SIDE, SIDE)) == (masks.mean(axis=0) >= found.constant_cut - 1e-6)).all()
     assert (found.mask_of(LEFT, (SIDE, SIDE)) == (masks[:7].mean(axis=0) >= found.report_cut - 1e-6)).all()
     for report in (RARE, FREE, None, Report(number=4)):
@@ -96,7 +96,7 @@ def test_the_mask_that_was_chosen_is_the_one_that_is_given(tmp_path):
             mask[-4:, -4:] = 1
             write_mask(tmp_path / f"{on}-{place}.png", mask)
             cases.append(Case(f"{place}", tmp_path / "x.png", tmp_path / f"{on}-{place}.png", LEFT, None))
-        found = fit_blind_masks(cases, "lesion")
+        found = fit_mean_masks(cases, "lesion")
         with_block, without = ((SIDE // 2) ** 2 + 16, 16)
         worth_it = on * 1.0 + (20 - on) * 2 * without / (with_block + without)  # the block drawn
         leave = on * 2 * without / (with_block + without) + (20 - on) * 1.0
@@ -110,7 +110,7 @@ def test_masks_of_any_size_and_of_classes_count_as_lesion(tmp_path):
     labels[:24, :12], labels[24:, 12:] = 1, 2
     write_labels(tmp_path / "classes.png", labels)
     case = Case("a", tmp_path / "x.png", tmp_path / "classes.png", LEFT, None)
-    found = fit_blind_masks([case], "labels")
+    found = fit_mean_masks([case], "labels")
     half = SIDE // 2
     expected = np.zeros((SIDE, SIDE))
     expected[:half, :half] = expected[half:, half:] = 1
@@ -122,9 +122,9 @@ def test_masks_of_any_size_and_of_classes_count_as_lesion(tmp_path):
 def test_films_without_a_mask_do_not_count(images):
     cases, masks = images
     blank = [dataclasses.replace(case, mask=None) for case in cases]
-    found = fit_blind_masks([*cases[:MIN_IMAGES], *blank], "lesion")
+    found = fit_mean_masks([*cases[:MIN_IMAGES], *blank], "lesion")
     assert found.num_images == MIN_IMAGES
     assert found.constant == pytest.approx(masks[:MIN_IMAGES].mean(axis=0), abs=1e-6)
     assert set(found.of_report) == {LEFT}
     with pytest.raises(ValueError, match="no film of the training part has a mask"):
-        fit_blind_masks(blank, "lesion")
+        fit_mean_masks(blank, "lesion")

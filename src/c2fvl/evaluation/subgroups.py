@@ -1,6 +1,6 @@
-"""Parts of a data set by which scores are told apart: size, side, number and place of lesions, columns of its table.
+"""Subgroups of the cases: by size, side, number and zone of the lesions, and by the columns of the data's table.
 
-All but the columns are read off the true masks, never off the reports.
+All but the columns come from the true masks, never from the reports.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from c2fvl.data.cases import STRAY_FRACTION, Case
 from c2fvl.reports.zones import HANDS, ZONES, hand_of, height_of, zones_of
 
-NUM_PARTS = 5
+NUM_FIFTHS = 5
 MAX_LABELS = 12
 _ZONE_NAMES = {zone: f"{height_of(zone)} {hand_of(zone)}" for zone in ZONES}
 
@@ -20,48 +20,48 @@ Rows = tuple[tuple[str, NDArray[np.intp]], ...]
 
 
 @dataclass(frozen=True)
-class Stratum:
-    """One way to part the cases."""
+class Division:
+    """One way to divide the cases into subgroups."""
 
     name: str
     rows: Rows
-    """Label → places of its cases; none is empty."""
+    """Label and indices of its cases; none is empty."""
     overlapping: bool = False
     """Whether a case can be in several rows."""
 
 
-def strata(cases: Sequence[Case], scores: Mapping[str, NDArray[np.float64]]) -> list[Stratum]:
-    """Return every way to part the cases by their `metrics.score_case` scores and by the columns of their table.
+def subgroups(cases: Sequence[Case], scores: Mapping[str, NDArray[np.float64]]) -> list[Division]:
+    """Return the divisions of the cases by their `score_case` scores and by the columns of their table.
 
-    A way with a single row is left out. A column of more than 12 different cells is parted into fifths where they are
-    numbers, and left out else.
+    A division into a single subgroup is left out. A column of more than 12 different cells is divided into fifths if
+    they are numbers, and left out otherwise.
     """
     area = scores["area_target"]
-    found = [
-        Stratum("size of the lesion", _sizes(area)),
-        Stratum("side", _sides(scores)),
-        Stratum("number of lesions", _numbers(scores["lesions_target"])),
-        Stratum("zone that holds lesion", _zones(scores), overlapping=True),
+    divisions = [
+        Division("size of the lesion", _sizes(area)),
+        Division("side", _sides(scores)),
+        Division("number of lesions", _numbers(scores["lesions_target"])),
+        Division("zone with a lesion", _zones(scores), overlapping=True),
     ]
     names = dict.fromkeys(name for case in cases for name, _ in case.columns)
     for name in names:
         rows = _column([dict(case.columns).get(name, "") for case in cases])
-        found.append(Stratum(f"column {name}", rows))
-    return [stratum for stratum in found if len(stratum.rows) > 1]
+        divisions.append(Division(f"column {name}", rows))
+    return [division for division in divisions if len(division.rows) > 1]
 
 
 def columns_left_out(cases: Sequence[Case]) -> list[str]:
-    """Return the columns of a table by which `strata` does not part the cases."""
+    """Return the columns of the table that make no subgroups."""
     names = dict.fromkeys(name for case in cases for name, _ in case.columns)
     return [name for name in names if len(_column([dict(case.columns).get(name, "") for case in cases])) < 2]
 
 
 def _sizes(area: NDArray[np.float64]) -> Rows:
-    """Return films without lesion, and fifths of the others by the area of their lesions."""
+    """Return images without lesion, and fifths of the others by the area of their lesions."""
     filled = np.flatnonzero(area > 0)
     order = filled[np.argsort(area[filled], kind="stable")]
     names = ("smallest fifth", "second fifth", "third fifth", "fourth fifth", "largest fifth")
-    fifths = [(name, np.sort(part)) for name, part in zip(names, np.array_split(order, NUM_PARTS), strict=True)]
+    fifths = [(name, np.sort(part)) for name, part in zip(names, np.array_split(order, NUM_FIFTHS), strict=True)]
     return _filled([("no lesion", np.flatnonzero(area == 0)), *fifths])
 
 
@@ -73,8 +73,8 @@ def _sides(scores: Mapping[str, NDArray[np.float64]]) -> Rows:
     both = (left > minimum) & (right > minimum)
     return _filled([
         ("no lesion", np.flatnonzero(left + right == 0)),
-        ("left of the picture", np.flatnonzero((left > right) & ~both)),
-        ("right of the picture", np.flatnonzero((right > left) & ~both)),
+        ("left of the image", np.flatnonzero((left > right) & ~both)),
+        ("right of the image", np.flatnonzero((right > left) & ~both)),
         ("both sides", np.flatnonzero(both)),
     ])  # fmt: skip
 
@@ -97,8 +97,8 @@ def _zones(scores: Mapping[str, NDArray[np.float64]]) -> Rows:
 def _column(cells: Sequence[str]) -> Rows:
     labels = sorted(set(cells))
     if len(labels) <= MAX_LABELS:
-        rows = [(label or "(empty)", [place for place, cell in enumerate(cells) if cell == label]) for label in labels]
-        return _filled([(label, np.array(places, np.intp)) for label, places in rows])
+        rows = [(label or "(empty)", [index for index, cell in enumerate(cells) if cell == label]) for label in labels]
+        return _filled([(label, np.array(indices, np.intp)) for label, indices in rows])
     try:
         values = np.array([float(cell) if cell else np.nan for cell in cells])
     except ValueError:
@@ -106,12 +106,14 @@ def _column(cells: Sequence[str]) -> Rows:
     known = np.flatnonzero(np.isfinite(values))
     if not len(known):
         return ()
-    bounds = np.unique(np.quantile(values[known], np.linspace(0, 1, NUM_PARTS + 1)[1:-1]))
+    bounds = np.unique(np.quantile(values[known], np.linspace(0, 1, NUM_FIFTHS + 1)[1:-1]))
     part = np.searchsorted(bounds, values[known], side="right")
     rows_of = [(number, known[part == number]) for number in range(len(bounds) + 1)]
-    named = [(f"{values[places].min():g} to {values[places].max():g}", places) for _, places in rows_of if len(places)]
+    named = [
+        (f"{values[indices].min():g} to {values[indices].max():g}", indices) for _, indices in rows_of if len(indices)
+    ]
     return _filled([*named, ("(empty)", np.flatnonzero(~np.isfinite(values)))])
 
 
 def _filled(rows: Sequence[tuple[str, NDArray[np.intp]]]) -> Rows:
-    return tuple((label, places) for label, places in rows if len(places))
+    return tuple((label, indices) for label, indices in rows if len(indices))
