@@ -257,7 +257,7 @@ def test_the_page_of_files_names_what_a_network_that_reads_films_adds(phantom_ro
     record = json.loads(capsys.readouterr().out)
     assert set(record["film"]) | set(record["reading"]) <= named
     assert main(["evaluate", "default", str(phantom_root), "--out", str(tmp_path / "scores"), "--json"]) == 0
-    reading = json.loads(capsys.readouterr().out)["reading"]
+    reading = json.loads(capsys.readouterr().out)["predicted_findings"]
     assert set(reading) | set(next(iter(reading["zones"].values()))) | set(reading["number"]) <= named
 
 

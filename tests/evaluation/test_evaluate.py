@@ -150,7 +150,7 @@ def test_right_none_and_shuffled_text(phantom_root, tiny_run, tmp_path):
     assert sorted(str(case.report) for case in shuffled) == sorted(str(case.report) for case in cases)
     numbered = [dataclasses.replace(case, report=Report(number=place)) for place, case in enumerate(cases)]
     assert all(case.report.number != place for place, case in enumerate(perturb_reports(numbered, "shuffled")))
-    with pytest.raises(ValueError, match="two films or more"):
+    with pytest.raises(ValueError, match="two cases or more"):
         perturb_reports(cases[:1], "shuffled")
     found = {
         text: evaluate(load_model(tiny_run), Part(phantom_root, text=text), out=tmp_path / text)

@@ -31,7 +31,7 @@ def test_a_card_without_scores_says_so(run):
     environment = json.loads((run / "environment.json").read_text())
     environment["begun_from"] = {"setting": "init.model=small", "sha256": "a" * 64}
     (run / "environment.json").write_text(json.dumps(environment))
-    assert f"Begun from: `init.model=small`, a file of the SHA-256 `{'a' * 64}`" in write_card(run).read_text()
+    assert f"Initial weights: `init.model=small`, a file with the SHA-256 `{'a' * 64}`" in write_card(run).read_text()
 
 
 def test_a_card_holds_every_figure_of_both_kinds_and_the_audit(run, phantom_root, capsys):

@@ -216,4 +216,8 @@ def test_an_evaluation_scores_readings_and_the_card_shows_them(folder, phantom_r
     assert other["predicted_findings"] is None
     main(["fit-trust", str(folder), str(phantom_root), "--split", "test", "--keep"])
     card = write_card(folder, evaluations=[tmp_path / "right"]).read_text(encoding="utf-8")
-    assert "## Trust in reports" in card and "(default)" in card and "## What it reads off films, test part" in card
+    assert (
+        "## Trust in reports" in card
+        and "(default)" in card
+        and "## Findings predicted from the image alone, test split" in card
+    )
