@@ -4,8 +4,10 @@ import contextlib
 import importlib.util
 import io
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,19 +33,21 @@ def blocks(path, *languages):
     return [content for _, language, content in found if language in languages]
 
 
+def commands_in(block):
+    """Yield the arguments of every c2fvl command of a shell block."""
+    for line in block.replace("\\\n", " ").splitlines():
+        with contextlib.suppress(ValueError):  # a drawing, a table: no shell line
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            if "-m" in words and words[words.index("-m") :][1:2] == ["c2fvl"]:
+                words = words[words.index("-m") + 1 :]
+            if words[:1] == ["c2fvl"]:
+                end = next((place for place, word in enumerate(words) if word in (">", "|", "&&")), None)
+                yield words[1:end]
+
+
 def commands(path):
     """Return the arguments of every c2fvl command in a page's shell blocks."""
-    found = []
-    for block in blocks(path, "sh", "bash", "console", ""):
-        for line in block.replace("\\\n", " ").splitlines():
-            with contextlib.suppress(ValueError):  # a drawing, a table: no shell line
-                words = shlex.split(line.removeprefix("$ "), comments=True)
-                if "-m" in words and words[words.index("-m") :][1:2] == ["c2fvl"]:
-                    words = words[words.index("-m") + 1 :]
-                if words[:1] == ["c2fvl"]:
-                    end = next((place for place, word in enumerate(words) if word in (">", "|", "&&")), None)
-                    found.append(words[1:end])
-    return found
+    return [words for block in blocks(path, "sh", "bash", "console", "") for words in commands_in(block)]
 
 
 def commands_of_the_demo():
@@ -137,7 +141,7 @@ def test_settings_in_pages_are_valid(path):
 def demo(tiny_run, phantom_root, tmp_path, monkeypatch):
     """A folder in which the files of `make demo` are that README and the tutorial name."""
     (tmp_path / "demo").mkdir()
-    (tmp_path / "demo" / "run").symlink_to(tiny_run, target_is_directory=True)
+    shutil.copytree(tiny_run, tmp_path / "demo" / "run")
     (tmp_path / "demo" / "phantom").symlink_to(phantom_root, target_is_directory=True)
     image = sorted((phantom_root / "Test_Folder" / "img").iterdir())[0]
     (tmp_path / "demo" / "example.png").symlink_to(image)
@@ -170,6 +174,52 @@ def test_commands_of_the_tutorial_run(demo, phantom_root, capsys):
     assert ran == ["check", "evaluate", "predict", "evaluate", "predict", "predict"]
     assert (demo / "demo" / "with-report" / "evaluation.html").is_file()
     assert (demo / "demo" / "one" / f"{image.stem}_overlay.png").is_file()
+
+
+def block_after_the_demo():
+    """Return the shell block of README whose commands need nothing but what `make demo` leaves."""
+    (found,) = (block for block in blocks(README, "sh") if "demo/example.png" in block)
+    return found
+
+
+def test_commands_of_readme_run(demo, capsys):
+    """In this process; those that translate and measure take longer, and are typed into a shell in the next test."""
+    ran = []
+    for words in commands_in(block_after_the_demo()):
+        if words[0] not in ("export", "compare") and "demo/network.onnx" not in words:
+            typed = [REPORT if word == "$(cat demo/example_report.txt)" else word for word in words]
+            assert main(typed) == 0, capsys.readouterr().err
+            ran.append(words[0])
+    assert {"predict", "check", "evaluate", "audit", "models"} <= set(ran)
+    assert (demo / "demo" / "two" / "example_overlay.png").is_file()
+
+
+@pytest.mark.slow(like="test_commands_of_readme_run")
+def test_readme_can_be_typed_after_the_demo(demo):
+    """With the command on the path, as after `. .venv/bin/activate`, and a shell that stops at the first failure."""
+    command = demo / "bin" / "c2fvl"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m c2fvl "$@"\n')
+    command.chmod(0o755)
+    path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-e", "-c", block_after_the_demo()], capture_output=True, text=True, check=False, cwd=demo,
+        env={**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for folder in ("one", "two", "three"):
+        assert (demo / "demo" / folder / "example.png").is_file()
+
+
+@pytest.mark.slow(like="test_commands_parse")
+def test_the_example_of_the_demo_is_a_test_image_with_a_report(tmp_path):
+    (name,) = re.findall(r"^EXAMPLE := (.+)$", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.M)
+    words = next(iter(commands_of_the_demo()))
+    assert words[0] == "phantom"
+    assert main(["phantom", str(tmp_path / "data"), *words[2 : words.index("--size")], "--size", "32"]) == 0
+    folder = tmp_path / "data" / "Test_Folder"
+    assert (folder / "img" / f"{name}.png").is_file()
+    assert re.search(rf"{name}\.png,\"(.+)\"", (folder / "Test_films.csv").read_text(encoding="utf-8"))
 
 
 def tree_entries(text):
