@@ -1,14 +1,13 @@
-"""The inference form of a trained network: the same output, up to rounding, for less work.
+"""The inference model of a trained network: the same output, up to rounding, for less work.
 
-What is done, all of it exact in real numbers:
+All of this is exact in real numbers:
 - batch norms are folded into the convolutions before them, on maps and on tokens;
-- the 1 × 1 convolutions of the gates over skips, the kernels that enlarge and convolve at once, and weights that are
-  standardised anew in each pass are computed once;
+- parts with a method `for_inference` are replaced by what it returns: gates of skip connections with their 1 × 1
+  convolutions merged, kernels that upsample and convolve at once, standardised weights;
 - side maps, which only a loss reads, are left out;
-- maps lie channels-last; on a processor, convolutions keep their weights in the order that oneDNN computes in and
-  activate in the same pass.
+- maps are channels-last; on a CPU, convolutions are packed in the memory order of oneDNN and activate in the same pass.
 
-`benchmarks/` measures it; `docs/performance.md` holds the figures.
+`benchmarks/` measures it; `docs/performance.md` holds the results.
 """
 
 import copy
@@ -29,13 +28,13 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
 
 def optimize(network: nn.Module, *, example: Tensor | None = None, in_place: bool = False) -> nn.Module:
-    """Return the inference form of `network`, in eval mode; the network itself is left as it is.
+    """Return the inference model of `network`, in eval mode; the network itself stays unchanged.
 
-    `in_place` makes it of the network itself, which is of no other use then: weights are never there twice.
+    `in_place` rewrites the network itself, which cannot be used otherwise then: weights are never twice in memory.
 
-    With an `example` (B, C, H, W) convolutions are made ready for this processor and for images of that shape; others
-    work too, more slowly. Such a form computes in float32 on the CPU and can be neither exported, moved nor saved.
-    Where oneDNN is missing or the network lies elsewhere the example changes nothing.
+    With an `example` (B, C, H, W) the convolutions are packed for this CPU and for images of that shape; other shapes
+    work too, more slowly. A packed model computes in float32 on the CPU and cannot be exported, moved or saved.
+    Without oneDNN, and for a network on another device, the example changes nothing.
     """
     form: Any = (network if in_place else copy.deepcopy(network)).eval().requires_grad_(False)
     with torch.no_grad():
@@ -51,7 +50,7 @@ def optimize(network: nn.Module, *, example: Tensor | None = None, in_place: boo
 
 
 def can_pack(network: nn.Module) -> bool:
-    """Tell whether the convolutions of a network can be made ready for this processor."""
+    """Tell whether the convolutions of a network can be packed for this CPU."""
     first = next(network.parameters(), None)
     on_cpu = first is None or (first.device.type == "cpu" and first.dtype == torch.float32)
     return on_cpu and torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in _PACKING)
@@ -84,7 +83,7 @@ def _fused(convolution: nn.Module, norm: nn.Module) -> nn.Module:
 
 
 def _pack(form: nn.Module, example: Tensor) -> None:
-    """Make each convolution ready for what it is given where the network is given the example, one after the other."""
+    """Pack each convolution for the shape of its input when the network runs on the example."""
     hooks = [
         module.register_forward_pre_hook(lambda module, inputs: module.pack(inputs[0].shape))
         for module in form.modules()
@@ -96,9 +95,9 @@ def _pack(form: nn.Module, example: Tensor) -> None:
 
 
 def return_freed_memory() -> bool:
-    """Hand memory that was freed back to the system; tell whether it can be done.
+    """Return freed memory to the system; tell whether that is possible.
 
-    The GNU C library keeps the holes that a network leaves whose weights were rewritten, which are as large as they.
+    The GNU C library keeps the memory of rewritten weights, which is as large as the weights.
     """
     try:
         return bool(ctypes.CDLL(None).malloc_trim(0))

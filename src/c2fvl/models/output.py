@@ -25,7 +25,7 @@ class Output(NamedTuple):
     logits: Tensor
     """(B, C, H, W); no network applies a sigmoid or a softmax."""
     aux: tuple[Tensor, ...] = ()
-    """Maps or vectors that only a loss reads."""
+    """Maps or vectors that only a loss reads, such as side maps."""
     findings: FindingLogits | None = None
     """Of a network that predicts the findings from the image."""
 
@@ -39,7 +39,7 @@ class Output(NamedTuple):
 Loss = Callable[..., dict[str, Tensor]]
 """(Output, mask (B, H, W) of classes, text (B, T, F) or None, findings (B, 9) or None) → terms.
 
-Of these "loss" is the sum that is minimised; text and findings are read by the losses of a network with a reading.
+The term "loss" is the sum that is minimised. Losses on predicted findings read text and findings.
 """
 
 

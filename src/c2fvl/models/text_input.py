@@ -13,9 +13,9 @@ from c2fvl.reports.language_model import LanguageModel
 from c2fvl.reports.report import Report
 
 MAX_WORDS = 4096
-"""A vocabulary holds no more; rarer words are unknown ones."""
+"""A vocabulary has at most so many words; rarer words are unknown."""
 LEARNED_FEATURES = 256
-"""Features of a word that is learned with the network, unless model.arguments.text_features says otherwise."""
+"""Default of model.arguments.text_features, the learned features of a word."""
 _READABLE = {
     "attributes": ("attributes", "none"),
     "findings": ("findings", "none"),
@@ -38,10 +38,10 @@ def text_kind(config: Config) -> str:
 
 
 def settle_text(config: Config, reports: Iterable[Report | None]) -> Config:
-    """Return the settings with all that depends on the reports of the training part: kind, vocabulary, arguments.
+    """Return the settings with everything that depends on the training reports: text, vocabulary, arguments.
 
-    What a run then writes is complete: its model needs neither the captions nor, but for a language model, anything
-    else. Settled settings stay as they are. Raises `ValueError` for settings that contradict each other.
+    The settings of a run are then complete: its model does not need the captions. Settled settings stay as they are.
+    Raises `ValueError` for settings that contradict each other.
     """
     kind, data = text_kind(config), config.data
     wanted: dict[str, int] = {}
@@ -52,8 +52,8 @@ def settle_text(config: Config, reports: Iterable[Report | None]) -> Config:
         wanted = {"text_tokens": data.text_tokens, "vocabulary_size": len(data.vocabulary)}
     elif kind == "sentence":
         model = LanguageModel.from_settings(data)
-        place = str(model.folder.resolve()) if Path(data.text_model).expanduser().is_dir() else data.text_model
-        data = dataclasses.replace(data, text_fingerprint=model.fingerprint, text_model=place)
+        location = str(model.folder.resolve()) if Path(data.text_model).expanduser().is_dir() else data.text_model
+        data = dataclasses.replace(data, text_fingerprint=model.fingerprint, text_model=location)
         wanted = {"text_tokens": data.text_tokens, "text_features": model.num_features, "vocabulary_size": 0}
     elif find_network(config.model.name).text == "sentence":
         wanted = {"text_tokens": 0}
@@ -62,7 +62,7 @@ def settle_text(config: Config, reports: Iterable[Report | None]) -> Config:
     for name, value in wanted.items():
         if free.setdefault(name, value) != value:
             raise ValueError(
-                f"model.arguments.{name} is {free[name]}, but data.text={kind} makes {value}; leave it out"
+                f"model.arguments.{name} is {free[name]}, but data.text={kind} needs {value}; leave it out"
                 + (", or change data.text_tokens" if name == "text_tokens" else "")
             )
     return dataclasses.replace(
@@ -73,7 +73,7 @@ def settle_text(config: Config, reports: Iterable[Report | None]) -> Config:
 
 
 def _vocabulary(reports: Iterable[Report | None]) -> tuple[str, ...]:
-    """Return the words of all reports and of their mirrored forms, the most frequent first."""
+    """Return the words of all reports and of the mirrored reports, the most frequent first."""
     counts: Counter[str] = Counter()
     for report in reports:
         if report is not None:
@@ -81,8 +81,7 @@ def _vocabulary(reports: Iterable[Report | None]) -> tuple[str, ...]:
             counts.update(words_of(sentence_of(report.mirrored())))
     if not counts:
         raise ValueError(
-            "no film to train on has a report, so there are no words to learn; add a caption table, or set "
-            "data.text=none"
+            "no training case has a report, so there are no words to learn; add a caption table, or set data.text=none"
         )
     ordered = sorted(counts, key=lambda word: (-counts[word], word))
     return tuple(ordered[:MAX_WORDS])

@@ -1,8 +1,8 @@
-"""How the published networks name their weights: our keys → theirs, what they carry in vain, and what sizes tell.
+"""How the published networks name their weights: our keys → theirs, unused keys, and arguments read off the shapes.
 
 A rule turns the beginning of one of our keys into theirs: `{0}` is the first number that the pattern found, `{+0}`
-that number plus one, `{V0}` that number but nothing for 0. Where a template ends with a dot the rest of the key
-follows. Several templates mean that theirs are joined along the first axis to make ours.
+that number plus one, `{V0}` that number but nothing for 0. If a template ends with a dot, the rest of the key
+follows. With several templates, their weights are concatenated along the first axis to make ours.
 """
 
 import math
@@ -18,16 +18,16 @@ Rules = tuple[tuple[str, str | tuple[str, ...]], ...]
 
 @dataclass(frozen=True)
 class OfficialNames:
-    """What is known of the published checkpoints of one network."""
+    """Names in the published checkpoints of one network."""
 
     rules: Rules
     dead: re.Pattern[str]
     """Keys that the published network carries but never uses."""
     arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]]
-    """Its arguments, read off the weights; what is absent is reported as a missing key later."""
+    """Arguments of the network, read off the shapes; absent keys are reported later."""
 
     def translate(self, key: str) -> tuple[str, ...]:
-        """Return their key, or the keys of theirs that are joined along the first axis, of one of our keys."""
+        """Return their key for one of ours, or several keys that are concatenated along the first axis."""
         for pattern, templates in self.rules:
             match = re.match(pattern, key)
             if match is None:
@@ -55,7 +55,7 @@ _UNET_ENCODER: Rules = (
     (r"encoder\.stages\.(\d)\.(\d)\.", "down{+0}.nConvs.{1}."),
     (r"decoders\.(\d)\.convolutions\.(\d)\.", "up{+0}.nConvs.{1}."),
 )
-"""What all networks that are built around the U-Net of these repositories share."""
+"""Shared by all networks that are built around the U-Net."""
 
 
 def _unet_arguments(weights: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -20,12 +20,12 @@ GATE_START = 0.1
 class AxialAttention(nn.Module):
     """Attention along the columns or the rows of a map: (B, C, H, W) → (B, C, H, W), or half its size with stride 2.
 
-    `length` is the side along which it attends; with positions it takes no other. Scores are not scaled, as published:
-    a batch norm over them takes that part.
+    `length` is the side along which it attends; with positions it takes no other. Scores are not scaled, as published,
+    because a batch norm follows.
     """
 
     distance: Tensor
-    """Of each place to each other, as the column of the table."""
+    """Of each position to each other, as an index into the table of relative positions."""
 
     def __init__(
         self, channels: int, *, length: int, kind: str, along_height: bool, groups: int, stride: int = 1
@@ -39,8 +39,8 @@ class AxialAttention(nn.Module):
         self.has_positions, self.is_gated = kind != "plain", kind == "gated"
         if self.has_positions:
             self.relative = nn.Parameter(self.group_width**-0.5 * torch.randn(2 * self.group_width, 2 * length - 1))
-            places = torch.arange(length)
-            self.register_buffer("distance", places[:, None] - places[None] + length - 1, persistent=False)
+            positions = torch.arange(length)
+            self.register_buffer("distance", positions[:, None] - positions[None] + length - 1, persistent=False)
         if self.is_gated:
             self.gate_query = nn.Parameter(torch.tensor(GATE_START))
             self.gate_key = nn.Parameter(torch.tensor(GATE_START))
@@ -64,7 +64,7 @@ class AxialAttention(nn.Module):
             attended = self.output_norm((value @ attention.transpose(2, 3)).flatten(1, 2))  # (N, C, K)
         lines = attended.unflatten(0, (features.shape[0], -1))  # (B, L, C, K)
         attended = lines.permute(0, 2, 3, 1) if self.along_height else lines.permute(0, 2, 1, 3)
-        # an odd side is halved upwards, as the strided shortcut beside it does
+        # an odd side is rounded up, as by the strided shortcut
         return attended if self.stride == 1 else functional.avg_pool2d(attended, 2, self.stride, ceil_mode=True)
 
     def _with_positions(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class AxialBlock(nn.Module):
 class AxialBranch(nn.Module):
     """Stem, stages of axial blocks and a decoder that adds its skips: (B, in, S, S) → (B, 2 · base_width, S, S).
 
-    `num_stages` is 4, or 2 for the shallow branch of two; only the deep one has a step at its bottom.
+    `num_stages` is 4, or 2 for the shallow branch of two; only the deep one has a bottom convolution.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class AxialBranch(nn.Module):
             self.stages.append(nn.Sequential(*blocks))
             before = width
         self.bottom = nn.Conv2d(widths[-1], widths[-1], 3, stride=2, padding=1) if num_stages == len(UNITS) else None
-        # By the stage whose size they reach; the finest reaches that of the image.
+        # By the stage whose size they upsample to; the finest upsamples to the size of the image.
         self.decoders = nn.ModuleList(
             nn.Conv2d(wider, width, 3, padding=1)
             for wider, width in zip(widths, [2 * base_width, *widths], strict=False)
@@ -172,5 +172,5 @@ class AxialBranch(nn.Module):
 
 
 def _upsampled(features: Tensor, like: Tensor) -> Tensor:
-    """Return the activated features at the size of `like`, twice their own but for odd sides."""
+    """Return the activated features, upsampled to the size of `like`."""
     return functional.relu(functional.interpolate(features, size=like.shape[-2:], mode="bilinear", align_corners=False))

@@ -1,8 +1,8 @@
-"""Gradients by a shorter way on a processor; what is computed is the same up to the order of its sums.
+"""Faster gradients on a CPU; the results are the same up to the order of sums.
 
-PyTorch hands both gradients of a convolution to oneDNN, whose gradient by the weight reaches a third of the speed of
-the others where maps lie channels-last. There it is a sum of matrix products, one for each of the kernel's places, of
-maps shifted against each other (`docs/performance.md` has the figures).
+PyTorch computes both gradients of a convolution by oneDNN, whose weight gradient is three times slower than the other
+for channels-last maps. Here it is a sum of matrix products of shifted maps, one for each position of the kernel
+(`docs/performance.md` has the measurements).
 """
 
 from typing import Any
@@ -13,9 +13,9 @@ from torch.autograd import Function
 from torch.nn import functional
 
 MIN_CHANNELS, MIN_WORK = 32, 600_000
-"""Products pay from so many channels on, and from so many pixels times channels."""
-LARGEST_PATCH = 8
-"""Of larger patches the copy costs what the products save."""
+"""Matrix products are faster from so many channels on, and from so many pixels times channels."""
+MAX_PATCH = 8
+"""For larger patches the copy costs what the products save."""
 
 
 def convolve(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -26,7 +26,7 @@ def convolve(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _matters(features: Tensor, weight: Tensor) -> bool:
-    """Tell whether a gradient by the weight will be asked for on a processor, step by step."""
+    """Tell whether the gradient of the weight will be computed on a CPU, without a compiler."""
     return (
         torch.is_grad_enabled()
         and weight.requires_grad
@@ -49,11 +49,11 @@ def _products_pay(features: Tensor, weight: Tensor) -> bool:
 def convolve_patches(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return the convolution (B, out, H / P, W / P) of (B, in, H, W) by (out, in, P, P) with the stride P.
 
-    With a gradient to come it is a matrix product over the patches, whose own gradients are such products too.
+    In training it is a matrix product over the patches, whose gradients are matrix products too.
     """
     patch = weight.shape[2]
     height, width = features.shape[2:]
-    if not _matters(features, weight) or patch > LARGEST_PATCH or height % patch or width % patch:
+    if not _matters(features, weight) or patch > MAX_PATCH or height % patch or width % patch:
         return functional.conv2d(features, weight, bias, stride=patch)
     blocks = features.permute(0, 2, 3, 1).unflatten(1, (-1, patch)).unflatten(3, (-1, patch))  # (B, h, P, w, P, in)
     rows = blocks.transpose(2, 3).flatten(3)
@@ -86,25 +86,25 @@ class _Convolution(Function):
 
 
 def gradient_by_weight(features: Tensor, gradient: Tensor, size: int) -> Tensor:
-    """Return the gradient (out, in, size, size) of a convolution's weight.
+    """Return the gradient (out, in, size, size) of the weight of a convolution.
 
-    `features` (B, in, H, W) went in and `gradient` (B, out, H, W) came back. Both are laid out as rows of pixels with a
-    margin of zeros around each map, so that a place of the kernel is one distance between rows.
+    `features` (B, in, H, W) is its input, `gradient` (B, out, H, W) the gradient of its output. Both become rows of
+    pixels with a margin of zeros around each map, so that a position of the kernel is a distance between rows.
     """
     margin = size // 2
     width = features.shape[3] + 2 * margin
-    went_in, came_back = _rows(features, margin), _rows(gradient, margin)
+    inputs, outputs = _rows(features, margin), _rows(gradient, margin)
     first = margin * width + margin
-    last = len(went_in) - first
+    last = len(inputs) - first
     parts = features.shape[0]
     length = (last - first) // parts
-    even = came_back[first : first + length * parts].unflatten(0, (parts, length)).transpose(1, 2)
-    rest = came_back[first + length * parts : last].t()
+    even = outputs[first : first + length * parts].unflatten(0, (parts, length)).transpose(1, 2)
+    rest = outputs[first + length * parts : last].t()
     found = features.new_empty(size, size, gradient.shape[1], features.shape[1])
     for row in range(size):
         for column in range(size):
             shift = (row - margin) * width + column - margin
-            shifted = went_in[first + shift : last + shift]
+            shifted = inputs[first + shift : last + shift]
             pairs = shifted[: length * parts].unflatten(0, (parts, length))
             torch.sum(torch.bmm(even, pairs), 0, out=found[row, column])
             if len(shifted) > length * parts:
@@ -143,10 +143,10 @@ class _AverageAndMaximum(Function):
 
 
 def average_and_maximum(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and largest over the channels of activated maps (B, 2C, H, W), each (B, 1, H, W).
+    """Return mean and maximum over the channels of activated maps (B, 2C, H, W), each (B, 1, H, W).
 
-    The maps come before their activation. The first half of the channels is averaged; of the other the largest is
-    taken, and the gradient goes to its place.
+    The maps are given before their activation. The mean is over the first half of the channels, the maximum over the
+    second.
     """
     if torch.is_grad_enabled() and maps.requires_grad and maps.device.type == "cpu":
         return _AverageAndMaximum.apply(maps)

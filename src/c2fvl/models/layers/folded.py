@@ -1,4 +1,4 @@
-"""What the parts of a network become in its inference model: convolutions with their norms folded in, ready to pack."""
+"""Parts of an inference model: convolutions with their norms folded in, which can be packed for oneDNN."""
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,13 @@ class Convolution(nn.Module):
         return cls(weight, convolution.bias, stride=stride, padding=padding[0], activate=activate)
 
     def pack(self, input_shape: torch.Size) -> None:
-        """Put the weight into oneDNN's order for inputs of that shape."""
+        """Put the weight into the memory order of oneDNN for inputs of that shape."""
         if self.packed is None:
             self.packed = PackedConvolution(self, input_shape)
             self.weight = None  # type: ignore[assignment]
 
     def forward(self, features: Tensor, added: Tensor | None = None) -> Tensor:
-        """Return the convolved features, with `added` on top before they are activated."""
+        """Return the convolved features, plus `added`, activated."""
         if self.packed is not None:
             return self.packed(features, added)
         convolved = functional.conv2d(features, self.weight, self.bias, self.stride, self.padding)
@@ -39,19 +39,19 @@ class Convolution(nn.Module):
 
 
 class PackedConvolution(nn.Module):
-    """The same with its weight in oneDNN's own order."""
+    """The same with its weight in the memory order of oneDNN."""
 
-    def __init__(self, plain: Convolution, input_shape: torch.Size) -> None:
+    def __init__(self, unpacked: Convolution, input_shape: torch.Size) -> None:
         super().__init__()
-        self.stride, self.padding = [plain.stride] * 2, [plain.padding] * 2
-        self.attribute = "relu" if plain.activate else "none"
-        self.bias = plain.bias
+        self.stride, self.padding = [unpacked.stride] * 2, [unpacked.padding] * 2
+        self.attribute = "relu" if unpacked.activate else "none"
+        self.bias = unpacked.bias
         self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
-            plain.weight.detach().to_mkldnn(), self.padding, self.stride, [1, 1], 1, list(input_shape)
+            unpacked.weight.detach().to_mkldnn(), self.padding, self.stride, [1, 1], 1, list(input_shape)
         )
 
     def forward(self, features: Tensor, added: Tensor | None = None) -> Tensor:
-        """Return the convolved features, with `added` on top before they are activated."""
+        """Return the convolved features, plus `added`, activated."""
         if added is None:
             return torch.ops.mkldnn._convolution_pointwise(
                 features, self.weight, self.bias, self.padding, self.stride, [1, 1], 1, self.attribute, [], ""
@@ -72,7 +72,7 @@ class UpsamplingConvolution(nn.Module):
         self.packed: PackedUpsamplingConvolution | None = None
 
     def pack(self, input_shape: torch.Size) -> None:
-        """Put the weight into oneDNN's order for inputs of that shape."""
+        """Put the weight into the memory order of oneDNN for inputs of that shape."""
         if self.packed is None:
             self.packed = PackedUpsamplingConvolution(self, input_shape)
             self.weight = None  # type: ignore[assignment]
@@ -85,12 +85,12 @@ class UpsamplingConvolution(nn.Module):
 
 
 class PackedUpsamplingConvolution(nn.Module):
-    """The same with its weight in oneDNN's own order."""
+    """The same with its weight in the memory order of oneDNN."""
 
-    def __init__(self, plain: UpsamplingConvolution, input_shape: torch.Size) -> None:
+    def __init__(self, unpacked: UpsamplingConvolution, input_shape: torch.Size) -> None:
         super().__init__()
         self.weight = torch.ops.mkldnn._reorder_convolution_transpose_weight(
-            plain.weight.detach(), [1, 1], [0, 0], [2, 2], [1, 1], 1, list(input_shape)
+            unpacked.weight.detach(), [1, 1], [0, 0], [2, 2], [1, 1], 1, list(input_shape)
         )
 
     def forward(self, coarse: Tensor) -> Tensor:

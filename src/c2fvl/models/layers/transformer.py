@@ -110,8 +110,8 @@ class TokenReduction(nn.Module):
 class TransformerBranch(nn.Module):
     """One transformer over the patches of one scale: (B, C, H, W) → (B, C, h, w), h = H / patch.
 
-    The encoder of C2FVL and of LViT. With `join_previous` its channels are halved along the token axis and joined to
-    the finer scale's C/2 channels.
+    The encoder of C2FVL and of LViT. With `join_previous` its channels are halved along the token axis and
+    concatenated with the C/2 channels of the finer scale.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class TransformerBranch(nn.Module):
         self.reduction = TokenReduction(width) if join_previous else None
 
     def forward(self, features: Tensor, previous: Tensor | None = None, *, added: Tensor | None = None) -> Tensor:
-        """Return the token map (B, C, h, w); `added` (B, C, h, w) is put on top of the embedded patches."""
+        """Return the token map (B, C, h, w); `added` (B, C, h, w) is added to the embedded patches."""
         embedded = self.embedding(features)
         if added is not None:
             embedded = embedded + added
