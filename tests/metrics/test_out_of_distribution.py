@@ -19,7 +19,7 @@ from c2fvl.training.fit_ood import fit_ood
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("familiar") / "phantom"
+    folder = tmp_path_factory.mktemp("ood") / "phantom"
     write_phantom(folder, num_cases=500, seed=11, size=32)
     return folder
 
@@ -72,8 +72,8 @@ def test_it_is_the_same_from_its_file_and_damage_is_told(known, root, tmp_path):
     image = images(root, "Test_Folder")[1]
     assert again.score(image).kind == pytest.approx(known.score(image).kind, abs=1e-4)
     for wrong in (data[:-9], b"", b"{}" * 50):
-        with pytest.raises(ValueError, match=r"familiar\.bin"):
-            OodDetector.from_bytes(wrong, where="familiar.bin")
+        with pytest.raises(ValueError, match=r"ood\.bin"):
+            OodDetector.from_bytes(wrong, where="ood.bin")
     with pytest.raises(ValueError, match=str(MIN_IMAGES)):
         OodDetector.fit(np.zeros((5, SIDE**2)))
 
