@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from c2fvl.cli.main import main
 from c2fvl.data.packed import pack, read_manifest, read_packed, unpack
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.data.scan import scan
@@ -134,3 +135,14 @@ def test_a_bad_quality_and_a_full_folder_are_refused(root, parts):
         pack(root, parts.parent / "other", jpeg_quality=0)
     with pytest.raises(FileExistsError):
         pack(root, parts)
+
+
+def test_the_commands_pack_and_unpack(root, tmp_path, capsys):
+    packed, out = str(tmp_path / "parts"), str(tmp_path / "out")
+    assert main(["pack-data", str(root), packed, "--split", "val", "--jpeg-quality", "90", "--name", "few"]) == 0
+    said = capsys.readouterr().out
+    assert f"{packed}: {len(scan(root, 'val'))} cases in val; 1 parts" in said
+    assert "of 255 grey levels on average" in said
+    assert main(["unpack-data", packed, out]) == 0
+    assert [case.id for case in scan(f"{out}/cases.csv", "val")] == [case.id for case in scan(root, "val")]
+    assert main(["unpack-data", packed, out]) != 0

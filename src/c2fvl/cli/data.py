@@ -1,4 +1,4 @@
-"""Commands on data sets: check, captions, phantom."""
+"""Commands on data sets: check, captions, phantom, pack-data, unpack-data."""
 
 import argparse
 import json
@@ -13,6 +13,10 @@ def add(commands: Commands) -> None:
     commands.add("check", run_check, "Check a data set; exit 1 on errors.", _check_options)
     commands.add("captions", run_captions, "Write a caption table from the masks of a data set.", _captions_options)
     commands.add("phantom", run_phantom, "Write a synthetic data set: images, masks and reports.", _phantom_options)
+    commands.add(
+        "pack-data", run_pack_data, "Pack a data set as tar parts with checksums, to copy.", _pack_data_options
+    )
+    commands.add("unpack-data", run_unpack_data, "Unpack a packed data set.", _unpack_data_options)
 
 
 def _check_options(sub: argparse.ArgumentParser) -> None:
@@ -138,4 +142,56 @@ def run_phantom(options: argparse.Namespace) -> int:
 
     counts = write_phantom(Path(options.out), num_cases=options.num_cases, seed=options.seed, size=options.size)
     print(f"{options.out}: " + ", ".join(f"{count} cases in {split}" for split, count in counts.items()))
+    return 0
+
+
+def _pack_data_options(sub: argparse.ArgumentParser) -> None:
+    from c2fvl.data.packed import MAX_PART
+
+    sub.add_argument("root", help=ROOT)
+    sub.add_argument("out", help="new folder for the parts and manifest.json")
+    add_table(sub)
+    sub.add_argument("--name", default="data", help="beginning of the names of the parts (default: %(default)s)")
+    sub.add_argument("--split", action="append", help="pack this split only; may be given several times")
+    sub.add_argument(
+        "--jpeg-quality", type=whole_number(1), metavar="1..100", help="store images as JPEG; masks are always exact"
+    )
+    sub.add_argument(
+        "--max-mib", type=whole_number(1), default=MAX_PART >> 20, help="MiB of a part, at most (default: %(default)s)"
+    )
+    sub.add_argument("--compress", action="store_true", help="write .tar.gz")
+
+
+def run_pack_data(options: argparse.Namespace) -> int:
+    """Run `c2fvl pack-data`; return its exit status."""
+    from c2fvl.cli.terminal import TerminalProgress
+    from c2fvl.data.packed import pack
+
+    with TerminalProgress("Packing") as progress:
+        found = pack(
+            options.root, options.out, name=options.name, splits=options.split, table=options.table,
+            jpeg_quality=options.jpeg_quality, max_bytes=options.max_mib << 20, compress=options.compress,
+            progress=progress,
+        )  # fmt: skip
+    size = sum(part["bytes"] for part in found["parts"]) / 2**20
+    cases = ", ".join(f"{count} cases in {split}" for split, count in found["num_cases"].items())
+    print(f"{options.out}: {cases}; {len(found['parts'])} parts of {size:.1f} MiB together")
+    if options.jpeg_quality is not None:
+        print(
+            f"Error of the images: {found['mean_error_grey_levels']:.2f} of 255 grey levels on average, "
+            f"{found['max_error_grey_levels']} at most."
+        )
+    return 0
+
+
+def _unpack_data_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("folder", help="folder that `c2fvl pack-data` wrote")
+    sub.add_argument("out", help="new folder for the images, the masks and cases.csv")
+
+
+def run_unpack_data(options: argparse.Namespace) -> int:
+    """Run `c2fvl unpack-data`; return its exit status."""
+    from c2fvl.data.packed import unpack
+
+    print(f"{unpack(options.folder, options.out)}: use it as the data set")
     return 0

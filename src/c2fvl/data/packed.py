@@ -99,11 +99,17 @@ def pack(
     encoded = prefetch(
         lambda item: _encode(item[0], item[1], item[2], jpeg_quality), cases, workers=os.cpu_count() or 1, maximum=64
     )
+
+    def counted() -> Iterator[_CaseFiles]:
+        for number, case in enumerate(encoded, start=1):
+            progress.advance(number, len(cases))
+            yield case
+
     errors: list[tuple[float, int]] = []
     counts = dict.fromkeys(wanted, 0)
     parts: list[dict[str, Any]] = []
     with storage.new_folder(out) as building:
-        for group in _by_size(encoded, max_bytes):
+        for group in _by_size(counted(), max_bytes):
             part = f"{name}-{len(parts):06d}.tar{'.gz' if compress else ''}"
             data = _tar(group, compress=compress)
             storage.write_bytes(building / part, data)
@@ -111,7 +117,6 @@ def pack(
             for case in group:
                 counts[case.split] += 1
                 errors.append((case.mean_error, case.max_error))
-            progress.advance(len(errors), len(cases))
         mean = float(np.mean([error for error, _ in errors]))
         manifest = {
             "format": FORMAT, "name": name, "num_cases": counts,
