@@ -277,7 +277,7 @@ def test_settled_settings_stay_and_contradictions_are_refused():
     config = load_config("debug", ["model.name=lvit"])
     settled = settle_text(dataclasses.replace(config, model=ModelConfig("lvit")), reports(SENTENCE))
     assert settle_text(settled, []) == settled
-    with pytest.raises(ValueError, match=r"text_tokens is 9, but data\.text=words makes 32"):
+    with pytest.raises(ValueError, match=r"text_tokens is 9, but data\.text=words needs 32"):
         settle_text(dataclasses.replace(config, model=ModelConfig("lvit", {"text_tokens": 9})), reports(SENTENCE))
     with pytest.raises(ValueError, match="no words to learn"):
         settle_text(dataclasses.replace(config, model=ModelConfig("lvit")), [None])
