@@ -74,6 +74,12 @@ class PlainTensor(OwnNetwork):
         return image.mean(1, keepdim=True)
 
 
+def own_loss(output, mask, text=None, findings=None):
+    """Return the plain cross-entropy of the lesion."""
+    loss = nn.functional.binary_cross_entropy_with_logits(output.logits[:, 0], mask.float())
+    return {"loss": loss, "own": loss.detach()}
+
+
 OWN = f"{__name__}:OwnNetwork"
 NO_SIDE_MAPS = ("loss.alignment=0", "loss.side_maps=0")
 ORDER = [item for item in TINY if not item.startswith("model.")]
@@ -82,7 +88,7 @@ ORDER = [item for item in TINY if not item.startswith("model.")]
 @pytest.fixture(scope="module")
 def run(phantom_root, tmp_path_factory):
     settings = [*ORDER, f'data.root="{phantom_root}"', f"model.name={OWN}", "model.arguments.width=6"]
-    config = load_config("debug", [*settings, *NO_SIDE_MAPS, "optimizer.learning_rate=0.01"])
+    config = load_config("debug", [*settings, f"loss.custom={__name__}:own_loss", "optimizer.learning_rate=0.01"])
     return train(config, run=tmp_path_factory.mktemp("own") / "run").run
 
 
@@ -91,6 +97,7 @@ def test_it_trains_evaluates_audits_and_exports(run, phantom_root, tmp_path):
     assert isinstance(model.network, OwnNetwork)
     assert model.config.model == ModelConfig(OWN, {"width": 6, "num_classes": 1})
     assert model.config.data.text == "attributes"
+    assert "train_own" in json.loads((run / "log.jsonl").read_text().splitlines()[0])
     evaluate(model, Part(phantom_root, "test"), out=tmp_path / "evaluation")
     assert (tmp_path / "evaluation" / "summary.json").is_file()
     audit(model, Part(phantom_root, "test"), out=tmp_path / "audit")
