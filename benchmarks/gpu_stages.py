@@ -6,6 +6,7 @@ What is found is written to WORK/result.json after every step, whole or not at a
 import argparse
 import contextlib
 import csv
+import dataclasses
 import gc
 import io
 import json
@@ -27,7 +28,7 @@ from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.on_device import DeviceData
 from c2fvl.data.part import Part
 from c2fvl.data.prefetch import prefetch
-from c2fvl.evaluation.summary import pooled
+from c2fvl.evaluation.statistics import pooled
 from c2fvl.files import storage
 from c2fvl.inference.cases import SCORINGS, CasePrediction, CaseScore, dataset_of, score_prediction
 from c2fvl.inference.precision import autocast, settled_precision
@@ -35,6 +36,7 @@ from c2fvl.inference.torch_engine import infer, probabilities
 from c2fvl.metrics.intervals import Bootstrap
 from c2fvl.metrics.overlap import dice, iou
 from c2fvl.models import build_model
+from c2fvl.models.c2fvl import C2FVL
 from c2fvl.training.loop import train
 
 REPORTS = ("right", "none", "shuffled")
@@ -54,7 +56,8 @@ class Found:
     """The result of the stage, written after every change."""
 
     def __init__(self, work: Path) -> None:
-        self.path, self.content = work / "result.json", {}
+        self.path = work / "result.json"
+        self.content: dict[str, Any] = {}
 
     def note(self, **changes: Any) -> None:
         """Add what was found and write it."""
@@ -131,8 +134,8 @@ def summarise(cases: list[CaseScore], dataset: CaseDataset) -> dict[str, Any]:
         for name, measure in (("dice", dice), ("iou", iou)):
             values = torch.tensor([[measure(own, protocol=scoring[1]) for own in case] for case in counts]).mean(1)
             (mean,) = bootstrap.means(values.numpy())
-            row[f"{name}_per_image"] = mean.as_dict()
-        row |= {f"{name}_pooled": values for name, values in pooled(counts, bootstrap).items()}
+            row[f"{name}_per_image"] = dataclasses.asdict(mean)
+        row |= {f"{name}_pooled": dataclasses.asdict(own) for name, own in pooled(counts, bootstrap).items()}
         found[" ".join(scoring)] = row
     return found
 
@@ -200,10 +203,12 @@ def measure_steps(options: argparse.Namespace, data: str, preset: str, *, publis
     draws = on_device.draw_epoch(0, order)
     reset_memory()
     arguments = {name: value for name, value in config.model.arguments.items() if name != "gate"}  # published has none
-    network: nn.Module = build_model("c2fvl", arguments).train()
+    ours = build_model("c2fvl", arguments).train()
+    assert isinstance(ours, C2FVL)
+    network: nn.Module = ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if published:
-        network = PublishedC2FVL.of(network, side=config.data.image_size)
-    network = network.to(device) if published else network.to(device, memory_format=torch.channels_last)
+        network = PublishedC2FVL.of(ours, side=config.data.image_size).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    network = network.to(device)
     precision = "fp32" if published else settled_precision(device, "auto")
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
     size = min(config.train.batch_size, len(dataset))
@@ -212,9 +217,10 @@ def measure_steps(options: argparse.Namespace, data: str, preset: str, *, publis
         places = torch.arange(size, device=device) + (number * size) % (len(order) - size + 1)
         batch = on_device.batch(draws, places)
         optimizer.zero_grad()
+        assert batch.mask is not None
+        assert batch.text is not None
         with autocast(device, precision):
             output = network(batch.image.contiguous() if published else batch.image, batch.text.nan_to_num())
-        assert batch.mask is not None
         if published:
             loss = functional.binary_cross_entropy(output[0][:, 0], batch.mask)
         else:

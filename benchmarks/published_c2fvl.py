@@ -172,7 +172,7 @@ class PublishedC2FVL(nn.Module):
         for key, value in network.state_dict().items():
             (theirs,) = names[key]
             weights[theirs] = value
-        plain = cls(network.encoder.widths[0], side).to(network.heads[0].weight.dtype)
+        plain = cls(network.encoder.widths[0], side).to(next(network.parameters()).dtype)
         weights = {
             key: weights[key].reshape(expected.shape) if expected.ndim != 3 or "position" not in key
             else weights[key].flatten(2).transpose(1, 2)
@@ -192,7 +192,7 @@ class PublishedC2FVL(nn.Module):
             tokens = self._part("downVit", scale or "")(features[scale], tokens)
             gate = text[:, 0].repeat(1, features[scale].shape[1] // 8)[:, :, None, None]
             skips.append((self._part("reconstruct", scale + 1)(tokens) + features[scale]) * gate)
-        decoded, sides = features[4], []
+        decoded, sides = features[4], list[Tensor]()
         for scale in reversed(range(4)):
             decoded, aligned = self._part("up", scale + 1)(decoded, skips[scale])
             upsampled = aligned if scale == 0 else functional.interpolate(aligned, scale_factor=2.0**scale)
