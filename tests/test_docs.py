@@ -305,7 +305,7 @@ def test_the_page_of_files_names_what_a_network_that_reads_films_adds(phantom_ro
     report = "Consolidation in the left upper zone."
     assert main(["predict", str(image), "--report", report, "--out", str(tmp_path / "out"), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert set(record["film"]) | set(record["reading"]) <= named
+    assert set(record["ood"]) | set(record["predicted_findings"]) <= named
     assert main(["evaluate", "default", str(phantom_root), "--out", str(tmp_path / "scores"), "--json"]) == 0
     reading = json.loads(capsys.readouterr().out)["predicted_findings"]
     assert set(reading) | set(next(iter(reading["zones"].values()))) | set(reading["number"]) <= named

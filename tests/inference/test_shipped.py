@@ -48,11 +48,11 @@ def test_it_predicts_with_and_without_a_report(image, tmp_path, capsys, monkeypa
     assert main(["predict", str(image), "--json"]) == 0
     alone = json.loads(capsys.readouterr().out)
     assert (tmp_path / "predictions" / alone["mask"]).is_file()
-    assert alone["calibrated"] and alone["reading"]["agreement"] == {} and alone["film"] is not None
+    assert alone["calibrated"] and alone["predicted_findings"]["agreement"] == {} and alone["ood"] is not None
     assert main(["predict", str(image), "--report", REPORT, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["reading"]["zones"] == alone["reading"]["zones"]
-    assert 0 < told["reading"]["agreement"]["lupper"] < 1
+    assert told["predicted_findings"]["zones"] == alone["predicted_findings"]["zones"]
+    assert 0 < told["predicted_findings"]["agreement"]["lupper"] < 1
 
 
 def test_a_film_turned_over_is_flagged_and_a_blank_one_too(image):
@@ -84,4 +84,4 @@ def test_weights_of_the_checkout_are_found_by_name(image, tmp_path, capsys):
     assert "not for diagnosis" in card and "Begun from: `init.model=small`" in card
     assert "/work/" not in card and "/tmp/" not in card
     assert main(["predict", str(image), "--model", "ct_small", "--out", str(tmp_path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["reading"]["orientation"] == "image"
+    assert json.loads(capsys.readouterr().out)["predicted_findings"]["orientation"] == "image"

@@ -158,16 +158,16 @@ def test_a_report_in_patient_orientation_is_that_of_the_other_side(folder, image
     free = predictor(image, "Patchy opacity in the left lower lobe.")
     turned = predictor(image, "Patchy opacity in the right lower lobe.", orientation="patient")
     assert np.array_equal(free.probability, turned.probability)
-    assert free.reading.reported == {"llower": 1.0}
+    assert free.findings.reported == {"llower": 1.0}
 
 
 def test_predict_writes_and_says_what_was_read(folder, image, tmp_path, capsys):
     arguments = ["predict", str(image), "--model", str(folder), "--out", str(tmp_path / "out")]
     assert main([*arguments, "--report", SENTENCE, "--json", "--trust", "0.3", "--orientation", "patient"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["reading"]["orientation"] == "patient" and record["film"] is None
+    assert record["predicted_findings"]["orientation"] == "patient" and record["ood"] is None
     assert "named: left upper zone" in record["report"]["explained"]
-    assert set(record["reading"]["agreement"]) >= {"side", "number", "lupper"}
+    assert set(record["predicted_findings"]["agreement"]) >= {"side", "number", "lupper"}
     assert main([*arguments, "--report", "fracture of the femur", "--json"]) == 0
     printed = capsys.readouterr()
     assert "femur" in json.loads(printed.out)["report"]["refused"] and "femur" in printed.err
@@ -196,11 +196,11 @@ def test_exported_networks_read_images_too(folder, image, tmp_path):
     script = (
         "import sys; from c2fvl.inference.predictor import Predictor; "
         f"found = Predictor({str(tmp_path / 'network.onnx')!r}, trust=0.4)({str(image)!r}, {SENTENCE!r}); "
-        "print(found.reading.agreement['lupper'], found.reading.zones['rlower']); assert 'torch' not in sys.modules"
+        "print(found.findings.agreement['lupper'], found.findings.zones['rlower']); assert 'torch' not in sys.modules"
     )
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     believed, shown = map(float, printed.split())
-    found = Predictor(folder, trust=0.4)(image, SENTENCE).reading
+    found = Predictor(folder, trust=0.4)(image, SENTENCE).findings
     assert believed == pytest.approx(found.agreement["lupper"], abs=1e-4)
     assert shown == pytest.approx(found.zones["rlower"], abs=1e-4)
 

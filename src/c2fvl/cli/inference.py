@@ -80,7 +80,12 @@ def _predictor(options: argparse.Namespace, **arguments: Any) -> Any:
     from c2fvl.inference.predictor import ONNX, Predictor
 
     if Path(options.model).suffix != ONNX:
-        return Predictor(load_named_model(options), device=device_of(options), **arguments)
+        from c2fvl.inference.torch_engine import NetworkEngine
+
+        batch_size = arguments.get("batch_size", 1)
+        model = load_named_model(options)
+        network = NetworkEngine(model, device=device_of(options), batch_size=batch_size, in_place=True)
+        return Predictor(network, **arguments)
     if options.text_model is not None:
         raise ValueError("--text-model needs a model folder; export the model again for another language model")
     device = "cpu" if options.device == "auto" else options.device
@@ -124,13 +129,13 @@ def _print_record(record: dict[str, Any], out: Path) -> None:
         return
     pixels = record["height"] * record["width"]
     areas = ", ".join(f"{name}: {100 * area / pixels:.1f} %" for name, area in record["area_per_class"].items())
-    warnings = (record["film"] or {}).get("reasons", ())
+    warnings = (record["ood"] or {}).get("reasons", ())
     estimate = ""
     if record["estimated_dice"] is not None and not warnings:
         uncalibrated = "" if record["calibrated"] else " (not calibrated)"
         estimate = f" Estimated Dice: {record['estimated_dice']:.2f}{uncalibrated}."
     print(f"{out / record['mask']}: {areas[0].upper()}{areas[1:]} of the image.{estimate}")
-    for remark in (record["reading"] or {}).get("remarks", ()):
+    for remark in (record["predicted_findings"] or {}).get("remarks", ()):
         print(f"  {remark}")
     for warning in warnings:
         print(f"{record['image']}: do not rely on this result: {warning}", file=sys.stderr)
@@ -158,9 +163,9 @@ def run_read(options: argparse.Namespace) -> int:
             failed += 1
             print(f"{request.image}: {str(error).removeprefix(f'{request.image}: ')}", file=sys.stderr)
             continue
-        reading, ood = found.reading, found.ood
+        reading, ood = found.findings, found.ood
         if options.json:
-            record = {"image": str(request.image), "film": None if ood is None else ood.as_dict()}
+            record = {"image": str(request.image), "ood": None if ood is None else ood.as_dict()}
             print(json.dumps(record | reading.as_dict(options.orientation)))
             continue
         report, *lines = reading.lines(options.orientation)

@@ -49,7 +49,7 @@ class Prediction:
     """Of the lesion (H, W), or of three classes and more (C, H, W), float32 in [0, 1]; calibrated if the model is."""
     report: Report | None
     """The report as understood, in the viewer's frame; None where none was given or the network reads none."""
-    reading: PredictedFindings | None = None
+    findings: PredictedFindings | None = None
     """What the network read off the film, and how far it followed the report; None for one that reads no films."""
     ood: OodScore | None = None
     """Whether the film is such as the network was trained on; None where the model does not know its films."""
@@ -136,7 +136,7 @@ class Predictor:
         Raises `ValueError` for a network that reads no films, and for a film that cannot be read.
         """
         found = self(image)
-        if found.reading is None:
+        if found.findings is None:
             name = self.engine.config.model.name
             raise ValueError(f"the network {name} reads no report off a film; filmfirst does")
         return found
@@ -167,9 +167,9 @@ class Predictor:
         probability = to_original(found.probability, prepared.size)
         mask = to_labels(probability, self.threshold)
         told = None if prepared.text is None else prepared.text[0]
-        reading = PredictedFindings.from_logits(found.logits, told) if found.logits else None
+        findings = PredictedFindings.from_logits(found.logits, told) if found.logits else None
         return Prediction(
-            mask, self.scaling.apply(probability), prepared.report, reading, prepared.ood, prepared.refusal
+            mask, self.scaling.apply(probability), prepared.report, findings, prepared.ood, prepared.refusal
         )
 
     @property

@@ -212,8 +212,8 @@ def _record(predictor: Predictor, request: Request, prediction: Prediction, orie
         "estimated_dice": None if sure is None else round(sure, 4),  # further digits depend on the size of the batch
         "calibrated": predictor.is_calibrated,
         "report": said,
-        "film": None if prediction.ood is None else prediction.ood.as_dict(),
-        "reading": None if prediction.reading is None else prediction.reading.as_dict(orientation),
+        "ood": None if prediction.ood is None else prediction.ood.as_dict(),
+        "predicted_findings": None if prediction.findings is None else prediction.findings.as_dict(orientation),
         "model": {
             "name": model.config.model.name,
             "preset": model.config.preset,
