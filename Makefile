@@ -53,8 +53,8 @@ demo: $(VENV)/installed ## train and evaluate a network on synthetic images; end
 	@echo "Results page: $(CURDIR)/$(DEMO)/with-report/evaluation.html"
 	@echo "To use the command c2fvl in this shell: . $(BIN)/activate"
 
-# The tests that share a fixture of their module run in one process, so that it is made once.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_OPTIONS)
+# The tests of a file run in one process, so that what they share is made once.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_OPTIONS)
 
 test: $(VENV)/installed $(VENV)/minilm ## check format, style and types, and run the fast tests
 	$(BIN)/ruff format --check .

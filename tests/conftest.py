@@ -17,12 +17,9 @@ hypothesis.settings.load_profile("c2fvl")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Keep the list of all tests, let one process run all that share a fixture of their module, give slow ones time."""
+    """Keep the list of all tests, and give slow ones time."""
     config.stash[COLLECTED] = list(items)
     for item in items:
-        fixtures = item._fixtureinfo.name2fixturedefs.values()
-        if any(found.scope == "module" for each in fixtures for found in each):
-            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(900))  # some take half a minute; a busy machine may be ten times slower
 

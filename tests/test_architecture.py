@@ -74,6 +74,34 @@ def test_a_module_imports_its_own_package_or_a_lower_one(module):
 def test_every_package_has_its_layer():
     tops = {module.split(".")[0] for module in MODULES}
     assert tops == set().union(*LAYERS)
+    packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
+    assert len(packages) == 10, packages
+
+
+MAX_LINES, MAX_FUNCTION = 400, 60
+
+
+def long_functions(path):
+    """Yield the functions of a file that are too long, each with the reason that is given for it, or none.
+
+    The reason stands in a comment `# long: reason` above the function or in it.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= MAX_FUNCTION:
+            about = "\n".join(lines[max(0, node.lineno - 3) : node.end_lineno])
+            reason = re.search(r"# long: (.+)", about)
+            yield node.name, reason[1] if reason else ""
+
+
+def test_modules_and_functions_are_short():
+    too_long = [name for name, path in MODULES.items() if len(path.read_text("utf-8").splitlines()) > MAX_LINES]
+    assert not too_long, f"split them: {too_long}"
+    functions = [(f"{name}.{each}", reason) for name, path in MODULES.items() for each, reason in long_functions(path)]
+    for name, reason in functions:
+        print(f"{name} is long: {reason}")
+    unreasoned = [name for name, reason in functions if not reason]
+    assert not unreasoned, f"split them, or say why not in a comment `# long: reason` at them: {unreasoned}"
 
 
 def may_import_torch(module):

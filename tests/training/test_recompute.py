@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from support.networks import every_network, images, network, reports
+from support.networks import images, network, networks, reports
 from support.tiny_runs import TIMES
 
 from c2fvl.checkpoints.trained_model import load_model
@@ -30,7 +30,13 @@ def one_step(tiny, *, recompute):
     return {"logits": logits.detach()} | gradients | dict(built.named_buffers())
 
 
-@every_network
+@pytest.mark.parametrize(
+    "tiny",
+    networks(
+        "c2fvl", "filmfirst plain scales", "lvit", "medt", "transunet", "uctransnet", "unet",
+        like="test_gradients_and_running_statistics_are_the_same",
+    ),
+)  # fmt: skip
 def test_gradients_and_running_statistics_are_the_same(tiny):
     expected, found = (one_step(tiny, recompute=value) for value in (False, True))
     assert expected.keys() == found.keys()
