@@ -171,7 +171,7 @@ def test_commands_of_the_tutorial_run(demo, phantom_root, capsys):
         named = [re.sub(r"sub-S\d+_run-\d+\.png", image.name, word) for word in words]
         assert main(named) == 0, capsys.readouterr().err
         ran.append(words[0])
-    assert ran == ["check", "evaluate", "predict", "evaluate", "predict", "predict"]
+    assert ran == ["check", "evaluate", "evaluate", "predict", "predict", "predict"]
     assert (demo / "demo" / "with-report" / "evaluation.html").is_file()
     assert (demo / "demo" / "one" / f"{image.stem}_overlay.png").is_file()
 
