@@ -1,0 +1,1 @@
+"""Measurements and the command for a rented GPU."""
