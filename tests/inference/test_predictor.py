@@ -79,7 +79,7 @@ def test_a_report_that_says_nothing_is_refused(predictor, images, nonsense):
     ids=["line", "rgba", "too bright", "nan", "integers", "empty"],
 )  # fmt: skip
 def test_wrong_pixels_are_refused(predictor, image):
-    with pytest.raises(ValueError, match="the film"):
+    with pytest.raises(ValueError, match="the image"):
         predictor(image)
 
 
@@ -151,10 +151,10 @@ def test_two_films_of_one_stem_are_an_error_before_anything_is_written(tmp_path)
         collect([str(tmp_path / "a"), str(tmp_path / "b")])
     with pytest.raises(FileNotFoundError, match="no file, folder or match"):
         collect([str(tmp_path / "c*.png")])
-    with pytest.raises(ValueError, match="no film to predict"):
+    with pytest.raises(ValueError, match="no image to predict"):
         collect([])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds no film"):
+    with pytest.raises(FileNotFoundError, match="holds no image"):
         collect([str(tmp_path / "empty")])
 
 
@@ -210,7 +210,7 @@ def test_grey_and_sixteen_bit_arrays(predictor):
 def test_films_are_never_replaced_by_their_masks(predictor, images, tmp_path):
     image = tmp_path / "a.png"
     image.write_bytes(images[0].read_bytes())
-    with pytest.raises(ValueError, match="is a film to be predicted"):
+    with pytest.raises(ValueError, match="is an image to be predicted"):
         predict_to_folder(predictor, collect([str(image)]), tmp_path)
     assert image.read_bytes() == images[0].read_bytes()
     overlay_image = tmp_path / "a_overlay.png"

@@ -187,7 +187,7 @@ def test_read_with_a_network_that_reads_no_image_is_an_error(image, tmp_path, ca
     config = load_config("debug", ["data.text=attributes", "data.image_size=32", "model.arguments.image_size=32"])
     save_model(tmp_path / "c2fvl", build_model(config.model.name, config.model.arguments), config, {})
     assert main(["read", str(image), "--model", str(tmp_path / "c2fvl")]) == 1
-    assert "reads no report off a film" in capsys.readouterr().err
+    assert "predicts no findings from an image" in capsys.readouterr().err
 
 
 def test_exported_networks_read_images_too(folder, image, tmp_path):

@@ -121,14 +121,14 @@ def example_settings(name: str, arguments: Iterable[str] = (), image_size: int |
 
 
 def build_empty(config: Config) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """Return the network of the settings and one film with its report, all without numbers, on the meta device."""
+    """Return the network of the settings and one image with its report, all without numbers, on the meta device."""
     with torch.device("meta"):
         network = build_model(config.model.name, config.model.arguments)
         return network, example_inputs(config, 1)
 
 
 def example_inputs(config: Config, batch: int) -> tuple[Tensor, ...]:
-    """Return so many films and, where they are read, reports of the settings' size; all zero."""
+    """Return that many images and, for a network that reads them, reports of the settings' size; all zero."""
     side = config.data.image_size
     image = torch.zeros(batch, int(config.model.arguments.get("in_channels", 3)), side, side)
     shape = text_shape(config)

@@ -12,7 +12,7 @@ from c2fvl.metrics.out_of_distribution import OodDetector
 
 @dataclass(frozen=True)
 class Computed:
-    """What a network computed of several films."""
+    """What a network computed of several images."""
 
     probability: np.ndarray
     """(B, S, S) of the lesion, or (B, C, S, S) of three classes and more, float32."""
@@ -20,7 +20,7 @@ class Computed:
     """(B, …) each, in the order of `LOGITS`; empty for a network that reads none."""
 
     def row(self, place: int) -> "Computed":
-        """Return what was computed of one film, without the first axis."""
+        """Return what was computed of one image, without the first axis."""
         return Computed(self.probability[place], tuple(values[place] for values in self.logits))
 
 
@@ -34,7 +34,7 @@ class Engine(Protocol):
     calibration: dict[str, Any] | None
     """The content of `calibration.json`, if there is one."""
     ood_detector: OodDetector | None
-    """What is usual among the films trained on, if that is known."""
+    """Of the training images, if there is one."""
     batch_size: int
     """Films at once that suit it."""
 

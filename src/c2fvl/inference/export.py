@@ -1,7 +1,7 @@
-"""A trained network → one ONNX file that ONNX Runtime computes without torch.
+"""A trained network as one ONNX file, which ONNX Runtime runs without torch.
 
-The file takes films as `Predictor` prepares them and gives probabilities; what it needs to be used rightly lies in its
-metadata. It is compared with the network in PyTorch before it is written.
+The file takes images as `Predictor` prepares them and gives probabilities; its metadata hold everything else that is
+needed to use it. It is compared with the network in PyTorch before it is written.
 """
 
 import base64
@@ -65,9 +65,9 @@ class Exported:
     dtype: str
     opset: int
     difference: float
-    """Largest difference to PyTorch in probability, over the films it was compared on."""
+    """Largest difference to PyTorch in probability, over the images it was compared on."""
     dice_before: float | None = None
-    """Mean Dice per image of the network on the films named for calibration; None but for int8."""
+    """Mean Dice per image of the network on the images named for calibration; None but for int8."""
     dice_after: float | None = None
     num_scored: int = 0
 
@@ -84,8 +84,8 @@ def export(
 ) -> Exported:
     """Write the network of `model` to the file `out` (.onnx) and return what was measured of it.
 
-    int8 takes its scales from films of the training part of the data set `calibration`, and is scored on films of its
-    validation part. Raises `ValueError` where the network cannot be exported so, where calibration data are missing or
+    int8 takes its scales from images of the training split of the data set `calibration`, and is scored on images of
+    its validation split. Raises `ValueError` where the network cannot be exported so, where calibration data are missing or
     surplus, and where the result differs too much; nothing is written then.
     """
     out = Path(out)
@@ -95,11 +95,11 @@ def export(
         raise ValueError(f"the dtype is {dtype!r}; expected is one of {', '.join(DTYPES)}")
     if (dtype == "int8") != (calibration is not None):
         raise ValueError(
-            "int8 needs films to take its scales from; name a data set with --calibration"
+            "int8 needs images for its scales; name a data set with --calibration"
             if calibration is None
             else f"--calibration is for int8; {dtype} needs none"
         )
-    images = None if calibration is None else _films(model, calibration, table)
+    images = None if calibration is None else _images(model, calibration, table)
     progress.stage("translating")
     content = _described(_translate(model, opset), model, dtype)
     with tempfile.TemporaryDirectory(prefix="c2fvl-export-") as folder:
@@ -130,7 +130,7 @@ def export(
 
 
 class _Probability(nn.Module):
-    """The network with probabilities for logits; what it read off the film follows, if it reads films."""
+    """The network with probabilities instead of logits; the findings that it reads off the image follow, if any."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -241,12 +241,12 @@ def _describe_image(data: DataConfig) -> str:
     side = data.image_size
     return (
         f"(batch, channel, height, width) float32, {data.channel_order.upper()}, grey repeated; values in [0, 1], "
-        f"8-bit films divided by 255 and 16-bit films by 65535; resized to {side}×{side} by the rule {data.resize!r}"
+        f"8-bit images divided by 255 and 16-bit images by 65535; resized to {side}×{side} by the rule {data.resize!r}"
     )
 
 
 def _examples(model: TrainedModel, count: int, *, seed: int = 0) -> tuple[Tensor, ...]:
-    """Return films of the network's size that vary smoothly, with noise, and reports of which the last is missing."""
+    """Return images of the network's size that vary smoothly, with noise, and reports of which the last is missing."""
     generator = torch.Generator().manual_seed(seed)
     side, channels = model.config.data.image_size, int(model.config.model.arguments.get("in_channels", 3))
     coarse = torch.rand(count, channels, 7, 7, generator=generator)
@@ -268,7 +268,7 @@ def _examples(model: TrainedModel, count: int, *, seed: int = 0) -> tuple[Tensor
 
 
 def _difference(model: TrainedModel, exported: OnnxModel) -> float:
-    """Return the largest difference between both for one film, for two and for three."""
+    """Return the largest difference between both for one image, for two and for three."""
     engine = NetworkEngine(dataclasses.replace(model, network=model.network.cpu()))
     differences = []
     for count in (1, 2, 3):
@@ -305,8 +305,8 @@ def _halved(content: bytes) -> bytes:
         return convert_float_to_float16(onnx.load_model_from_string(content), keep_io_types=True).SerializeToString()
 
 
-def _films(model: TrainedModel, root: Path | str, table: str | None) -> tuple[CaseDataset, CaseDataset]:
-    """Return films to take scales from and films to score, spread evenly over the two parts of a data set."""
+def _images(model: TrainedModel, root: Path | str, table: str | None) -> tuple[CaseDataset, CaseDataset]:
+    """Return images for the scales and images to score, spread evenly over two splits of a data set."""
     config = dataclasses.replace(model.config.data, missing_reports="allow")
     parts = []
     for split, maximum in ((config.train_split, CALIBRATION_FILMS), (config.val_split, SCORED_FILMS)):
@@ -323,7 +323,7 @@ class _Reader:
         self.images, self.names, self.place = images, names, 0
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """Return the inputs of the next film, or None after the last."""
+        """Return the inputs of the next image, or None after the last."""
         if self.place == len(self.images):
             return None
         image, text = _inputs(self.images, self.place)
@@ -370,7 +370,7 @@ def _has_vnni() -> bool:
 
 
 def _mean_dice(engine: Any, images: CaseDataset) -> float:
-    """Return the mean Dice per image on the films' own grid."""
+    """Return the mean Dice per image at the original resolution."""
     values = []
     for place in range(len(images)):
         item = images[0, place]

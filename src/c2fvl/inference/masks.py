@@ -1,4 +1,4 @@
-"""Probability maps → the class of each pixel, on the network's grid or the film's own. No torch."""
+"""Probability maps → the class of each pixel, at the network's resolution or the original one. No torch."""
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ def to_labels(probability: np.ndarray, threshold: float = THRESHOLD) -> np.ndarr
 
 
 def to_original(probability: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the probability map, (S, S) or (C, S, S), bilinearly resized to (height, width) of the film."""
+    """Return the probability map, (S, S) or (C, S, S), bilinearly resized to (height, width) of the image."""
     if probability.shape[-2:] == tuple(shape):
         return probability
     if probability.ndim == 3:

@@ -1,4 +1,4 @@
-"""One film, or thousands, → masks in the films' own size."""
+"""From an image and its report to a mask at the original size."""
 
 import logging
 import threading
@@ -41,18 +41,18 @@ class UnreadableReportError(ValueError):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network makes of one film."""
+    """What the network predicts for one image."""
 
     mask: np.ndarray
-    """(H, W) uint8 in {0, 1}, or the class of each pixel, in the film's own size."""
+    """(H, W) uint8 in {0, 1}, or the class of each pixel, in the image's own size."""
     probability: np.ndarray
     """Of the lesion (H, W), or of three classes and more (C, H, W), float32 in [0, 1]; calibrated if the model is."""
     report: Report | None
     """The report as understood, in the viewer's frame; None where none was given or the network reads none."""
     findings: PredictedFindings | None = None
-    """What the network read off the film, and how far it followed the report; None for one that reads no films."""
+    """The findings read off the image, and how far the report was followed; None for a network that reads none."""
     ood: OodScore | None = None
-    """Whether the film is such as the network was trained on; None where the model does not know its films."""
+    """Whether the image is like the training images; None for a model without an out-of-distribution check."""
     refusal: str = ""
     """Why the report given could not be read; the mask is then the one without a report."""
 
@@ -69,10 +69,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A film and its report as the network takes them."""
+    """An image and its report as the network takes them."""
 
     size: tuple[int, int]
-    """(H, W) of the film."""
+    """(H, W) of the image."""
     image: np.ndarray
     """(3, S, S)."""
     text: np.ndarray | None
@@ -84,12 +84,12 @@ class Prepared:
 
 
 class Predictor:
-    """A trained network, ready for films of any size.
+    """A trained network, ready for images of any size.
 
     `model` is a model folder, a run folder, the name of a trained model such as "default", a loaded model or an
-    exported file `.onnx`, which needs no torch. Call it with a film, as a path or as a grey or RGB array (H, W) or
-    (H, W, 3), float in [0, 1], uint8 or uint16, and a report as a sentence or a `Report`. `trust`, from 0 (the film
-    alone) to 1 (follow the report), is for networks that read the film before the report; None takes the model's own.
+    exported file `.onnx`, which needs no torch. Call it with an image, as a path or as a grey or RGB array (H, W) or
+    (H, W, 3), float in [0, 1], uint8 or uint16, and a report as a sentence or a `Report`. `trust`, from 0 (the image
+    alone) to 1 (follow the report), is for networks that read the image before the report; None takes the model's own.
     """
 
     def __init__(
@@ -122,48 +122,48 @@ class Predictor:
     def __call__(
         self, image: str | Path | np.ndarray, report: str | Report | None = None, *, orientation: str = "image"
     ) -> Prediction:
-        """Return the prediction for one film.
+        """Return the prediction for one image.
 
-        `orientation` says whose left a report's "left" is: the viewer's (as in the captions of QaTa-COV19) or the
-        patient's (as a radiologist writes). Raises `ValueError` for a film or a report that cannot be read.
+        `orientation` says whose left a report's "left" is: the image's (as in the captions of QaTa-COV19) or the
+        patient's (as a radiologist writes). Raises `ValueError` for an image or a report that cannot be read.
         """
         prepared = self.prepare(image, report, orientation=orientation)
         return self.finish(prepared, self.run([prepared])[0])
 
     def describe(self, image: str | Path | np.ndarray) -> Prediction:
-        """Return the prediction for one film without a report, with what the network reads off it.
+        """Return the prediction for one image without a report, with the findings read off it.
 
-        Raises `ValueError` for a network that reads no films, and for a film that cannot be read.
+        Raises `ValueError` for a network that predicts no findings, and for an image that cannot be read.
         """
         found = self(image)
         if found.findings is None:
             name = self.engine.config.model.name
-            raise ValueError(f"the network {name} reads no report off a film; filmfirst does")
+            raise ValueError(f"the network {name} predicts no findings from an image; filmfirst does")
         return found
 
     def prepare(
         self, image: str | Path | np.ndarray, report: str | Report | None = None, *, orientation: str = "image"
     ) -> Prepared:
-        """Return film and report ready for `run`. Raises as a call does."""
-        film = _as_film(image)
+        """Return image and report ready for `run`. Raises as a call does."""
+        pixels = _as_array(image)
         understood, refusal = self.understand_or_refuse(report, orientation=orientation)
         config = self.engine.config.data
-        resized = resize_image(film, config.image_size, rule=config.resize)
+        resized = resize_image(pixels, config.image_size, rule=config.resize)
         text = None if self.encoder is None else self.encoder.encode(understood)
         image = in_channel_order(resized, config).transpose(2, 0, 1)
-        size = int(film.shape[0]), int(film.shape[1])
+        size = int(pixels.shape[0]), int(pixels.shape[1])
         known = self.engine.ood_detector
-        ood = None if known is None else known.score(film)
+        ood = None if known is None else known.score(pixels)
         return Prepared(size, np.ascontiguousarray(image, np.float32), text, understood, ood, refusal)
 
     def run(self, prepared: Sequence[Prepared]) -> list[Computed]:
-        """Return what the network makes of several films at once, on its own grid, not calibrated yet."""
+        """Return what the network computes for several images at once, at its own resolution, not calibrated."""
         texts = [one.text for one in prepared if one.text is not None]
         found = self.engine.compute(np.stack([one.image for one in prepared]), np.stack(texts) if texts else None)
         return [found.row(place) for place in range(len(prepared))]
 
     def finish(self, prepared: Prepared, found: Computed) -> Prediction:
-        """Return the prediction in the film's own size, its mask cut from what the network gives."""
+        """Return the prediction at the original size. The mask uses the probabilities before calibration."""
         probability = to_original(found.probability, prepared.size)
         mask = to_labels(probability, self.threshold)
         told = None if prepared.text is None else prepared.text[0]
@@ -174,7 +174,7 @@ class Predictor:
 
     @property
     def reads_images(self) -> bool:
-        """Tell whether the network reads films itself, so that a report is a help that can be done without."""
+        """Tell whether the network reads images itself, so that a report is optional."""
         return self.engine.config.data.text == "findings"
 
     def understand_or_refuse(
@@ -182,7 +182,7 @@ class Predictor:
     ) -> tuple[Report | None, str]:
         """Return the report as `understand` does, or why nothing of it can be read.
 
-        Only where the network reads films itself; of another such a report is an error.
+        For a network that does not read images itself, such a report is an error.
         """
         try:
             return self.understand(report, orientation=orientation), ""
@@ -253,17 +253,17 @@ def _engine(model: "str | Path | TrainedModel | Engine", device: str, batch_size
     return NetworkEngine(model, device=device, batch_size=batch_size)
 
 
-def _as_film(image: str | Path | np.ndarray) -> np.ndarray:
+def _as_array(image: str | Path | np.ndarray) -> np.ndarray:
     if not isinstance(image, np.ndarray):
         return read_image(image)
     if image.ndim == 2:
         image = np.repeat(image[:, :, None], 3, axis=2)
     if image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(
-            f"the film has the shape {image.shape}; expected is (height, width), or (height, width, 3) RGB"
+            f"the image has the shape {image.shape}; it must be (height, width), or (height, width, 3) RGB"
         )
     if image.dtype in (np.uint8, np.uint16):
         return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
     if image.dtype.kind != "f" or not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
-        raise ValueError("the film must be uint8, uint16, or floating point in [0, 1] without NaN")
+        raise ValueError("the image must be uint8, uint16, or floating point in [0, 1] without NaN")
     return image.astype(np.float32, copy=False)

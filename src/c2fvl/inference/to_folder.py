@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,11 +15,8 @@ from c2fvl.files import storage
 from c2fvl.files.images import read_image, write_image, write_labels, write_mask, write_probability
 from c2fvl.files.tables import read_csv
 from c2fvl.inference.engine import Computed
-from c2fvl.reports.findings import explain
-
-if TYPE_CHECKING:
-    pass
 from c2fvl.inference.predictor import Prediction, Predictor, Prepared
+from c2fvl.reports.findings import explain
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +25,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
 def _written(stem: str, num_foreground: int = 1) -> tuple[str, ...]:
-    """Return the names of all files that a film of this stem may leave in the folder; the record is the last."""
+    """Return the names of all files that an image of this stem may leave in the folder; the record is the last."""
     return f"{stem}.png", *_probabilities(stem, num_foreground), f"{stem}_overlay.png", f"{stem}.json"
 
 
@@ -41,23 +38,23 @@ def _probabilities(stem: str, num_foreground: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Request:
-    """One film to predict."""
+    """One image to predict."""
 
     image: Path
     report: str | None = None
 
 
 def collect(inputs: Sequence[str], *, table: Path | str | None = None, report: str | None = None) -> list[Request]:
-    """Return what files, folders, globs and a csv table (columns image, report) ask for, in order, each film once.
+    """Return what files, folders, globs and a csv table (columns image, report) ask for, in order, each image once.
 
-    Raises `FileNotFoundError` for what is not there, and `ValueError` for two films whose results would overwrite each
-    other, and for one film with two reports.
+    Raises `FileNotFoundError` for what is not there, and `ValueError` for two images whose results would overwrite each
+    other, and for one image with two reports.
     """
     requests = [Request(path, report) for item in inputs for path in _expand(item)]
     if table is not None:
         requests += list(_from_table(Path(table), report))
     if not requests:
-        raise ValueError("there is no film to predict; name files, folders, globs, or a table with --csv")
+        raise ValueError("there is no image to predict; name files, folders, globs, or a table with --csv")
     images: dict[Path, Request] = {}
     for request in requests:
         other = images.setdefault(request.image.resolve(), request)
@@ -67,11 +64,11 @@ def collect(inputs: Sequence[str], *, table: Path | str | None = None, report: s
     seen: dict[str, Path] = {}
     for request in requests:
         for name in _written(request.image.stem):
-            other_film = seen.setdefault(name, request.image)
-            if other_film is request.image:
+            other_image = seen.setdefault(name, request.image)
+            if other_image is request.image:
                 continue
             raise ValueError(
-                f"{other_film} and {request.image} would both be written as {name}; rename one, or predict them into "
+                f"{other_image} and {request.image} would both be written as {name}; rename one, or predict them into "
                 "two folders"
             )
     return requests
@@ -87,34 +84,34 @@ def predict_to_folder(
     overlay: bool = False,
     workers: int = 1,
 ) -> Iterator[dict[str, Any]]:
-    """Predict film after film into `out` and yield the record of each, which is also written as `<stem>.json`.
+    """Predict one image after another into `out` and yield the record of each, which is also written as `<stem>.json`.
 
-    While the network computes, `workers` threads read the next films and as many write the last results; only a few
-    films are held at a time, however many there are.
+    While the network computes, `workers` threads read the next images and as many write the last results; only a few
+    images are held at a time, however many there are.
 
-    Raises `ValueError`, before anything is written, where a result would replace one of the films. Writes
-    `<stem>.png` (0 and 255, or the numbers of several classes, in the film's size), on request
+    Raises `ValueError`, before anything is written, where a result would replace one of the images. Writes
+    `<stem>.png` (0 and 255, or the numbers of several classes, in the image's size), on request
     `<stem>_probability.png` (16 bit, value / 65535; of several classes `<stem>_probability_1.png` and so on) and
-    `<stem>_overlay.png`; what an earlier call left of that film is removed first. A film that cannot be read ends
-    with a record that holds an "error" and nothing written; the films after it are still predicted.
+    `<stem>_overlay.png`; what an earlier call left of that image is removed first. An image that cannot be read ends
+    with a record that holds an "error" and nothing written; the images after it are still predicted.
     """
     out, requests = storage.check_folder(out, what="masks"), list(requests)
     images = {request.image.resolve() for request in requests}
     for request in requests:
         for name in _written(request.image.stem, len(predictor.classes)):
             if (out / name).resolve() in images:
-                raise ValueError(f"{out / name} is a film to be predicted and would be replaced; name another folder")
+                raise ValueError(f"{out / name} is an image to be predicted and would be replaced; name another folder")
 
-    def prepare(request: Request) -> _Film:
+    def prepare(request: Request) -> _Job:
         try:
             pixels = read_image(request.image)
             prepared = predictor.prepare(pixels, request.report, orientation=orientation)
         except (OSError, ValueError) as error:
-            return _Film(request, error=str(error).removeprefix(f"{request.image}: "))
-        return _Film(request, prepared, pixels if overlay else None)
+            return _Job(request, error=str(error).removeprefix(f"{request.image}: "))
+        return _Job(request, prepared, pixels if overlay else None)
 
-    def write(film: _Film) -> dict[str, Any]:
-        return _write(predictor, film, out, orientation, probability=probability)
+    def write(job: _Job) -> dict[str, Any]:
+        return _write(predictor, job, out, orientation, probability=probability)
 
     maximum = predictor.batch_size
     read = prefetch(prepare, requests, workers=workers, maximum=maximum)
@@ -122,8 +119,8 @@ def predict_to_folder(
 
 
 @dataclass(frozen=True)
-class _Film:
-    """A film on its way from its file to its mask."""
+class _Job:
+    """An image on its way from its file to its mask."""
 
     request: Request
     prepared: Prepared | None = None
@@ -133,11 +130,11 @@ class _Film:
     error: str = ""
 
 
-def _computed(predictor: Predictor, images: Iterable[_Film]) -> Iterator[_Film]:
-    """Yield the films with what is computed of them in batches, in order; those with an error as they are."""
-    waiting: list[_Film] = []
+def _computed(predictor: Predictor, images: Iterable[_Job]) -> Iterator[_Job]:
+    """Yield the images in order with what was computed for them in batches; those with an error stay as they are."""
+    waiting: list[_Job] = []
 
-    def compute() -> list[_Film]:
+    def compute() -> list[_Job]:
         readable = [image.prepared for image in waiting if image.prepared is not None]
         found = iter(predictor.run(readable) if readable else ())
         return [replace(image, found=None if image.error else next(found)) for image in waiting]
@@ -150,23 +147,23 @@ def _computed(predictor: Predictor, images: Iterable[_Film]) -> Iterator[_Film]:
     yield from compute()
 
 
-def _write(predictor: Predictor, film: _Film, out: Path, orientation: str, *, probability: bool) -> dict[str, Any]:
-    """Write what was found of a film and return its record."""
-    request, stem = film.request, film.request.image.stem
+def _write(predictor: Predictor, job: _Job, out: Path, orientation: str, *, probability: bool) -> dict[str, Any]:
+    """Write the files of one image and return its record."""
+    request, stem = job.request, job.request.image.stem
     if (out / f"{stem}.json").is_file():  # the record goes first and comes last: where it is, all belongs together
         for name in reversed(_written(stem, len(predictor.classes))):
             (out / name).unlink(missing_ok=True)
-    if film.prepared is None or film.found is None:
-        return {"image": str(request.image), "error": film.error}
-    prediction = predictor.finish(film.prepared, film.found)
+    if job.prepared is None or job.found is None:
+        return {"image": str(request.image), "error": job.error}
+    prediction = predictor.finish(job.prepared, job.found)
     several = len(predictor.classes) > 1
     (write_labels if several else write_mask)(out / f"{stem}.png", prediction.mask)
     if probability:
         maps = prediction.probability[1:] if several else [prediction.probability]
         for name, of_class in zip(_probabilities(stem, len(predictor.classes)), maps, strict=True):
             write_probability(out / name, of_class)
-    if film.pixels is not None:
-        picture = case_panel(film.pixels, prediction.mask, report=prediction.report, classes=predictor.classes)
+    if job.pixels is not None:
+        picture = case_panel(job.pixels, prediction.mask, report=prediction.report, classes=predictor.classes)
         write_image(out / f"{stem}_overlay.png", picture)
     record = _record(predictor, request, prediction, orientation)
     storage.write_json(out / f"{stem}.json", record)
@@ -228,7 +225,7 @@ def _expand(item: str) -> list[Path]:
     if path.is_dir():
         found = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
-            raise FileNotFoundError(f"the folder {path} holds no film ({', '.join(IMAGE_SUFFIXES)})")
+            raise FileNotFoundError(f"the folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)})")
         return found
     if path.exists():
         return [path]

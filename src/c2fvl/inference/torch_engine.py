@@ -27,7 +27,7 @@ def for_inference(model: TrainedModel, compute: Compute) -> tuple[nn.Module, Com
 
 
 def inference_form(model: TrainedModel, *, batch_size: int = 1, in_place: bool = False) -> nn.Module:
-    """Return the inference form of a model's network, made ready for films of its size in such batches.
+    """Return the inference model of a network, prepared for batches of images of its size.
 
     `in_place` as in `optimize`.
     """
@@ -38,10 +38,10 @@ def inference_form(model: TrainedModel, *, batch_size: int = 1, in_place: bool =
 
 
 def automatic_batch(model: TrainedModel, *, maximum: int = 32) -> int:
-    """Return how many films at once suit the device that the model lies on.
+    """Return the batch size that suits the device of the model.
 
     On a processor one, for larger batches leave its caches and are no faster (`docs/performance.md`); on a GPU as many
-    as its memory takes, up to `most`.
+    as its memory takes, up to `maximum`.
     """
     device = next(model.network.parameters()).device
     if device.type == "cpu":
@@ -58,7 +58,7 @@ def automatic_batch(model: TrainedModel, *, maximum: int = 32) -> int:
 
 
 def largest_batch(attempt: Callable[[int], object], *, maximum: int) -> int:
-    """Return the largest size, from `most` down by halves, that `attempt` does not run out of memory with."""
+    """Return the largest size, from `maximum` down by halves, that `attempt` does not run out of memory with."""
     size = maximum
     while size > 1:
         try:
@@ -74,7 +74,7 @@ def largest_batch(attempt: Callable[[int], object], *, maximum: int) -> int:
 class NetworkEngine:
     """A trained network that gives probabilities for arrays, in its inference form.
 
-    `batch_size` is how many films it is made ready for at once, None for what suits the device; `in_place` as in
+    `batch_size` is how many images it is prepared for at once, None for what suits the device; `in_place` as in
     `optimize`.
     """
 
