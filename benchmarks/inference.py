@@ -23,7 +23,8 @@ from torch import nn
 
 from c2fvl.checkpoints.provenance import provenance
 from c2fvl.files import storage
-from c2fvl.inference.cost import Conditions, Speed, count_flops, in_own_process
+from c2fvl.inference.cost import count_flops
+from c2fvl.inference.speed import Conditions, Speed, in_own_process
 from c2fvl.models import Output, build_model
 from c2fvl.models.inference_model import optimize
 from c2fvl.models.layers.blocks import ConvNormReLU

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from c2fvl.checkpoints.provenance import provenance
 from c2fvl.files import storage
-from c2fvl.inference.cost import resident, resident_peak
+from c2fvl.inference.speed import resident, resident_peak
 from c2fvl.models import Output, build_model
 from c2fvl.training.allocator import keep_freed_memory
 from c2fvl.training.recompute import recompute_activations

@@ -30,7 +30,8 @@ NEEDS_TORCH = {
     "models.unet",
     "checkpoints.foreign", "checkpoints.official", "checkpoints.packing", "checkpoints.provenance",
     "checkpoints.trained_model",
-    "inference.cases", "inference.cost", "inference.export", "inference.precision", "inference.torch_engine",
+    "inference.cases", "inference.cost", "inference.export", "inference.precision", "inference.speed",
+    "inference.torch_engine",
     "training", "evaluation",
 }  # fmt: skip
 """Modules and packages that may import torch; every other module answers without it."""

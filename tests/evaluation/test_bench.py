@@ -11,7 +11,7 @@ from c2fvl.checkpoints.folders import parse_settings
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.cli.main import main
 from c2fvl.evaluation.bench import bench, to_markdown
-from c2fvl.inference.cost import Conditions, measure_speed
+from c2fvl.inference.speed import Conditions, measure_speed
 
 ONCE = Conditions(repeats=1, threads=1)
 

@@ -263,7 +263,7 @@ def test_batches_and_threads_change_nothing(tiny_run, images, phantom_root, tmp_
 
 FLAT = """
 import sys
-from c2fvl.inference.cost import resident
+from c2fvl.inference.speed import resident
 from c2fvl.inference.predictor import Predictor
 from c2fvl.inference.to_folder import Request, predict_to_folder
 from pathlib import Path

@@ -20,8 +20,9 @@ from c2fvl.data.part import Part
 from c2fvl.evaluation.audit import audit
 from c2fvl.evaluation.evaluate import evaluate
 from c2fvl.extensions import find_extension, import_extension, is_extension
-from c2fvl.inference.cost import build_empty, example_settings, in_own_process
+from c2fvl.inference.cost import build_empty, example_settings
 from c2fvl.inference.predictor import Predictor
+from c2fvl.inference.speed import in_own_process
 from c2fvl.models import Output, build_model
 from c2fvl.models.inference_model import optimize
 from c2fvl.models.registry import arguments_of, find_network, num_classes

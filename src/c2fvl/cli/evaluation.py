@@ -232,7 +232,7 @@ def run_bench(options: argparse.Namespace) -> int:
     from c2fvl.evaluation.bench import bench, to_markdown
     from c2fvl.files import storage
     from c2fvl.inference.compute import MEASURABLE
-    from c2fvl.inference.cost import Conditions
+    from c2fvl.inference.speed import Conditions
 
     out = None if options.out is None else storage.check_folder(options.out, what="results")
     conditions = Conditions(device_of(options), options.dtype, options.batch_size, options.repeats)

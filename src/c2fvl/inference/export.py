@@ -85,8 +85,8 @@ def export(
     """Write the network of `model` to the file `out` (.onnx) and return what was measured of it.
 
     int8 takes its scales from images of the training split of the data set `calibration`, and is scored on images of
-    its validation split. Raises `ValueError` where the network cannot be exported so, where calibration data are missing or
-    surplus, and where the result differs too much; nothing is written then.
+    its validation split. Raises `ValueError` where the network cannot be exported so, where calibration data are
+    missing or surplus, and where the result differs too much; nothing is written then.
     """
     out = Path(out)
     if out.suffix != ".onnx":

@@ -23,7 +23,8 @@ from c2fvl.evaluation.evaluate import OWN_TABLE, evaluate
 from c2fvl.evaluation.evaluation_folder import CaseTable, EvaluationFolder
 from c2fvl.evaluation.summary import Summary
 from c2fvl.inference.compute import Compute
-from c2fvl.inference.cost import Conditions, Speed, build_empty, measure_speed, stages
+from c2fvl.inference.cost import build_empty, stages
+from c2fvl.inference.speed import Conditions, Speed, measure_speed
 from c2fvl.metrics.intervals import Bootstrap
 from c2fvl.progress import SILENT, Progress
 
