@@ -1,5 +1,6 @@
 """The kinds of files that c2fvl reads: some whole files of each, how they are damaged, and how they are read."""
 
+import contextlib
 import io
 import shutil
 from collections.abc import Callable
@@ -52,17 +53,14 @@ def _plain(change: tuple[Mutation, ...]) -> Mutation:
 
 
 def _every(*readers: Callable[[Path], Any]) -> Callable[[Path], None]:
-    """Return a reader that asks all of these, and refuses what all of them refuse."""
+    """Return a reader that asks all of these, each of which may refuse; it refuses what the first one does."""
+    first, *others = readers
 
     def read(path: Path) -> None:
-        refused: list[Exception] = []
-        for reader in readers:
-            try:
+        for reader in others:
+            with contextlib.suppress(ValueError, OSError):
                 reader(path)
-            except (ValueError, OSError) as error:
-                refused.append(error)
-        if len(refused) == len(readers):
-            raise refused[0]
+        first(path)
 
     return read
 
