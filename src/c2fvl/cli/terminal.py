@@ -1,4 +1,4 @@
-"""Progress on the terminal, drawn only where there is one; elsewhere one line per epoch."""
+"""Progress on the terminal: bars if the error stream is a terminal, else lines only."""
 
 import sys
 import time
@@ -18,7 +18,7 @@ from c2fvl.training.callbacks import Observer
 
 
 class TerminalObserver(Observer):
-    """A bar with loss, best Dice, films per second and time left; a line when an epoch ends."""
+    """A bar with loss, best Dice, images per second and time left; a line at the end of each epoch."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
@@ -28,7 +28,7 @@ class TerminalObserver(Observer):
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn(
-                "loss {task.fields[loss]:.4f} · best Dice {task.fields[dice]} · {task.fields[rate]:.1f} films/s"
+                "loss {task.fields[loss]:.4f} · best Dice {task.fields[dice]} · {task.fields[rate]:.1f} images/s"
             ),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
@@ -49,14 +49,14 @@ class TerminalObserver(Observer):
         self._bar.stop()
 
     def start(self, run: Path, config: Config, num_train: int, num_val: int, resumed_at: int, *, is_main: bool) -> None:
-        """Say where the run writes."""
+        """Print where the run writes."""
         self.is_main, self._epochs = is_main, 0 if config.train.minutes else config.train.epochs
         if not is_main:
             self._bar.disable = True
             return
         begun = f"Resuming after epoch {resumed_at}" if resumed_at else "Training"
         self._say(
-            f"{begun}: {config.preset}, {num_train} films to train on, {num_val} to validate on; writing to {run}"
+            f"{begun}: {config.preset}, {num_train} training images, {num_val} validation images; writing to {run}"
         )
 
     def step(self, epoch: int, batch: int, num_batches: int, loss: float, images_per_second: float) -> None:
