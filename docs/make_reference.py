@@ -70,7 +70,7 @@ def commands_page() -> str:
         "| 0 | done |",
         "| 1 | `check` found errors; `predict` or `read` failed for some images, the others are done |",
         "| 2 | a wrong call, input or setting; one line on the error stream says what |",
-        "| 75, 130, 143 | `train` was stopped and saved: its time was up, Ctrl-C, SIGTERM; other commands: 130 is Ctrl-C |",
+        "| 75, 130, 143 | `train` stopped and saved: time was up, Ctrl-C, SIGTERM; other commands: 130 for Ctrl-C |",
         "",
         "| command | |",
         "|---|---|",
