@@ -145,3 +145,26 @@ def test_arguments_that_are_not_known_are_refused(arguments, capsys):
         main(arguments)
     assert ended.value.code == 2
     assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_without_a_command_the_help_is_printed(capsys):
+    assert main([]) == 0
+    assert "Segment images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "x.png", "--trust", "2"], "--trust must be between 0 and 1, got 2."),
+        (["predict", "x.png", "--device", "gpu"], "--device must be auto, cpu, cuda, cuda:NUMBER or mps, got gpu."),
+        (["evaluate", "x", "y", "--batch-size", "0"], "--batch-size must be a whole number of at least 1, got 0."),
+        (["evaluate", "x", "y", "--spacing", "1,-2"], "--spacing must be MM or MM,MM"),
+        (["export", "x", "y", "--dtype", "fp8"], "--dtype must be one of fp32, fp16, int8; got 'fp8'."),
+        (["evaluat"], "there is no command 'evaluat'; did you mean evaluate?"),
+    ],
+)
+def test_an_error_of_the_call_is_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and message in error and error.count("\n") == 1
