@@ -1,10 +1,10 @@
-"""How much faster than the published form C2FVL learns: one optimiser step on a processor.
+"""How much faster C2FVL trains than the published form: one optimizer step on a CPU.
 
     python benchmarks/training.py [--width 64] [--batch 4] [--threads 2] [--repeats 5] [--compile] [--json FILE]
 
-Each form steps in a process of its own, in turn with the others, so that what else the machine does befalls all alike:
-the published form (`published_c2fvl.py`) as PyTorch runs it by default, the same with freed memory kept, and our
-network as `c2fvl train` runs it. Losses of the first step are compared before anything is timed.
+Each form steps in its own process, in turn with the others, so that other load on the machine affects all alike: the
+published form (`published_c2fvl.py`) as PyTorch runs it by default, the same with freed memory kept, and our network as
+`c2fvl train` runs it. The losses of the first step are compared before the times are printed.
 """
 
 import argparse
@@ -33,7 +33,7 @@ SIDE_FRACTION = 0.1
 
 
 def work(pipe: Connection, form: str, options: argparse.Namespace) -> None:
-    """Step once for each word from the other side and answer with the loss and the seconds; end at None."""
+    """Take one step for each message and answer with loss, seconds and memory; end at None."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     if form != FORMS[0]:
@@ -92,6 +92,8 @@ def main() -> None:
         for form, pipe in pipes.items():
             pipe.send("step")
             answers[form].append(pipe.recv())
+    for pipe in pipes.values():
+        pipe.send(None)
     first = [answers[form][0]["loss"] for form in forms]
     if max(first) - min(first) > 1e-5:
         raise SystemExit(f"the forms do not compute the same: their first losses are {first}")
@@ -103,7 +105,7 @@ def main() -> None:
         }
         for form in forms
     ]
-    print("| form | times faster | peak memory, share of the published |")
+    print("| form | times faster | peak memory, fraction of the published |")
     print("|---|---:|---:|")
     for row in rows:
         print(
