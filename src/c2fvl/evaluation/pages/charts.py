@@ -23,15 +23,16 @@ _INK = "#010203"  # stands for the page's colour of text
 
 def curves(history: Sequence[Mapping[str, Any]]) -> str:
     """Return the loss and Dice curves of a run's log."""
-    epochs = [line["epoch"] for line in history]
     figure, (losses, scores) = _figure("curves", (9, 3.2), columns=2)
     for axes, lines in (
         (losses, [("train_loss", "training", _BLUE), ("val_loss", "validation", _VERMILLION)]),
         (scores, [("val_dice_per_image", "Dice per image", _GREEN), ("val_iou_per_image", "IoU per image", _BLUE)]),
     ):
         for key, label, colour in lines:
-            values = [line.get(key, np.nan) for line in history]
-            axes.plot(epochs, values, label=label, color=colour, marker="o" if len(epochs) < 25 else None, ms=3)
+            points = [(line["epoch"], line[key]) for line in history if key in line]  # not every epoch is validated
+            axes.plot(
+                *zip(*points, strict=True), label=label, color=colour, marker="o" if len(points) < 25 else None, ms=3
+            )
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(labelcolor=_INK, frameon=False)
     losses.set(xlabel="epoch", ylabel="loss")
