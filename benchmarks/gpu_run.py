@@ -229,7 +229,7 @@ class StageProcess:
         """Copy what the stage has found to the results, and its best weights if it is time for that."""
         changes = self._found()
         for line in changes.get("history", [])[self.num_epochs :]:
-            shown = {name: value for name, value in line.items() if name in SHOWN}
+            shown = "  ".join(f"{name} {line[name]:.4g}" for name in SHOWN if name in line)
             self.results.log(f"[{self.stage.key}] {shown}")
             self.num_epochs += 1
         text = json.dumps(changes)
