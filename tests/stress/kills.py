@@ -1,5 +1,6 @@
 """Training runs that are killed at any moment: each goes on from its last whole state and ends the same."""
 
+import dataclasses
 import os
 import random
 import shutil
@@ -17,6 +18,8 @@ from c2fvl.training.resume_state import ResumeState, load_state
 SETTINGS = ("train.epochs=6", "train.save_minutes=0.0005", "train.ema=0.9", "train.patience=0")
 MAX_STARTS = 400
 """Of one run; more means that it makes no way."""
+MAX_SECONDS = 600.0
+"""Of a run that nothing kills."""
 
 
 def kill_runs(stage: Stage, config: Config) -> Outcome:
@@ -24,15 +27,16 @@ def kill_runs(stage: Stage, config: Config) -> Outcome:
     outcome = Outcome("kills")
     config = override(config, SETTINGS)
     whole = stage.folder / "whole"
-    _, error = in_child(lambda: train(config, run=whole).finished, seconds=600)
+    _, error = in_child(lambda: train(config, run=whole).finished, seconds=MAX_SECONDS)
     if error:
         outcome.fail(f"a run that nothing kills: {error}")
         return outcome
     expected = load_state(whole / "last")
+    stage = dataclasses.replace(stage, began=time.monotonic())
     for number, draw in stage.rounds():
         run = stage.folder / f"run-{number}"
         try:
-            _kill_until_finished(config, run, draw, outcome)
+            _kill_until_finished(stage, config, run, draw, outcome)
             _compare(expected, load_state(run / "last"))
             if (run / "best" / "model.safetensors").read_bytes() != (whole / "best" / "model.safetensors").read_bytes():
                 raise ValueError("the best weights differ from those of the run that nothing killed")
@@ -44,14 +48,18 @@ def kill_runs(stage: Stage, config: Config) -> Outcome:
     return outcome
 
 
-def _kill_until_finished(config: Config, run: Path, draw: random.Random, outcome: Outcome) -> None:
-    """Start the run again after each kill until it ends; `ValueError` where a kill loses something."""
+def _kill_until_finished(stage: Stage, config: Config, run: Path, draw: random.Random, outcome: Outcome) -> None:
+    """Start the run again after each kill until it ends; `ValueError` where a kill loses something.
+
+    When the time of the stage is over, the run is left to end.
+    """
     steps, longest = 0, 0.5
     for _ in range(MAX_STARTS):
         resumable = (run / "last").is_dir() and any(entry.name.isdecimal() for entry in (run / "last").iterdir())
         if not resumable:
             shutil.rmtree(run, ignore_errors=True)
-        if _finished(config, run, resumable=resumable, seconds=draw.uniform(0.0, longest)):
+        seconds = MAX_SECONDS if stage.is_over else draw.uniform(0.0, longest)
+        if _finished(config, run, resumable=resumable, seconds=seconds):
             return
         outcome.tried["kills"] += 1
         if not resumable and not (run / "last").is_dir():

@@ -37,11 +37,17 @@ class Stage:
     seed: int
     folder: Path
     """For its files; those of failures stay."""
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether the time of the stage is spent."""
+        return time.monotonic() - self.began > self.seconds
 
     def rounds(self) -> Iterator[tuple[int, random.Random]]:
         """Yield numbers and generators until the time is over, at least once."""
-        end, number = time.monotonic() + self.seconds, 0
-        while not number or time.monotonic() < end:
+        number = 0
+        while not number or not self.is_over:
             yield number, random.Random(f"{self.seed} {number}")
             number += 1
 
