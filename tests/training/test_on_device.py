@@ -2,12 +2,17 @@
 
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
-from support.tiny_runs import TIMES
+from support.tiny_runs import TIMES, TINY
 
 from c2fvl.config_files import override
+from c2fvl.data.scan import scan
 from c2fvl.training.callbacks import Observer
 from c2fvl.training.device_steps import DeviceSteps, epoch_order
 from c2fvl.training.loop import train
@@ -87,9 +92,6 @@ class StopOnce(Observer):
     def step(self, *arguments):
         self.left -= 1
         if self.left == 0:
-            import os
-            import signal
-
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -134,3 +136,15 @@ def test_a_graph_that_cannot_be_is_an_error_only_where_it_was_asked_for(tiny_con
     assert train(config, run=tmp_path / "auto").finished
     with pytest.raises(ValueError, match=r"train\.graph=yes: CUDA graphs need a GPU"):
         train(override(config, ["train.graph=yes"]), run=tmp_path / "yes")
+
+
+@pytest.mark.slow(like="test_resuming_equals_not_stopping")
+def test_two_processes_train_and_the_cases_of_a_single_batch_are_validated_once(phantom_root, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "c2fvl"]
+    settings = [*TINY, f'data.root="{phantom_root}"', "train.device=auto", "train.epochs=1", ON_DEVICE]
+    done = subprocess.run(
+        [*command, "train", "debug", *settings, "--run-dir", str(tmp_path / "run")],
+        capture_output=True, text=True, timeout=200, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert lines_of(tmp_path / "run")[0]["val_num_cases"] == len(scan(phantom_root, "val"))

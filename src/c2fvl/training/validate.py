@@ -148,6 +148,8 @@ def _device_scores(run: Run, data: DeviceData, *, with_reports: bool) -> Iterato
             losses.append(loss.float().expand(len(batch.ids)))
         first = (run.rank + number * run.world) * _DEVICE_BATCH
         indices += range(first, first + len(batch.ids))
+    if not counts:
+        return  # there are fewer batches than processes
     values: list[float | None] = torch.cat(losses).tolist() if losses else [None] * len(indices)
     for index, value, classes in zip(indices, values, torch.cat(counts).tolist(), strict=True):
         yield index, value, tuple(Overlap(*of_class) for of_class in classes)
