@@ -69,21 +69,21 @@ def test_means_and_cuts_are_those_of_numpy(images):
     assert set(found.of_report) == {LEFT, RIGHT}  # others are told of fewer than five films, or in free text
     assert found.of_report[LEFT] == pytest.approx(masks[:7].mean(axis=0), abs=1e-6)
     assert found.of_report[RIGHT] == pytest.approx(masks[7:13].mean(axis=0), abs=1e-6)
-    assert found.constant_cut == pytest.approx(best_cut([masks]))
-    assert found.report_cut == pytest.approx(best_cut([masks[:7], masks[7:13]]))
+    assert found.constant_threshold == pytest.approx(best_cut([masks]))
+    assert found.report_threshold == pytest.approx(best_cut([masks[:7], masks[7:13]]))
 
 
 def test_masks_are_cut_in_the_size_of_the_film(images):
     cases, masks = images
     found = fit_mean_masks(cases, "lesion")
-    assert (found.constant_mask((SIDE, SIDE)) == (masks.mean(axis=0) >= found.constant_cut - 1e-6)).all()
-    assert (found.mask_of(LEFT, (SIDE, SIDE)) == (masks[:7].mean(axis=0) >= found.report_cut - 1e-6)).all()
+    assert (found.constant_mask((SIDE, SIDE)) == (masks.mean(axis=0) >= found.constant_threshold - 1e-6)).all()
+    assert (found.mask_of(LEFT, (SIDE, SIDE)) == (masks[:7].mean(axis=0) >= found.report_threshold - 1e-6)).all()
     for report in (RARE, FREE, None, Report(number=4)):
         assert (found.mask_of(report, (50, 70)) == found.constant_mask((50, 70))).all()
     large = found.constant_mask((2 * SIDE, 3 * SIDE))
     assert large.dtype == np.uint8
     expected = cv2.resize(masks.mean(axis=0).astype(np.float32), (3 * SIDE, 2 * SIDE), interpolation=cv2.INTER_LINEAR)
-    assert (large == (expected >= found.constant_cut)).mean() > 0.999
+    assert (large == (expected >= found.constant_threshold)).mean() > 0.999
 
 
 def test_the_mask_that_was_chosen_is_the_one_that_is_given(tmp_path):
@@ -126,5 +126,5 @@ def test_films_without_a_mask_do_not_count(images):
     assert found.num_images == MIN_IMAGES
     assert found.constant == pytest.approx(masks[:MIN_IMAGES].mean(axis=0), abs=1e-6)
     assert set(found.of_report) == {LEFT}
-    with pytest.raises(ValueError, match="no film of the training part has a mask"):
+    with pytest.raises(ValueError, match="no training image has a mask"):
         fit_mean_masks(blank, "lesion")

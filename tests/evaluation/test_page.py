@@ -67,7 +67,7 @@ def test_the_page_renders_in_silence(browser, audited, tmp_path):
     assert not console
     assert not asked
     assert text.count("<svg") >= 8
-    for part in ("What the text does", "By kind of film", "Calibration", "Worst cases", "How this was made"):
+    for part in ("Effect of the report", "Subgroups", "Calibration", "Worst cases", "How this was made"):
         assert part in text
     assert f"{100 * audited.summary.as_dict()['scores'][0]['dice_per_image']:.2f}" in text
 

@@ -80,11 +80,11 @@ def test_sides_numbers_and_zones_by_hand():
         "no lesion": [0], "left of the image": [1, 4], "right of the image": [2, 5], "both sides": [3],
     }  # fmt: skip
     assert rows_of(found, "number of lesions") == {"0": [0], "1": [1, 2], "2": [3, 4], "4 and more": [5]}
-    assert rows_of(found, "zone that holds lesion") == {
+    assert rows_of(found, "zone with a lesion") == {
         "upper left": [1, 4], "middle left": [3, 4], "upper right": [5], "middle right": [3, 5], "lower right": [2],
     }  # fmt: skip
     overlapping = {stratum.name for stratum in found if stratum.overlapping}
-    assert overlapping == {"zone that holds lesion"}
+    assert overlapping == {"zone with a lesion"}
 
 
 def test_sizes_are_fifths_of_the_films_with_lesions():
