@@ -190,7 +190,6 @@ def measure_epoch(options: argparse.Namespace, data: str, num_train: int, preset
     return {
         "images_per_second": lines[-1]["images_per_second"],
         "seconds_per_epoch": round(num_train / lines[-1]["images_per_second"], 3),
-        "waiting_fraction": lines[-1]["waiting_fraction"],
         "peak_memory_gb": peak_memory(),
     }
 

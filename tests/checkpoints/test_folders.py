@@ -73,6 +73,20 @@ def test_a_packed_model_is_half_as_large_and_predicts_the_same(run, packed, imag
     assert not np.array_equal(expected.probability, found.probability)
 
 
+def test_a_tensor_beyond_the_range_of_half_precision_is_packed_as_it_is(run, image, tmp_path):
+    shutil.copytree(run / "best", tmp_path / "large")
+    weights = load_file(run / "best" / "model.safetensors")
+    name = next(name for name in weights if name.endswith("running_var"))
+    weights[name][0] = 162387.0
+    save_file(weights, tmp_path / "large" / "model.safetensors")
+    (tmp_path / "large" / "metrics.json").unlink()
+    halves = load_file(pack(tmp_path / "large", tmp_path / "out").folder / "model.safetensors")
+    assert torch.equal(halves[name], weights[name])
+    assert {key for key, value in halves.items() if value.dtype == torch.float32} == {name}
+    expected, found = (c2fvl.Predictor(tmp_path / folder)(image, REPORT) for folder in ("large", "out"))
+    assert np.abs(expected.probability - found.probability).max() < 0.01
+
+
 def test_a_packed_model_holds_nothing_of_this_machine(run, packed, phantom_root):
     written = (packed.folder / "model.safetensors").read_bytes()
     before, after = (load_model(folder) for folder in (run, packed.folder))
@@ -110,15 +124,15 @@ def test_paths_in_a_card_lose_their_folders_and_addresses_do_not(run, tmp_path):
 def test_what_cannot_be_packed_is_refused(run, tmp_path, capsys):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").touch()
-    shutil.copytree(run / "best", tmp_path / "large")
+    shutil.copytree(run / "best", tmp_path / "damaged")
     weights = load_file(run / "best" / "model.safetensors")
     name = next(name for name, value in weights.items() if value.is_floating_point())
-    save_file({**weights, name: weights[name] + 7e4}, tmp_path / "large" / "model.safetensors")
-    (tmp_path / "large" / "metrics.json").unlink()
+    save_file({**weights, name: weights[name] + torch.nan}, tmp_path / "damaged" / "model.safetensors")
+    (tmp_path / "damaged" / "metrics.json").unlink()
     for call, message in (
         ([str(tmp_path), str(tmp_path / "out")], "no model folder"),
         ([str(run), str(tmp_path / "there")], "exists already"),
-        ([str(tmp_path / "large"), str(tmp_path / "out")], f"{name} holds 7"),
+        ([str(tmp_path / "damaged"), str(tmp_path / "out")], f"{name} has numbers that are not finite"),
     ):
         assert main(["pack", *call]) == 2
         assert message in capsys.readouterr().err

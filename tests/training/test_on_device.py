@@ -134,6 +134,7 @@ def test_a_loss_that_is_not_finite_names_the_images_of_its_batch(tiny_config, tm
 def test_a_graph_that_cannot_be_is_an_error_only_where_it_was_asked_for(tiny_config, tmp_path):
     config = override(tiny_config, [ON_DEVICE, "train.epochs=1"])
     assert train(config, run=tmp_path / "auto").finished
+    assert "waiting_fraction" not in (tmp_path / "auto" / "log.jsonl").read_text()  # nothing is read
     with pytest.raises(ValueError, match=r"train\.graph=yes: CUDA graphs need a GPU"):
         train(override(config, ["train.graph=yes"]), run=tmp_path / "yes")
 

@@ -38,8 +38,8 @@ def pack(model: Path | str, out: Path | str) -> Packed:
 
     `model` is a model folder, a run folder or a name. Settings lose their folders. Scores, calibration,
     trust and OOD check are carried over to the new weights. Of absolute paths in the card the last name remains.
-    Raises `FileNotFoundError` where there is no model, `FileExistsError` where `out` exists, and `ValueError` for
-    weights that are damaged or too large for float16.
+    A tensor with a number beyond the range of float16 stays as it is. Raises `FileNotFoundError` where there is no
+    model, `FileExistsError` where `out` exists, and `ValueError` for weights that are damaged or not finite.
     """
     trained = load_model(model)
     files = read_small_files(trained.path, storage.checksum(read(trained.path / WEIGHTS)))
@@ -66,17 +66,11 @@ def pack(model: Path | str, out: Path | str) -> Packed:
 
 
 def _half(name: str, value: Tensor, where: Path) -> Tensor:
-    """Return floating-point numbers in float16, others as they are."""
-    if not value.is_floating_point():
-        return value
+    """Return floating-point numbers in float16 if all are in its range, as a running variance may not be."""
+    if not torch.isfinite(value).all():
+        raise ValueError(f"{where / WEIGHTS}: {name} has numbers that are not finite, so this model is not packed")
     half = value.to(torch.float16)
-    if not torch.isfinite(half).all():
-        largest = float(value.abs().max())
-        raise ValueError(
-            f"{where / WEIGHTS}: {name} holds {largest:g}, more than {torch.finfo(torch.float16).max:g}, the largest "
-            "number of float16, so this model cannot be packed; share its folder as it is"
-        )
-    return half
+    return half if value.is_floating_point() and torch.isfinite(half).all() else value
 
 
 def _card(model: TrainedModel, checksum: str) -> str | None:

@@ -226,8 +226,9 @@ def _finish_epoch(run: Run, observer: Observer) -> None:
         "train_seconds": round(progress.seconds, 3),
         "val_seconds": round(time.monotonic() - began, 3),
         "images_per_second": round(num_images / max(progress.seconds, 1e-9), 3),
-        "waiting_fraction": round(progress.waiting / max(progress.seconds, 1e-9), 4),
     }
+    if run.device_train is None:
+        line["waiting_fraction"] = round(progress.waiting / max(progress.seconds, 1e-9), 4)
     if run.budget.is_used and number == 1 and progress.batches < run.batches_per_epoch:
         logger.warning(
             "train.minutes=%g ended in the first epoch, after %d of %d batches; a full epoch needs more minutes",
