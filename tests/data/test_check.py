@@ -144,9 +144,16 @@ def test_a_caption_that_is_only_inexact_is_counted(root):
 
 
 def test_a_caption_that_is_read_in_part_is_named(root):
-    make_split(root, "Val", [("sub-S2_a", image(4), mask("left"), LEFT.replace("lower left", "lower somewhere left"))])
+    make_split(root, "Val", [("sub-S2_a", image(4), mask("left"), LEFT.replace("lower left", "lower"))])
     report = check(root)
     assert found(report) == [("caption read in part", "warning")]
+    assert "lower lung" in str(report.problems[0])
+
+
+def test_a_caption_with_a_word_outside_of_the_grammar_is_named(root):
+    make_split(root, "Val", [("sub-S2_a", image(4), mask("left"), LEFT.replace("lower left", "lower somewhere left"))])
+    report = check(root)
+    assert found(report) == [("caption not read", "warning")]
     assert "lower somewhere left" in str(report.problems[0])
 
 

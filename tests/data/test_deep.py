@@ -269,7 +269,7 @@ def test_faults_of_captions_are_counted_by_kind():
         "d": "Bilateral pulmonary infection, three infected areas, all lung and all right lung.",
         "e": "Unilateral pulmonary infection, two infected areas, all lower left lung.",
         "f": "Unilateral pulmonary infection, two infected areas, upper left lung and all right lung.",
-        "g": "Bilateral pulmonary infection, two infected areas, lower somewhere left lung.",
+        "g": "Bilateral pulmonary infection, two infected areas, 3 infected areas, all left lung and lower right lung.",
         "h": "Bilateral pulmonary infection, one infected area, all left lung and all right lung.",
         "i": "An old scar is seen.",
     }

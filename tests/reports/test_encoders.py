@@ -247,8 +247,8 @@ def test_words_have_numbers_and_unknown_ones_a_number_of_their_own():
 
 
 def test_a_report_is_encoded_in_image_orientation():
-    report = parse_report("Upper left lung, and free words.", orientation="patient")
-    assert sentence_of(report.in_orientation("image")) == "Upper right lung, and free words."
+    report = parse_report("Upper left lung, left lung.", orientation="patient")
+    assert sentence_of(report.in_orientation("image")) == "Upper right lung, right lung."
     for encoder in (build_text_encoder(DataConfig(text=text)) for text in ("attributes", "findings", "words")):
         assert encoder.reads(report)
         with pytest.raises(ValueError, match="patient orientation; convert it"):

@@ -335,9 +335,10 @@ def test_explanations():
     )
     assert explain(parse_report("Unilateral pulmonary infection, two infected areas, lower left lung, drain.")) == (
         "named: left lower zone",
-        "free: left upper zone, left middle zone, right lung",
+        "free: right lung",
         "side: unilateral",
         "number: 2",
+        "not known: left upper zone, left middle zone",
         "not read: 'drain'",
     )
     assert explain(Report("unilateral", None, {"llower", "rlower"}))[-1] == (

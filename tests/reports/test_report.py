@@ -137,6 +137,18 @@ def test_numbers_up_to_twenty_in_words_and_digits():
         "Not bilateral pulmonary infection",
         "左肺",
         "and, and.",
+        ONE + "drain in place.",
+        BOTH + "no lesion in lower left lung and upper right lung",
+        "No consolidation, lower left lung.",
+        "Lower left lung, clear.",
+        "Possible pneumonia, lower left lung.",
+        "Bilateral pulmonary infection, resolved.",
+        "Bilateral pulmonary infection. Resolved.",
+        "Effusion, lower left lung.",
+        "No pulmonary infection, patchy opacity in left lower lobe.",
+        "Unlikely: bilateral pulmonary infection",
+        "Bilateral pulmonary infection, resolved infected areas",
+        "Upper left lung, lower right lung?",
     ],
 )
 def test_free_text_is_kept_and_not_guessed(sentence):
@@ -152,9 +164,6 @@ def test_free_text_is_kept_and_not_guessed(sentence):
 @pytest.mark.parametrize(
     ("sentence", "known", "unread"),
     [
-        (ONE + "drain in place.", Report("unilateral", 1), ("drain in place",)),
-        (BOTH + "no lesion in lower left lung and upper right lung", Report("bilateral", 2),
-         ("no lesion in lower left lung and upper right lung",)),
         ("Bilateral pulmonary infection, 2.5 infected areas", Report("bilateral"), ("2.5 infected areas",)),
         ("Bilateral pulmonary infection, 1,5 infected areas", Report("bilateral"), ("1,5 infected areas",)),
         ("Bilateral pulmonary infection, -3 infected areas", Report("bilateral"), ("-3 infected areas",)),
@@ -251,8 +260,9 @@ def test_any_text_is_read_in_some_way(text):
 
 
 def test_a_long_text_takes_no_long_time():
-    report = parse_report("all" * 20_000 + " " + "x, " * 20_000 + "and " * 20_000 + CAPTION)
-    assert (report.side, report.number, report.zones) == (None, 2, {"lupper", "rupper"})
+    assert parse_report("all" * 20_000 + " " + "x, " * 20_000 + "and " * 20_000 + CAPTION) == Report()
+    report = parse_report("bilateral pulmonary infection, " * 20_000 + CAPTION)
+    assert (report.side, report.number, report.zones) == ("bilateral", 2, {"lupper", "rupper"})
 
 
 # ---- attributes, orientations, mirrors

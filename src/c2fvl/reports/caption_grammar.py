@@ -7,8 +7,10 @@
     places    := place ("and" place)*
     place     := ["all"] height* ["left" | "right"] "lung"      height: upper, middle, lower
 
-The published captions break this in known ways: spaces, letters, glued words, a missing side, an empty slot of their
-template. The parser understands these; if a fault leaves the meaning open, the part is not read.
+A sentence is a caption only if all of it is: a word outside of the grammar ("lower left lung, clear") can turn the
+meaning of the rest. The published captions break the grammar in known ways: spaces, letters, glued words, a missing
+side, an empty slot of their template. The parser understands these; if a fault leaves the meaning open, the part is not
+read.
 """
 
 import functools
@@ -40,6 +42,9 @@ _PART = re.compile(
     r"(?:(?P<hand>left|right) |(?(heights)(?<!and )))(?P<lung>lung) )"
 )
 """One part of a clause whose words are each followed by a space."""
+_ODD_COUNT = re.compile(rf"(?:[\d.,+-]+|(?:{'|'.join(NUMBER_WORDS)}|(?:thir|for|fif|six|seven|eigh|nine)ty)) "
+                        rf"(?:(?:{'|'.join(NUMBER_WORDS)}) )?infected area ")  # fmt: skip
+"""A clause with a count that is no number of the grammar, such as "2.5 infected areas"; the rest is a caption still."""
 
 _SHORTEST_CORRECTED = 5
 """Slips of one letter are corrected only in words of this length or more; shorter ones have too many neighbours."""
@@ -73,7 +78,7 @@ class _Place:
 
 @functools.lru_cache(maxsize=_CACHE_SIZE)
 def parse_caption(sentence: str) -> ParsedCaption:
-    """Parse a sentence as far as the grammar goes.
+    """Parse a sentence; if some of its words are outside of the grammar, nothing is read and these are `unread`.
 
     Results are kept, because the captions of a data set repeat and each mirrored sample parses one.
     """
@@ -81,15 +86,19 @@ def parse_caption(sentence: str) -> ParsedCaption:
     numbers: list[tuple[int, str]] = []
     places: list[_Place] = []
     unread: list[str] = []
+    foreign: list[str] = []
     for clause in _clauses(sentence):
         text = sentence[clause[0].start : clause[-1].end]
-        parts = _parse_clause([word.text for word in clause])
+        words = [word.text for word in clause]
+        parts = _parse_clause(words)
         if parts is None:
-            unread.append(text)
+            (unread if _ODD_COUNT.fullmatch(" ".join([*words, ""])) else foreign).append(text)
         else:
             sides += [("none" if part["side"] == "no" else part["side"], text) for part in parts if part["side"]]
             numbers += [(number, text) for part in parts if (number := _number(part["count"] or "")) is not None]
             places += [_place(part) for part in parts if part["lung"]]
+    if foreign:
+        return ParsedCaption(None, None, frozenset(), tuple(dict.fromkeys(foreign)))
     side = sides[0][0] if len({value for value, _ in sides}) == 1 else None
     number = numbers[0][0] if len({value for value, _ in numbers}) == 1 else None
     unread += [text for _, text in sides] if sides and side is None else []
@@ -118,7 +127,7 @@ def _understand(word: str) -> tuple[str, ...]:
         return (word,)
     if word in _VOCABULARY:
         return (_SYNONYMS.get(word, word),)
-    if len(word) > _MAX_WORD:
+    if len(word) > _MAX_WORD or not word.isalpha():  # a mark is no slip: "lung?" is in doubt
         return (word,)
     glued = _unglue(word)
     if glued is not None:

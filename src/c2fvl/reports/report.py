@@ -173,8 +173,8 @@ class Report:
 def parse_report(sentence: str, *, orientation: str = "image") -> Report:
     """Parse a sentence; `orientation`, "image" or "patient", says whose left it means.
 
-    Parts outside of the grammar are listed in `unread`; a sentence without any part inside of it becomes free text. A
-    side or number that is given twice and differently counts as not given, and both parts as unread.
+    A sentence with any part outside of the grammar becomes free text, and these parts are listed in `unread`. A side or
+    number that is given twice and differently counts as not given, and both parts as unread.
     """
     check_orientation(orientation)
     parsed = parse_caption(sentence)

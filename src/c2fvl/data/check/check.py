@@ -150,6 +150,10 @@ def _check_case(split: str, case: Case, modality: Modality | None, kind: str, *,
     if case.report is not None and case.report.has_attributes:
         problems += _caption_problems(case, case.report, checked)
         from_mask = None if mask is None else report_from_mask(mask, modality=modality or case.modality)
+    elif case.report is not None and "infected area" in case.report.text.lower():
+        what = f"its caption {case.report.text!r} has parts outside of the grammar: {'; '.join(case.report.unread)}"
+        remedy = "correct the caption; as it is, it counts as free text"
+        problems.append(Problem("caption not read", str(case.image), what, remedy, "warning"))
     return _Result(checked, tuple(problems), None if pixels is None else pixels.shape[:2], from_mask)
 
 
