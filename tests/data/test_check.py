@@ -104,6 +104,13 @@ def test_a_film_in_two_splits_though_stored_otherwise(root):
     assert "keep it in one split" in message
 
 
+def test_odd_images_are_warnings(root):
+    save(root / "Train_Folder" / "img" / "covid_3.png", image(3) // 16)
+    (problem,) = check(root).problems
+    assert (problem.kind, problem.severity) == ("odd image", "warning")
+    assert "covid_3.png: hardly a value of this 8-bit image" in str(problem)
+
+
 def test_a_film_twice_in_one_split(root):
     save(root / "Train_Folder" / "img" / "covid_3.png", image(1))
     assert found(check(root)) == [("duplicate", "warning")]

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import c2fvl
 from c2fvl.files.images import read_image, read_mask, write_image
@@ -205,6 +206,28 @@ def test_grey_and_sixteen_bit_arrays(predictor):
     expected = predictor(np.repeat(grey[:, :, None], 3, axis=2)).probability
     assert np.array_equal(predictor(grey).probability, expected)
     assert np.allclose(predictor(grey.astype(np.uint16) * 257).probability, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "form", [Image.fromarray, np.ndarray.tolist, torch.from_numpy, lambda grey: grey.astype(">u2") * np.uint16(257)]
+)
+def test_pictures_lists_tensors_and_other_byte_orders(predictor, form):
+    grey = np.random.default_rng(0).integers(0, 256, (40, 30), dtype=np.uint8)
+    assert np.allclose(predictor(form(grey)).probability, predictor(grey).probability, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "image", [None, 3, [[1, 300]], [["a"]], Image.new("P", (4, 4)), {"image": 1}, np.ones((4, 4), bool)]
+)
+def test_what_is_no_image_is_named(predictor, image):
+    with pytest.raises(ValueError, match=r"the (image|numbers)"):
+        predictor(image)
+
+
+def test_an_array_that_uses_a_small_part_of_the_range_is_said(predictor, caplog):
+    grey = np.random.default_rng(0).integers(0, 4096, (40, 30), dtype=np.uint16)
+    predictor(grey)
+    assert "looks black to a network" in caplog.text
 
 
 def test_films_are_never_replaced_by_their_masks(predictor, images, tmp_path):

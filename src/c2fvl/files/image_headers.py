@@ -5,20 +5,23 @@ size must be known before a decoder sees the file. Decoders also paint the missi
 an error, so completeness is checked here as well.
 """
 
-import io
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from PIL import TiffImagePlugin
+from PIL import Image
+
+from c2fvl.files.tiff import TiffPage, read_page
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 _JPEG_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive: what the decoder reads
 _JPEG_OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7}
+_JPEG_PROGRESSIVE, _JPEG_END, _JPEG_SCAN, _JPEG_APP1 = 0xC2, 0xD9, 0xDA, 0xE1
+_MAX_JPEG_SCANS = 100
+"""A file of half a megabyte with 500 scans takes half a minute to decode; programs write about ten."""
+_ORIENTATION_TAG = 0x0112
 _TIFF_SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
-_TIFF_PHOTOMETRICS = {0, 1, 2, 3, 6}  # white is zero, black is zero, RGB, palette, YCbCr
-_TIFF_UNSIGNED, _TIFF_FLOAT = 1, 3
 _NOT_YET = {
     "dicom": "DICOM files are not read yet; export the image as PNG",
     "nifti": "NIfTI files are not read yet; export the slices as PNG",
@@ -29,8 +32,9 @@ _NOT_YET = {
 class Header:
     """What a file says about its image.
 
-    `height` and `width` are in pixels as stored (a rotation noted in EXIF is not applied). `channels` counts
-    transparency, and three for a palette. `bits` is per channel. `floating` marks floating-point TIFF.
+    `height` and `width` are in pixels as stored. `channels` counts transparency, and three for a palette. `bits` is per
+    channel. `floating` marks floating-point TIFF. `orientation` is that of EXIF and TIFF: 1 is upright; it is not
+    applied. `page` holds the tags of a TIFF, `jpeg_end` the place of the end marker of a JPEG.
     """
 
     kind: str
@@ -39,6 +43,9 @@ class Header:
     channels: int
     bits: int
     floating: bool = False
+    orientation: int = 1
+    page: TiffPage | None = None
+    jpeg_end: int = 0
 
 
 def read_header(data: bytes) -> Header:
@@ -82,6 +89,7 @@ def _read_png(data: bytes) -> Header:
     """Walk the chunks: the first must be IHDR, every checksum must hold, the last is IEND."""
     position = len(_PNG_SIGNATURE)
     header = None
+    orientation = 1
     while True:
         length, name = struct.unpack_from(">I4s", data, position)
         end = position + 8 + length
@@ -95,15 +103,19 @@ def _read_png(data: bytes) -> Header:
             if colour not in _PNG_CHANNELS:
                 raise ValueError(f"the PNG header has the unknown colour type {colour}; the file is damaged")
             header = Header("png", height, width, _PNG_CHANNELS[colour], 8 if colour == 3 else bits)
+        if name == b"eXIf":
+            orientation = _exif_orientation(data[position + 8 : end])
         if name == b"IEND":
-            return header
+            return replace(header, orientation=orientation)
         position = end + 4
 
 
 def _read_jpeg(data: bytes) -> Header:
-    """Walk the segments up to the scan, then look for the end marker after it."""
+    """Walk the segments to the end marker: the size, and whether the scans hold every coefficient of every channel."""
     position = 2
     header = None
+    orientation = 1
+    scans = _Scans()
     while True:
         if data[position] != 0xFF:
             raise ValueError("the JPEG file is damaged (a segment does not begin where it should); get it again")
@@ -111,6 +123,8 @@ def _read_jpeg(data: bytes) -> Header:
         if marker == 0xFF:  # padding before a marker
             position += 1
             continue
+        if marker == _JPEG_END:
+            break
         (length,) = struct.unpack_from(">H", data, position + 2)
         if marker in _JPEG_OTHER_FRAMES:
             raise ValueError("the file is a lossless or otherwise rare kind of JPEG; save it as PNG")
@@ -119,45 +133,78 @@ def _read_jpeg(data: bytes) -> Header:
             if channels not in (1, 3):
                 raise ValueError(f"the JPEG file has {channels} colour channels (CMYK?); save it as grey or RGB")
             header = Header("jpeg", height, width, channels, bits)
+            scans.begin(data[position + 10 : position + 2 + length], progressive=marker == _JPEG_PROGRESSIVE)
+        if marker == _JPEG_APP1 and data[position + 4 : position + 10] == b"Exif\0\0":
+            orientation = _exif_orientation(data[position + 10 : position + 2 + length])
         position += 2 + length
-        if marker == 0xDA:
-            break
-    if header is None:
+        if marker == _JPEG_SCAN:
+            scans.add(data[position - length : position])
+            position = _end_of_scan(data, position)
+    if header is None or not scans.number:
         raise ValueError("the JPEG file gives no image size before its pixels; the file is damaged, get it again")
-    if data.find(b"\xff\xd9", position) < 0:  # inside the pixels 0xFF is always followed by 0x00 or a restart marker
-        raise ValueError("the JPEG file is cut short (it has no end marker); copy or download it again")
-    return header
+    if not scans.are_complete:
+        raise ValueError("the JPEG file is cut short (some of its scans are missing); copy or download it again")
+    return replace(header, orientation=orientation, jpeg_end=position)
+
+
+def _end_of_scan(data: bytes, position: int) -> int:
+    """Return the place of the next marker: inside pixels 0xFF is always followed by 0x00 or a restart marker."""
+    while True:
+        position = data.find(b"\xff", position)
+        if position < 0 or position + 1 >= len(data):
+            raise ValueError("the JPEG file is cut short (it has no end marker); copy or download it again")
+        if data[position + 1] != 0x00 and not 0xD0 <= data[position + 1] <= 0xD7:
+            return position
+        position += 2
+
+
+class _Scans:
+    """Which coefficients of which channel the scans of a JPEG have given so far, and to which bit."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._missing_bits: dict[int, list[int]] = {}
+        self._progressive = False
+
+    def begin(self, channels: bytes, *, progressive: bool) -> None:
+        """Take the channels of a frame header, three bytes each."""
+        self._missing_bits = {channels[place]: [1] * 64 for place in range(0, len(channels), 3)}
+        self._progressive = progressive
+
+    def add(self, scan: bytes) -> None:
+        """Take the header of a scan."""
+        self.number += 1
+        if self.number > _MAX_JPEG_SCANS:
+            raise ValueError(f"the JPEG file has more than {_MAX_JPEG_SCANS} scans; save it again, or as PNG")
+        number = scan[2]
+        first, last, bits = struct.unpack_from("3B", scan, 3 + 2 * number)
+        if not self._progressive:
+            first, last, bits = 0, 63, 0
+        for place in range(number):
+            missing = self._missing_bits.get(scan[3 + 2 * place], [])
+            for coefficient in range(first, min(last + 1, len(missing))):
+                missing[coefficient] = bits & 0xF
+
+    @property
+    def are_complete(self) -> bool:
+        """Whether nothing is missing."""
+        return not any(any(missing) for missing in self._missing_bits.values())
 
 
 def _read_tiff(data: bytes) -> Header:
-    """Read the tags of the one page and check that its strips or tiles lie inside the file."""
-    large = data[2:4] in (b"+\x00", b"\x00+")
+    page = read_page(data)
+    channels = 3 if page.palette else page.channels
+    return Header("tiff", page.height, page.width, channels, page.bits, page.floating, page.orientation, page)
+
+
+def _exif_orientation(block: bytes) -> int:
+    """Return the orientation that EXIF data note, 1 if there is none that can be read."""
     try:
-        tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if large else 8])
-        stream = io.BytesIO(data)
-        stream.seek(tags.next)
-        tags.load(stream)
-        width, height = int(tags[256]), int(tags[257])
-        samples = tuple(tags.get(258, (1,)))
-        channels = int(tags.get(277, 1))
-        photometric = int(tags[262])
-        formats = {int(entry) for entry in tags.get(339, (_TIFF_UNSIGNED,))}
-        offsets = tags[273] if 273 in tags else tags[324]
-        lengths = tags[279] if 279 in tags else tags[325]
-        ends = [int(offset) + int(length) for offset, length in zip(offsets, lengths, strict=True)]
-    except Exception as error:  # on damaged tags Pillow raises all kinds of exceptions
-        raise ValueError(f"the TIFF file is damaged or cut short ({error}); copy or download it again") from error
-    if tags.next:
-        raise ValueError("the TIFF file holds several pages; save the page you need as a separate file")
-    if not ends or max(ends) > len(data):
-        raise ValueError("the TIFF file is cut short (its pixels lie beyond its end); copy or download it again")
-    if photometric not in _TIFF_PHOTOMETRICS:
-        raise ValueError(f"the TIFF file uses colour space {photometric} (CMYK, Lab?); save it as grey or RGB")
-    if len(set(samples)) != 1 or formats not in ({_TIFF_UNSIGNED}, {_TIFF_FLOAT}):
-        raise ValueError("the TIFF file holds signed or mixed samples; save it as unsigned 8 or 16 bit")
-    if photometric == 3:
-        channels = 3
-    return Header("tiff", height, width, channels, int(samples[0]), floating=formats == {_TIFF_FLOAT})
+        exif = Image.Exif()
+        exif.load(block)
+        return int(exif.get(_ORIENTATION_TAG, 1))
+    except Exception:  # on damaged tags Pillow raises all kinds of exceptions
+        return 1
 
 
 _READERS = {"png": _read_png, "jpeg": _read_jpeg, "tiff": _read_tiff}

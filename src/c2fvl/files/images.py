@@ -1,14 +1,16 @@
 """Read and write images: PNG, JPEG and TIFF, 8 and 16 bit, grey and colour.
 
 The content of a file decides how it is read, never the ending of its name. The pixel limit is checked on the header,
-before the file is decoded. Pixels come as they are stored: a rotation noted in EXIF is **not** applied, because a mask
-drawn on the stored pixels would no longer fit. Transparency is dropped. DICOM and NIfTI are refused with a word on how
-to convert them.
+before the file is decoded. Pixels come as they are stored: an orientation tag of a JPEG, PNG or TIFF is **not**
+applied, because a mask drawn on the stored pixels would no longer fit; a warning names it. Transparency is dropped.
+DICOM and NIfTI are refused with a word on how to convert them.
 """
 
 import functools
+import io
 import logging
 import math
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,24 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from c2fvl.files import storage
 from c2fvl.files.image_headers import Header, read_header
+from c2fvl.files.tiff import decode_tiff
 
 _logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 100_000_000
 _MAX_BYTES_PER_PIXEL = 16  # twice 16-bit RGBA: a larger file is no image within the limit
-_DARK_16_BIT = 65536 // 4
+_DARK = 4
+"""An image is dark if hardly a pixel lies above this part of the range: 12 bits kept in 16 reach a sixteenth of it, 14
+bits a quarter."""
+_MAX_BRIGHT_FRACTION = 0.001
+_FILLER = bytes(range(190, 254)) * 4 + b"".join(
+    b"\xff" + bytes([mark]) + bytes(range(90, 254)) for mark in range(0xD0, 0xD8)
+)
+"""Pixels of a JPEG, first without and then behind each restart marker."""
 _NOMINAL_DPI = (1, 72, 75, 90, 96, 100, 120, 150, 180, 200, 240, 300, 360, 400, 600, 720, 1200, 2400)
 _DPI_TOLERANCE = 0.6
 _MM_PER_INCH = 25.4
@@ -35,26 +46,63 @@ _FULL_RANGE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
     """Read an image as (H, W, 3) float32, RGB in [0, 1]; grey is repeated.
 
-    8-bit values are divided by 255 and 16-bit values by 65535, whatever range they use: 12-bit pixels kept in 16-bit
-    files come out dark and should be stretched beforehand. Floating-point TIFF must lie in [0, 1] already.
+    8-bit values are divided by 255 and 16-bit values by 65535. Pixels of 10 to 14 bits in a 16-bit file come out dark,
+    with a warning, unless the file gives their highest value (TIFF: MaxSampleValue, or as many bits per sample).
+    Floating-point TIFF must lie in [0, 1] already.
 
     Raises `FileNotFoundError`, or `ValueError` for a file that is no image, is damaged, cut short or over `max_pixels`,
     holds several pages, or has a format that is not supported.
     """
-    return _to_rgb(_decode_pixels(read_image_bytes(path, max_pixels=max_pixels), path, max_pixels), path)
+    return decode_image(read_image_bytes(path, max_pixels=max_pixels), path, max_pixels=max_pixels)
 
 
-def decode_image(data: bytes, path: Path | str) -> NDArray[np.float32]:
+def decode_image(data: bytes, path: Path | str, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
     """Decode the content of an image file as `read_image` does; errors name `path`."""
-    return _to_rgb(_decode_pixels(data, path), path)
+    pixels, header = _decode_pixels(data, path, max_pixels)
+    for remark in (*_remarks_on_header(header), *remarks_on_range(pixels)):
+        _warn_once(str(path), remark)
+    return unit_rgb(pixels)
 
 
-def _to_rgb(pixels: NDArray[Any], path: Path | str) -> NDArray[np.float32]:
-    if pixels.dtype == np.float32:
-        scaled = pixels
+def read_pixels_and_remarks(path: Path | str) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Read the pixels as `read_pixels`, and what is odd about the image though it can be read."""
+    pixels, header = _decode_pixels(read_image_bytes(path), path)
+    return pixels, (*_remarks_on_header(header), *remarks_on_range(pixels))
+
+
+def remarks_on_range(pixels: NDArray[Any]) -> tuple[str, ...]:
+    """Return a remark on an image, uint8 or uint16, that uses only the lowest quarter of the range."""
+    if pixels.dtype not in _FULL_RANGE or not pixels.any():
+        return ()
+    full = _FULL_RANGE[pixels.dtype]
+    if np.count_nonzero(pixels > full // _DARK) > _MAX_BRIGHT_FRACTION * pixels.size:
+        return ()
+    bits = pixels.dtype.itemsize * 8
+    return (
+        f"hardly a value of this {bits}-bit image is over a quarter of {full}, so the image looks black to a network; "
+        + (
+            "if its values have 12 bits, multiply them by 16"
+            if bits == 16
+            else "export it with its whole range of grey"
+        )
+        + " and save it again",
+    )
+
+
+def _remarks_on_header(header: Header) -> tuple[str, ...]:
+    if header.orientation in (0, 1):
+        return ()
+    return (
+        f"the orientation tag of this {header.kind.upper()} file ({header.orientation}, 1 is upright) is not applied: "
+        "the pixels are used as they are stored; if the image is turned or mirrored, save it and its mask upright",
+    )
+
+
+def unit_rgb(pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """Return uint8, uint16 or float32 pixels, (H, W) or (H, W, 3), as (H, W, 3) float32 in [0, 1]."""
+    if pixels.dtype.kind == "f":
+        scaled = pixels.astype(np.float32, copy=False)
     else:
-        if pixels.dtype == np.uint16 and 0 < pixels.max() < _DARK_16_BIT:
-            _warn_of_dark(str(path), int(pixels.max()))
         scaled = np.divide(pixels, np.float32(_FULL_RANGE[pixels.dtype]), dtype=np.float32)
     return np.repeat(scaled[:, :, None], 3, axis=2) if scaled.ndim == 2 else scaled
 
@@ -77,14 +125,9 @@ def read_spacing(path: Path | str) -> tuple[float, float] | None:
     return (_MM_PER_INCH / down, _MM_PER_INCH / across)
 
 
-@functools.lru_cache(maxsize=4096)  # warns once for each file
-def _warn_of_dark(path: str, highest: int) -> None:
-    _logger.warning(
-        "%s: the brightest value of this 16-bit image is %d of 65535, so the image looks black to a network; if its "
-        "values have 12 bits, multiply them by 16 and save it again",
-        path,
-        highest,
-    )
+@functools.lru_cache(maxsize=4096)  # each remark once for each file
+def _warn_once(path: str, remark: str) -> None:
+    _logger.warning("%s: %s", path, remark)
 
 
 def read_mask(path: Path | str, kind: str = "lesion") -> NDArray[np.uint8]:
@@ -109,6 +152,12 @@ def decode_mask(data: bytes, path: Path | str, kind: str = "lesion") -> NDArray[
         return grey.astype(np.uint8)
     if kind == "above_half":
         half = 0.5 if grey.dtype == np.float32 else _FULL_RANGE[grey.dtype] / 2
+        if 0 < grey.max() <= half:
+            raise ValueError(
+                f"{path}: no value of the mask is over half of the range ({half:g}), the highest is {grey.max():g}, so "
+                f"no lesion would be left; read a mask of 0 and one other value with data.mask=lesion, one with the "
+                f"numbers of classes with data.mask=labels"
+            )
         return (grey > half).astype(np.uint8)
     return _binary(grey, path)
 
@@ -119,9 +168,11 @@ def _binary(grey: NDArray[Any], path: Path | str) -> NDArray[np.uint8]:
     if not (lesion | (grey == 0)).all():
         values = np.unique(grey)
         shown = ", ".join(str(value) for value in values[:6]) + (", …" if len(values) > 6 else "")
+        how = "save it as PNG with 0 and 255 (JPEG blurs masks), or read it with data.mask=above_half"
+        if highest < 128 and grey.dtype == np.uint8:
+            how = "if these are the numbers of classes, read it with data.mask=labels, else save it with 0 and 255"
         raise ValueError(
-            f"{path}: the mask is not binary: it holds {len(values)} values ({shown}), expected 0 and one other; "
-            f"save it as PNG with 0 and 255 (JPEG blurs masks), or read it with data.mask=above_half"
+            f"{path}: the mask is not binary: it holds {len(values)} values ({shown}), expected 0 and one other; {how}"
         )
     return lesion.astype(np.uint8)
 
@@ -131,12 +182,13 @@ def read_pixels(path: Path | str) -> NDArray[Any]:
 
     Raises as `read_image`.
     """
-    return _decode_pixels(read_image_bytes(path), path)
+    return _decode_pixels(read_image_bytes(path), path)[0]
 
 
-def _decode_pixels(data: bytes, path: Path | str, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+def _decode_pixels(data: bytes, path: Path | str, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[Any], Header]:
     try:
-        return _decode(data, _checked_header(data, max_pixels))
+        header = _checked_header(data, max_pixels)
+        return _decode(data, header), header
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -185,17 +237,24 @@ def write_probability(path: Path | str, probability: NDArray[np.floating[Any]]) 
 
 
 def read_image_bytes(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> bytes:
-    """Return the content of an image file. Raises as `read_image` for a missing or too large file."""
+    """Return the content of an image file. Raises as `read_image` for a missing or too large file, or no file."""
     path = Path(path)
+    limit = max_pixels * _MAX_BYTES_PER_PIXEL + _SPARE_BYTES
     try:
-        size = path.stat().st_size
-        if size > max_pixels * _MAX_BYTES_PER_PIXEL + _SPARE_BYTES:
-            raise ValueError(f"{path}: {size} bytes are more than an image of at most {max_pixels} pixels needs")
-        return path.read_bytes()
+        kind = path.stat()
+        if stat.S_ISDIR(kind.st_mode):
+            raise ValueError(f"{path}: this is a folder, expected an image file")
+        if not stat.S_ISREG(kind.st_mode):  # a pipe would wait for ever, a device may have no end
+            raise ValueError(f"{path}: this is a device or a pipe, expected an image file; copy the image to a file")
+        if kind.st_size > limit:
+            raise ValueError(f"{path}: {kind.st_size} bytes are more than an image of {max_pixels} pixels needs")
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: there is no such file; check the name") from error
-    except IsADirectoryError as error:
-        raise ValueError(f"{path}: this is a folder, expected an image file") from error
+    if len(data) > limit:
+        raise ValueError(f"{path}: more than the {limit} bytes that an image of {max_pixels} pixels needs")
+    return data
 
 
 def _checked_header(data: bytes, max_pixels: int) -> Header:
@@ -203,7 +262,7 @@ def _checked_header(data: bytes, max_pixels: int) -> Header:
     if header.height * header.width > max_pixels:
         raise ValueError(
             f"{header.width} x {header.height} pixels are over the limit of {max_pixels}, so the file was not decoded; "
-            f"make the image smaller, or raise max_pixels if you trust it"
+            f"make the image smaller"
         )
     if header.bits != 32 if header.floating else header.bits > 16:
         form = "floating-point" if header.floating else "integer"
@@ -212,36 +271,67 @@ def _checked_header(data: bytes, max_pixels: int) -> Header:
 
 
 def _decode(data: bytes, header: Header) -> NDArray[Any]:
-    try:
-        # unchanged: as many bits and channels as stored, and no rotation by EXIF
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise ValueError(f"the {header.kind.upper()} file cannot be decoded ({error.err}); get it again") from error
-    if pixels is None:
-        raise ValueError(f"the {header.kind.upper()} file is damaged: its pixels cannot be decoded; get it again")
+    """Return the pixels (H, W) or (H, W, 3) RGB."""
+    if header.page is not None:
+        pixels = decode_tiff(data, header.page)
+        if header.floating:
+            _check_floating(pixels)
+    else:
+        pixels = _decode_by_opencv(data, header)
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        if header.kind == "tiff" and (pixels[:, :, -1] != pixels[:, :, -1].max()).any():
+            raise ValueError("the TIFF file has a transparency that varies; save it without transparency")
+        pixels = pixels[:, :, :-1]
+    if pixels.ndim == 3 and pixels.shape[2] not in (1, 3):
+        raise ValueError(f"the image has {pixels.shape[2]} channels; save it as grey or RGB")
+    if pixels.ndim == 3 and (pixels.shape[2] == 1 or header.channels < 3):
+        return np.ascontiguousarray(pixels[:, :, 0])  # grey with transparency is decoded as colour
+    return np.ascontiguousarray(pixels)
+
+
+def _decode_by_opencv(data: bytes, header: Header) -> NDArray[Any]:
+    pixels = _opencv_pixels(data, header.kind)
     if pixels.shape[:2] != (header.height, header.width):
         raise ValueError(
             f"the header says {header.width} x {header.height} pixels, but the file holds {pixels.shape[1]} x "
             f"{pixels.shape[0]}; the file is damaged, get it again"
         )
-    if header.floating:
-        _check_floating(pixels)
-    elif pixels.dtype not in _FULL_RANGE:
+    if pixels.dtype not in _FULL_RANGE:
         raise ValueError(f"its pixels are of type {pixels.dtype}; save it with unsigned 8 or 16 bit")
-    if pixels.ndim == 3 and pixels.shape[2] == 4:
-        if header.kind == "tiff" and (pixels[:, :, 3] != pixels[:, :, 3].max()).any():
-            # the decoder has multiplied the colours by the transparency, and there is no exact way back
-            raise ValueError("the TIFF file has a transparency that varies; save it without transparency")
-        pixels = pixels[:, :, :3]
-    if pixels.ndim == 3 and pixels.shape[2] not in (1, 3):
-        raise ValueError(f"the image has {pixels.shape[2]} channels; save it as grey or RGB")
-    if pixels.ndim == 3 and (pixels.shape[2] == 1 or header.channels < 3):
-        return np.ascontiguousarray(pixels[:, :, 0])  # grey with transparency is decoded as colour
-    return pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    if header.kind == "jpeg":
+        _check_last_scan(data, header)
+    if pixels.ndim == 2:
+        return pixels
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+
+
+def _check_last_scan(data: bytes, header: Header) -> None:
+    """Refuse a JPEG whose last scan is cut: decoders paint the missing pixels grey.
+
+    Bytes behind a complete scan are passed over; behind a cut one they become pixels.
+    """
+    whole, filled = (
+        # not OpenCV, which prints that bytes were passed over
+        np.asarray(JpegImageFile(io.BytesIO(data[: header.jpeg_end] + filler + data[header.jpeg_end :])))
+        for filler in (b"", _FILLER)
+    )
+    if not np.array_equal(whole, filled):
+        raise ValueError("the JPEG file is cut short (its last scan has no end); copy or download it again")
+
+
+def _opencv_pixels(data: bytes, kind: str) -> NDArray[Any]:
+    """Return the pixels with as many bits and channels as stored, in the order BGR, and not rotated by EXIF."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ValueError(f"the {kind.upper()} file cannot be decoded ({error.err}); get it again") from error
+    if pixels is None:
+        raise ValueError(f"the {kind.upper()} file is damaged: its pixels cannot be decoded; get it again")
+    return pixels
 
 
 def _check_floating(pixels: NDArray[Any]) -> None:
-    if pixels.dtype != np.float32 or not np.isfinite(pixels).all():
+    if not np.isfinite(pixels).all():
         raise ValueError("the floating-point TIFF holds NaN or infinite values; fill them and save it again")
     low, high = float(pixels.min()), float(pixels.max())
     if low < 0 or high > 1:
@@ -250,7 +340,9 @@ def _check_floating(pixels: NDArray[Any]) -> None:
 
 def _decode_grey(data: bytes, path: Path | str) -> NDArray[Any]:
     """Return one value per pixel (H, W) of a file that is grey or has equal channels."""
-    pixels = _decode_pixels(data, path)
+    pixels, header = _decode_pixels(data, path)
+    for remark in _remarks_on_header(header):
+        _warn_once(str(path), remark)
     if pixels.ndim == 2:
         return pixels
     if (pixels[:, :, :1] != pixels[:, :, 1:]).any():

@@ -1,17 +1,19 @@
 """From an image and its report to a mask at the original size."""
 
 import logging
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from c2fvl.data.classes import class_names
 from c2fvl.data.transforms import in_channel_order, resize_image
-from c2fvl.files.images import read_image
+from c2fvl.files.images import read_image, remarks_on_range, unit_rgb
 from c2fvl.inference.engine import Computed, Engine
 from c2fvl.inference.masks import THRESHOLD, to_labels, to_original
 from c2fvl.metrics.confidence import estimated_dice
@@ -253,17 +255,33 @@ def _engine(model: "str | Path | TrainedModel | Engine", device: str, batch_size
     return NetworkEngine(model, device=device, batch_size=batch_size)
 
 
-def _as_array(image: str | Path | np.ndarray) -> np.ndarray:
-    if not isinstance(image, np.ndarray):
-        return read_image(image)
-    if image.ndim == 2:
-        image = np.repeat(image[:, :, None], 3, axis=2)
-    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+def _as_array(image: Any) -> np.ndarray:
+    """Return the image as (H, W, 3) float32 in [0, 1]."""
+    if isinstance(image, str | os.PathLike):
+        return read_image(Path(image))
+    try:
+        array = np.asarray(image)  # also of Pillow, a tensor on the CPU, or nested lists
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"the image is {type(image).__name__}, which is no array ({error}); {_EXPECTED}") from error
+    if array.dtype.kind not in "uif" or (isinstance(image, Image.Image) and image.mode not in _PILLOW_MODES):
+        kind = f"a picture of mode {image.mode}" if isinstance(image, Image.Image) else f"of {array.dtype} values"
+        raise ValueError(f"the image is {kind}; {_EXPECTED}")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if isinstance(image, list | tuple) and array.dtype.kind == "i" and array.size:
+        if array.min() < 0 or array.max() > 255:
+            raise ValueError(f"the numbers of the list are not from 0 to 255; {_EXPECTED}")
+        array = array.astype(np.uint8)
+    if not array.size or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
         raise ValueError(
-            f"the image has the shape {image.shape}; it must be (height, width), or (height, width, 3) RGB"
+            f"the image has the shape {array.shape}; it must be (height, width), or (height, width, 3) RGB"
         )
-    if image.dtype in (np.uint8, np.uint16):
-        return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
-    if image.dtype.kind != "f" or not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
+    if array.dtype in (np.uint8, np.uint16):
+        for remark in remarks_on_range(array):
+            logger.warning("the image given as an array: %s", remark)
+    elif array.dtype.kind != "f" or not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
         raise ValueError("the image must be uint8, uint16, or floating point in [0, 1] without NaN")
-    return image.astype(np.float32, copy=False)
+    return unit_rgb(array)
+
+
+_PILLOW_MODES = ("L", "RGB", "I;16", "I;16B", "I;16L", "F")
+_EXPECTED = "give a path, or an array (height, width) or (height, width, 3) of uint8, uint16 or floats in [0, 1]"

@@ -26,7 +26,7 @@ from c2fvl.data.check.summary import CheckSummary, DeepSummary, SplitSummary
 from c2fvl.data.file_names import Modality
 from c2fvl.data.problems import Problem
 from c2fvl.data.scan import find_splits, inspect
-from c2fvl.files.images import read_mask, read_pixels
+from c2fvl.files.images import read_mask, read_pixels_and_remarks
 from c2fvl.progress import SILENT, Progress
 from c2fvl.reports.from_mask import report_from_mask
 from c2fvl.reports.report import Report
@@ -127,7 +127,9 @@ def _check_case(split: str, case: Case, modality: Modality | None, kind: str, *,
     problems: list[Problem] = []
     pixels = mask = None
     try:
-        pixels = read_pixels(case.image)
+        pixels, remarks = read_pixels_and_remarks(case.image)
+        for what, _, remedy in (remark.rpartition("; ") for remark in remarks):
+            problems.append(Problem("odd image", str(case.image), what, remedy, "warning"))
     except (ValueError, OSError) as error:
         problems.append(Problem.from_error("image", case.image, error))
     try:
