@@ -46,7 +46,7 @@ def _find(source: str | Path, beside: Path) -> Path:
     path = PRESETS / f"{source}.toml"
     if not path.is_file():
         raise FileNotFoundError(
-            f"there is no preset {str(source)!r} and no such file{nearest_names(str(source), preset_names())} "
+            f"{str(source)!r} is neither a preset nor a file{nearest_names(str(source), preset_names())} "
             f"Presets are: {', '.join(preset_names())}"
         )
     return path
@@ -176,7 +176,7 @@ def _section(kind: type, content: Mapping[str, Any], where: str) -> Any:
     values = {}
     for name, value in content.items():
         if name not in fields:
-            raise ValueError(f"{where}.{name}: there is no such setting{nearest_names(name, list(fields))}")
+            raise ValueError(f"{where}.{name}: this is not a setting{nearest_names(name, list(fields))}")
         values[name] = _checked(value, types[name], fields[name].metadata, f"{where}.{name}")
     return kind(**values)
 

@@ -1,4 +1,4 @@
-"""How long work tells how far it is. The command line draws it; without one nothing is told."""
+"""How long-running work reports its progress. The command line draws it; the library alone prints nothing."""
 
 from typing import Protocol
 

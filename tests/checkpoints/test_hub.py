@@ -218,7 +218,7 @@ def test_pulling_says_what_stands_in_the_way(repository, monkeypatch, capsys):
         return error
 
     assert "names no repository" in said("../name")
-    assert "no such repository, or it is private" in said("owner/other")
+    assert "the repository does not exist, or it is private" in said("owner/other")
     assert "no revision 'v9'" in said("owner/name", "--revision", "v9")
     for status, headers, message in (
         (401, {}, "HF_TOKEN"),

@@ -98,10 +98,10 @@ def test_turns_and_flips_are_exact(turns, flip):
     assert np.abs(found[0].permute(1, 2, 0).numpy() - expected.image).max() < 1e-6
 
 
-@pytest.mark.parametrize("deviation", [0.0, 0.3, 0.5, 0.8, 1.2])
-def test_a_blur_is_that_of_opencv(deviation):
+@pytest.mark.parametrize("std", [0.0, 0.3, 0.5, 0.8, 1.2])
+def test_a_blur_is_that_of_opencv(std):
     image = np.random.default_rng(1).integers(0, 256, (40, 40), np.uint8)
-    drawn = transforms.Augmentation(blur=deviation)
+    drawn = transforms.Augmentation(blur=std)
     expected = transforms.apply(drawn, transforms.Sample(image.astype(np.float32) / 255, None, None)).image
     found, _ = batch_transforms.augment(
         batch_transforms.stack([drawn], 40), torch.from_numpy(image)[None], None, torch.tensor([0])

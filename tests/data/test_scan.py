@@ -191,7 +191,7 @@ def test_groups_from_names(name, group):
 
 
 def test_a_missing_root_and_a_root_one_folder_up(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere: there is no such folder"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere: neither a folder nor a csv file exists there"):
         scan(tmp_path / "nowhere")
     make_folder(tmp_path / "QaTa-COV19")
     with pytest.raises(FileNotFoundError, match=r"no Train_Folder here, but in .*QaTa-COV19; give that folder"):

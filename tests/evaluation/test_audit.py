@@ -375,10 +375,10 @@ def test_audit_on_the_command_line_prints_what_the_summary_holds(tiny_run, phant
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["MODEL", "/no/such/data"], "there is no such folder"),
+        (["MODEL", "/no/such/data"], "the folder does not exist"),
         (["/no/such/run", "ROOT"], "is no model folder"),
         (["MODEL", "ROOT", "--split", "dev"], "expected train, val, test"),
-        (["MODEL", "ROOT", "--table", "nothing.xlsx"], "no such caption table"),
+        (["MODEL", "ROOT", "--table", "nothing.xlsx"], "the caption table does not exist"),
         (["MODEL", "ROOT", "--out", "FILE"], "name a folder for the scores"),
         (["MODEL", "ROOT", "--spacing", "0"], "must be MM or MM,MM"),
         (["MODEL", "ROOT", "--spacing", "a"], "must be MM or MM,MM"),

@@ -91,7 +91,7 @@ def test_an_exported_file_is_measured_as_it_is(tiny_run, tmp_path, capsys):
     [
         (["--dtype", "fp16"], "processors do not compute in fp16; use bf16 or fp32"),
         (["nothing"], "nothing"),
-        (["nothing.onnx"], "there is no such file"),
+        (["nothing.onnx"], "the file does not exist"),
         (["--root", "nowhere"], "nowhere"),
     ],
 )

@@ -161,9 +161,9 @@ def test_predicting_needs_no_torch_and_gives_the_same_masks(tiny_run, exported, 
             {"opset": 99}, "cannot be exported at opset 99",
             marks=pytest.mark.slow(like="test_what_cannot_be_exported_is_refused_and_nothing_written"),
         ),
-        ({"dtype": "fp8"}, "expected is one of fp32, fp16, int8"),
+        ({"dtype": "fp8"}, "expected one of fp32, fp16, int8"),
         ({"dtype": "int8"}, "needs images.*--calibration"),
-        ({"calibration": "folder"}, "--calibration is for int8"),
+        ({"calibration": "folder"}, "--calibration is only for --dtype int8"),
         ({"dtype": "int8", "calibration": "nowhere"}, "nowhere"),
     ],
 )  # fmt: skip
@@ -215,7 +215,7 @@ def test_damaged_and_foreign_files_are_refused(exported, tmp_path, content):
 def test_wrong_calls_say_what_is_wrong(exported, image, tmp_path, capsys):
     out = ["--out", str(tmp_path / "out")]
     for call, message in (
-        (["predict", str(image), "--model", "nowhere.onnx", *out], "no such file"),
+        (["predict", str(image), "--model", "nowhere.onnx", *out], "the file does not exist"),
         (["predict", "--model", str(exported.path), *out], "no image to predict"),
         (["predict", str(exported.path), str(image), *out], f"--model {exported.path}"),
         (["predict", str(image), "--model", str(exported.path), "--device", "cuda", *out], "cpu always can"),

@@ -131,8 +131,8 @@ def test_collecting_files_folders_globs_and_tables(images, tmp_path, phantom_roo
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("film,report\na.png,x\n", "expected are image and"),
-        ("image,report,text\na.png,x,y\n", "expected are image and"),
+        ("film,report\na.png,x\n", "expected image and"),
+        ("image,report,text\na.png,x,y\n", "expected image and"),
         ("image\nnone.png\n", r"row 2, column image: there is no file"),
         ("", "empty"),
         ("image,report\na.png,one,two\n", "3 cells"),
@@ -262,7 +262,7 @@ def test_reports_that_cannot_be_are_refused_or_said(predictor, images, tmp_path,
     (record,) = predict_to_folder(predictor, requests, tmp_path)
     assert record["report"]["contradictions"] == ["no infection, with infected areas or zones"]
     assert "contradicts itself" in caplog.text
-    with pytest.raises(ValueError, match="expected is a sentence or a Report"):
+    with pytest.raises(ValueError, match="expected a sentence or a Report"):
         predictor(images[0], 5)
     with pytest.raises(ValueError, match="orientation 'image', but `orientation` is 'patient'"):
         predictor(images[0], c2fvl.parse_report(LEFT), orientation="patient")

@@ -141,7 +141,7 @@ def test_a_wrong_size_names_a_right_one(tiny):
 def test_text_of_a_wrong_shape_is_refused(tiny):
     tokens, features = tiny.text
     for shape in [(3, features), (3, tokens, features + 1), (2, tokens, features), (3, tokens + 1, features)]:
-        with pytest.raises(ValueError, match=rf"expected is \(3, {tokens}, {features}\)"):
+        with pytest.raises(ValueError, match=rf"expected \(3, {tokens}, {features}\)"):
             network(tiny)(images(tiny), torch.zeros(shape))
 
 

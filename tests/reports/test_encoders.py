@@ -289,7 +289,7 @@ def test_a_language_model_that_is_not_whole_says_what_it_lacks(tmp_path, monkeyp
     def opened(name):
         return LanguageModel.from_settings(DataConfig(text="sentence", text_model=str(name)))
 
-    with pytest.raises(ValueError, match="there is no such folder"):
+    with pytest.raises(ValueError, match="the folder does not exist"):
         opened(tmp_path / "nothing")
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file"):

@@ -516,7 +516,7 @@ def test_what_is_no_xlsx(tmp_path, content):
 
 
 def test_other_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.xlsx: there is no such file"):
+    with pytest.raises(FileNotFoundError, match=r"none\.xlsx: the file does not exist"):
         read_table(tmp_path / "none.xlsx")
     (tmp_path / "a.ods").write_bytes(b"PK")
     with pytest.raises(ValueError, match=r"expected a table that ends in \.xlsx or \.csv, found \.ods"):

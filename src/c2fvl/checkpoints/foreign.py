@@ -161,12 +161,12 @@ def _read_legacy(data: bytes) -> Any:
     keys = _Unpickler(file, refuse, 0).load()
     if not isinstance(keys, list) or not all(type(key) is str for key in keys) or sorted(keys) != sorted(lengths):
         raise _DamagedError("its list of storages does not fit its table of weights")
-    storages, place = {}, file.tell()
+    storages, position = {}, file.tell()
     for key in keys:
-        storages[key] = data[place + 8 : place + 8 + lengths[key]]
-        place += 8 + lengths[key]
-    if place != len(data):
-        raise _DamagedError(f"it has {len(data)} bytes instead of {place}")
+        storages[key] = data[position + 8 : position + 8 + lengths[key]]
+        position += 8 + lengths[key]
+    if position != len(data):
+        raise _DamagedError(f"it has {len(data)} bytes instead of {position}")
     file.seek(table)
     return _Unpickler(file, lambda key, num_bytes: storages[key], len(data)).load()
 

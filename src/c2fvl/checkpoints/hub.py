@@ -57,7 +57,7 @@ def pull(repository: str, *, revision: str = "", endpoint: str | None = None, to
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=endpoint, token=token, library_name="c2fvl", library_version=__version__)
-    with tempfile.TemporaryDirectory(prefix="c2fvl-pull-") as place:
+    with tempfile.TemporaryDirectory(prefix="c2fvl-pull-") as downloaded:
         with _clear_errors(repository, api.endpoint, "fetched", revision):
             info = api.model_info(repository, revision=revision or None, files_metadata=True)
             sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or ()}
@@ -65,11 +65,11 @@ def pull(repository: str, *, revision: str = "", endpoint: str | None = None, to
         with _clear_errors(repository, api.endpoint, "fetched", revision):
             for name in FILES:
                 if name in sizes:
-                    api.hf_hub_download(repository, name, revision=info.sha, local_dir=place)
+                    api.hf_hub_download(repository, name, revision=info.sha, local_dir=downloaded)
         try:
-            files, config = _checked(Path(place))
+            files, config = _checked(Path(downloaded))
         except ValueError as error:
-            said = str(error).replace(f"{place}/", "")
+            said = str(error).replace(f"{downloaded}/", "")
             raise ValueError(f"the model {repository} is not kept: {said}") from error
     files[SETTINGS] = to_toml(portable(config)).encode()
     with storage.new_folder(target, replace=True) as folder:
@@ -177,7 +177,7 @@ def _clear_errors(repository: str, endpoint: str, done: str, revision: str = "")
         raise ValueError(f"{here}: accept its conditions at {endpoint}/{repository}, then {token}") from error
     except errors.RepositoryNotFoundError as error:
         raise ValueError(
-            f"{here}: there is no such repository, or it is private; check the name, and for a private one {token}"
+            f"{here}: the repository does not exist, or it is private; check the name, and for a private one {token}"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise ValueError(f"{here}: it has no revision {revision!r}; leave --revision out for the newest") from error

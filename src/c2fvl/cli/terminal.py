@@ -130,8 +130,8 @@ def table(header: list[str], rows: list[list[str]], *, numbers: int | None = Non
     """Return a plain table for the terminal, the last `numbers` columns (all but the first) to the right."""
     grid = Table(box=rich.box.SIMPLE_HEAD)
     first = 1 if numbers is None else len(header) - numbers
-    for place, name in enumerate(header):
-        grid.add_column(name, justify="left" if place < first else "right", no_wrap=True)
+    for index, name in enumerate(header):
+        grid.add_column(name, justify="left" if index < first else "right", no_wrap=True)
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))
     console = Console(file=sys.stdout, width=width)

@@ -110,15 +110,15 @@ def _matrices(augmentations: Sequence[Augmentation], size: int) -> np.ndarray:
     return matrix[:, :2].astype(np.float32)
 
 
-def _blur_weights(deviations: np.ndarray) -> np.ndarray:
+def _blur_weights(stds: np.ndarray) -> np.ndarray:
     """Return the weights that `cv2.GaussianBlur` has for each standard deviation; 0 does not blur."""
-    if deviations.max(initial=0) > MAX_BLUR:
-        raise ValueError(f"an augmentation blurs by {deviations.max():g} pixels, but at most {MAX_BLUR} is possible")
-    places = np.arange(-BLUR_RADIUS, BLUR_RADIUS + 1)
-    safe = np.where(deviations > 0, deviations, 1)[:, None]
+    if stds.max(initial=0) > MAX_BLUR:
+        raise ValueError(f"an augmentation blurs by {stds.max():g} pixels, but at most {MAX_BLUR} is possible")
+    offsets = np.arange(-BLUR_RADIUS, BLUR_RADIUS + 1)
+    safe = np.where(stds > 0, stds, 1)[:, None]
     radius = np.rint(safe * 8 + 1).astype(int) // 2
-    weights = np.where(abs(places) <= radius, np.exp(-(places**2) / (2 * safe**2)), 0)
-    return np.where(deviations[:, None] > 0, weights / weights.sum(1, keepdims=True), places == 0)
+    weights = np.where(abs(offsets) <= radius, np.exp(-(offsets**2) / (2 * safe**2)), 0)
+    return np.where(stds[:, None] > 0, weights / weights.sum(1, keepdims=True), offsets == 0)
 
 
 def _gather(values: Tensor, index: Tensor, size: int, x: Tensor, y: Tensor) -> Tensor:
@@ -155,6 +155,6 @@ def _blur(image: Tensor, weights: Tensor) -> Tensor:
     for axis, padding in ((3, (BLUR_RADIUS, BLUR_RADIUS, 0, 0)), (2, (0, 0, BLUR_RADIUS, BLUR_RADIUS))):
         padded, size = functional.pad(planes, padding, mode="reflect"), planes.shape[axis]
         planes = torch.zeros_like(planes)
-        for place in range(2 * BLUR_RADIUS + 1):
-            planes = planes + padded.narrow(axis, place, size) * weights[:, place, None, None, None]
+        for offset in range(2 * BLUR_RADIUS + 1):
+            planes = planes + padded.narrow(axis, offset, size) * weights[:, offset, None, None, None]
     return planes.permute(0, 2, 3, 1)

@@ -103,7 +103,7 @@ def _split_folder(root: Path, split: str) -> Path:
 def _missing_folder(root: Path, split: str) -> str:
     wanted = _split_folder(root, split).name
     if not root.is_dir():
-        return f"{root}: there is no such folder; check the name"
+        return f"{root}: the folder does not exist; check the name"
     for name in _KNOWN_ROOTS:
         if (root / name / wanted).is_dir():
             return f"{root}: there is no {wanted} here, but in {root / name}; give that folder"
@@ -179,7 +179,7 @@ def _find_table(folder: _Folder, table: str | Path | None) -> Path | None:
                 return path
         there = sorted(path.name for path in folder.path.iterdir() if path.suffix.lower() in (".xlsx", ".csv"))
         wanted = " or ".join(map(str, candidates))
-        raise FileNotFoundError(f"{wanted}: there is no such caption table; {folder.path} holds {there}")
+        raise FileNotFoundError(f"{wanted}: the caption table does not exist; {folder.path} holds {there}")
     names = [f"{folder.split.capitalize()}_text"] + (["Train_Val_text"] if folder.split != "test" else [])
     for stem in names:
         for directory in (folder.path, folder.root):

@@ -181,15 +181,15 @@ class DeviceData:
         )
 
     def val_batches(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-        """Yield all cases of this process's share in order, as they are, with their names and original masks."""
+        """Yield all cases of this process's part in order, as they are, with their names and original masks."""
         cases = range(len(self))
         if self._plain is None:
             plain = [self.dataset.plain_case(index) for index in cases]
             self._plain = self._stacked(tuple(cases), plain).to(self.device)
         draws = self._plain
         for start in range(rank * batch_size, len(self), world * batch_size):
-            places = list(cases[start : start + batch_size])
-            batch = self.batch(draws, torch.tensor(places, device=self.device))
+            indices = list(cases[start : start + batch_size])
+            batch = self.batch(draws, torch.tensor(indices, device=self.device))
             yield replace(
                 batch,
                 ids=[self.dataset.cases[index].id for index in places],

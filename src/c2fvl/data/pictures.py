@@ -162,7 +162,7 @@ def encode_png(picture: np.ndarray) -> bytes:
 
 
 def _display_size(image: np.ndarray) -> tuple[int, int]:
-    """Return the (width, height) at which an image is shown: small ones are enlarged, large ones reduced."""
+    """Return the (width, height) at which an image is shown: small ones are magnified, large ones reduced."""
     height, width = image.shape[:2]
     factor = min(max(1, -(-_SHORTEST_SIDE // min(height, width))), _LONGEST_SIDE / max(height, width))
     return max(1, round(width * factor)), max(1, round(height * factor))

@@ -50,7 +50,7 @@ def inspect(root: Path | str, split: str = "train", *, table: str | Path | None 
     if split not in (*SPLITS, "all"):
         raise ValueError(f"there is no split {split!r}; expected train, val, test, or all for a csv")
     if not root.exists():
-        raise FileNotFoundError(f"{root}: there is no such folder or csv file; check the name")
+        raise FileNotFoundError(f"{root}: neither a folder nor a csv file exists there; check the name")
     if root.is_dir():
         return inspect_folders(root, split, table)
     if root.suffix.lower() != ".csv":

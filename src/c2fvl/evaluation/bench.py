@@ -1,7 +1,7 @@
-"""How fast networks answer and learn on this machine, beside what the machine can do.
+"""How fast networks predict and train on this machine, and what fraction of its peak they reach.
 
-Every figure is taken in a process of its own, with the machine's peak measured in the same run: the best of three large
-convolutions and a large matrix product in the same precision. Only ratios of one run mean something.
+Each number is measured in a fresh process. The machine's peak is measured in the same run: the best of three large
+convolutions and a large matrix product in the same precision. Only ratios within one run can be compared.
 """
 
 import dataclasses
@@ -45,9 +45,9 @@ from c2fvl.training.optimizers import build_optimizer
 from c2fvl.version import __version__
 
 _CONVOLUTIONS, _MATRIX = ((64, 224), (128, 112), (256, 56)), 2048
-_FILMS = 128
-_LOADED = 8  # films in a batch that is loaded
-_TIMES_FORWARD = 3  # operations of a step of training in those of its forward pass
+_NUM_IMAGES = 128
+_LOADED = 8  # images in a batch that is loaded
+_TIMES_FORWARD = 3  # operations of a training step, as a multiple of those of its forward pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Measured:
     part: str
     """inference or training."""
     gflop: float | None
-    """Per film; None for an exported network."""
+    """Per image; None for an exported network."""
     fraction_of_peak: float | None
     speed: Speed
 
@@ -71,9 +71,9 @@ class Bench:
     """GFLOP/s of each large operation."""
     networks: list[Measured]
     loading: dict[str, float] | None
-    """Films per second: as the published loader reads them in every epoch, and ours in the first and in later ones."""
+    """Images per second: of the published loader in every epoch, and of ours in the first and in later epochs."""
     metrics: float | None
-    """Films scored per second."""
+    """Images scored per second."""
     conditions: Conditions
     environment: dict[str, Any]
 
@@ -86,20 +86,20 @@ def bench(
     parts: Sequence[str] = MEASURABLE,
     progress: Progress = SILENT,
 ) -> Bench:
-    """Measure networks: names of the catalogue, model folders, or exported files (inference in their own precision).
+    """Measure networks: names of networks, model folders, or exported files (inference, in the precision of the file).
 
-    Films are loaded from the training part of `root`, or from a phantom. Raises `ValueError` for what is not known, and
-    for a precision that the device does not compute in.
+    Images are loaded from the training split of `root`, or from synthetic data. Raises `ValueError` for unknown names,
+    and for a precision that the device does not support.
     """
     conditions = conditions or Conditions()
     check_device(conditions.device)
     check_precision(conditions.device, conditions.precision)
     unknown = sorted(set(parts) - set(MEASURABLE))
     if unknown or not parts:
-        raise ValueError(f"the parts are {', '.join(parts) or 'none'}; expected are some of {', '.join(MEASURABLE)}")
+        raise ValueError(f"the parts are {', '.join(parts) or 'none'}; expected some of {', '.join(MEASURABLE)}")
     named = [(name, _settings(name)) for name in models or ("c2fvl",)]
     if root is not None and "loading" in parts:
-        scan(root, (named[0][1] or Config()).data.train_split)  # so that a wrong path is said before anything is timed
+        scan(root, (named[0][1] or Config()).data.train_split)  # a wrong path is an error before anything is timed
     progress.stage("measuring the machine's peak")
     peak = in_own_process(_peak, conditions)
     networks = []
@@ -121,7 +121,7 @@ def _settings(name: str) -> Config | None:
     """Return the settings of a network; None for an exported file."""
     if Path(name).suffix == ONNX:
         if not Path(name).is_file():
-            raise FileNotFoundError(f"{name}: there is no such file")
+            raise FileNotFoundError(f"{name}: the file does not exist")
         return None
     if is_extension(name):
         import_extension(name)
@@ -200,8 +200,8 @@ def _loading(root: str | None, config: Config, conditions: Conditions) -> dict[s
     with tempfile.TemporaryDirectory(prefix="c2fvl-bench-") as folder:
         if root is None:
             root = str(Path(folder) / "phantom")
-            write_phantom(Path(root), num_cases=_FILMS, seed=0, size=256)
-        cases = scan(root, config.data.train_split)[:_FILMS]
+            write_phantom(Path(root), num_cases=_NUM_IMAGES, seed=0, size=256)
+        cases = scan(root, config.data.train_split)[:_NUM_IMAGES]
         data = dataclasses.replace(
             config.data,
             image_cache=str(Path(folder) / "cache"),
@@ -233,19 +233,19 @@ def _loading(root: str | None, config: Config, conditions: Conditions) -> dict[s
         epoch()
         turns = [(rate(published), rate(epoch), rate(lambda: epoch(moved))) for _ in range(conditions.repeats)]
         names = ("as published", "later epochs", "later epochs, augmented")
-        return found | {name: statistics.median(turn[place] for turn in turns) for place, name in enumerate(names)}
+        return found | {name: statistics.median(turn[index] for turn in turns) for index, name in enumerate(names)}
 
 
 def _read_as_published(cases: Sequence[Case], side: int) -> None:
-    """Read films and masks from their files into batches as the published loader does; it keeps none."""
+    """Read images and masks from their files into batches, as the published loader does in every epoch."""
     for start in range(0, len(cases), _LOADED):
         images, masks = [], []
         for case in cases[start : start + _LOADED]:
-            film = cv2.imread(str(case.image), cv2.IMREAD_COLOR)
+            image = cv2.imread(str(case.image), cv2.IMREAD_COLOR)
             mask = cv2.imread(str(case.mask), cv2.IMREAD_GRAYSCALE)
-            if film is None or mask is None:
+            if image is None or mask is None:
                 raise ValueError(f"OpenCV alone does not read {case.image} and its mask; name another --root")
-            images.append(torch.from_numpy(cv2.resize(film, (side, side))).permute(2, 0, 1).contiguous().div(255))
+            images.append(torch.from_numpy(cv2.resize(image, (side, side))).permute(2, 0, 1).contiguous().div(255))
             masks.append(torch.from_numpy(cv2.resize(mask, (side, side)) > 0).long())
         torch.stack(images), torch.stack(masks)
 
@@ -259,17 +259,17 @@ def _scoring(conditions: Conditions) -> float:
 
 
 def to_markdown(found: Bench) -> str:
-    """Return the figures as tables."""
+    """Return the results as tables."""
     conditions, rates = found.conditions, (f"{name} {rate:.0f} GFLOP/s" for name, rate in found.peak.items())
     lines = [
         f"c2fvl {__version__}, {conditions.device}, {conditions.threads} threads, {conditions.precision}.",
         "",
-        f"The machine's peak: {', '.join(rates)}; shares are of the best, {max(found.peak.values()):.0f}.",
+        f"The machine's peak: {', '.join(rates)}; fractions are of the best, {max(found.peak.values()):.0f}.",
     ]
     if found.networks:
         lines += [
             "",
-            "| network | part | batch | median | p95 | films/s | peak memory, MiB | GFLOP per film | share of peak |",
+            "| network | part | batch | median | p95 | images/s | peak memory, MiB | GFLOP per image | fraction of peak |",
             "|---|---|---:|---:|---:|---:|---:|---:|---:|",
         ]
     for row in found.networks:
@@ -285,7 +285,7 @@ def to_markdown(found: Bench) -> str:
     if found.loading is not None:
         base = found.loading["as published"]
         rates = (f"{name} {rate:.0f} ({rate / base:.1f} ×)" for name, rate in found.loading.items())
-        lines += ["", "Films and masks loaded per second: " + ", ".join(rates) + "."]
+        lines += ["", "Images and masks loaded per second: " + ", ".join(rates) + "."]
     if found.metrics is not None:
-        lines += ["", f"Films of 224 × 224 scored per second: {found.metrics:.0f}."]
+        lines += ["", f"Images of 224 × 224 scored per second: {found.metrics:.0f}."]
     return "\n".join(lines) + "\n"

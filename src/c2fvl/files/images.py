@@ -251,7 +251,7 @@ def read_image_bytes(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> bytes
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: there is no such file; check the name") from error
+        raise FileNotFoundError(f"{path}: the file does not exist; check the name") from error
     if len(data) > limit:
         raise ValueError(f"{path}: more than the {limit} bytes that an image of {max_pixels} pixels needs")
     return data

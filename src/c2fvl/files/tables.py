@@ -46,7 +46,7 @@ def read_cells(path: Path | str) -> list[Row]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file; check the name")
+        raise FileNotFoundError(f"{path}: the file does not exist; check the name")
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise ValueError(f"{path}: {size} bytes, the limit of a table is {MAX_BYTES}; split it")

@@ -37,7 +37,7 @@ class Stage:
 def count_flops(network: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, int]:
     """Return the operations of a forward pass by the name of the module, "" for the whole network.
 
-    The network and its inputs should lie on the meta device: attention on others may hide from the counter.
+    The network and its inputs should be on the meta device, because elsewhere the counter may miss attention.
     """
     network.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -51,12 +51,12 @@ def count_flops(network: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, int
 def stages(network: nn.Module, inputs: tuple[Tensor, ...]) -> list[Stage]:
     """Return the parts of a network in the order of their names in it: its children, and those of lists of modules.
 
-    What a network computes outside of its parts is the difference to the whole, "" , which comes last.
+    The whole network, "", comes last; its operations include those outside of the parts.
     """
     parts: dict[str, nn.Module] = {}
     for name, child in network.named_children():
         inner = child.named_children() if isinstance(child, nn.ModuleList) else ()
-        parts |= {f"{name}.{place}": module for place, module in inner} or {name: child}
+        parts |= {f"{name}.{index}": module for index, module in inner} or {name: child}
     shapes: dict[str, str] = {}
 
     def watch(name: str) -> Any:
@@ -83,8 +83,8 @@ def _parameters(module: nn.Module) -> int:
 def example_settings(name: str, arguments: Iterable[str] = (), image_size: int | None = None) -> Config:
     """Return settings of a network by name with `argument=value` changes and a text of the size that it reads.
 
-    For a look at the network alone: they can be trained only after a vocabulary is settled. Raises `ValueError` for
-    names and arguments that are not known.
+    These settings describe the network alone; training also needs a vocabulary. Raises `ValueError` for unknown names
+    and arguments.
     """
     entry = find_network(name)
     config = override(Config(), [f"model.name={name}", *(f"model.arguments.{item}" for item in arguments)])
@@ -105,7 +105,7 @@ def example_settings(name: str, arguments: Iterable[str] = (), image_size: int |
 
 
 def build_empty(config: Config) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """Return the network of the settings and one image with its report, all without numbers, on the meta device."""
+    """Return the network of the settings and one image with its report, on the meta device."""
     with torch.device("meta"):
         network = build_model(config.model.name, config.model.arguments)
         return network, example_inputs(config, 1)

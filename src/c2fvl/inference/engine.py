@@ -12,16 +12,16 @@ from c2fvl.metrics.out_of_distribution import OodDetector
 
 @dataclass(frozen=True)
 class Computed:
-    """What a network computed of several images."""
+    """The output of a network for several images."""
 
     probability: np.ndarray
     """(B, S, S) of the lesion, or (B, C, S, S) of three classes and more, float32."""
     logits: tuple[np.ndarray, ...] = ()
-    """(B, …) each, in the order of `LOGITS`; empty for a network that reads none."""
+    """(B, …) each, in the order of `LOGITS`; empty for a network that predicts no findings."""
 
-    def row(self, place: int) -> "Computed":
-        """Return what was computed of one image, without the first axis."""
-        return Computed(self.probability[place], tuple(values[place] for values in self.logits))
+    def row(self, index: int) -> "Computed":
+        """Return the output for one image, without the first axis."""
+        return Computed(self.probability[index], tuple(values[index] for values in self.logits))
 
 
 @runtime_checkable
@@ -36,7 +36,7 @@ class Engine(Protocol):
     ood_detector: OodDetector | None
     """Of the training images, if there is one."""
     batch_size: int
-    """Films at once that suit it."""
+    """The number of images that it computes best at once."""
 
     def compute(self, images: np.ndarray, text: np.ndarray | None) -> Computed:
-        """Return what the network makes of images (B, 3, S, S) float32 and their text (B, T, F)."""
+        """Return the output for images (B, 3, S, S) float32 and their text (B, T, F)."""

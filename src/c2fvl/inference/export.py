@@ -52,9 +52,9 @@ from c2fvl.reports.predicted_findings import LOGITS
 from c2fvl.version import __version__
 
 TOLERANCE = {"fp32": 1e-5, "fp16": 2e-2}
-"""Largest difference of a probability that is let pass; int8 is judged by Dice."""
+"""Largest allowed difference of a probability; int8 is judged by Dice."""
 OLDEST_OPSET = 18
-CALIBRATION_FILMS, SCORED_FILMS = 64, 200
+NUM_CALIBRATION_IMAGES, NUM_SCORED_IMAGES = 64, 200
 
 
 @dataclass(frozen=True)
@@ -82,22 +82,22 @@ def export(
     table: str | None = None,
     progress: Progress = SILENT,
 ) -> Exported:
-    """Write the network of `model` to the file `out` (.onnx) and return what was measured of it.
+    """Write the network of `model` to the file `out` (.onnx) and return how it was checked.
 
     int8 takes its scales from images of the training split of the data set `calibration`, and is scored on images of
-    its validation split. Raises `ValueError` where the network cannot be exported so, where calibration data are
-    missing or surplus, and where the result differs too much; nothing is written then.
+    its validation split. Raises `ValueError`, before anything is written, where the network cannot be exported,
+    where calibration data are missing or not needed, and where the result differs too much.
     """
     out = Path(out)
     if out.suffix != ".onnx":
         raise ValueError(f"{out}: an exported network has the ending .onnx")
     if dtype not in DTYPES:
-        raise ValueError(f"the dtype is {dtype!r}; expected is one of {', '.join(DTYPES)}")
+        raise ValueError(f"the dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     if (dtype == "int8") != (calibration is not None):
         raise ValueError(
-            "int8 needs images for its scales; name a data set with --calibration"
+            "--dtype int8 needs images for its scales; name a data set with --calibration"
             if calibration is None
-            else f"--calibration is for int8; {dtype} needs none"
+            else f"--calibration is only for --dtype int8, not for {dtype}; leave it out"
         )
     images = None if calibration is None else _images(model, calibration, table)
     progress.stage("translating")
@@ -130,14 +130,14 @@ def export(
 
 
 class _Probability(nn.Module):
-    """The network with probabilities instead of logits; the findings that it reads off the image follow, if any."""
+    """The network with probabilities instead of logits, followed by its predicted findings, if any."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return (B, S, S) of the lesion, or (B, C, S, S), and the logits of the reading."""
+        """Return (B, S, S) of the lesion, or (B, C, S, S), and the logits of the predicted findings."""
         output = self.network(*inputs)
         return probabilities(output), *(output.findings or ())
 
@@ -174,7 +174,7 @@ def _translate(model: TrainedModel, opset: int | None) -> Any:
 
 
 def _opened(file: Path, name: str, opset: int | None) -> OnnxModel:
-    """Return the translated network, which must be of the opset asked for and of one that ONNX Runtime computes."""
+    """Return the translated network, which must have the requested opset, and one that ONNX Runtime supports."""
     at = "" if opset is None else f" at opset {opset}"
     written = _opset(file)
     if opset not in (None, written):
@@ -190,7 +190,7 @@ def _opened(file: Path, name: str, opset: int | None) -> OnnxModel:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's words about itself from the user."""
+    """Silence the messages of the exporter."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -226,12 +226,12 @@ def _described(proto: Any, model: TrainedModel, dtype: str) -> bytes:
     shape = text_shape(model.config)
     if shape is not None:
         found[f"c2fvl.{TEXT}"] = (
-            f"(batch, {shape[0]}, {shape[1]}) float32, {config.data.text} in the viewer's frame; NaN without a report"
+            f"(batch, {shape[0]}, {shape[1]}) float32, {config.data.text} in image orientation; NaN without a report"
         )
     del proto.metadata_props[:]
     for key, value in found.items():
         proto.metadata_props.add(key=key, value=value)
-    for node in proto.graph.node:  # where in the source a node came from, paths of this machine included
+    for node in proto.graph.node:  # the source line of each node, with paths of this machine
         del node.metadata_props[:]
         node.doc_string = ""
     return proto.SerializeToString()
@@ -277,7 +277,7 @@ def _difference(model: TrainedModel, exported: OnnxModel) -> float:
         ours, theirs = engine.compute(image, text), exported.compute(image, text)
         differences.append(np.abs(ours.probability - theirs.probability).max())
         for logits, others in zip(ours.logits, theirs.logits, strict=True):
-            with np.errstate(invalid="ignore"):  # where a report is followed whatever is seen, both are infinite
+            with np.errstate(invalid="ignore"):  # with trust 1 both are infinite
                 apart = np.where(logits == others, 0.0, np.tanh(logits / 2) - np.tanh(others / 2))
             differences.append(np.abs(apart).max() / 2)
     return float(max(differences))
@@ -306,33 +306,33 @@ def _halved(content: bytes) -> bytes:
 
 
 def _images(model: TrainedModel, root: Path | str, table: str | None) -> tuple[CaseDataset, CaseDataset]:
-    """Return images for the scales and images to score, spread evenly over two splits of a data set."""
+    """Return images for the scales and images to score, evenly spaced in two splits of a data set."""
     config = dataclasses.replace(model.config.data, missing_reports="allow")
     parts = []
-    for split, maximum in ((config.train_split, CALIBRATION_FILMS), (config.val_split, SCORED_FILMS)):
+    for split, maximum in ((config.train_split, NUM_CALIBRATION_IMAGES), (config.val_split, NUM_SCORED_IMAGES)):
         cases = scan(root, split, table=table or config.table or None)
-        chosen = [cases[place] for place in np.linspace(0, len(cases) - 1, min(maximum, len(cases))).astype(int)]
+        chosen = [cases[index] for index in np.linspace(0, len(cases) - 1, min(maximum, len(cases))).astype(int)]
         parts.append(CaseDataset(chosen, config, num_classes=num_classes(model.config.model)))
     return parts[0], parts[1]
 
 
 class _Reader:
-    """Films one by one, as the quantiser asks for them."""
+    """Gives the quantiser one image after another."""
 
     def __init__(self, images: CaseDataset, names: Sequence[str]) -> None:
-        self.images, self.names, self.place = images, names, 0
+        self.images, self.names, self.index = images, names, 0
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """Return the inputs of the next image, or None after the last."""
-        if self.place == len(self.images):
+        if self.index == len(self.images):
             return None
-        image, text = _inputs(self.images, self.place)
-        self.place += 1
+        image, text = _inputs(self.images, self.index)
+        self.index += 1
         return {IMAGE: image} if text is None or TEXT not in self.names else {IMAGE: image, TEXT: text}
 
 
-def _inputs(images: CaseDataset, place: int) -> tuple[np.ndarray, np.ndarray | None]:
-    batch = collate([images[0, place]])
+def _inputs(images: CaseDataset, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+    batch = collate([images[0, index]])
     return batch.image.numpy(), None if batch.text is None else batch.text.numpy()
 
 
@@ -372,10 +372,10 @@ def _has_vnni() -> bool:
 def _mean_dice(engine: Any, images: CaseDataset) -> float:
     """Return the mean Dice per image at the original resolution."""
     values = []
-    for place in range(len(images)):
-        item = images[0, place]
+    for index in range(len(images)):
+        item = images[0, index]
         assert item.original_mask is not None
-        (probability,) = engine.compute(*_inputs(images, place)).probability
+        (probability,) = engine.compute(*_inputs(images, index)).probability
         found, target = to_labels(to_original(probability, item.original_mask.shape)), item.original_mask
         classes = range(1, max(int(images.num_classes), 2))
         values.append(np.mean([dice(overlap(found == number, target == number)) for number in classes]))

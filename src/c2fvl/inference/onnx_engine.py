@@ -1,6 +1,6 @@
 """Exported networks on ONNX Runtime, without torch.
 
-The file carries in its metadata all that a model folder carries beside the weights; `docs/export.md` lists the keys.
+The metadata of the file hold everything that a model folder has besides the weights; `docs/export.md` lists the keys.
 """
 
 import base64
@@ -41,7 +41,7 @@ class OnnxModel:
     def __init__(self, path: Path | str, *, device: str = "cpu", threads: int | None = None) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path}: there is no such file; `c2fvl export MODEL {self.path}` makes one")
+            raise FileNotFoundError(f"{self.path}: the file does not exist; `c2fvl export MODEL {self.path}` makes one")
         self._session = _open(self.path, device, threads)
         found = self._session.get_modelmeta().custom_metadata_map
         if SETTINGS_KEY not in found:
@@ -67,7 +67,7 @@ class OnnxModel:
         self._logits = [name for name in LOGITS if name in given]
 
     def compute(self, images: np.ndarray, text: np.ndarray | None) -> Computed:
-        """Return what the network makes of images (B, 3, S, S) and text (B, T, F), as `Engine` says."""
+        """Return the output for images (B, 3, S, S) and text (B, T, F), as `Engine` does."""
         given = {IMAGE: np.ascontiguousarray(images, np.float32)}
         if self._reads_text:
             assert text is not None

@@ -8,9 +8,9 @@ _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check_precision(device: torch.device | str, precision: str) -> None:
-    """Raise `ValueError` for a precision that is not known or that the device does not compute in."""
+    """Raise `ValueError` for a precision that is unknown or that the device does not support."""
     if precision not in ("fp32", *_PRECISIONS):
-        raise ValueError(f"the precision is {precision!r}; expected is one of fp32, {', '.join(_PRECISIONS)}")
+        raise ValueError(f"the precision is {precision!r}; expected one of fp32, {', '.join(_PRECISIONS)}")
     kind = torch.device(device).type
     if kind == "cpu" and precision == "fp16":
         raise ValueError("processors do not compute in fp16; use bf16 or fp32, or --device cuda")

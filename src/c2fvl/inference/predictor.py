@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 ONNX = ".onnx"
 _DOUBTS = ("uncertain:", "not read:", "contradiction:")
-"""Beginnings of the lines of `explain` that a user is told."""
+"""How the lines of `explain` begin that a user should see."""
 
 
 class UnreadableReportError(ValueError):
@@ -50,9 +50,9 @@ class Prediction:
     probability: np.ndarray
     """Of the lesion (H, W), or of three classes and more (C, H, W), float32 in [0, 1]; calibrated if the model is."""
     report: Report | None
-    """The report as understood, in the viewer's frame; None where none was given or the network reads none."""
+    """The report as understood, in image orientation; None if none was given or the network reads none."""
     findings: PredictedFindings | None = None
-    """The findings read off the image, and how far the report was followed; None for a network that reads none."""
+    """The predicted findings and their agreement with the report; None for a network that predicts none."""
     ood: OodScore | None = None
     """Whether the image is like the training images; None for a model without an out-of-distribution check."""
     refusal: str = ""
@@ -60,12 +60,12 @@ class Prediction:
 
     @property
     def areas(self) -> dict[str, int]:
-        """Return the predicted pixels, of any class, in each zone of the picture, viewer's frame."""
+        """Return the predicted pixels, of any class, in each zone, in image orientation."""
         return zone_areas((self.mask > 0).astype(np.uint8))
 
     @property
     def estimated_dice(self) -> float | None:
-        """Return the Dice that the mask can be expected to have by its probabilities; None for several classes."""
+        """Return the Dice of the mask as estimated from its probabilities; None for several classes."""
         return estimated_dice(self.probability, self.mask) if self.probability.ndim == 2 else None
 
 
@@ -104,7 +104,7 @@ class Predictor:
         trust: float | None = None,
     ) -> None:
         if not 0 < threshold < 1:
-            raise ValueError(f"the threshold is {threshold}; expected is a probability between 0 and 1")
+            raise ValueError(f"the threshold is {threshold}; expected a probability between 0 and 1")
         self.engine = _engine(model, device, batch_size)
         self.batch_size = self.engine.batch_size if batch_size is None else batch_size
         self.threshold = threshold
@@ -116,8 +116,8 @@ class Predictor:
         self.classes = class_names(config.data, num_classes(config.model))
         if len(self.classes) > 1 and threshold != THRESHOLD:
             raise ValueError(
-                f"the threshold is {threshold}, but this network tells {len(self.classes)} classes apart, each pixel "
-                "going to the most probable; leave the threshold out"
+                f"the threshold is {threshold}, but this network has {len(self.classes)} classes, and each pixel "
+                "gets the most probable; leave the threshold out"
             )
         self.encoder = build_text_encoder(config.data, trust=trust)
 
@@ -133,7 +133,7 @@ class Predictor:
         return self.finish(prepared, self.run([prepared])[0])
 
     def describe(self, image: str | Path | np.ndarray) -> Prediction:
-        """Return the prediction for one image without a report, with the findings read off it.
+        """Return the prediction for one image without a report, with its predicted findings.
 
         Raises `ValueError` for a network that predicts no findings, and for an image that cannot be read.
         """
@@ -159,17 +159,17 @@ class Predictor:
         return Prepared(size, np.ascontiguousarray(image, np.float32), text, understood, ood, refusal)
 
     def run(self, prepared: Sequence[Prepared]) -> list[Computed]:
-        """Return what the network computes for several images at once, at its own resolution, not calibrated."""
+        """Return the output for several images at once, at the network's resolution and not calibrated."""
         texts = [one.text for one in prepared if one.text is not None]
         found = self.engine.compute(np.stack([one.image for one in prepared]), np.stack(texts) if texts else None)
-        return [found.row(place) for place in range(len(prepared))]
+        return [found.row(index) for index in range(len(prepared))]
 
     def finish(self, prepared: Prepared, found: Computed) -> Prediction:
         """Return the prediction at the original size. The mask uses the probabilities before calibration."""
         probability = to_original(found.probability, prepared.size)
         mask = to_labels(probability, self.threshold)
-        told = None if prepared.text is None else prepared.text[0]
-        findings = PredictedFindings.from_logits(found.logits, told) if found.logits else None
+        findings_given = None if prepared.text is None else prepared.text[0]
+        findings = PredictedFindings.from_logits(found.logits, findings_given) if found.logits else None
         return Prediction(
             mask, self.scaling.apply(probability), prepared.report, findings, prepared.ood, prepared.refusal
         )
@@ -194,7 +194,7 @@ class Predictor:
             return None, str(error)
 
     def understand(self, report: str | Report | None, *, orientation: str = "image") -> Report | None:
-        """Return the report in the viewer's frame as this network reads it; None for none or a blank one.
+        """Return the report in image orientation as this network reads it; None for none or a blank one.
 
         Raises `UnreadableReportError`, a `ValueError`, for a sentence of which the network can read nothing.
         """
@@ -204,7 +204,7 @@ class Predictor:
         if isinstance(report, str):
             report = parse_report(report, orientation=orientation)
         elif not isinstance(report, Report):
-            raise ValueError(f"the report is {report!r}; expected is a sentence or a Report")
+            raise ValueError(f"the report is {report!r}; expected a sentence or a Report")
         elif orientation not in (report.orientation, "image"):
             raise ValueError(
                 f"the Report has the orientation {report.orientation!r}, but `orientation` is {orientation!r}; give one"
@@ -216,7 +216,7 @@ class Predictor:
             if self.reads_images:
                 raise UnreadableReportError(explain(report)[-1].removeprefix("refused: "))
             raise UnreadableReportError(
-                f"the report {report.text!r} names no side and no zone that could be read; expected is a sentence such "
+                f"the report {report.text!r} names no side and no zone that the network can read; expected a sentence such "
                 "as 'Bilateral pulmonary infection, two infected areas, upper left lung and lower right lung.'"
             )
         if self.reads_images:
@@ -226,7 +226,7 @@ class Predictor:
             return report.in_orientation("image")
         by_attributes = self.engine.config.data.text == "attributes"
         if by_attributes and report.number is not None and report.number > MAX_LESIONS:
-            raise ValueError(f"the report counts {report.number} infected areas; expected are {MAX_LESIONS} at most")
+            raise ValueError(f"the report counts {report.number} infected areas; expected at most {MAX_LESIONS}")
         for contradiction in report.contradictions():
             self._say_once(f"the report {report.text!r} contradicts itself: {contradiction}")
         if by_attributes and report.unread:

@@ -37,7 +37,7 @@ class Conditions:
     precision: str = "fp32"
     """fp32, bf16 or fp16."""
     batch_size: int = 1
-    """Films at once."""
+    """Images in a batch."""
     repeats: int = REPEATS
     """Batches that are timed."""
     threads: int = dataclasses.field(default_factory=torch.get_num_threads)
@@ -46,7 +46,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast one network is on one machine; never to be compared between machines."""
+    """How fast one network is on one machine; not comparable between machines."""
 
     images_per_second: float
     """By the median."""
@@ -54,17 +54,17 @@ class Speed:
     p95_seconds: float
     """Of a batch."""
     peak_memory: float
-    """Most memory above what was there before the network was built, in MiB: resident, or of the GPU."""
+    """Peak memory above that before the network was built, in MiB: resident, or of the GPU."""
     device: str
     threads: int
     batch_size: int
 
     @classmethod
     def of(cls, start: Callable[[], Callable[[], Any]], conditions: Conditions) -> "Speed":
-        """Measure what `start` builds; to be called in a process of its own, for a peak of memory never falls."""
+        """Measure what `start` builds, in a fresh process, because the peak of memory never falls."""
         torch.set_num_threads(conditions.threads)
         device, on_gpu = conditions.device, torch.device(conditions.device).type == "cuda"
-        with torch.inference_mode():  # a first small product, so that what torch itself needs is there before
+        with torch.inference_mode():  # a small product first, so that the memory of torch itself is not counted
             nn.functional.conv2d(torch.ones(1, 8, 8, 8, device=device), torch.ones(8, 8, 3, 3, device=device))
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(device)
@@ -107,11 +107,11 @@ def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
     except EOFError:
         succeeded, found = (
             False,
-            "its process ended without a word, perhaps for want of memory; try a smaller --batch-size",
+            "its process ended without a message, perhaps out of memory; try a smaller --batch-size",
         )
     process.join()
     if not succeeded:
-        raise ValueError(f"it cannot be measured: {found}")
+        raise ValueError(f"the network cannot be measured: {found}")
     return found
 
 
@@ -128,7 +128,7 @@ def _answer(sender: Any, modules: tuple[str, ...], function: Callable[..., Any],
 
 
 def measure_speed(config: Config, conditions: Conditions) -> Speed:
-    """Measure the inference form of the network of some settings; weights change nothing and are drawn.
+    """Measure the inference model of the settings, with random weights.
 
     Raises `ValueError` where it cannot be measured.
     """
@@ -155,7 +155,7 @@ def _inference(config: Config, conditions: Conditions) -> Speed:
 
 
 def resident() -> int:
-    """Return the memory this process has now, in bytes; where the system does not tell, the most it ever had."""
+    """Return the memory of this process in bytes; its peak where the system does not say."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
@@ -164,10 +164,10 @@ def resident() -> int:
 
 
 def resident_peak() -> int:
-    """Return the most memory this program ever had, in bytes.
+    """Return the peak memory of this process in bytes.
 
-    Linux tells it of the program; what `getrusage` tells there began with the memory of the process that started it,
-    and so is asked elsewhere only, where macOS tells bytes and others kibibytes.
+    Linux has it in /proc. There `getrusage` includes the memory of the parent process, so it is used elsewhere only;
+    macOS gives bytes, others kibibytes.
     """
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()

@@ -45,7 +45,7 @@ class Request:
 
 
 def collect(inputs: Sequence[str], *, table: Path | str | None = None, report: str | None = None) -> list[Request]:
-    """Return what files, folders, globs and a csv table (columns image, report) ask for, in order, each image once.
+    """Return the images of files, folders, globs and a csv table (columns image, report), in order, each once.
 
     Raises `FileNotFoundError` for what is not there, and `ValueError` for two images whose results would overwrite each
     other, and for one image with two reports.
@@ -54,12 +54,12 @@ def collect(inputs: Sequence[str], *, table: Path | str | None = None, report: s
     if table is not None:
         requests += list(_from_table(Path(table), report))
     if not requests:
-        raise ValueError("there is no image to predict; name files, folders, globs, or a table with --csv")
+        raise ValueError("no image is given; name files, folders, globs, or a table with --csv")
     images: dict[Path, Request] = {}
     for request in requests:
         other = images.setdefault(request.image.resolve(), request)
         if other.report != request.report:
-            raise ValueError(f"{request.image} is asked for with two reports; predict it into two folders")
+            raise ValueError(f"{request.image} is given with two reports; predict it into two folders")
     requests = list(images.values())
     seen: dict[str, Path] = {}
     for request in requests:
@@ -92,8 +92,8 @@ def predict_to_folder(
     Raises `ValueError`, before anything is written, where a result would replace one of the images. Writes
     `<stem>.png` (0 and 255, or the numbers of several classes, in the image's size), on request
     `<stem>_probability.png` (16 bit, value / 65535; of several classes `<stem>_probability_1.png` and so on) and
-    `<stem>_overlay.png`; what an earlier call left of that image is removed first. An image that cannot be read ends
-    with a record that holds an "error" and nothing written; the images after it are still predicted.
+    `<stem>_overlay.png`; files of that image from an earlier call are removed first. For an image that cannot be read
+    the record has an "error" and no file is written; the images after it are still predicted.
     """
     out, requests = storage.check_folder(out, what="masks"), list(requests)
     images = {request.image.resolve() for request in requests}
@@ -150,7 +150,7 @@ def _computed(predictor: Predictor, images: Iterable[_Job]) -> Iterator[_Job]:
 def _write(predictor: Predictor, job: _Job, out: Path, orientation: str, *, probability: bool) -> dict[str, Any]:
     """Write the files of one image and return its record."""
     request, stem = job.request, job.request.image.stem
-    if (out / f"{stem}.json").is_file():  # the record goes first and comes last: where it is, all belongs together
+    if (out / f"{stem}.json").is_file():  # it is removed first and written last
         for name in reversed(_written(stem, len(predictor.classes))):
             (out / name).unlink(missing_ok=True)
     if job.prepared is None or job.found is None:
@@ -231,7 +231,7 @@ def _expand(item: str) -> list[Path]:
         return [path]
     found = sorted(Path(name) for name in glob.glob(item, recursive=True))  # noqa: PTH207 - patterns may be absolute
     if not found:
-        raise FileNotFoundError(f"there is no file, folder or match of {item!r}")
+        raise FileNotFoundError(f"{item!r} matches no file or folder; check the name")
     return [entry for entry in found if entry.is_file()]
 
 
@@ -240,11 +240,11 @@ def _from_table(path: Path, report: str | None) -> Iterator[Request]:
     named = [column for column in ("report", "text") if column in columns]
     if "image" not in columns or len(named) > 1:
         raise ValueError(
-            f"{path}: the columns are {', '.join(columns)}; expected are image and, if wanted, report (or text)"
+            f"{path}: the columns are {', '.join(columns)}; expected image and, optionally, report (or text)"
         )
     unused = sorted(set(columns) - {"image", *named})
     if unused:
-        logger.warning("%s: the columns %s are not used; known are image and report", path, ", ".join(unused))
+        logger.warning("%s: the columns %s are not used, only image and report are", path, ", ".join(unused))
     for number, row in rows:
         image = path.parent / row["image"].strip()  # an absolute path stays as it is
         if not image.is_file():

@@ -80,6 +80,6 @@ def check_text(text: Tensor, batch: int, tokens: int, features: int) -> None:
     """Raise `ValueError` unless text is (batch, tokens, features)."""
     if tuple(text.shape) != (batch, tokens, features):
         raise ValueError(
-            f"text has the shape {tuple(text.shape)}; expected is {(batch, tokens, features)}: {tokens} × {features} "
+            f"text has the shape {tuple(text.shape)}; expected {(batch, tokens, features)}: {tokens} × {features} "
             f"numbers for each of the {batch} images"
         )

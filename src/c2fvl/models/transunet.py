@@ -174,9 +174,9 @@ class ResidualUnit(nn.Module):
         """Return the activated sum."""
         shortcut = self.shortcut_norm(self.shortcut(features))
         last = len(self.convolutions) - 1
-        for place, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
+        for index, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
             features = norm(convolution(features))
-            features = functional.relu(features + shortcut if place == last else features)
+            features = functional.relu(features + shortcut if index == last else features)
         return features
 
 

@@ -155,7 +155,7 @@ def _find(name: str, revision: str, *, fetch: bool) -> Path:
 
 def _from_hub(name: str, revision: str, *, fetch: bool) -> Path:
     if Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise ValueError(f"data.text_model={name}: there is no such folder")
+        raise ValueError(f"data.text_model={name}: the folder does not exist")
     try:
         import huggingface_hub
         from huggingface_hub.errors import HfHubHTTPError

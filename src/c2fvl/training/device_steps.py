@@ -27,7 +27,7 @@ class DeviceSteps:
         self.run, self.data, self.losses = run, data, StepLosses()
         settings = run.config.train
         self._names: tuple[str, ...] = ()
-        # The places in the epoch's order of the batches of one step, (A, B); a captured graph reads them here.
+        # The positions of the batches of one step in the epoch's order, (A, B); a captured graph reads them here.
         self._offsets = torch.arange(settings.accumulation * settings.batch_size, device=run.device)
         self._offsets = self._offsets.view(settings.accumulation, settings.batch_size)
         self._positions = self._offsets.clone()
@@ -53,8 +53,8 @@ class DeviceSteps:
             self._explain(self._graph.failure)
             self._graph = None
         for number in range(num_batches):
-            places = self._draws.order[start + number * size : start + (number + 1) * size]
-            ids = [run.train_data.cases[index].id for index in places]
+            positions = self._draws.order[start + number * size : start + (number + 1) * size]
+            ids = [run.train_data.cases[index].id for index in positions]
             self.losses.add(self._names, rows[number], ids)
         update_ema(run)
 

@@ -174,7 +174,7 @@ def _held_out(images: CaseDataset, scores: Scores, trusts: Sequence[float], seed
     names = sorted(set(groups))
     if len(names) < 2:
         return None
-    first = {names[place] for place in np.random.default_rng(seed).permutation(len(names))[: len(names) // 2]}
+    first = {names[index] for index in np.random.default_rng(seed).permutation(len(names))[: len(names) // 2]}
     is_first = np.array([group in first for group in groups])
     chosen = {name: np.empty(len(images)) for name in scores}
     defaults = []

@@ -76,10 +76,10 @@ def start_from_vit(network: nn.Module, path: str | Path) -> int:
             "in_channels=3; a grey image is repeated over the channels"
         )
     parameters = {key: parameter for key, parameter in network.named_parameters() if not key.startswith(RANDOM_START)}
-    places = {key: _names_of(key, parameter) for key, parameter in parameters.items()}
+    names_of = {key: _names_of(key, parameter) for key, parameter in parameters.items()}
     wanted = {
         name: _shape_in_file(key, _fraction(parameters[key], len(names)), network.num_heads)
-        for key, names in places.items()
+        for key, names in names_of.items()
         for name in names
     }
     found = _read(path, wanted)
@@ -91,7 +91,7 @@ def start_from_vit(network: nn.Module, path: str | Path) -> int:
             f"({listed(found.missing)}), {len(wrong)} cannot be used ({listed(wrong)}); expected {file} from "
             f"{SOURCE}, and a network of its widths"
         )
-    start = {key: _joined(parameters[key], [found.arrays[name] for name in names]) for key, names in places.items()}
+    start = {key: _joined(parameters[key], [found.arrays[name] for name in names]) for key, names in names_of.items()}
     with torch.no_grad():
         for key, values in start.items():
             parameters[key].copy_(values)

@@ -120,7 +120,7 @@ def _fraction(shape: torch.Size, parts: int) -> torch.Size:
 def _shaped(key: str, values: Tensor, like: Tensor, parts: int) -> Tensor:
     """Return their values in our layout where only the layout differs; what then still differs is reported.
 
-    A linear layer, a convolution of one pixel and one of one place are the same numbers; positions that they keep as
+    A linear layer and a convolution of one pixel or one position have the same weights. Positions that they keep as
     tokens (1, T, C) are a map (1, C, h, w) here.
     """
     if key.endswith("weight") and min(like.ndim, values.ndim) >= 2:

@@ -33,11 +33,11 @@ class OfficialNames:
             if match is None:
                 continue
             slots: dict[str, str] = {}
-            for place, found in enumerate(match.groups()):
-                slots[str(place)] = found
+            for index, found in enumerate(match.groups()):
+                slots[str(index)] = found
                 if found.isdecimal():
-                    slots[f"+{place}"] = str(int(found) + 1)
-                    slots[f"V{place}"] = "" if found == "0" else found
+                    slots[f"+{index}"] = str(int(found) + 1)
+                    slots[f"V{index}"] = "" if found == "0" else found
             tail = key[match.end() :].replace("convolution.", "conv.")
             several = (templates,) if isinstance(templates, str) else templates
             return tuple(_filled(template, slots) + (tail if template.endswith(".") else "") for template in several)

@@ -99,11 +99,11 @@ class _Seed:
     def check(self) -> None:
         """Raise `ValueError` where the means of the table are not those of the summary."""
         for name, values in self.cases.scores.items():
-            told = getattr(self.summary.scores[0], f"{name}_per_image")
-            if abs(float(values.mean()) - told) > 1e-6:
+            mean = getattr(self.summary.scores[0], f"{name}_per_image")
+            if abs(float(values.mean()) - mean) > 1e-6:
                 raise ValueError(
                     f"{self.cases.path} has a mean {name} of {values.mean():.6f}, and the summary beside it says "
-                    f"{told:.6f}: one of the two was changed; score the model again"
+                    f"{mean:.6f}: one of the two was changed; score the model again"
                 )
 
 

@@ -48,15 +48,15 @@ def dots(
     `width` is in inches; `reference` is the row whose value is drawn through all.
     """
     figure, (axes,) = _figure(name, (width, 0.9 + 0.32 * len(rows)))
-    for place, (_, estimate) in enumerate(rows):
+    for index, (_, estimate) in enumerate(rows):
         value, shown = 100 * estimate.value, f"{100 * estimate.value:.1f}"
         if estimate.low is not None and estimate.high is not None:
             low, high = 100 * estimate.low, 100 * estimate.high
-            axes.plot([low, high], [place, place], color=_BLUE, lw=2, solid_capstyle="butt")
+            axes.plot([low, high], [index, index], color=_BLUE, lw=2, solid_capstyle="butt")
             shown += f" ({low:.1f} to {high:.1f})"
-        axes.plot([value], [place], "o", color=_BLUE, ms=6)
+        axes.plot([value], [index], "o", color=_BLUE, ms=6)
         axes.annotate(
-            shown, (1.0, place), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
+            shown, (1.0, index), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
             va="center", color=_INK, fontsize=9,
         )  # fmt: skip
     if reference is not None:
@@ -143,7 +143,7 @@ def _plain_numbers(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set_major_locator(LogLocator(subs=(1, 3)))
-    axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:,.10g}".replace(",", " ")))
+    axis.set_major_formatter(FuncFormatter(lambda value, position: f"{value:,.10g}".replace(",", " ")))
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -155,7 +155,7 @@ def _style(name: str) -> Any:
 
 
 def _svg(figure: Any, name: str) -> str:
-    """Return the figure as an element whose names are its own, for a page holds several."""
+    """Return the figure as an SVG element with unique ids, because a page has several."""
     import matplotlib as mpl
     import matplotlib.text
 

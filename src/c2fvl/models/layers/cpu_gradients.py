@@ -126,19 +126,19 @@ class _AverageAndMaximum(Function):
     @staticmethod
     def forward(context: Any, maps: Tensor) -> tuple[Tensor, Tensor]:
         for_average, for_maximum = maps.chunk(2, dim=1)
-        highest, place = for_maximum.max(dim=1, keepdim=True)
-        context.save_for_backward(maps, highest, place)
+        highest, index = for_maximum.max(dim=1, keepdim=True)
+        context.save_for_backward(maps, highest, index)
         return for_average.relu().mean(dim=1, keepdim=True), highest.relu()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(context: Any, *gradients: Tensor) -> Tensor:
         by_average, by_maximum = gradients
-        maps, highest, place = context.saved_tensors
+        maps, highest, index = context.saved_tensors
         found = torch.empty_like(maps)
         half = maps.shape[1] // 2
         torch.mul(maps[:, :half] > 0, by_average / half, out=found[:, :half])
-        found[:, half:].zero_().scatter_(1, place, by_maximum * (highest > 0))
+        found[:, half:].zero_().scatter_(1, index, by_maximum * (highest > 0))
         return found
 
 
