@@ -107,7 +107,7 @@ def test_a_failure_while_measuring_is_told(phantom_root, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(phantom_root, root)
     next((root / "Train_Folder" / "img").iterdir()).write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"it cannot be measured: .*OpenCV alone does not read"):
+    with pytest.raises(ValueError, match=r"this cannot be measured: .*OpenCV alone does not read"):
         bench(root=root, conditions=ONCE, parts=("loading",))
 
 

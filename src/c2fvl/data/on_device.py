@@ -192,6 +192,6 @@ class DeviceData:
             batch = self.batch(draws, torch.tensor(indices, device=self.device))
             yield replace(
                 batch,
-                ids=[self.dataset.cases[index].id for index in places],
-                original_masks=[self.original_masks[index] for index in places],
+                ids=[self.dataset.cases[index].id for index in indices],
+                original_masks=[self.original_masks[index] for index in indices],
             )

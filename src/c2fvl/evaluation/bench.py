@@ -269,7 +269,7 @@ def to_markdown(found: Bench) -> str:
     if found.networks:
         lines += [
             "",
-            "| network | part | batch | median | p95 | images/s | peak memory, MiB | GFLOP per image | fraction of peak |",
+            "| network | part | batch | median | p95 | images/s | peak memory, MiB | GFLOP/image | of peak |",
             "|---|---|---:|---:|---:|---:|---:|---:|---:|",
         ]
     for row in found.networks:

@@ -111,7 +111,7 @@ def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
         )
     process.join()
     if not succeeded:
-        raise ValueError(f"the network cannot be measured: {found}")
+        raise ValueError(f"this cannot be measured: {found}")
     return found
 
 

@@ -54,7 +54,7 @@ def collect(inputs: Sequence[str], *, table: Path | str | None = None, report: s
     if table is not None:
         requests += list(_from_table(Path(table), report))
     if not requests:
-        raise ValueError("no image is given; name files, folders, globs, or a table with --csv")
+        raise ValueError("there is no image to predict; name files, folders, globs, or a table with --csv")
     images: dict[Path, Request] = {}
     for request in requests:
         other = images.setdefault(request.image.resolve(), request)
@@ -150,7 +150,13 @@ def _computed(predictor: Predictor, images: Iterable[_Job]) -> Iterator[_Job]:
 def _write(predictor: Predictor, job: _Job, out: Path, orientation: str, *, probability: bool) -> dict[str, Any]:
     """Write the files of one image and return its record."""
     request, stem = job.request, job.request.image.stem
+<<<<<<< HEAD
     if (out / f"{stem}.json").is_file():  # it is removed first and written last
+=======
+    if (
+        out / f"{stem}.json"
+    ).is_file():  # the record goes first and comes last: if it is there, the files belong together
+>>>>>>> 15cee82 (Errors of bench and predict in plain order)
         for name in reversed(_written(stem, len(predictor.classes))):
             (out / name).unlink(missing_ok=True)
     if job.prepared is None or job.found is None:
