@@ -150,13 +150,7 @@ def _computed(predictor: Predictor, images: Iterable[_Job]) -> Iterator[_Job]:
 def _write(predictor: Predictor, job: _Job, out: Path, orientation: str, *, probability: bool) -> dict[str, Any]:
     """Write the files of one image and return its record."""
     request, stem = job.request, job.request.image.stem
-<<<<<<< HEAD
     if (out / f"{stem}.json").is_file():  # it is removed first and written last
-=======
-    if (
-        out / f"{stem}.json"
-    ).is_file():  # the record goes first and comes last: if it is there, the files belong together
->>>>>>> 15cee82 (Errors of bench and predict in plain order)
         for name in reversed(_written(stem, len(predictor.classes))):
             (out / name).unlink(missing_ok=True)
     if job.prepared is None or job.found is None:
