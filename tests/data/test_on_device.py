@@ -89,7 +89,7 @@ def test_turns_and_flips_are_exact(turns, flip):
     drawn = transforms.Augmentation(quarter_turns=turns, **{flip: True} if flip else {})
     random = np.random.default_rng(0)
     image, mask = random.integers(0, 256, (32, 32, 3), np.uint8), random.integers(0, 5, (32, 32), np.uint8)
-    expected = transforms.apply(drawn, transforms.Sample(image.astype(np.float32) / 255, mask, None))
+    expected = transforms.apply(drawn, transforms.Sample(image.astype(np.float32) / 255, mask))
     found, moved = batch_transforms.augment(
         batch_transforms.stack([drawn], 32), torch.from_numpy(image)[None], torch.from_numpy(mask)[None],
         torch.tensor([0]), blurs=False,
@@ -102,7 +102,7 @@ def test_turns_and_flips_are_exact(turns, flip):
 def test_a_blur_is_that_of_opencv(std):
     image = np.random.default_rng(1).integers(0, 256, (40, 40), np.uint8)
     drawn = transforms.Augmentation(blur=std)
-    expected = transforms.apply(drawn, transforms.Sample(image.astype(np.float32) / 255, None, None)).image
+    expected = transforms.apply(drawn, transforms.Sample(image.astype(np.float32) / 255, None)).image
     found, _ = batch_transforms.augment(
         batch_transforms.stack([drawn], 40), torch.from_numpy(image)[None], None, torch.tensor([0])
     )

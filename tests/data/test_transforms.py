@@ -1,8 +1,13 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from c2fvl.config import DataConfig
+from c2fvl.data.cases import Case
+from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.transforms import (
     AUGMENTATIONS,
     Augmentation,
@@ -19,10 +24,10 @@ from c2fvl.reports.report import Report
 from c2fvl.reports.zones import ZONES
 
 
-def sample(height=12, width=10, report=None, seed=0):
+def sample(height=12, width=10, seed=0):
     generator = np.random.default_rng(seed)
     image = generator.random((height, width, 3), dtype=np.float32)
-    return Sample(image, (generator.random((height, width)) > 0.5).astype(np.uint8), report)
+    return Sample(image, (generator.random((height, width)) > 0.5).astype(np.uint8))
 
 
 reports = st.builds(
@@ -34,24 +39,32 @@ reports = st.builds(
 
 
 @given(reports, st.integers(0, 1000))
-def test_mirroring_twice_is_the_identity_for_film_mask_and_report(report, seed):
-    before = sample(report=report, seed=seed)
+def test_mirroring_twice_is_the_identity_for_image_mask_and_report(report, seed):
+    before = sample(seed=seed)
     after = apply(Augmentation(mirror=True), apply(Augmentation(mirror=True), before))
     assert np.array_equal(after.image, before.image)
     assert np.array_equal(after.mask, before.mask)
-    assert after.report == before.report
+    assert report.mirrored().mirrored() == report
 
 
 def test_a_lesion_on_the_left_with_its_report_goes_to_the_right():
     image, mask = np.zeros((6, 8, 3), np.float32), np.zeros((6, 8), np.uint8)
     image[1, 2], mask[1, 2] = 1, 1
-    report = Report(side="unilateral", number=1, zones=frozenset({"lupper"}))
-    after = apply(Augmentation(mirror=True), Sample(image, mask, report))
+    after = apply(Augmentation(mirror=True), Sample(image, mask))
     assert np.argwhere(after.mask).tolist() == [[1, 5]]
     assert after.image[1, 5, 0] == 1
-    assert after.report.zones == {"rupper"}
-    unmoved = apply(Augmentation(mirror=True, mirror_report=False), Sample(image, mask, report))
-    assert unmoved.report == report
+    report = Report(side="unilateral", number=1, zones=frozenset({"lupper"}))
+    case = Case("a", Path("a.png"), Path("mask_a.png"), report, None)
+    found = set()
+    for augmentation in ("mirror", "paper"):
+        config = DataConfig(augmentation=augmentation, text="attributes", image_cache="none")
+        dataset = CaseDataset([case], config, num_classes=1, augment=True)
+        for epoch in range(60):
+            draw = dataset.draw_case(epoch, 0)
+            given = report.mirrored() if draw.augmentation.mirror and augmentation == "mirror" else report
+            assert np.array_equal(draw.text, dataset.encoder.encode(given))
+            found.add((augmentation, draw.augmentation.mirror))
+    assert len(found) == 4
 
 
 @settings(max_examples=40)
@@ -61,7 +74,7 @@ def test_consistent_moves_film_and_mask_alike(seed):
     mask = np.zeros((40, 40), np.uint8)
     mask[8:20, 6:16] = 1
     image = np.repeat(mask[:, :, None], 3, axis=2).astype(np.float32)
-    after = apply(draw_consistent(np.random.default_rng(seed)), Sample(image, mask, None))
+    after = apply(draw_consistent(np.random.default_rng(seed)), Sample(image, mask))
     lit = after.image[:, :, 0]
     assert after.mask[lit > 0.9].all()
     assert not after.mask[lit < 0.01].any()
@@ -91,28 +104,28 @@ def test_published_draws_have_the_published_shares():
 
 def test_quarter_turn_by_hand():
     mask = np.array([[1, 0], [0, 0]], np.uint8)
-    turned = apply(Augmentation(quarter_turns=1), Sample(np.zeros((2, 2, 3), np.float32), mask, None))
+    turned = apply(Augmentation(quarter_turns=1), Sample(np.zeros((2, 2, 3), np.float32), mask))
     assert turned.mask.tolist() == [[0, 0], [1, 0]]
-    flipped = apply(Augmentation(flip_vertical=True), Sample(np.zeros((2, 2, 3), np.float32), mask, None))
+    flipped = apply(Augmentation(flip_vertical=True), Sample(np.zeros((2, 2, 3), np.float32), mask))
     assert flipped.mask.tolist() == [[0, 0], [1, 0]]
 
 
 def test_rotation_goes_counter_clockwise_about_the_centre():
     mask = np.zeros((41, 41), np.uint8)
     mask[20, 38] = mask[20, 20] = 1
-    turned = apply(Augmentation(degrees=90.0), Sample(np.zeros((41, 41, 3), np.float32), mask, None))
+    turned = apply(Augmentation(degrees=90.0), Sample(np.zeros((41, 41, 3), np.float32), mask))
     assert np.argwhere(turned.mask).tolist() == [[2, 20], [20, 20]]
 
 
 def test_shift_goes_right_and_down():
     mask = np.zeros((20, 10), np.uint8)
     mask[4, 3] = 1
-    moved = apply(Augmentation(shift=(0.2, 0.1)), Sample(np.zeros((20, 10, 3), np.float32), mask, None))
+    moved = apply(Augmentation(shift=(0.2, 0.1)), Sample(np.zeros((20, 10, 3), np.float32), mask))
     assert np.argwhere(moved.mask).tolist() == [[6, 5]]
 
 
 def test_inputs_are_not_written_to():
-    before = sample(report=None)
+    before = sample()
     image, mask = before.image.copy(), before.mask.copy()
     for seed in range(20):
         for draw in AUGMENTATIONS.values():

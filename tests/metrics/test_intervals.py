@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from c2fvl.metrics.intervals import Bootstrap, difference, holm, summarise_scores
+from c2fvl.metrics.intervals import Bootstrap, difference, holm
 from c2fvl.metrics.published import read_published
 
 
@@ -150,12 +150,12 @@ def test_what_is_not_finite_is_refused():
         difference(np.array([1.0, np.inf]), np.zeros(2), Bootstrap(["a", "b"]))
 
 
-def test_a_summary_holds_means_and_quartiles():
-    scores = {"dice": np.array([0.2, 0.4, 0.9]), "hd95": np.array([1.0, 2.0, 30.0])}
-    found = summarise_scores(scores, Bootstrap([None] * 3), quantiles=("hd95",))
-    assert found["dice"]["value"] == pytest.approx(0.5)
-    assert "median" not in found["dice"]
-    assert [found["hd95"][name]["value"] for name in ("lower_quartile", "median", "upper_quartile")] == [1, 2, 30]
+def test_means_and_quartiles_by_hand():
+    bootstrap = Bootstrap([None] * 3)
+    (mean,) = bootstrap.means(np.array([0.2, 0.4, 0.9]))
+    assert mean.value == pytest.approx(0.5)
+    quartiles = bootstrap.quantiles(np.array([1.0, 2.0, 30.0]), (0.25, 0.5, 0.75))
+    assert [quartile.value for quartile in quartiles] == [1, 2, 30]
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ class CaseDataset(Dataset[Item]):
     def __getitem__(self, key: tuple[int, int]) -> Item:
         epoch, index = key
         stored, draw = self.stored(index), self.draw_case(epoch, index)
-        sample = transforms.apply(draw.augmentation, transforms.Sample(stored.image, stored.mask, None))
+        sample = transforms.apply(draw.augmentation, transforms.Sample(stored.image, stored.mask))
         if self.exchange is not None and draw.augmentation.mirror and sample.mask is not None:
             sample = replace(sample, mask=self.exchange[sample.mask])
         return Item(
@@ -207,7 +207,7 @@ class CaseDataset(Dataset[Item]):
                 )
         try:
             sample = transforms.resize(
-                transforms.Sample(image, original, None),
+                transforms.Sample(image, original),
                 self.config.image_size,
                 rule=self.config.resize,
                 labels=self.config.mask == "labels",

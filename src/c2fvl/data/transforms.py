@@ -1,17 +1,16 @@
-"""Resizing and augmentation of image, mask and report together.
+"""Resizing and augmentation of image and mask together.
 
 Random draws are separate from their application: `draw_*` takes a generator and returns an `Augmentation`; `apply` is
-deterministic. Image (H, W, 3) float32 in [0, 1], mask (H, W) uint8 classes or None, report or None.
+deterministic. Image (H, W, 3) float32 in [0, 1], mask (H, W) uint8 classes or None.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from c2fvl.config import DataConfig
-from c2fvl.reports.report import Report
 
 MAX_BLUR = 1.2
 """Largest standard deviation of a blur, in pixels."""
@@ -19,11 +18,10 @@ MAX_BLUR = 1.2
 
 @dataclass(frozen=True)
 class Sample:
-    """One case as transforms take and return it."""
+    """Image and mask as transforms take and return them."""
 
     image: np.ndarray
     mask: np.ndarray | None
-    report: Report | None
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Augmentation:
     mirror: bool = False
     """Exchange the left and right of the image."""
     mirror_report: bool = True
-    """Whether the report is mirrored with the image."""
+    """Whether `CaseDataset` mirrors the report with the image."""
     degrees: float = 0.0
     """Counter-clockwise rotation about the centre; pixels from outside are 0."""
     scale: float = 1.0
@@ -123,10 +121,7 @@ def apply(augmentation: Augmentation, sample: Sample) -> Sample:
         image = np.clip(image * np.float32(augmentation.contrast) + np.float32(offset), 0, 1)
     if augmentation.blur:
         image = cv2.GaussianBlur(image, (0, 0), augmentation.blur)
-    report = sample.report
-    if augmentation.mirror and augmentation.mirror_report and report is not None:
-        report = report.mirrored()
-    return replace(sample, image=image, mask=mask, report=report)
+    return Sample(image, mask)
 
 
 def resize(sample: Sample, size: int, *, rule: str, labels: bool = False) -> Sample:
@@ -140,7 +135,7 @@ def resize(sample: Sample, size: int, *, rule: str, labels: bool = False) -> Sam
     mask = sample.mask
     if mask is not None:
         mask = resize_mask(mask, size, rule="exact" if labels else rule)
-    return replace(sample, image=resize_image(sample.image, size, rule=rule), mask=mask)
+    return Sample(resize_image(sample.image, size, rule=rule), mask)
 
 
 def resize_image(image: np.ndarray, size: int, *, rule: str) -> np.ndarray:

@@ -5,7 +5,7 @@ group is a group of its own. Intervals are percentile bootstrap intervals (Efron
 Bootstrap", 1993, chapter 13). All draws come from NumPy's generator of seed 0: the same cases give the same results.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -174,24 +174,6 @@ def holm(probabilities: Sequence[float]) -> list[float]:
         minimum = max(minimum, min(1.0, (len(probabilities) - rank) * probabilities[index]))
         corrected[int(index)] = minimum
     return corrected
-
-
-def summarise_scores(
-    scores: Mapping[str, NDArray[Any]], bootstrap: Bootstrap, *, quantiles: Sequence[str] = ()
-) -> dict[str, dict[str, Any]]:
-    """Return the mean of each named score (N,) with its interval; for those in `quantiles`, median and quartiles too.
-
-    Each entry holds `value`, `low`, `high`, and `median`, `lower_quartile`, `upper_quartile` with the same three.
-    """
-    names = list(scores)
-    means = bootstrap.means(np.stack([np.asarray(scores[name], np.float64) for name in names], axis=1))
-    summary: dict[str, dict[str, Any]] = {name: mean.as_dict() for name, mean in zip(names, means, strict=True)}
-    for name in quantiles:
-        lower, median, upper = bootstrap.quantiles(scores[name], (0.25, 0.5, 0.75))
-        summary[name] |= {
-            "median": median.as_dict(), "lower_quartile": lower.as_dict(), "upper_quartile": upper.as_dict(),
-        }  # fmt: skip
-    return summary
 
 
 def _members(groups: Sequence[str | None]) -> NDArray[np.int64]:

@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from c2fvl.models.layers.blocks import ConvNormReLU
 
-KINDS = ("positional", "gated", "plain")
 UNITS = (1, 2, 4, 1)
 """Blocks of the four stages."""
 GATE_START = 0.1
