@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, get_args
 
-from c2fvl.cli.options import ROOT, Commands, add_json, add_table, whole_number
+from c2fvl.cli.options import ROOT, Commands, add_choice, add_json, add_number, add_table, whole_number
 
 
 def add(commands: Commands) -> None:
@@ -24,15 +24,14 @@ def _check_options(sub: argparse.ArgumentParser) -> None:
 
     sub.add_argument("root", help=ROOT)
     add_table(sub)
-    sub.add_argument(
+    add_choice(
+        sub,
         "--mask",
-        default="lesion",
-        choices=DataConfig.__dataclass_fields__["mask"].metadata["choices"],
-        help="meaning of the pixel values of the masks, as in the setting data.mask (default: %(default)s)",
+        DataConfig.__dataclass_fields__["mask"].metadata["choices"],
+        "lesion",
+        "meaning of the pixel values of the masks, as in the setting data.mask",
     )
-    sub.add_argument(
-        "--workers", type=whole_number(1), default=2, help="threads that read files (default: %(default)s)"
-    )
+    add_number(sub, "--workers", 2, "threads that read files")
     sub.add_argument(
         "--deep",
         action="store_true",
@@ -46,7 +45,7 @@ def _check_options(sub: argparse.ArgumentParser) -> None:
         metavar="PERCENT",
         help="train, val and test fractions of --write-splits (default: %(default)s)",
     )
-    sub.add_argument("--seed", type=whole_number(0), default=0, help="seed of --write-splits (default: %(default)s)")
+    add_number(sub, "--seed", 0, "seed of --write-splits", minimum=0)
     add_json(sub, "the result")
 
 
@@ -93,18 +92,14 @@ def _captions_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("root", help="folder that contains Train_Folder, Val_Folder, …")
     sub.add_argument("table", help="table to write (.xlsx or .csv), for example ROOT/Train_Folder/Train_text.xlsx")
     sub.add_argument("--split", default="train", help="train, val or test (default: %(default)s)")
-    sub.add_argument(
+    add_choice(
+        sub,
         "--modality",
-        default="film",
-        choices=get_args(Modality),
-        help="how lung zones are found: on chest films, or as thirds of a CT slice (default: %(default)s)",
+        get_args(Modality),
+        "film",
+        "how lung zones are found: on chest films, or as thirds of a CT slice",
     )
-    sub.add_argument(
-        "--form",
-        default="lvit",
-        choices=get_args(Form),
-        help="sentences (lvit) or eight attributes (c2fvl) (default: %(default)s)",
-    )
+    add_choice(sub, "--form", get_args(Form), "lvit", "sentences (lvit) or eight attributes (c2fvl)")
 
 
 def run_captions(options: argparse.Namespace) -> int:
@@ -127,13 +122,9 @@ def run_captions(options: argparse.Namespace) -> int:
 
 def _phantom_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("out", help="new folder")
-    sub.add_argument(
-        "--num-cases", type=whole_number(1), default=200, help="cases in all splits together (default: %(default)s)"
-    )
-    sub.add_argument("--seed", type=whole_number(0), default=0, help="seed (default: %(default)s)")
-    sub.add_argument(
-        "--size", type=whole_number(1), default=224, help="height and width in pixels (default: %(default)s)"
-    )
+    add_number(sub, "--num-cases", 200, "cases in all splits together")
+    add_number(sub, "--seed", 0, "seed", minimum=0)
+    add_number(sub, "--size", 224, "height and width in pixels")
 
 
 def run_phantom(options: argparse.Namespace) -> int:
@@ -156,9 +147,7 @@ def _pack_data_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--jpeg-quality", type=whole_number(1), metavar="1..100", help="store images as JPEG; masks are always exact"
     )
-    sub.add_argument(
-        "--max-mib", type=whole_number(1), default=MAX_PART >> 20, help="MiB of a part, at most (default: %(default)s)"
-    )
+    add_number(sub, "--max-mib", MAX_PART >> 20, "MiB of a part, at most")
     sub.add_argument("--compress", action="store_true", help="write .tar.gz")
 
 

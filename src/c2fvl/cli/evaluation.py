@@ -7,12 +7,14 @@ from typing import Any
 
 from c2fvl.cli.options import (
     MODEL,
-    ROOT,
     Commands,
+    add_choice,
     add_compute,
     add_device,
     add_json,
     add_lengths,
+    add_model_and_part,
+    add_number,
     add_report,
     add_seed,
     add_split,
@@ -22,7 +24,6 @@ from c2fvl.cli.options import (
     device_of,
     load_named_model,
     part_of,
-    whole_number,
 )
 
 
@@ -38,21 +39,15 @@ def add(commands: Commands) -> None:
 
 
 def _evaluate_options(sub: argparse.ArgumentParser) -> None:
-    _add_model_and_part(sub)
+    add_model_and_part(sub)
     add_report(sub)
     _add_scoring(sub)
 
 
 def _audit_options(sub: argparse.ArgumentParser) -> None:
-    _add_model_and_part(sub)
+    add_model_and_part(sub)
     add_seed(sub)
     _add_scoring(sub)
-
-
-def _add_model_and_part(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("model", help=MODEL)
-    sub.add_argument("root", help=ROOT)
-    add_split(sub)
 
 
 def _add_scoring(sub: argparse.ArgumentParser) -> None:
@@ -213,13 +208,9 @@ def _bench_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--only", action="append", choices=MEASURABLE, help="measure only this; may be repeated")
     sub.add_argument("--root", help="data set to load images from (default: a synthetic one)")
     add_device(sub)
-    sub.add_argument(
-        "--dtype", default="fp32", choices=PRECISIONS, help="number format of the computation (default: %(default)s)"
-    )
-    sub.add_argument("--batch-size", type=whole_number(1), default=1, help="images per batch (default: %(default)s)")
-    sub.add_argument(
-        "--repeats", type=whole_number(1), default=10, help="batches that are timed (default: %(default)s)"
-    )
+    add_choice(sub, "--dtype", PRECISIONS, "fp32", "number format of the computation")
+    add_number(sub, "--batch-size", 1, "images per batch")
+    add_number(sub, "--repeats", 10, "batches that are timed")
     sub.add_argument("--out", metavar="DIR", help="folder for the results as Markdown and JSON")
     add_json(sub, "the results")
 

@@ -12,8 +12,10 @@ from c2fvl.cli.options import (
     PROGRAM,
     Commands,
     add_batch_size,
+    add_choice,
     add_device,
     add_json,
+    add_number,
     add_orientation,
     add_table,
     add_text_model,
@@ -65,12 +67,7 @@ def _predict_options(sub: argparse.ArgumentParser) -> None:
     )
     add_device(sub)
     add_batch_size(sub)
-    sub.add_argument(
-        "--workers",
-        type=whole_number(1),
-        default=1,
-        help="threads that read images, and as many that write masks (default: %(default)s)",
-    )
+    add_number(sub, "--workers", 1, "threads that read images, and as many that write masks")
     add_json(sub, "one line per image")
 
 
@@ -183,12 +180,7 @@ def _export_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", help=MODEL)
     sub.add_argument("out", help="file to write, .onnx")
     sub.add_argument("--opset", type=whole_number(1), help="ONNX operator set (default: that of the exporter)")
-    sub.add_argument(
-        "--dtype",
-        default="fp32",
-        choices=DTYPES,
-        help="number format of the computation; images and probabilities stay fp32 (default: %(default)s)",
-    )
+    add_choice(sub, "--dtype", DTYPES, "fp32", "number format of the computation; images and probabilities stay fp32")
     sub.add_argument(
         "--calibration",
         metavar="ROOT",

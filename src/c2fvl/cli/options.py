@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 PROGRAM = "c2fvl"
@@ -104,6 +104,23 @@ def _batch_size(text: str) -> int | None:
     return None if text == "auto" else whole_number(1)(text)
 
 
+def add_number(sub: argparse.ArgumentParser, name: str, default: int, meaning: str, *, minimum: int = 1) -> None:
+    """Add an option that is a whole number, with its default in the help."""
+    sub.add_argument(name, type=whole_number(minimum), default=default, help=f"{meaning} (default: %(default)s)")
+
+
+def add_choice(sub: argparse.ArgumentParser, name: str, choices: Sequence[str], default: str, meaning: str) -> None:
+    """Add an option that is one of some words, with its default in the help."""
+    sub.add_argument(name, default=default, choices=choices, help=f"{meaning} (default: %(default)s)")
+
+
+def add_model_and_part(sub: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a model and the cases of a data set."""
+    sub.add_argument("model", help=MODEL)
+    sub.add_argument("root", help=ROOT)
+    add_split(sub)
+
+
 def add_lengths(sub: argparse.ArgumentParser) -> None:
     """Add the options of distances between surfaces."""
     sub.add_argument(
@@ -136,31 +153,31 @@ def add_report(sub: argparse.ArgumentParser) -> None:
     """Add the option that chooses the report of each case."""
     from c2fvl.data.perturbations import perturbations
 
-    sub.add_argument(
+    add_choice(
+        sub,
         "--report",
-        default="right",
-        choices=[perturbation.name for perturbation in perturbations(None)],
-        help="report that is given with each image: right, none, or a perturbation (default: %(default)s)",
+        [perturbation.name for perturbation in perturbations(None)],
+        "right",
+        "report that is given with each image: right, none, or a perturbation",
     )
     add_seed(sub)
 
 
 def add_seed(sub: argparse.ArgumentParser) -> None:
     """Add the seed of the perturbations."""
-    sub.add_argument(
-        "--seed", type=whole_number(0), default=0, help="seed of the report perturbations (default: %(default)s)"
-    )
+    add_number(sub, "--seed", 0, "seed of the report perturbations", minimum=0)
 
 
 def add_orientation(sub: argparse.ArgumentParser, what: str) -> None:
     """Add the option of whose left "left" is."""
     from c2fvl.reports.zones import ORIENTATIONS
 
-    sub.add_argument(
+    add_choice(
+        sub,
         "--orientation",
-        default="image",
-        choices=ORIENTATIONS,
-        help=f'meaning of "left" {what}: left side of the patient or of the image (default: %(default)s)',
+        ORIENTATIONS,
+        "image",
+        f'meaning of "left" {what}: left side of the patient or of the image',
     )
 
 
@@ -211,12 +228,7 @@ def add_batch_size(sub: argparse.ArgumentParser, default: str = "auto") -> None:
 
 def add_workers(sub: argparse.ArgumentParser) -> None:
     """Add the number of processes that read images."""
-    sub.add_argument(
-        "--workers",
-        type=whole_number(0),
-        default=0,
-        help="processes that read images; 0 uses a thread (default: %(default)s)",
-    )
+    add_number(sub, "--workers", 0, "processes that read images; 0 uses a thread", minimum=0)
 
 
 def add_compute(sub: argparse.ArgumentParser, batch_size: str = "auto") -> None:

@@ -5,13 +5,14 @@ import json
 from typing import Any
 
 from c2fvl.cli.options import (
-    MODEL,
     PROGRAM,
     ROOT,
     Commands,
     add_compute,
     add_device,
     add_json,
+    add_model_and_part,
+    add_number,
     add_report,
     add_seed,
     add_split,
@@ -21,7 +22,6 @@ from c2fvl.cli.options import (
     device_of,
     load_named_model,
     part_of,
-    whole_number,
 )
 
 STOPPED = {"SIGINT": 130, "SIGTERM": 143}
@@ -31,12 +31,7 @@ STOPPED = {"SIGINT": 130, "SIGTERM": 143}
 def add(commands: Commands) -> None:
     """Add the commands of this module."""
     commands.add("train", run_train, "Train a network from a preset, or resume a run.", _train_options)
-    commands.add(
-        "calibrate",
-        run_calibrate,
-        "Fit temperature and offset of the probabilities.",
-        _calibrate_options,
-    )
+    commands.add("calibrate", run_calibrate, "Fit temperature and offset of the probabilities.", _calibrate_options)
     commands.add(
         "fit-trust",
         run_fit_trust,
@@ -96,9 +91,7 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def _calibrate_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("model", help=MODEL)
-    sub.add_argument("root", help=ROOT)
-    add_split(sub)
+    add_model_and_part(sub)
     add_report(sub)
     add_text_model(sub)
     add_trust(sub)
@@ -138,7 +131,7 @@ def _fit_trust_options(sub: argparse.ArgumentParser) -> None:
     add_seed(sub)
     sub.add_argument("--keep", action="store_true", help="save the default and the curve in the model folder")
     add_device(sub)
-    sub.add_argument("--batch-size", type=whole_number(1), default=8, help="images per batch (default: %(default)s)")
+    add_number(sub, "--batch-size", 8, "images per batch")
     add_json(sub, "the curve")
 
 
