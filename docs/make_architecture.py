@@ -101,11 +101,12 @@ def picture() -> str:
         x, y = boxes[name]
         for other in sorted(below):
             to_x, to_y = boxes[other]
-            start, end = x + WIDTH / 2 + (to_x - x) / 8, to_x + WIDTH / 2 - (to_x - x) / 8
-            lines.append(
-                f'<line x1="{start:.0f}" y1="{y + HEIGHT}" x2="{end:.0f}" y2="{to_y}" stroke="#456" '
-                'marker-end="url(#head)"/>'
-            )
+            if to_y - y > HEIGHT + GAP_Y and to_x != x:  # past a row: out at the side, so that no box is crossed
+                path = f"M{x if to_x < x else x + WIDTH:.0f} {y + HEIGHT / 2:.0f} H{to_x + WIDTH / 2:.0f} V{to_y}"
+            else:
+                start, end = x + WIDTH / 2 + (to_x - x) / 8, to_x + WIDTH / 2 - (to_x - x) / 8
+                path = f"M{start:.0f} {y + HEIGHT} L{end:.0f} {to_y}"
+            lines.append(f'<path d="{path}" fill="none" stroke="#456" marker-end="url(#head)"/>')
     for name, (x, y) in boxes.items():
         middle = x + WIDTH / 2
         lines += [
