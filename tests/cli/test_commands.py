@@ -84,7 +84,7 @@ def test_train_evaluate_predict_from_the_command_line(phantom_root, tmp_path, ca
         (["train", "debug", "data.root=/nowhere"], "/nowhere"),
         (["train", "debug", "--resume", "x"], "leave out the preset"),
         (["evaluate", "/nowhere", "/nowhere"], "no model folder"),
-        (["predict", "/nowhere.png", "--model", "x", "--out", "y"], "no file, folder or match"),
+        (["predict", "/nowhere.png", "--model", "x", "--out", "y"], "matches no file or folder"),
         (["check", "/nowhere"], "/nowhere"),
         (["convert", "/nowhere", "x", "--model", "c2fvl"], "nowhere"),
         (["models", "c2fv"], "did you mean c2fvl"),
