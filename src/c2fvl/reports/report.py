@@ -31,11 +31,12 @@ MAX_LESIONS = 20
 MAX_NUMBER = 999_999_999
 
 _HAND = re.compile(
-    r"\b(?:(?P<word>left|right)(?P<sided>sided)?|(?P<initial>[lr])(?=[uml][lz]\b|t\b)\w\w?|(?P<lingula>lingular?))\b"
-    r"|(?<![\d’'])(?<!\d\s)\b(?-i:(?P<letter>[LR]))\b(?!['’])",
+    r"\b(?:(?P<handed>left|right)(?P<lobe>[\s-]+middle[\s-]+lobe)|(?P<middle>middle[\s-]+lobe)|(?P<word>left|right)(?P<sided>sided)?|(?P<initial>[lr])(?=[uml][lz]\b|t\b)\w\w?|(?P<lingula>lingular?))\b"
+    r"|(?<!\b[Bb]/)(?<!\b[Bb] / )(?<![\d’'])(?<!\d\s)\b(?-i:(?P<letter>[LR]))\b(?!['’])",
     re.IGNORECASE,
 )
-"""Words that name a lung: left, left-sided, Lt, LUL or LLZ (upper lobe, lower zone), lingula, and a single L."""
+"""Words that name a lung: left, left-sided, Lt, LUL or LLZ (upper lobe, lower zone), lingula and middle lobe, which one
+lung has, and a single L."""
 
 
 @dataclass(frozen=True)
@@ -182,11 +183,15 @@ def parse_report(sentence: str, *, orientation: str = "image") -> Report:
 
 
 def _mirrored_text(text: str) -> str:
-    """Exchange all words of `_HAND`; the lingula, the middle of the left lung, for the right middle lobe."""
+    """Exchange all words of `_HAND`; the lingula, the middle of the left lung, for the middle lobe of the right one."""
 
     def other(match: re.Match[str]) -> str:
         word = match[0]
-        if match["lingula"]:
+        if match["handed"]:
+            swapped = OTHER_HAND[match["handed"].lower()] + match["lobe"]
+        elif match["middle"]:
+            swapped = "lingula"
+        elif match["lingula"]:
             swapped = "right middle lobe"
         elif match["word"]:
             swapped = OTHER_HAND[match["word"].lower()] + (match["sided"] or "").lower()

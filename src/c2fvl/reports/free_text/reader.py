@@ -112,7 +112,7 @@ def _resolve(content: TextContent) -> ParsedText:
     free: set[str] = set()
     for claim in absent:
         free |= _freed(claim, present, contradictions, contradicted)
-    named = {zone for claim in present for zone in claim.zones} - contradicted
+    named = {zone for claim in present for zone in claim.zones} - contradicted - content.gone_zones
     hands = hands_of(named) | {hand for claim in present for hand in claim.hands}
     free -= named | contradicted | content.open_zones
     side = _side(present, hands, free, contradictions)
@@ -150,6 +150,8 @@ def _claims(content: TextContent) -> tuple[list[_Claim], list[_Claim]]:
         places = settle_places(statement.parts)
         claim = _Claim(statement, phrase, set(places.zones), set(places.hands), statement.findings())
         if statement.kind == "present":
+            if not claim.zones and _is_whole(statement):
+                claim.zones, claim.hands = {zone for hand in claim.hands for zone in zones_of(hand)}, set()
             present.append(claim)
             if places.is_unclear and claim.zones:
                 content.uncertain.append(phrase)
@@ -160,6 +162,19 @@ def _claims(content: TextContent) -> tuple[list[_Claim], list[_Claim]]:
     return present, absent
 
 
+def _is_whole(statement: Statement) -> bool:
+    """Tell whether a finding takes the whole lung that is named: a whiteout, the opacification of a hemithorax."""
+    texts = [word.text.lower().replace("-", " ") for word in statement.words]
+    if sum(bool(part.findings()) for part in statement.parts) != 1:
+        return False
+    if terms.WHITED & set(texts):
+        return True
+    told = [text for text in texts if text not in ("the", "of", "left", "right", "sided")]
+    pair = ["opacification", "hemithorax"]
+    is_pair = any(told[index : index + 2] == pair for index in range(len(told)))
+    return is_pair and not statement.has(terms.NARROW) and not {"partial", "partially", "hazy", "some"} & set(texts)
+
+
 def _deny(claim: _Claim, places: Places, content: TextContent) -> bool:
     """Settle which zones a denial frees; False if it frees none."""
     statement = claim.statement
@@ -168,7 +183,8 @@ def _deny(claim: _Claim, places: Places, content: TextContent) -> bool:
     if is_absent and not claim.findings and not is_spared:
         content.not_understood.append(claim.phrase)
         return False
-    limited = any(part.has(terms.LIMIT) and part.findings() for part in statement.parts)
+    is_part = bool(terms.PARTIAL & {word.text.lower() for word in statement.words})
+    limited = is_part or any(part.has(terms.LIMIT) and part.findings() for part in statement.parts)
     half = is_absent and not is_spared and any(word.term.place.is_bilateral for word in statement.words)
     if limited or half or statement.has(terms.UNILATERAL):
         content.uncertain.append(claim.phrase)
@@ -176,7 +192,7 @@ def _deny(claim: _Claim, places: Places, content: TextContent) -> bool:
     num_places = statement.num_places
     is_anywhere = not num_places and (is_absent or statement.has(terms.EXAM) or statement.is_rest)
     has_noun = any(word.term.place.is_noun for word in statement.words)
-    is_vague = is_clear and ((num_places and not has_noun) or statement.has(terms.OTHER))
+    is_vague = is_clear and ((num_places and not has_noun) or statement.has(terms.OTHER) or statement.has(terms.COUNT))
     zones = {zone for hand in places.hands for zone in zones_of(hand)} | places.zones
     if places.lungs or places.lung or (is_anywhere and not is_spared):
         zones |= set(ZONES)

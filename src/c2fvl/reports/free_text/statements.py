@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from c2fvl.reports.free_text import terms
-from c2fvl.reports.free_text.terms import Term
+from c2fvl.reports.free_text import phrases, terms
+from c2fvl.reports.free_text.terms import Place, Term
 from c2fvl.reports.free_text.words import Part, Word, quote, split_parts, split_sentences
 from c2fvl.reports.zones import HANDS, HEIGHTS, ZONES, zone_at
 
@@ -14,6 +14,9 @@ MAX_PARTS = 100
 _FINDINGS_HEADERS = frozenset(
     {"findings", "finding", "impression", "conclusion", "report", "result", "results", "opinion"}
 )
+
+
+_SEEN = frozenset({"present", "seen", "noted", "identified", "visible"})
 
 
 @dataclass
@@ -57,8 +60,18 @@ class TextContent:
     """Zones in which the text leaves open whether anything is there."""
     uncertain: list[str] = field(default_factory=list)
     not_understood: list[str] = field(default_factory=list)
+    gone_zones: set[str] = field(default_factory=set)
+    """Zones of which the text says that what was there has gone."""
+    last: list[Statement] = field(default_factory=list)
+    """The statements of the sentence before."""
     is_history: bool = False
     """Whether the sentence is in the history, before the findings; a question there leaves nothing open."""
+
+    def take_back(self, *, is_all: bool) -> None:
+        """Leave open what the sentence before said to be there, or all sentences."""
+        for statement in [each for each in (self.statements if is_all else self.last) if each.kind == "present"]:
+            self.leave_open(statement.parts, quote(self.text, statement.words))
+            self.statements = [each for each in self.statements if each is not statement]
 
     def leave_open(self, parts: Iterable[Part], phrase: str) -> None:
         """Note that a phrase leaves open what is in all zones that its parts can mean."""
@@ -77,6 +90,7 @@ def read_statements(text: str, words: Sequence[Word]) -> TextContent:
 def _read_sentence(sentence: list[Word], content: TextContent) -> None:
     """Add the statements of a sentence, or the reason why there are none."""
     quoted = quote(content.text, sentence)
+    last, content.last = content.last, []
     kinds = {word.term.kind for word in sentence}
     is_header = sentence[0].term.kind == terms.HEADER and any(word.text == ":" for word in sentence[1:3])
     if sentence[0].text.lower() in _FINDINGS_HEADERS and any(word.text == ":" for word in sentence[1:2]):
@@ -85,33 +99,71 @@ def _read_sentence(sentence: list[Word], content: TextContent) -> None:
         content.is_history |= is_header
         content.not_understood.append(quoted)
         return
-    kinds |= {word.term.value for word in sentence if word.term.kind == terms.HEADER}
+    sentence = phrases.without_advice(sentence)
+    if not sentence:
+        content.last = last
+        content.not_understood.append(quoted)
+        return
+    sentence = phrases.without_references([_outside_header(word) for word in sentence])
+    kinds = {word.term.kind for word in sentence}
     parts = split_parts(sentence)
+    if any(word.text.lower() in terms.CORRECTIONS for word in sentence):
+        content.open_zones |= set(ZONES)
+        content.take_back(is_all=True)
+    elif sentence and phrases.refers_back(sentence):
+        content.last = last
+        content.take_back(is_all=terms.FINDING in kinds)
     if len(parts) > MAX_PARTS:
         content.open_zones |= set(ZONES)
         content.not_understood.append(quoted)
         return
-    unsure = [part for part in parts if part.has(terms.UNSURE) or any(word.text == "?" for word in part.words)]
-    apart = [part for part in unsure if part.has(terms.OTHER, "apart") and not part.findings()]
-    is_earlier = bool(kinds & {terms.EARLIER, terms.RESOLVED})
-    if is_earlier or len(unsure) > len(apart):
-        if not (any(part.findings() for part in parts) or (terms.PLACE in kinds and terms.CLEAR in kinds)):
-            content.not_understood.append(quoted)
-        elif terms.RESOLVED in kinds or (content.is_history and not is_earlier):
-            content.uncertain.append(quoted)
-        else:
-            content.leave_open(parts, quoted)
+    if _leave_doubts(sentence, parts, quoted, content):
         return
-    for part in apart:
-        content.not_understood.append(quote(content.text, part.words))
-        part.words = [replace(word, term=Term(terms.OTHER, "apart")) for word in part.words]
     statements = _Joiner(content).join(parts)
     if statements is not None and terms.EXCEPT in kinds:
-        statements = _with_exceptions(statements, is_first=sentence[0].term.kind == terms.EXCEPT)
+        is_first = sentence[0].term.kind == terms.EXCEPT and statements[:1] != [] and statements[0].kind == "present"
+        statements = _with_exceptions(statements, is_first=is_first)
+        for part in parts:
+            if part.has(terms.OTHER, "opaque") and not part.findings():
+                content.open_zones |= _possible_zones([part])
     if statements is None:
         content.leave_open(parts, quoted)
     else:
         content.statements += statements
+        content.last = statements
+
+
+def _leave_doubts(sentence: Sequence[Word], parts: list[Part], quoted: str, content: TextContent) -> bool:
+    """Leave a sentence open that is in doubt, on an earlier image, or not understood; False for a plain one.
+
+    A doubt that is about something else alone ("possible effusion") leaves the rest of the sentence plain.
+    """
+    kinds = {word.term.kind for word in sentence}
+    unsure = [part for part in parts if part.has(terms.UNSURE) or any(word.text == "?" for word in part.words)]
+    apart = [part for part in unsure if part.has(terms.OTHER, "apart") and not part.findings()]
+    is_earlier = bool(kinds & {terms.EARLIER, terms.RESOLVED})
+    is_strange = bool(phrases.unknown_words(sentence)) or phrases.has_other_cause(sentence)
+    is_strange |= phrases.has_doubtful_lobe(sentence) or phrases.has_doubtful_hand(sentence)
+    if is_earlier or is_strange or len(unsure) > len(apart):
+        if not (any(part.findings() for part in parts) or (terms.PLACE in kinds and terms.CLEAR in kinds)):
+            content.not_understood.append(quoted)
+        elif terms.RESOLVED in kinds and not content.is_history:
+            content.gone_zones |= _possible_zones(parts)
+            content.uncertain.append(quoted)
+        elif terms.RESOLVED in kinds or (content.is_history and not is_earlier):
+            content.uncertain.append(quoted)
+        else:
+            content.leave_open(parts, quoted)
+        return True
+    for part in apart:
+        content.not_understood.append(quote(content.text, part.words))
+        part.words = [replace(word, term=Term(terms.OTHER, "apart")) for word in part.words]
+    return False
+
+
+def _outside_header(word: Word) -> Word:
+    """Return a word that can be a header with what it means within a sentence."""
+    return replace(word, term=Term(word.term.value)) if word.term.kind == terms.HEADER else word
 
 
 def _with_exceptions(statements: list[Statement], *, is_first: bool) -> list[Statement] | None:
@@ -148,6 +200,7 @@ class _Joiner:
     def join(self, parts: Sequence[Part]) -> list[Statement] | None:
         """Return the statements that the parts make; None if the sentence can be meant in two ways."""
         for index, part in enumerate(parts):
+            self._inherit(part, parts[index - 1] if index else None)
             kind = part.kind
             if kind == "unclear":
                 return None
@@ -167,6 +220,25 @@ class _Joiner:
             statement.is_rest = is_rest
         return self.statements
 
+    def _inherit(self, part: Part, neighbour: Part | None) -> None:
+        """Complete a part by its neighbour: "with adjacent lower lobe consolidation", "but is present in the left"."""
+        before = self.before
+        lacks_hand = any(word.term.place.heights for word in part.words) and not any(
+            word.term.place.hands or word.term.place.is_plural for word in part.words
+        )
+        source: Sequence[Word] = ()
+        if lacks_hand and part.has(terms.SPARED) and before is not None and before.kind == "present":
+            source = before.words
+        elif lacks_hand and neighbour is not None and neighbour.kind == "other":
+            source = neighbour.words if phrases.belongs_to_neighbour(part.words) else ()
+        hands = [word for word in source if word.term.place.hands]
+        if hands and len({word.term.place.hands for word in hands}) == 1:
+            place = Place(hands[0].term.place.hands)
+            part.words.insert(0, replace(hands[0], term=Term(terms.PLACE, place=place)))
+        is_seen = any(word.text.lower() in _SEEN for word in part.words)
+        if part.kind == "place" and part.lead == "but" and is_seen and before is not None and before.kind == "absent":
+            part.words[:0] = [word for word in before.words if word.term.kind == terms.FINDING]
+
     def _add_place(self, part: Part, following: str) -> bool:
         """Keep a place for later; `following` is the kind of what comes next. Only a denial may leave a choice."""
         kind = self.before.kind if self.before else ""
@@ -177,7 +249,7 @@ class _Joiner:
 
     def _add(self, part: Part) -> bool:
         """Add a part that says something, with the places before it that belong to it."""
-        kind, before = part.kind, self.before
+        kind, before = "other" if _is_nor(part) and not part.findings() else part.kind, self.before
         joined = [*self._places_of(part), part]
         if kind == "other":
             self._add_other(part, joined)
@@ -208,7 +280,8 @@ class _Joiner:
     def _add_other(self, part: Part, joined: list[Part]) -> None:
         before = self.before
         if before is not None and not before.num_places:
-            if before.kind == "absent" and part.lead in ("and", "or", "comma") and terms.ORGAN not in part.kinds():
+            is_listed = part.lead in ("and", "or", "comma") or _is_nor(part)
+            if before.kind == "absent" and is_listed and terms.ORGAN not in part.kinds():
                 # "no consolidation or effusion on the left": on the left there is none, in either meaning
                 places = [word for word in part.words if word.term.kind == terms.PLACE]
                 before.parts += [Part(part.lead, places)] if places else []
@@ -218,12 +291,15 @@ class _Joiner:
 
     def _add_to_denial(self, before: Statement, part: Part, joined: list[Part]) -> None:
         """Add a finding after a denial: it is denied too, or it is present; if that is not sure, it is left open."""
-        if part.has(terms.SHOWS, "begins"):
+        if part.has(terms.SHOWS, "begins") or part.lead == "but":
             self.statements.append(Statement("present", joined))
         elif part.lead == "or" or not (part.num_places or part.has(terms.SHOWS)):
             before.parts += joined
-        else:
+        elif before.num_places:
             self._leave_open(joined)
+        else:  # "no infection, opacity in the left base": one list, or two statements that contradict each other
+            self.statements.remove(before)
+            self._leave_open([*before.parts, *joined])
 
     def _close(self) -> bool:
         """Give the places at the end of the sentence to its last statement; False if that is not sure."""
@@ -248,6 +324,10 @@ class _Joiner:
 
     def _quote(self, parts: Sequence[Part]) -> str:
         return quote(self.content.text, [parts[0].words[0], parts[-1].words[-1]])
+
+
+def _is_nor(part: Part) -> bool:
+    return part.words[0].text.lower() == "nor"
 
 
 def _owner(pending: list[Part], part: Part, before: Statement | None) -> str:

@@ -28,6 +28,7 @@ EXCEPT = "except"
 LIMIT = "limit"  # leaves a negation open: "no new …"
 NARROW = "narrow"  # the negation denies one kind of it only: "no focal …"
 UNSURE = "unsure"
+CAUSE = "cause"  # what follows tells what the finding is
 EARLIER = "earlier"
 RESOLVED = "resolved"
 HEADER = "header"  # before a colon; elsewhere it is of the kind in its value
@@ -81,9 +82,18 @@ def _places() -> dict[tuple[str, ...], Term]:
         for word in words.split(", "):
             found[word] = Place(hand)
     for words, place in (
-        ("bilateral, bilaterally", Place(BOTH, is_bilateral=True)),
+        ("bilateral, bilaterally, bilat, bil, b / l", Place(BOTH, is_bilateral=True)),
         ("both, either", Place(BOTH)),
         ("upper", Place(heights=frozenset({"upper"}))),
+        ("uz", Place(heights=frozenset({"upper"}), is_noun=True)),
+        ("mz", Place(heights=frozenset({"middle"}), is_noun=True)),
+        ("lz", Place(heights=frozenset({"lower"}), is_noun=True)),
+        ("retrocardiac", Place(heights=frozenset({"lower"}), is_adjective=True)),
+        *((f"{height} {fraction}", Place(heights=frozenset({height, "middle"}), is_noun=True))
+          for height in ("upper", "lower") for fraction in ("two thirds", "2 / 3", "2 / 3rds", "two third")),
+        *((f"{height} {fraction}", Place(heights=frozenset({height}), is_noun=True))
+          for height in HEIGHTS for fraction in ("one third", "1 / 3", "1 / 3rd")),
+        ("middle lobe", Place(RIGHT, frozenset({"middle"}), is_noun=True)),
         ("middle, mid", Place(heights=frozenset({"middle"}))),
         ("lower", Place(heights=frozenset({"lower"}))),
         ("apical", Place(heights=frozenset({"upper"}), is_adjective=True)),
@@ -118,7 +128,7 @@ TERMS: dict[tuple[str, ...], Term] = {
     **_places(),
     **_spread(FINDING, "opacity, opacities, opacification, opacifications, shadowing, shadowings, haziness, "
               "opaque areas, white out, whiteout, whited out, hazy", "opacity"),
-    **_spread(FINDING, "consolidation, consolidations, consolidative, consolidated", "consolidation"),
+    **_spread(FINDING, "consolidation, consolidations, consolidative, consolidated, consol", "consolidation"),
     **_spread(FINDING, "infiltrate, infiltrates, infiltration, infiltrations", "infiltrate"),
     **_spread(FINDING, "ground glass, groundglass, ggo, ggos, ground glass opacity, ground glass opacities, "
               "ground glass opacification, ground glass shadowing, groundglass opacity, groundglass opacities, "
@@ -126,7 +136,7 @@ TERMS: dict[tuple[str, ...], Term] = {
     **_spread(FINDING, "air space disease, airspace disease, air space shadowing, airspace shadowing, "
               "air space opacity, air space opacities, airspace opacity, airspace opacities, "
               "air space opacification, airspace opacification", "airspace"),
-    **_spread(FINDING, "infection, infections, infective, infectious, infected, pneumonia, pneumonias, pneumonic, "
+    **_spread(FINDING, "infection, infections, infective, infectious, infected, pneumonia, pneumonias, pneumonic, pna, "
               "bronchopneumonia, pneumonitis, covid, covid 19, "
               "covid19, inflammatory change, inflammatory changes", "infection"),
     **_spread(ABNORMALITY, "abnormality, abnormalities, disease, process, pathology, lesion, lesions"),
@@ -146,6 +156,7 @@ TERMS: dict[tuple[str, ...], Term] = {
               "pulmonary vessels, pulmonary vasculature, lung volume, lung volumes, lung markings, "
               "base of the heart, apex of the heart, cardiac apex, upper abdomen, upper limb, lower limb, "
               "upper thoracic, lower thoracic, lower cervical, upper mediastinum, middle mediastinum, "
+              "nipple, nipples, skin fold, skin folds, scapula, scapular, shadow of the, "
               "upper lip, lower lip, upper extremity, lower extremity, upper rib, lower ribs, lower neck", "apart"),
     **_spread(OTHER, "atelectasis, atelectatic, atelectases, collapse, collapsed, nodule, nodules, nodular, mass, "
               "masses, tumour, tumor, oedema, edema, congestion, fibrosis, fibrotic, scar, scarring, cavity, "
@@ -181,13 +192,27 @@ TERMS: dict[tuple[str, ...], Term] = {
               "concerning, worrisome, potentially, potential, perhaps, unclear, indeterminate, if, should, evaluate, "
               "assess, doubtful, doubt, hardly, rather than, instead of, as opposed to, artefact, artifact, "
               "artefactual, artifactual, not, isn't, aren't, doesn't, don't, unable, whether, "
+              "questioned, queried, questionably, maybe, apparent, apparently, possibility, "
+              "possibilities, conceivable, "
+              "conceivably, hint, hints, felt, thought, believed, considered, consider, considering, consideration, "
+              "seems, seem, seemingly, appears, appear, favour, favours, favoured, favor, favors, favored, likelihood, "
+              "difficult, nonspecific, non specific, tentative, tentatively, provisional, dubious, "
+              "debatable, arguable, "
+              "unconfirmed, confirm, reportedly, reported, presumptive, assumed, supposed, supposedly, impending, "
+              "contralateral, overlying, superimposed, superimposition, summation, projected, "
+              "projecting, projectional, "
+              "technical, poor inspiration, simulating, simulates, pseudo, ?, "
               "mimic, mimics, mimicking, uncertain, borderline, risk, impossible, nowhere, nothing, denies"),
     **_spread(EARLIER, "previously, previous, prior, earlier, compared, comparison, since, improved, improving, "
               "improvement, decreased, decreasing, regression, regressed, history, known, old, former, formerly, "
-              "yesterday, status post, post, last, ago, no change, no interval change, "
+              "yesterday, diminished, diminishing, reduced, reducing, reduction, lessened, shrunk, shrinking, better, "
+              "recovering, recovered, treated, was, were, had, used to, initially, initial, "
+              "status post, post, last, ago, no change, no interval change, "
               "no significant change, interval change"),
     **_spread(RESOLVED, "resolved, resolving, resolution, cleared, clearing, clearance, no longer, disappeared, gone, "
-              "subsided"),
+              "subsided, subsiding, vanished, vanishing, faded, fading, receded, abated, dissipated, "
+              "normalised, normalized, "
+              "healed, healing, disappearance, disappearing, cured, went away, cleared up, dissolved, settled"),
     **_spread(HEADER, "indication, indications, clinical information, clinical indication, clinical details, reason, "
               "reason for exam, reason for examination, technique, referral, request", FILLER),
     **_spread(HEADER, "history, clinical history, comparison", EARLIER),
@@ -195,17 +220,21 @@ TERMS: dict[tuple[str, ...], Term] = {
     **_spread(FOREIGN, "kein, keine, keinen, ohne, und, der, das, beidseits, sem, não, sin, pas, sans, geen, zonder, "
               "nessun, nessuna, senza, ingen, utan, del, della, el, los, las, et, les, des, du, di, il, para, dos, "
               "em, een, het, och, nicht, ist, avec, dans, nel, nella, con, por, nie, bez"),
-    **_spread(AND, "and, &, /"),
+    **_spread(CAUSE, "due to, secondary to, owing to, because of, caused by, attributed to, attributable to, "
+              "explained by, accounted for by, related to, reflecting, reflects, reflect, representing, represents, "
+              "represent, consistent with, in keeping with, compatible with, result of, resulting from, typical of, "
+              "characteristic of, produced by, indicative of, diagnostic of, indicating, indicates"),
+    **_spread(AND, "and, &, /, +"),
     **_spread(OR, "or, and / or"),
     **_spread(CONTRAST, "but, however, although, though, while, whereas, whilst, yet, despite"),
     **_spread(WITH, "with, plus, alongside"),
     **_spread(SHOWS, "there is, there are, shows, show, demonstrates, demonstrate, has, have", "begins"),
     **_spread(SHOWS, "is, are, seen, noted, present, identified, visible"),
-    **_spread(COMPARISON, "than, worse, greater, more, larger, less, smaller, >, <"),
+    **_spread(COMPARISON, "than, worse, greater, more, larger, less, smaller, >, <, =, ≥, ≤, equal, bigger, denser"),
     **_spread(COUNTED, "area, areas, focus, foci, patch, patches"),
     **_spread(FILLER, "apical segment, basal segment, basal segments, superior segment, apical segments, "
               "apicoposterior segment, post contrast, hand side, at all, all of the, "
-              "normal limits, in keeping with, consistent with, compatible with, associated with, well defined, "
+              "normal limits, associated with, well defined, follow up, followup, repeat, "
               "sparse, clear cut, post mortem"),
     **{(word,): Term(COUNT, str(number)) for number, word in enumerate(NUMBER_WORDS) if number},
     **_spread(COUNT, "single, solitary", "1"),
@@ -215,6 +244,19 @@ TERMS[("left", "sided")] = Term(PLACE, place=Place(LEFT))
 TERMS[("right", "sided")] = Term(PLACE, place=Place(RIGHT))
 TERMS[("all", "of", "the")] = Term(PLACE, place=Place(is_whole=True))
 LONGEST_PHRASE = max(map(len, TERMS))
+
+ABBREVIATIONS = frozenset({"bilat", "bil", "l", "r", "lt", "rt", "approx", "resp"})
+"""After these a full stop does not end the sentence if a small letter follows."""
+WHITED = frozenset({"white out", "whiteout", "whited out"})
+"""Findings that concern the whole lung that is named."""
+CORRECTIONS = frozenset({"addendum", "correction", "erratum", "corrected", "dictated", "misdictated", "amended"})
+"""After one of these words nothing that the text says before counts."""
+PARTIAL = frozenset({
+    "retrocardiac", "subpleural", "peripheral", "central", "medial", "lateral", "anterior", "posterior", "paracardiac",
+    "subsegmental", "whiteout", "white-out", "white out", "whited out",
+})  # fmt: skip
+"""Denied with one of these words, a finding may be elsewhere in its zone."""
+NEUTRAL_MARKS = frozenset(".,;:()[]\"'’“”%*•-–—/#&")
 
 LUNG_EVIDENCE = frozenset({
     "lung", "lungs", "consolidation", "infiltrate", "infiltrates", "pulmonary", "chest", "thorax", "thoracic",

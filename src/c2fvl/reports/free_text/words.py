@@ -17,6 +17,7 @@ MAX_QUOTED = 160
 _TOKEN = re.compile(r"[^\W\d_]\w*(?:['’][^\W\d_]+)?|\d+(?:[.,]\d+)*\w*|\n[^\S\n]*|[^\w\s]|_")
 _SENTENCE_ENDS = frozenset(".;!?")
 _COMMAS = frozenset(",():–—")
+_BETWEEN = frozenset({"the", "to", "on", "much", "slightly", "side", "sided", "than"})
 _BULLETS = frozenset("-*•")
 _OPEN_ENDS = frozenset({
     "a", "an", "and", "at", "both", "evidence", "for", "from", "in", "is", "are", "left", "no", "of", "on", "or",
@@ -117,7 +118,29 @@ def find_words(text: str) -> list[Word]:
         start, end = tokens[index].start(), tokens[index + length - 1].end()
         words.append(Word(text[start:end], start, end, term))
         index += length
-    return words
+    return _with_compared_sides(words)
+
+
+def _with_compared_sides(words: Sequence[Word]) -> list[Word]:
+    """Make one place of both lungs of "left greater than right" and "L>R": each of them has the finding."""
+    joined: list[Word] = []
+    index = 0
+    while index < len(words):
+        end = index + 1
+        while end < len(words) and (words[end].term.kind == terms.COMPARISON or words[end].text.lower() in _BETWEEN):
+            end += 1
+        is_compared = any(word.term.kind == terms.COMPARISON for word in words[index + 1 : end])
+        both = [words[index].term.place, words[end].term.place] if is_compared and end < len(words) else []
+        if both and all(place.is_bare_hand and len(place.hands) == 1 for place in both) and both[0] != both[1]:
+            place = Place(terms.BOTH, is_bilateral=True)
+            start = words[index].start
+            text = " ".join(word.text for word in words[index : end + 1])
+            joined.append(Word(text, start, words[end].end, Term(terms.PLACE, place=place)))
+            index = end + 1
+        else:
+            joined.append(words[index])
+            index += 1
+    return joined
 
 
 def _is_dash(text: str, position: int) -> bool:
@@ -143,14 +166,26 @@ def _longest_phrase(tokens: Sequence[re.Match[str]], index: int) -> tuple[int, T
         if term is not None:
             best = (length, term)
     if best[1] is _NO_TERM:
-        is_query = first == "?" and index + 1 < len(tokens) and tokens[index + 1].start() == tokens[index].end()
-        if first in _SENTENCE_ENDS and not is_query:
+        if first in _SENTENCE_ENDS and not _is_within_sentence(tokens, index):
             return 1, _END
         if first in _COMMAS or first == "-":
             return 1, _COMMA
         if first[0].isdigit() and first.isascii() and first.isdigit() and len(first) < 3:
             return 1, Term(terms.COUNT, str(int(first)))
     return best
+
+
+def _is_within_sentence(tokens: Sequence[re.Match[str]], index: int) -> bool:
+    """Tell a question mark before what is in doubt, and the full stop of an abbreviation, from an end."""
+    mark, before = tokens[index], tokens[index - 1] if index else None
+    following = tokens[index + 1] if index + 1 < len(tokens) else None
+    if following is None or following[0][0] == "\n":
+        return False
+    is_glued = before is not None and before.end() == mark.start()
+    if mark[0] == "?":
+        return not is_glued or following.start() == mark.end()
+    is_short = before is not None and is_glued and before[0].lower() in terms.ABBREVIATIONS
+    return mark[0] == "." and is_short and following[0][0].islower()
 
 
 def split_sentences(words: Sequence[Word]) -> Iterator[list[Word]]:
