@@ -156,7 +156,10 @@ def test_without_a_command_the_help_is_printed(capsys):
     ("arguments", "message"),
     [
         (["predict", "x.png", "--trust", "2"], "--trust must be between 0 and 1, got 2."),
-        (["predict", "x.png", "--device", "gpu"], "--device must be auto, cpu, cuda, cuda:NUMBER or mps, got gpu."),
+        (
+            ["predict", "x.png", "--device", "tpu"],
+            "--device must be auto, cpu, gpu, cuda, cuda:NUMBER or mps, got tpu.",
+        ),
         (["evaluate", "x", "y", "--batch-size", "0"], "--batch-size must be a whole number of at least 1, got 0."),
         (["evaluate", "x", "y", "--spacing", "1,-2"], "--spacing must be MM or MM,MM"),
         (["export", "x", "y", "--dtype", "fp8"], "--dtype must be one of fp32, fp16, int8; got 'fp8'."),
@@ -168,3 +171,23 @@ def test_an_error_of_the_call_is_one_line(arguments, message, capsys):
         main(arguments)
     error = capsys.readouterr().err
     assert ended.value.code == 2 and message in error and error.count("\n") == 1
+
+
+def test_reports_of_a_table_that_cannot_be_read_are_said_and_counted(phantom_root, tmp_path, capsys):
+    first, second, third = sorted((phantom_root / "Test_Folder" / "img").iterdir())[:3]
+    table = tmp_path / "films.csv"
+    table.write_text(
+        f"image,report\n{first},Infiltrat im linken Unterlappen\n"
+        f"{second},Consolidation in the left lower zone.\n{third},\n"
+    )
+    assert main(["predict", "--csv", str(table), "--out", str(tmp_path / "out")]) == 0
+    errors = capsys.readouterr().err
+    assert f"{first}: the report is not used: " in errors
+    assert str(second) not in errors
+    assert "1 of 2 reports could not be read and were not used" in errors
+
+
+def test_a_part_of_a_run_is_not_resumed(tiny_run, capsys):
+    for part in ("best", "last"):
+        assert main(["train", "--resume", str(tiny_run / part)]) == 2
+        assert f"give the run folder, {tiny_run}" in capsys.readouterr().err

@@ -321,6 +321,50 @@ def test_two_files_of_one_name(tmp_path):
         scan(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["Train_text.XLSX", "train_text.xlsx", "TRAIN_TEXT.Xlsx"])
+def test_a_table_is_found_whatever_the_case_of_its_letters(tmp_path, name):
+    folder = make_folder(tmp_path)
+    (folder / "Train_text.xlsx").rename(folder / name)
+    result = inspect(tmp_path)
+    assert result.table == folder / name
+    assert all(case.report is not None for case in result.cases)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Train_text.xls", "Train_text.tsv", "Train_text.ods", "Train_texts.xlsx", "Train_text (1).xlsx", "captions.csv"],
+)
+@pytest.mark.parametrize("in_root", [False, True])
+def test_a_table_that_may_hold_the_captions_is_not_passed_over(tmp_path, name, in_root):
+    folder = make_folder(tmp_path)
+    (folder / "Train_text.xlsx").rename((tmp_path if in_root else folder) / name)
+    (problem,) = inspect(tmp_path).problems
+    assert (problem.kind, problem.severity) == ("table", "error")
+    assert f"there is no Train_text.xlsx, but {name}, which may hold the captions" in str(problem)
+
+
+def test_tables_of_other_splits_and_other_things_are_no_captions(tmp_path):
+    folder = make_folder(tmp_path, captions=False)
+    for name in ("Val_text.xlsx", "train_patients.csv", "scores.csv", "~$Train_text.xlsx", "._Train_text.xlsx"):
+        (tmp_path / name).write_text("")
+    (folder / "patients.xls").write_text("")
+    assert inspect(tmp_path).table is None
+    assert not [problem for problem in inspect(tmp_path).problems if "captions" in str(problem)]
+
+
+def test_a_table_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
+    folder = make_folder(tmp_path, captions=False)
+    table = folder / "Train_text.csv"
+    table.write_text("Image,Description\n")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    (problem,) = inspect(tmp_path).problems
+    assert str(problem) == f"{table}: the table cannot be read (Permission denied); check its permissions"
+
+
 def test_two_tables(tmp_path):
     folder = make_folder(tmp_path)
     (folder / "Train_text.csv").write_text("Image,Description\n", encoding="utf-8")

@@ -1,5 +1,7 @@
 import ast
 import os
+import shutil
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -186,3 +188,26 @@ def test_threads_that_write_one_file_leave_it_whole(tmp_path):
         )
     assert (tmp_path / "file").read_bytes() in contents
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_rights_and_space_are_known_before_the_work(tmp_path, monkeypatch, replaced):
+    out = tmp_path / "new" / "out"
+    assert storage.check_folder(out, what="masks", replaced=replaced) == out
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 2**20))
+    with pytest.raises(ValueError, match=r"out: only 1 MiB are free in .*make room"):
+        storage.check_folder(out, what="masks", replaced=replaced)
+    monkeypatch.undo()
+    asked = []
+
+    def refuse(*, prefix, dir):  # noqa: A002 - the name of the standard library
+        asked.append(dir)
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
+    out = tmp_path / "there"
+    out.mkdir()
+    with pytest.raises(ValueError, match=r"there: nothing can be written in .*\(Permission denied\).*masks.*lost"):
+        storage.check_folder(out, what="masks", replaced=replaced)
+    assert asked == [tmp_path if replaced else out]

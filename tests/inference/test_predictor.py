@@ -230,6 +230,47 @@ def test_an_array_that_uses_a_small_part_of_the_range_is_said(predictor, caplog)
     assert "looks black to a network" in caplog.text
 
 
+def test_a_folder_says_what_is_left_out(images, tmp_path, caplog):
+    for name in ("one.png", "two.TIF"):
+        (tmp_path / name).write_bytes(images[0].read_bytes())
+    for name in ("a.dcm", "b.bmp", "c.webp", "d.nii.gz", "IM000001", "._one.png", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"x")
+    assert [request.image.name for request in collect([str(tmp_path)])] == ["one.png", "two.TIF"]
+    assert f"{tmp_path}: left out are 5 files" in caplog.text
+    for name in ("a.dcm", "b.bmp", "c.webp", "d.nii.gz", "IM000001"):
+        assert name in caplog.text
+    assert "._one" not in caplog.text and "DS_Store" not in caplog.text
+
+
+@pytest.mark.parametrize("column", ["orientation", "frame"])
+def test_the_column_orientation_of_a_table_counts(predictor, images, tmp_path, caplog, column):
+    report = "Unilateral pulmonary infection, one infected area, lower left lung."
+    other = "Unilateral pulmonary infection, one infected area, lower right lung."
+    table = tmp_path / "films.csv"
+
+    def masks(name, rows):
+        table.write_text(
+            f"image,report,{column}\n" + "".join(f'{image},"{text}",{whose}\n' for image, text, whose in rows)
+        )
+        return list(predict_to_folder(predictor, collect([], table=table), tmp_path / name))
+
+    first, second = masks("table", [(images[0], report, "patient"), (images[1], report, "")])
+    assert (first["report"]["orientation_given"], second["report"]["orientation_given"]) == ("patient", "image")
+    assert (first["report"]["zones"], second["report"]["zones"]) == (["rlower"], ["llower"])
+    assert predictor(images[0], other).areas == first["area_per_zone"]
+    assert not caplog.records
+    with pytest.raises(ValueError, match=rf"row 2, column {column}: .*mine"):
+        masks("wrong", [(images[0], report, "mine")])
+
+
+def test_the_record_of_a_free_sentence_has_the_findings_that_were_used(images, tmp_path):
+    predictor = Predictor("default")
+    requests = collect([str(images[0])], report="RLL consolidation")
+    (record,) = predict_to_folder(predictor, requests, tmp_path, orientation="patient")
+    assert record["report"]["zones"] == ["llower"]  # of the image
+    assert record["report"]["not_understood"] == []
+
+
 def test_films_are_never_replaced_by_their_masks(predictor, images, tmp_path):
     image = tmp_path / "a.png"
     image.write_bytes(images[0].read_bytes())

@@ -107,9 +107,14 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Train
 
 
 def check_device(device: torch.device | str) -> torch.device:
-    """Return the device; `ValueError` if this machine or this build of torch does not have it."""
+    """Return the device; `ValueError` if this machine or this build of torch does not have it.
+
+    "auto" is cuda if available, else cpu; "gpu" is cuda.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        found = torch.device(device)
+        found = torch.device("cuda" if device == "gpu" else device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]

@@ -157,9 +157,12 @@ def run_compare(options: argparse.Namespace) -> int:
     from c2fvl.cli.terminal import TerminalProgress, table
     from c2fvl.evaluation.compare.compare import compare
     from c2fvl.evaluation.compare.tables import DIFFERENCE_HEADER, difference_rows, header, rows, to_json, write
+    from c2fvl.files import storage
 
     if options.published is not None:
         return _read_published(options)
+    if options.out:
+        storage.check_folder(options.out, what="tables")  # before the models are scored
     with TerminalProgress(quiet=options.json) as progress:
         found = compare(
             options.models, None if options.root is None else part_of(options), compute_of(options),

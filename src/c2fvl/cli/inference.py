@@ -52,7 +52,9 @@ def _predict_options(sub: argparse.ArgumentParser) -> None:
     add_text_model(sub)
     add_trust(sub)
     sub.add_argument(
-        "--csv", metavar="TABLE", help="table with the columns image and report; paths are relative to the table"
+        "--csv",
+        metavar="TABLE",
+        help="table with the columns image, report and orientation; paths are relative to the table",
     )
     sub.add_argument(
         "--out", default="predictions", metavar="DIR", help="folder for masks and records (default: %(default)s)"
@@ -104,7 +106,7 @@ def run_predict(options: argparse.Namespace) -> int:
         _, refusal = predictor.understand_or_refuse(options.report, orientation=options.orientation)
         if refusal:
             print(f"{PROGRAM}: the report is not used: {refusal}", file=sys.stderr)
-    failed = 0
+    failed = unread = 0
     for record in predict_to_folder(
         predictor, requests, options.out, orientation=options.orientation,
         probability=options.probability, overlay=options.overlay, workers=options.workers,
@@ -114,6 +116,14 @@ def run_predict(options: argparse.Namespace) -> int:
             print(json.dumps(record))
         else:
             _print_record(record, Path(options.out))
+        refusal = (record.get("report") or {}).get("refused")
+        if refusal:
+            unread += 1
+            if record["report"]["sentence"] != options.report:  # that one was said at the beginning
+                print(f"{record['image']}: the report is not used: {refusal}", file=sys.stderr)
+    num_reports = sum(bool(request.report and request.report.strip()) for request in requests)
+    if unread:
+        print(f"{PROGRAM}: {unread} of {num_reports} reports could not be read and were not used", file=sys.stderr)
     if failed:
         print(f"{PROGRAM}: {failed} of {len(requests)} images failed", file=sys.stderr)
     return 1 if failed else 0

@@ -95,9 +95,9 @@ def _spacing(text: str) -> tuple[float, float]:
 
 
 def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda, cuda:NUMBER or mps, got {text}")
-    return text
+    if not re.fullmatch(r"auto|cpu|mps|gpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"must be auto, cpu, gpu, cuda, cuda:NUMBER or mps, got {text}")
+    return "cuda" if text == "gpu" else text
 
 
 def _batch_size(text: str) -> int | None:
@@ -209,8 +209,8 @@ def add_device(sub: argparse.ArgumentParser) -> None:
         "--device",
         type=_device,
         default="auto",
-        metavar="auto|cpu|cuda|mps",
-        help="device to compute on; auto is cuda if available, else cpu; cuda:1 is the second GPU (default: auto)",
+        metavar="auto|cpu|gpu|cuda|mps",
+        help="device to compute on; auto is cuda if available, else cpu; gpu is cuda; cuda:1 is the second (default: auto)",
     )
     sub.add_argument("--threads", type=whole_number(1), help="CPU threads (default: one per core)")
 

@@ -6,6 +6,7 @@ mask or of the image, whichever fits more rows.
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,14 @@ from c2fvl.data.cases import SPLITS, Case, Scan
 from c2fvl.data.file_names import NOT_YET_SUFFIXES, SUFFIXES, group_from_name, modality_from_name, split_name
 from c2fvl.data.problems import Problem
 from c2fvl.files.tables import read_csv
+from c2fvl.messages import listed
 from c2fvl.reports.caption_tables import read_table
 from c2fvl.reports.report import Report
 
 _KNOWN_ROOTS = ("QaTa-COV19", "QaTa-COVID", "QaTa-Covid19", "Covid19", "MosMedData+", "MosMedDataPlus", "MoNuSeg")
+
+_TABLE_SUFFIXES = (".xlsx", ".csv", ".xls", ".xlsm", ".ods", ".tsv", ".numbers")
+_CAPTION_WORDS = ("text", "caption", "report", "attribute", "description")
 
 PAIRING_RULES: Mapping[str, Callable[[str], str]] = MappingProxyType(
     {
@@ -180,17 +185,41 @@ def _find_table(folder: _Folder, table: str | Path | None) -> Path | None:
         there = sorted(path.name for path in folder.path.iterdir() if path.suffix.lower() in (".xlsx", ".csv"))
         wanted = " or ".join(map(str, candidates))
         raise FileNotFoundError(f"{wanted}: the caption table does not exist; {folder.path} holds {there}")
-    names = [f"{folder.split.capitalize()}_text"] + (["Train_Val_text"] if folder.split != "test" else [])
+    names = [f"{folder.split}_text"] + (["train_val_text"] if folder.split != "test" else [])
+    files = {directory: _table_files(directory) for directory in (folder.path, folder.root)}
     for stem in names:
-        for directory in (folder.path, folder.root):
-            tables = [path for path in (directory / f"{stem}.xlsx", directory / f"{stem}.csv") if path.is_file()]
+        for directory, beside in files.items():
+            tables = [path for path in beside if path.stem.lower() == stem and path.suffix.lower() in (".xlsx", ".csv")]
             if len(tables) > 1:
-                what = f"{tables[0].name} and {tables[1].name} are both there"
+                what = f"{' and '.join(table.name for table in tables[::-1])} are both there"
                 folder.add("table", directory, what, "remove one, or choose one by its name")
                 return None
             if tables:
                 return tables[0]
+    similar = [path for beside in files.values() for path in beside if _may_be_captions_of(path, folder.split)]
+    if similar:
+        wanted = f"{folder.split.capitalize()}_text.xlsx"
+        what = f"there is no {wanted}, but {listed([path.name for path in similar], 5)}, which may hold the captions"
+        folder.add(
+            "table", similar[0].parent, what, f"rename it to {wanted} (or .csv), choose it with --table, or move it"
+        )
     return None
+
+
+def _table_files(directory: Path) -> list[Path]:
+    entries = sorted(directory.iterdir()) if directory.is_dir() else []
+    return [
+        path
+        for path in entries
+        if path.suffix.lower() in _TABLE_SUFFIXES and not path.name.startswith((".", "~$")) and path.is_file()
+    ]
+
+
+def _may_be_captions_of(path: Path, split: str) -> bool:
+    """Tell whether a table has a name of captions, and not the name of another split."""
+    words = re.findall("[a-z]+", path.stem.lower())
+    named = set(SPLITS) & set(words)
+    return any(word.startswith(_CAPTION_WORDS) for word in words) and (not named or split in named)
 
 
 def _read_captions(folder: _Folder, table: Path) -> dict[str, Report | None]:

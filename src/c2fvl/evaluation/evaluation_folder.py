@@ -74,7 +74,7 @@ class EvaluationFolder:
 
     def check(self) -> None:
         """Raise `ValueError` unless an evaluation can be written here without replacing files of another kind."""
-        storage.check_folder(self.path, what="scores")
+        storage.check_folder(self.path, what="scores", replaced=True)
         if self.path.resolve() == Path.cwd():
             raise ValueError("an evaluation replaces its folder as a whole, so it cannot be the current one")
         others = [entry.name for entry in self.path.iterdir() if entry.name not in _FILES] if self.path.is_dir() else []

@@ -18,6 +18,7 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 _TEMPORARY = ".c2fvl-partial-"
+_MIN_FREE_BYTES = 16 * 2**20
 
 
 def write_bytes(path: Path | str, data: bytes, *, durable: bool = True) -> None:
@@ -146,11 +147,32 @@ def remove_folder(path: Path | str) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def check_folder(path: Path | str, *, what: str) -> Path:
-    """Return `path`, the folder for `what`; raise `ValueError` if it is a file."""
+def check_folder(path: Path | str, *, what: str, replaced: bool = False) -> Path:
+    """Return `path`, the folder for `what`, once it is known that it can be written: call it before long work.
+
+    A folder that is `replaced` as a whole is written beside itself. Raises `ValueError` if `path` is a file, if nothing
+    can be written there, or if the disk is as good as full.
+    """
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file; name a folder for the {what}")
+    parent = path.absolute().parent if replaced else path.absolute()
+    while not parent.exists():
+        parent = parent.parent
+    try:
+        with tempfile.NamedTemporaryFile(prefix=_TEMPORARY, dir=parent):  # knows more than the rights do
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{path}: nothing can be written in {parent} ({error.strerror}), so the {what} would be lost; name another "
+            "folder"
+        ) from error
+    free = shutil.disk_usage(parent).free
+    if free < _MIN_FREE_BYTES:
+        raise ValueError(
+            f"{path}: only {free / 2**20:.0f} MiB are free in {parent}, too little for the {what}; make room, or name "
+            "another folder"
+        )
     return path
 
 

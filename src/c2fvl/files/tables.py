@@ -60,11 +60,16 @@ def read_cells(path: Path | str) -> list[Row]:
             f"{path}: expected a table that ends in .xlsx or .csv, found {suffix or 'no ending'}; save it as that"
         )
     found: list[Row] = []
-    for number, cells in enumerate(rows, start=1):
-        if number > MAX_ROWS:
-            raise ValueError(f"{path}: more than {MAX_ROWS} rows; split the table, or remove stray cells far below it")
-        if any(cell is not None and str(cell).strip() for cell in cells):
-            found.append((number, cells))
+    try:
+        for number, cells in enumerate(rows, start=1):
+            if number > MAX_ROWS:
+                raise ValueError(
+                    f"{path}: more than {MAX_ROWS} rows; split the table, or remove stray cells far below it"
+                )
+            if any(cell is not None and str(cell).strip() for cell in cells):
+                found.append((number, cells))
+    except OSError as error:
+        raise ValueError(f"{path}: the table cannot be read ({error.strerror}); check its permissions") from error
     return found
 
 

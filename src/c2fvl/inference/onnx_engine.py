@@ -81,7 +81,7 @@ def _open(path: Path, device: str, threads: int | None) -> "onnxruntime.Inferenc
         import onnxruntime
     except ImportError as error:
         raise ValueError(_NOT_INSTALLED) from error
-    kind = str(device).partition(":")[0]
+    kind = {"auto": "cpu", "gpu": "cuda"}.get(str(device), str(device).partition(":")[0])
     provider = _PROVIDERS.get(kind)
     if provider not in onnxruntime.get_available_providers():
         raise ValueError(

@@ -16,11 +16,16 @@ from c2fvl.files.images import read_image, write_image, write_labels, write_mask
 from c2fvl.files.tables import read_csv
 from c2fvl.inference.engine import Computed
 from c2fvl.inference.predictor import Prediction, Predictor, Prepared
-from c2fvl.reports.findings import explain
+from c2fvl.messages import listed
+from c2fvl.reports.findings import FINDINGS, TRUST, explain, findings_of
+from c2fvl.reports.free_text.reader import read_free_text
+from c2fvl.reports.report import Report
+from c2fvl.reports.zones import ZONES, read_orientation
 
 logger = logging.getLogger(__name__)
 
 
+_MAX_NAMES = 10
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
@@ -42,11 +47,14 @@ class Request:
 
     image: Path
     report: str | None = None
+    orientation: str | None = None
+    """Whose left the report means, where a table says it."""
 
 
 def collect(inputs: Sequence[str], *, table: Path | str | None = None, report: str | None = None) -> list[Request]:
-    """Return the images of files, folders, globs and a csv table (columns image, report), in order, each once.
+    """Return the images of files, folders, globs and a csv table (columns image, report, orientation), each once.
 
+    Of a folder the images are taken; what else lies there is named in a warning, hidden files apart.
     Raises `FileNotFoundError` for what is not there, and `ValueError` for two images whose results would overwrite each
     other, and for one image with two reports.
     """
@@ -58,7 +66,7 @@ def collect(inputs: Sequence[str], *, table: Path | str | None = None, report: s
     images: dict[Path, Request] = {}
     for request in requests:
         other = images.setdefault(request.image.resolve(), request)
-        if other.report != request.report:
+        if (other.report, other.orientation) != (request.report, request.orientation):
             raise ValueError(f"{request.image} is given with two reports; predict it into two folders")
     requests = list(images.values())
     seen: dict[str, Path] = {}
@@ -105,13 +113,13 @@ def predict_to_folder(
     def prepare(request: Request) -> _Job:
         try:
             pixels = read_image(request.image)
-            prepared = predictor.prepare(pixels, request.report, orientation=orientation)
+            prepared = predictor.prepare(pixels, request.report, orientation=request.orientation or orientation)
         except (OSError, ValueError) as error:
             return _Job(request, error=str(error).removeprefix(f"{request.image}: "))
         return _Job(request, prepared, pixels if overlay else None)
 
     def write(job: _Job) -> dict[str, Any]:
-        return _write(predictor, job, out, orientation, probability=probability)
+        return _write(predictor, job, out, job.request.orientation or orientation, probability=probability)
 
     maximum = predictor.batch_size
     read = prefetch(prepare, requests, workers=workers, maximum=maximum)
@@ -186,6 +194,8 @@ def _record(predictor: Predictor, request: Request, prediction: Prediction, orie
         }
         if predictor.reads_images:
             said["explained"] = list(explain(understood.in_orientation(orientation)))
+            if not understood.has_attributes:
+                said |= _findings_of_free_text(understood, orientation)
     elif prediction.refusal:
         said = {"sentence": request.report, "orientation_given": orientation, "refused": prediction.refusal}
     height, width = prediction.mask.shape
@@ -220,12 +230,33 @@ def _record(predictor: Predictor, request: Request, prediction: Prediction, orie
     }
 
 
+def _findings_of_free_text(report: Report, orientation: str) -> dict[str, Any]:
+    """Return the findings that the network was given, as the record of a caption holds them."""
+    row = findings_of(report)
+    values = {name: None if np.isnan(value) else int(value) for name, value in zip(FINDINGS[:TRUST], row, strict=False)}
+    parsed = read_free_text(report.in_orientation(orientation).text)
+    return {
+        "zones": sorted(zone for zone in ZONES if values[zone] == 1),
+        "free_zones": sorted(zone for zone in ZONES if values[zone] == 0),
+        "number": values["number"],
+        "not_understood": list(parsed.not_understood),
+        "uncertain": list(parsed.uncertain),
+        "contradictions": list(parsed.contradictions),
+    }
+
+
 def _expand(item: str) -> list[Path]:
     path = Path(item)
     if path.is_dir():
-        found = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES)
+        files = sorted(entry for entry in path.iterdir() if not entry.name.startswith(".") and not entry.is_dir())
+        found = [entry for entry in files if entry.suffix.lower() in IMAGE_SUFFIXES]
+        others = [entry.name for entry in files if entry not in set(found)]
+        what = f"{len(others)} files that are no PNG, JPEG or TIFF by their names: {listed(others, _MAX_NAMES)}"
         if not found:
-            raise FileNotFoundError(f"the folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+            holds = f"; it holds {what}" if others else ""
+            raise FileNotFoundError(f"the folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)}){holds}")
+        if others:
+            logger.warning("%s: left out are %s", path, what)
         return found
     if path.exists():
         return [path]
@@ -240,13 +271,22 @@ def _from_table(path: Path, report: str | None) -> Iterator[Request]:
     named = [column for column in ("report", "text") if column in columns]
     if "image" not in columns or len(named) > 1:
         raise ValueError(
-            f"{path}: the columns are {', '.join(columns)}; expected image and, optionally, report (or text)"
+            f"{path}: the columns are {', '.join(columns)}; expected image and, optionally, report (or text) and "
+            "orientation"
         )
-    unused = sorted(set(columns) - {"image", *named})
+    whose = next((column for column in ("orientation", "frame") if column in columns), None)
+    unused = sorted(set(columns) - {"image", *named, whose})
     if unused:
-        logger.warning("%s: the columns %s are not used, only image and report are", path, ", ".join(unused))
+        names = ", ".join(map(str, unused))
+        logger.warning("%s: the columns %s are not used, only image, report and orientation are", path, names)
     for number, row in rows:
         image = path.parent / row["image"].strip()  # an absolute path stays as it is
         if not image.is_file():
             raise FileNotFoundError(f"{path}, row {number}, column image: there is no file {image}")
-        yield Request(image, next((row[column] for column in named if row[column]), report))
+        orientation = None
+        if whose is not None and row[whose].strip():
+            try:
+                orientation = read_orientation(row[whose])
+            except ValueError as error:
+                raise ValueError(f"{path}, row {number}, column {whose}: {error}") from error
+        yield Request(image, next((row[column] for column in named if row[column]), report), orientation)

@@ -37,6 +37,8 @@ def resolve_run(
         return config, folder
     folder = Path(resume)
     settings = folder / "config.toml"
+    if folder.name in ("best", "last") and (folder.parent / "config.toml").is_file():
+        raise ValueError(f"{folder} is a part of a run; give the run folder, {folder.parent}")
     if not settings.is_file():
         raise FileNotFoundError(f"{folder} is not a run folder: it has no config.toml")
     saved = parse_config(settings.read_text(encoding="utf-8"), where=str(settings))

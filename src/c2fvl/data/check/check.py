@@ -118,7 +118,7 @@ def _scan_all(
         try:
             scans.append(inspect(root, split, table=table))
             problems += scans[-1].problems
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, OSError) as error:
             problems.append(Problem.from_error("layout", root, error))
     return scans, problems
 
