@@ -40,7 +40,7 @@ def timed(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[fl
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(WARM_UP + repeats):
         for name, run in runs.items():
-            run()  # so that its own weights and maps are in the cache, as they are film after film
+            run()  # so that its own weights and maps are in the cache, as they are image after image
             began = time.perf_counter()
             run()
             if turn >= WARM_UP:

@@ -1,4 +1,4 @@
-"""What averaging with the mirrored film is worth to a FilmFirst, for twice the time.
+"""What averaging with the mirrored image is worth to a FilmFirst, for twice the time.
 
     python benchmarks/mirrored.py MODEL ROOT [--split val] [--trust 0.1 --trust 1] [--threads 1]
 

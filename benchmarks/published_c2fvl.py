@@ -150,7 +150,7 @@ class _Up(nn.Module):
 
 
 class PublishedC2FVL(nn.Module):
-    """The published network at any base width, for square films of one side and one class."""
+    """The published network at any base width, for square images of one side and one class."""
 
     def __init__(self, base_width: int = 64, side: int = 224) -> None:
         super().__init__()

@@ -47,7 +47,7 @@ def _own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Folder of the real films and captions; the test is skipped where they are not."""
+    """Folder of the real images and captions; the test is skipped where they are not."""
     if not (SHARED_DATA / "README.md").is_file():
         pytest.skip("the real films and captions are not beside this checkout")
     return SHARED_DATA
@@ -55,7 +55,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def phantom_root(tmp_path_factory) -> Path:
-    """A phantom of 40 films of 64 × 64, read only."""
+    """A phantom of 40 images of 64 × 64, read only."""
     from c2fvl.data.phantom.draw import write_phantom
 
     root = tmp_path_factory.mktemp("data") / "phantom"

@@ -299,7 +299,7 @@ def test_the_page_of_files_names_every_key_and_file(demo, tiny_run, phantom_root
     assert {entry.name for entry in next((tiny_run / "last").iterdir()).iterdir()} <= named
 
 
-def test_the_page_of_files_names_what_a_network_that_reads_films_adds(phantom_root, tmp_path, capsys):
+def test_the_page_of_files_names_what_a_network_that_reads_images_adds(phantom_root, tmp_path, capsys):
     named = set(re.findall(r"`([^`]+)`", (DOCS / "formats.md").read_text(encoding="utf-8")))
     image = sorted((phantom_root / "Test_Folder" / "img").iterdir())[0]
     report = "Consolidation in the left upper zone."

@@ -1,4 +1,4 @@
-"""From films to scores, on the phantom, for the idea that the package exists for."""
+"""From images to scores, on the phantom, for the idea that the package exists for."""
 
 import pytest
 

@@ -199,7 +199,7 @@ def test_weights_that_are_no_safetensors_are_refused(repository):
     assert all(model.source != "cache" for model in model_folders.named_models())
 
 
-def test_a_newer_model_takes_the_place_of_the_older(repository):
+def test_a_newer_model_replaces_the_older(repository):
     folder = pull("owner/name")
     assert (folder / "calibration.json").is_file()
     del repository["files"]["calibration.json"]

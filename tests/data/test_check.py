@@ -35,7 +35,7 @@ def save(path, pixels):
 
 
 def make_split(root, split, cases):
-    """Write cases of (name, film, mask, caption)."""
+    """Write cases of (name, image, mask, caption)."""
     folder = root / f"{split}_Folder"
     book = openpyxl.Workbook()
     book.active.append(("Image", "Description"))
@@ -92,7 +92,7 @@ def test_the_order_of_threads_does_not_show(root):
     assert {**one, "seconds": 0} == {**four, "seconds": 0}
 
 
-def test_a_film_in_two_splits_though_stored_otherwise(root):
+def test_an_image_in_two_splits_though_stored_otherwise(root):
     copy = root / "Val_Folder" / "img" / "sub-S2_a.png"
     copy.unlink()
     save(copy.with_suffix(".tif"), cv2.cvtColor(image(2), cv2.COLOR_GRAY2BGR))
@@ -111,7 +111,7 @@ def test_odd_images_are_warnings(root):
     assert "covid_3.png: hardly a value of this 8-bit image" in str(problem)
 
 
-def test_a_film_twice_in_one_split(root):
+def test_an_image_twice_in_one_split(root):
     save(root / "Train_Folder" / "img" / "covid_3.png", image(1))
     assert found(check(root)) == [("duplicate", "warning")]
 

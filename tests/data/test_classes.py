@@ -116,7 +116,7 @@ def test_classes_are_resized_to_no_class_between(two_sides):
     assert {int(value) for index in range(len(images)) for value in np.unique(images[0, index].mask)} == {0, 1, 2}
 
 
-def test_classes_change_places_where_a_film_is_mirrored(two_sides):
+def test_classes_change_places_where_an_image_is_mirrored(two_sides):
     cases = scan(two_sides, "train")
     config = dataclasses.replace(
         settings(two_sides).data, text="attributes", augmentation="mirror", class_names=("left lung", "right lung"),
@@ -228,7 +228,7 @@ def test_masks_of_classes_can_be_looked_over(two_sides):
     ],
 )  # fmt: skip
 def test_every_network_learns_three_classes(name):
-    """One film with two classes: the loss falls well below its start within a few steps."""
+    """One image with two classes: the loss falls well below its start within a few steps."""
     from support.networks import TINY, images, network, reports
 
     tiny = next(tiny for tiny in TINY.values() if tiny.name == name)

@@ -1,4 +1,4 @@
-"""What a data set hides is found: films met twice, faults of captions, whose left they mean; splits by group."""
+"""What a data set hides is found: images met twice, faults of captions, whose left they mean; splits by group."""
 
 import json
 import random
@@ -30,7 +30,7 @@ NUM_IMAGES = 24
 
 @pytest.fixture(scope="module")
 def cases():
-    """Phantom films, each of another patient."""
+    """Phantom images, each of another patient."""
     drawn, groups = [], set()
     for index in range(2 * NUM_IMAGES):
         case = draw_case(5, index, size=128)
@@ -47,7 +47,7 @@ def save(path, pixels):
 
 
 def write_split(root, split, images, *, report=lambda report: report):
-    """Write (name, film, mask, report) of one split; without masks or captions where these are None."""
+    """Write (name, image, mask, report) of one split; without masks or captions where these are None."""
     folder = root / f"{split}_Folder"
     for name, image, mask, _ in images:
         save(folder / "img" / f"{name}.png", image)
@@ -97,7 +97,7 @@ def test_a_changed_copy_is_found_and_nothing_else(cases, change):
     assert search.num_candidates >= 1
 
 
-def test_every_film_finds_its_own_copy(cases):
+def test_every_image_finds_its_own_copy(cases):
     images = [case.image for case in cases]
     images += [affine(CHANGES["gamma"](film), angle=1.5) for film in images]
     progress = Steps()
@@ -212,7 +212,7 @@ def test_the_same_patient_is_said_and_the_same_pixels_are_reported_once(tmp_path
     assert (shared.num_groups, shared.num_shared, shared.num_images, shared.num_images_shared) == (1, 1, 2, 1)
 
 
-def test_films_of_one_patient_within_a_split_are_only_counted(tmp_path, cases):
+def test_images_of_one_patient_within_a_split_are_only_counted(tmp_path, cases):
     (tmp_path / "films.csv").write_text("image,group\na.png,anna\nb.png,anna\n", encoding="utf-8")
     save(tmp_path / "a.png", cases[0].image)
     save(tmp_path / "b.png", CHANGES["darker"](cases[0].image))
@@ -228,7 +228,7 @@ def test_films_of_one_patient_within_a_split_are_only_counted(tmp_path, cases):
     )
 
 
-def test_captions_in_the_patients_frame(tmp_path, cases):
+def test_captions_in_the_patients_orientation(tmp_path, cases):
     write_split(tmp_path / "set", "Train", listed(cases), report=Report.mirrored)
     out = tmp_path / "set" / "new.csv"
     report = check(tmp_path / "set", deep=DeepOptions(splits=out))
@@ -248,7 +248,7 @@ def one_film(number, zones, lesion, left):
     )
 
 
-def test_the_shares_behind_the_frame_by_hand():
+def test_the_fractions_behind_the_orientation_by_hand():
     images = [one_film(n, {"lupper"}, 100, 90) for n in range(9)]
     images += [one_film(9, {"rlower", "rmiddle"}, 300, 240)]  # 20 % on the side that it names
     images += [one_film(10, {"lupper", "rupper"}, 50, 0), one_film(11, {"lupper"}, 0, 0)]  # tell nothing
@@ -323,7 +323,7 @@ def test_the_masks_tell_what_an_empty_slot_means(tmp_path):
 
 
 def members(rng, num):
-    """Films with groups of very different sizes, some without a group."""
+    """Images with groups of very different sizes, some without a group."""
     made = []
     for number in range(num):
         group = None if rng.random() < 0.4 else f"p{int(rng.expovariate(0.15))}"
@@ -395,7 +395,7 @@ def test_new_splits_are_read_again(root, cases, capsys):
     before = {case.id: case for split in find_splits(root) for case in scan(root, split)}
     out = root / "new.csv"
     call = ["check", str(root), "--deep", "--write-splits", str(out), "--fractions", "50,25,25", "--seed", "3"]
-    assert main(call) == 1  # a film is in two splits
+    assert main(call) == 1  # an image is in two splits
     assert "new splits" in capsys.readouterr().out
     after = {split: scan(out, split) for split in SPLITS}
     assert sum(map(len, after.values())) == len(before) == NUM_IMAGES + 1
@@ -418,7 +418,7 @@ def test_new_splits_are_read_again(root, cases, capsys):
     assert out.read_bytes() == first
 
 
-def test_unreadable_films_are_left_out_of_new_splits(root):
+def test_unreadable_images_are_left_out_of_new_splits(root):
     broken = sorted((root / "Train_Folder/img").iterdir())[0]
     broken.write_bytes(broken.read_bytes()[:500])
     report = check(root, deep=DeepOptions(splits=root / "new.csv"))
@@ -429,7 +429,7 @@ def test_unreadable_films_are_left_out_of_new_splits(root):
     assert broken.stem not in {case.id for split in SPLITS for case in scan(root / "new.csv", split)}
 
 
-def test_films_without_masks_or_captions_and_a_single_split(tmp_path, cases):
+def test_images_without_masks_or_captions_and_a_single_split(tmp_path, cases):
     write_split(tmp_path / "set", "Test", [(case.name, case.image, None, None) for case in cases[:6]])
     report = check(tmp_path / "set", deep=DeepOptions())
     assert report.problems == ()
@@ -449,7 +449,7 @@ def test_films_without_masks_or_captions_and_a_single_split(tmp_path, cases):
         ({"--out": "Train_Folder"}, "is not empty"),
     ],
 )
-def test_what_cannot_be_written_is_refused_before_a_film_is_read(root, options, message, capsys):
+def test_what_cannot_be_written_is_refused_before_an_image_is_read(root, options, message, capsys):
     call = [
         text if key in ("--fractions",) or text.startswith("--") else str(root / text)
         for key, value in options.items()

@@ -47,7 +47,7 @@ def same(first, second) -> bool:
     ],
     ids=["8 bit", "8 bit colour", "16 bit", "resized", "resized colour"],
 )
-def test_films_come_back_to_the_bit(tmp_path, image, smallest):
+def test_images_come_back_to_the_bit(tmp_path, image, smallest):
     cache = ImageCache(tmp_path, "a way")
     cache.store("name", StoredImage(image.astype(np.float32), None, None))
     found = cache.load("name")
@@ -86,7 +86,7 @@ def test_items_are_the_same_with_and_without_a_cache_and_the_second_time(phantom
             assert same(cached[2, place], expected)
             assert same(again[2, place], expected)
             assert same(again[2, place], expected)  # a second look changes nothing either
-    assert len(entries(tmp_path)) == 12  # a film by two rules is two entries
+    assert len(entries(tmp_path)) == 12  # an image by two rules is two entries
 
 
 def test_the_second_time_nothing_is_unpacked(phantom_root, tmp_path, monkeypatch):
@@ -100,7 +100,7 @@ def test_the_second_time_nothing_is_unpacked(phantom_root, tmp_path, monkeypatch
     assert all(same(CaseDataset(cases, settings(tmp_path))[0, place], first[place]) for place in range(3))
 
 
-def test_a_changed_film_or_mask_is_read_anew(tmp_path):
+def test_a_changed_image_or_mask_is_read_anew(tmp_path):
     root = tmp_path / "data"
     image, mask = root / "Val_Folder/img/a.png", root / "Val_Folder/labelcol/mask_a.png"
     for file in (image, mask):
@@ -245,7 +245,7 @@ def test_several_processes_share_it(phantom_root, tmp_path):
     assert sums == {float(sum(images[0, place].image.sum(dtype=np.float64) for place in range(len(images))))}
 
 
-def test_grey_and_colour_films_go_into_one_batch(phantom_root):
+def test_grey_and_colour_images_go_into_one_batch(phantom_root):
     film = CaseDataset(scan(phantom_root, "val"), settings("none"))[0, 0]
     colour = np.stack([film.image, film.image / 2, film.image / 4], axis=2)
     batch = collate([film, dataclasses.replace(film, image=colour)])

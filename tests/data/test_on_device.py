@@ -173,7 +173,7 @@ def test_draws_of_the_next_epoch_overwrite_the_last_in_place(root):
     assert all(same(left.float(), right.float()) for left, right in zip(second.tensors(), again.tensors(), strict=True))
 
 
-def test_memory_is_told_before_anything_is_read(root):
+def test_memory_is_reported_before_anything_is_read(root):
     dataset = data(root, text="attributes")
     on_device = DeviceData(dataset, "cpu")
     kept = on_device.images.nbytes + on_device.masks.nbytes

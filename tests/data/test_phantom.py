@@ -1,4 +1,4 @@
-"""The phantom: what its films, masks and reports promise, counted anew from the pictures."""
+"""The phantom: what its images, masks and reports promise, counted anew from the pictures."""
 
 from collections import Counter
 from pathlib import Path
@@ -119,7 +119,7 @@ def test_report_names_the_zones_of_the_lesions(cases: list[PhantomCase]) -> None
     assert min(seen.values()) > 15
 
 
-def test_empty_films(cases: list[PhantomCase]) -> None:
+def test_empty_images(cases: list[PhantomCase]) -> None:
     empty = [case for case in cases if not case.mask.any()]
     assert 0 < len(empty) < 0.12 * len(cases)
     for case in empty:
@@ -141,7 +141,7 @@ def test_decoys_lie_in_zones_without_lesions(cases: list[PhantomCase]) -> None:
 
 
 def test_nothing_but_the_report_tells_lesions_from_decoys() -> None:
-    """Area and contrast of one lesion and one decoy of each contested film, told apart no better than by a coin."""
+    """Area and contrast of one lesion and one decoy of each contested image, told apart no better than by a coin."""
     wins = np.zeros(3)
     contested = 0
     for index in range(240):
@@ -190,7 +190,7 @@ def test_reading_the_report_pays() -> None:
 
 
 @pytest.mark.parametrize("size", [32, 50, 224])
-def test_a_film_depends_on_seed_index_and_size_alone(size: int) -> None:
+def test_an_image_depends_on_seed_index_and_size_alone(size: int) -> None:
     first, again = draw_case(3, 12, size=size), draw_case(3, 12, size=size)
     assert first.report == again.report
     for name in ("image", "mask", "decoys", "lungs"):
@@ -199,7 +199,7 @@ def test_a_film_depends_on_seed_index_and_size_alone(size: int) -> None:
         assert (first.image != other.image).mean() > 0.3
 
 
-def test_films_of_one_group_share_the_anatomy() -> None:
+def test_images_of_one_group_share_the_anatomy() -> None:
     first, second, stranger = (draw_case(0, index, size=SIZE) for index in (0, 1, 2))
     assert first.group == second.group == "sub-S00000"
     assert (first.name, second.name) == ("sub-S00000_run-1", "sub-S00000_run-2")
@@ -237,7 +237,7 @@ def test_layout(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["Test_Folder", "Train_Folder", "Val_Folder"]
 
 
-def test_written_films_are_the_drawn_ones_whatever_their_number(folder: Path, tmp_path: Path) -> None:
+def test_written_images_are_the_drawn_ones_whatever_their_number(folder: Path, tmp_path: Path) -> None:
     write_phantom(tmp_path / "fewer", num_cases=9, seed=5, size=64)
     for index in range(9):
         case = draw_case(5, index, size=64)
@@ -295,7 +295,7 @@ def test_wrong_arguments_write_nothing(tmp_path: Path, arguments: dict[str, obje
     assert not list(tmp_path.iterdir())
 
 
-def test_wrong_film_numbers() -> None:
+def test_wrong_image_numbers() -> None:
     with pytest.raises(ValueError, match="index -2"):
         draw_case(0, -2)
     with pytest.raises(ValueError, match="size 16"):

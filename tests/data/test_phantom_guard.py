@@ -1,4 +1,4 @@
-"""The guard of the idea: on films where only the report can tell, a right one helps and a wrong one does no harm."""
+"""The guard of the idea: on images where only the report can tell, a right one helps and a wrong one does no harm."""
 
 import pytest
 

@@ -69,8 +69,8 @@ def test_a_lesion_on_the_left_with_its_report_goes_to_the_right():
 
 @settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1))
-def test_consistent_moves_film_and_mask_alike(seed):
-    """A film that is its own mask stays it: where the film is clearly lit, the mask is set."""
+def test_consistent_moves_image_and_mask_alike(seed):
+    """An image that is its own mask stays it: where the image is clearly lit, the mask is set."""
     mask = np.zeros((40, 40), np.uint8)
     mask[8:20, 6:16] = 1
     image = np.repeat(mask[:, :, None], 3, axis=2).astype(np.float32)
@@ -90,7 +90,7 @@ def test_consistent_has_no_quarter_turns_and_mirrors_with_the_report():
     assert max(abs(draw.degrees) for draw in draws) <= 10
 
 
-def test_published_draws_have_the_published_shares():
+def test_published_draws_have_the_published_fractions():
     draws = [draw_published(np.random.default_rng(seed)) for seed in range(4000)]
     flipped = [draw for draw in draws if draw.flip_vertical or draw.mirror]
     rotated = [draw for draw in draws if draw.degrees]
@@ -141,7 +141,7 @@ def test_draw_and_application_are_apart():
     assert augmentation == draw_consistent(np.random.default_rng(3))
 
 
-def test_strong_draws_change_the_film_as_they_say():
+def test_strong_draws_change_the_image_as_they_say():
     film = sample()
     brighter = apply(Augmentation(contrast=1.5, brightness=0.05), film).image
     mean = film.image.mean()
@@ -166,7 +166,7 @@ def test_published_masks_grow_and_exact_ones_do_not():
     assert (published >= exact).all()
 
 
-def test_published_film_is_resized_on_eight_bits():
+def test_published_image_is_resized_on_eight_bits():
     image = np.linspace(0, 1, 256 * 256, dtype=np.float32).reshape(256, 256, 1).repeat(3, axis=2)
     levels = resize_image(image, 224, rule="published") * 255
     assert np.abs(levels - np.rint(levels)).max() < 1e-4

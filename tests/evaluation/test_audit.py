@@ -1,4 +1,4 @@
-"""Figures of an audit, computed again from its table, its films and its network by other ways."""
+"""Figures of an audit, computed again from its table, its images and its network by other ways."""
 
 import csv
 import json
@@ -179,8 +179,8 @@ def test_masks_and_their_lungs_are_those_of_the_predictor(audited, tiny_run, pha
             assert change[key]["low"] is None or change[key]["low"] <= change[key]["value"] <= change[key]["high"]
 
 
-def test_the_interval_of_a_share_is_drawn_from_the_films_that_have_it(audited, tiny_run, phantom_root):
-    """A draw without any film whose report excludes a lung says nothing; it is no draw with a share of 1."""
+def test_the_interval_of_a_share_is_drawn_from_the_images_that_have_it(audited, tiny_run, phantom_root):
+    """A draw without any image whose report excludes a lung says nothing; it is no draw with a share of 1."""
     found, rows, _ = audited
     predictor, by_group = Predictor(tiny_run), {}
     for case in scan(phantom_root, "val"):
@@ -268,7 +268,7 @@ def test_a_network_that_finds_nothing_does_not_beat_one_mask_for_all(silent, pha
 
 @pytest.fixture(scope="module")
 def own_images(tmp_path_factory):
-    """Three films in a csv without a training part: one report that can be read, one free text, one film without."""
+    """Three images in a csv without a training part: one report that can be read, one free text, one image without."""
     folder = tmp_path_factory.mktemp("own")
     generator = np.random.default_rng(0)
     said = ["Unilateral pulmonary infection, one infected area, upper left lung.", "<script>alert(1)</script>", ""]
@@ -284,7 +284,7 @@ def own_images(tmp_path_factory):
     return folder / "films.csv", names
 
 
-def test_films_without_report_and_strange_names_stay_text(own_images, tiny_run, tmp_path):
+def test_images_without_report_and_strange_names_stay_text(own_images, tiny_run, tmp_path):
     root, names = own_images
     found = audit(load_model(tiny_run), Part(root), out=tmp_path)
     rows = table_of(tmp_path)
@@ -295,7 +295,7 @@ def test_films_without_report_and_strange_names_stay_text(own_images, tiny_run, 
     for row in rows:
         assert row["constant_report"].startswith(("Unilateral", "<script>"))
     changes = {change["name"]: change for change in found.summary.as_dict()["audit"]["changes"]}
-    assert changes["none"]["num_changed"] == 1  # of one film alone the network could read the report
+    assert changes["none"]["num_changed"] == 1  # of one image alone the network could read the report
     page = found.page.read_text()
     assert "<script" not in page
     assert "alert(1)" in page
@@ -315,7 +315,7 @@ def test_formulas_in_captions_do_not_run(tiny_run, tmp_path):
     assert row["right_report"] == f"'{evil}"
     assert not any(cell.startswith(("=", "+", "@")) for cell in row.values())
     names = [change["name"] for change in found.summary.as_dict()["audit"]["changes"]]
-    assert "shuffled" not in names  # there is no other film whose report it could be given
+    assert "shuffled" not in names  # there is no other image whose report it could be given
     assert {change["dice"]["low"] for change in found.summary.as_dict()["audit"]["changes"]} == {None}
 
 
@@ -346,7 +346,7 @@ def test_a_caption_table_of_the_scored_part_alone_serves(phantom_root, tiny_run,
 
 
 def test_without_masks_to_train_on_there_is_no_baseline(own_images, tiny_run, tmp_path):
-    """Of two parts the training one has no masks and no reports, so the common report is that of the films scored."""
+    """Of two parts the training one has no masks and no reports, so the common report is that of the images scored."""
     root, _ = own_images
     lines = list(csv.reader(root.read_text(encoding="utf-8").splitlines()))
     write_image(root.parent / "train.png", np.zeros((8, 8, 3), np.uint8))

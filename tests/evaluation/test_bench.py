@@ -28,7 +28,7 @@ def found(tiny_run, phantom_root):
 
 
 @pytest.mark.slow(like="test_a_precision_of_the_device_is_measured")
-def test_each_part_has_figures(found, tiny_run):
+def test_each_part_has_numbers(found, tiny_run):
     assert all(rate > 0 for rate in found.peak.values())
     assert len(found.peak) == 4
     inference, training = found.networks
@@ -47,7 +47,7 @@ def test_each_part_has_figures(found, tiny_run):
 
 
 @pytest.mark.slow(like="test_a_precision_of_the_device_is_measured")
-def test_the_tables_show_every_figure(found, tiny_run):
+def test_the_tables_show_every_number(found, tiny_run):
     text = to_markdown(found)
     rows = [line for line in text.splitlines() if line.startswith(f"| {tiny_run} | ")]
     assert [row.split(" | ")[1] for row in rows] == ["inference", "training"]
@@ -103,7 +103,7 @@ def test_what_cannot_be_measured_ends_before_anything_is_timed(arguments, messag
     assert "Traceback" not in error
 
 
-def test_a_failure_while_measuring_is_told(phantom_root, tmp_path):
+def test_a_failure_while_measuring_is_reported(phantom_root, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(phantom_root, root)
     next((root / "Train_Folder" / "img").iterdir()).write_bytes(b"no picture")
@@ -111,7 +111,7 @@ def test_a_failure_while_measuring_is_told(phantom_root, tmp_path):
         bench(root=root, conditions=ONCE, parts=("loading",))
 
 
-def test_no_gpu_no_figures():
+def test_no_gpu_no_numbers():
     if torch.cuda.is_available():
         pytest.skip("there is one")
     with pytest.raises(ValueError, match="cuda"):

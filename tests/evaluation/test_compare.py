@@ -71,7 +71,7 @@ def test_what_was_scored_is_not_scored_again(compared, runs, phantom_root, monke
     assert [part.seed for part in calls] == [0, 1, 2]
 
 
-def test_scores_of_other_films_do_not_enter_one_table(compared, runs, phantom_root):
+def test_scores_of_other_images_do_not_enter_one_table(compared, runs, phantom_root):
     table = compared.entries[0].evaluations[0] / "cases.csv"
     lines = table.read_text().splitlines()
     try:

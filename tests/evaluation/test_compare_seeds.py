@@ -23,7 +23,7 @@ TARGETS = [100, 80, 60, 120, 90, 70, 50, 110, 40, 100]
 def write_evaluation(
     folder, seed, *, ids=None, groups=GROUPS, targets=TARGETS, network="unet", text="right", worse=0.0
 ):
-    """Write what an evaluation leaves of ten made-up films; return its rows of counts."""
+    """Write what an evaluation leaves of ten made-up images; return its rows of counts."""
     generator = np.random.default_rng(seed)
     ids = ids or [f"f{place}" for place in range(len(targets))]
     rows = [HEADER]
@@ -69,7 +69,7 @@ def by_group(values):
     return [values[[place for place, group in enumerate(GROUPS) if group == name]] for name in dict.fromkeys(GROUPS)]
 
 
-def test_seeds_are_averaged_film_by_film_before_anything_else(made):
+def test_seeds_are_averaged_image_by_image_before_anything_else(made):
     _, systems, first, second = made
     found = compare(systems, speed=False)
     assert [entry.label for entry in found.entries] == ["mine, 3 seeds", "theirs, 2 seeds"]
@@ -216,7 +216,7 @@ def test_one_case_has_no_interval_and_no_proof(tmp_path):
     )
 
 
-def test_other_films_are_named(made):
+def test_other_images_are_named(made):
     folder, systems, _, _ = made
     ids = [*(f"f{place}" for place in range(8)), "new1", "new2"]
     write_evaluation(folder / "other", 5, ids=ids)
@@ -228,7 +228,7 @@ def test_other_films_are_named(made):
         compare([f"mine={folder / 'a0'},{folder / 'other'}"], speed=False)
 
 
-def test_other_masks_or_groups_of_the_same_films_are_named(made):
+def test_other_masks_or_groups_of_the_same_images_are_named(made):
     folder, _, _, _ = made
     targets = [*TARGETS[:4], 91, *TARGETS[5:]]
     write_evaluation(folder / "masks", 5, targets=targets)

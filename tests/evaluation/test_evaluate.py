@@ -40,7 +40,7 @@ def test_summary_is_the_mean_of_the_table(evaluation):
     assert scores["original", "corrected"]["dice_pooled"] == pytest.approx(2 * inside / both)
 
 
-def test_published_figures_follow_the_published_script(tmp_path, tiny_run):
+def test_published_numbers_follow_the_published_script(tmp_path, tiny_run):
     """Replayed by hand from the specification: 8-bit bilinear masks above 0, > 0.5, 1e-5, empty pairs count 0."""
     model = load_model(tiny_run)
     size = 32
@@ -187,7 +187,7 @@ def test_overlay_colours_true_and_false_areas():
         overlay(image, prediction, target[:10])
 
 
-def test_pictures_are_enlarged_and_carry_report_and_dice():
+def test_pictures_are_upsampled_and_carry_report_and_dice():
     image = np.full((40, 64, 3), 0.5, np.float32)
     mask = np.zeros((40, 64), np.uint8)
     mask[10:20, 10:20] = 1
@@ -198,14 +198,14 @@ def test_pictures_are_enlarged_and_carry_report_and_dice():
     assert with_report.shape[0] > without.shape[0] > 320
 
 
-def test_pictures_of_huge_and_of_narrow_films_stay_small():
+def test_pictures_of_huge_and_of_narrow_images_stay_small():
     for height, width in [(3000, 2500), (2000, 10), (5, 1500)]:
         picture = case_panel(np.zeros((height, width, 3), np.float32), np.ones((height, width), np.uint8))
         assert picture.shape[1] <= 2 * 768 + 4
         assert picture.shape[0] <= 768 + 200
 
 
-def test_a_film_and_mask_of_different_size_are_named(tiny_run, tmp_path):
+def test_an_image_and_mask_of_different_size_are_named(tiny_run, tmp_path):
     write_image(tmp_path / "Val_Folder" / "img" / "a.png", np.zeros((32, 32, 3), np.uint8))
     write_mask(tmp_path / "Val_Folder" / "labelcol" / "a.png", np.zeros((32, 30), np.uint8))
     with pytest.raises(ValueError, match=r"32×32 and its mask .*32×30"):
@@ -222,7 +222,7 @@ def test_rereading_gives_what_was_written(tmp_path):
     assert np.array_equal(np.rint(read_image(tmp_path / "f.png") * 255).astype(np.uint8), image)
 
 
-def test_films_without_reports_are_not_said_to_have_their_own(tiny_run, tmp_path, caplog):
+def test_images_without_reports_are_not_said_to_have_their_own(tiny_run, tmp_path, caplog):
     for number in range(4):
         write_image(tmp_path / f"f{number}.png", np.full((32, 32, 3), 60 * number, np.uint8))
         write_mask(tmp_path / f"m{number}.png", np.eye(32, k=number, dtype=np.uint8))
@@ -240,7 +240,7 @@ def test_films_without_reports_are_not_said_to_have_their_own(tiny_run, tmp_path
         evaluate(load_model(tiny_run), Part(tmp_path / "a.csv", split="all"), out=tmp_path / "a.csv")
 
 
-def test_pictures_show_no_film_twice_and_prefer_lesions():
+def test_pictures_show_no_image_twice_and_prefer_lesions():
     from c2fvl.evaluation.pages.panels import choose_cases
 
     values = [0.1, 1.0, 0.5, 0.9, 0.3, 0.7, 0.8]

@@ -51,7 +51,7 @@ def test_what_is_written_is_read_back(tmp_path, summary):
     assert names(folder.path) == ["cases.csv", "evaluation.html", "pictures/best-1.png", "summary.json"]
 
 
-def test_an_evaluation_takes_the_place_of_an_audit_as_a_whole(tmp_path, summary):
+def test_an_evaluation_replaces_an_audit_as_a_whole(tmp_path, summary):
     folder = EvaluationFolder(tmp_path / "scores")
     page = folder.write(summary, CASES, "<html>", {"best-1.png": b"1", "best-2.png": b"2"}, audit=[["id"], ["a"]])
     assert page.name == "audit.html" and (folder.path / "audit.csv").is_file()

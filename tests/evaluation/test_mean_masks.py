@@ -1,4 +1,4 @@
-"""Masks that never see the film, against plain NumPy on a handful of small masks."""
+"""Masks that never see the image, against plain NumPy on a handful of small masks."""
 
 import dataclasses
 
@@ -66,14 +66,14 @@ def test_means_and_cuts_are_those_of_numpy(images):
     assert found.num_images == 18
     assert progress.steps == [(number, 18) for number in range(1, 19)]
     assert found.constant == pytest.approx(masks.mean(axis=0), abs=1e-6)
-    assert set(found.of_report) == {LEFT, RIGHT}  # others are told of fewer than five films, or in free text
+    assert set(found.of_report) == {LEFT, RIGHT}  # others are told of fewer than five images, or in free text
     assert found.of_report[LEFT] == pytest.approx(masks[:7].mean(axis=0), abs=1e-6)
     assert found.of_report[RIGHT] == pytest.approx(masks[7:13].mean(axis=0), abs=1e-6)
     assert found.constant_threshold == pytest.approx(best_cut([masks]))
     assert found.report_threshold == pytest.approx(best_cut([masks[:7], masks[7:13]]))
 
 
-def test_masks_are_cut_in_the_size_of_the_film(images):
+def test_masks_are_cut_in_the_size_of_the_image(images):
     cases, masks = images
     found = fit_mean_masks(cases, "lesion")
     assert (found.constant_mask((SIDE, SIDE)) == (masks.mean(axis=0) >= found.constant_threshold - 1e-6)).all()
@@ -119,7 +119,7 @@ def test_masks_of_any_size_and_of_classes_count_as_lesion(tmp_path):
     assert (found.mask_of(LEFT, (48, 24)) == (labels > 0)).all()
 
 
-def test_films_without_a_mask_do_not_count(images):
+def test_images_without_a_mask_do_not_count(images):
     cases, masks = images
     blank = [dataclasses.replace(case, mask=None) for case in cases]
     found = fit_mean_masks([*cases[:MIN_IMAGES], *blank], "lesion")

@@ -34,7 +34,7 @@ def test_a_card_without_scores_says_so(run):
     assert f"Initial weights: `init.model=small`, a file with the SHA-256 `{'a' * 64}`" in write_card(run).read_text()
 
 
-def test_a_card_holds_every_figure_of_both_kinds_and_the_audit(run, phantom_root, capsys):
+def test_a_card_holds_every_number_of_both_kinds_and_the_audit(run, phantom_root, capsys):
     assert main(["audit", str(run), str(phantom_root), "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     words = ["--text-version", "phantom, seed 1", "--licence", "CC0", "--data", "films of | nobody"]

@@ -138,7 +138,7 @@ def test_names_on_the_page_are_its_own_and_every_chart_has_words(audited):
     assert names.drawings == names.labelled > 0
 
 
-def test_figures_are_shown_with_as_many_digits_as_mean_something():
+def test_numbers_are_shown_with_as_many_digits_as_mean_something():
     assert show(Estimate(0.78471, 0.7, 0.81239), fraction=True) == "78.47 (70.00 to 81.24)"
     assert show(Estimate(-0.0123, None, None), fraction=True) == "−1.23"
     assert show(Estimate(3.14159, None, None), fraction=False) == "3.14"
@@ -146,7 +146,7 @@ def test_figures_are_shown_with_as_many_digits_as_mean_something():
     assert show(None, fraction=True) == "–"
 
 
-def test_one_film_has_no_interval_and_says_so(tiny_run, tmp_path):
+def test_one_image_has_no_interval_and_says_so(tiny_run, tmp_path):
     write_image(tmp_path / "f.png", np.full((32, 32, 3), 90, np.uint8))
     write_mask(tmp_path / "m.png", np.eye(32, dtype=np.uint8))
     Path(tmp_path / "films.csv").write_text("image,mask,split\nf.png,m.png,val\n")

@@ -87,7 +87,7 @@ def test_sides_numbers_and_zones_by_hand():
     assert overlapping == {"zone with a lesion"}
 
 
-def test_sizes_are_fifths_of_the_films_with_lesions():
+def test_sizes_are_fifths_of_the_images_with_lesions():
     areas = [7, 0, 3, 9, 1, 5, 2, 8, 4, 6, 10]
     masks = [drawn((0, 0, 1, area)) if area else drawn() for area in areas]
     rows = rows_of(subgroups(cases_of(11), scores_of(*masks)), "size of the lesion")
@@ -183,7 +183,7 @@ def scored(model, phantom_root, tmp_path_factory):
 
 @pytest.fixture
 def images(phantom_root, tmp_path):
-    """Three films of the phantom whose files tell a distance of 0.2 mm of rows and 0.1 mm of columns."""
+    """Three images of the phantom whose files tell a distance of 0.2 mm of rows and 0.1 mm of columns."""
     for case in scan(phantom_root, "val")[:3]:
         for part, path in (("img", case.image), ("labelcol", case.mask)):
             target = tmp_path / "data" / "Val_Folder" / part / path.name
@@ -219,7 +219,7 @@ def test_lengths_are_in_mm_where_every_file_tells_them(images, model, tiny_run, 
     assert "mm²" in found.page.read_text()
 
 
-def test_one_film_without_a_distance_makes_all_pixels(images, model, tmp_path):
+def test_one_image_without_a_distance_makes_all_pixels(images, model, tmp_path):
     case = scan(images, "val")[1]
     Image.open(case.image).save(case.image, dpi=(300, 300))
     found = evaluate(model, Part(images, text="none"), out=tmp_path / "out")
@@ -248,7 +248,7 @@ def test_a_given_distance_scales_lengths_and_areas(images, model, tiny_run, tmp_
     assert " mm; in brackets 95 % confidence intervals" in printed
 
 
-def test_every_figure_is_the_mean_of_its_column(scored):
+def test_every_number_is_the_mean_of_its_column(scored):
     rows, found = table_of(scored.folder), scored.summary.as_dict()["statistics"]
     assert (
         found["intervals"] == f"{len(rows)} cases in {len({row['group'] for row in rows})} groups; intervals by groups"

@@ -52,7 +52,7 @@ def test_probabilities_are_those_of_the_model(model, exported, phantom_root):
             assert np.array_equal(expected.mask, found.mask)
 
 
-def test_any_number_of_films_at_once(model, exported):
+def test_any_number_of_images_at_once(model, exported):
     rng = np.random.default_rng(0)
     images = rng.random((5, 3, 32, 32), np.float32)
     text = rng.integers(0, 2, (5, 1, 8)).astype(np.float32)
@@ -79,7 +79,7 @@ def test_the_file_tells_nothing_of_this_machine(model, exported, tmp_path):
         assert secret.encode() not in content
 
 
-def test_the_u_net_takes_films_of_any_size_divisible_by_16(model, tmp_path):
+def test_the_u_net_takes_images_of_any_size_divisible_by_16(model, tmp_path):
     torch.manual_seed(0)
     unet = plain_model(model, "unet", {"base_width": 4}, tmp_path)
     found = OnnxModel(export(unet, tmp_path / "unet.onnx").path)

@@ -55,7 +55,7 @@ def test_it_predicts_with_and_without_a_report(image, tmp_path, capsys, monkeypa
     assert 0 < told["predicted_findings"]["agreement"]["lupper"] < 1
 
 
-def test_a_film_turned_over_is_flagged_and_a_blank_one_too(image):
+def test_an_image_turned_over_is_flagged_and_a_blank_one_too(image):
     predictor = Predictor("default")
     pixels = read_image(image)
     assert predictor(np.ascontiguousarray(pixels[::-1])).ood.reasons

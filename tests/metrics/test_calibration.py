@@ -66,7 +66,7 @@ def test_pixels_equal_scikit_learn():
 
 
 @given(maps, masks, maps, masks)
-def test_sums_over_films_are_those_of_one_large_film(first, one, second, other):
+def test_sums_over_images_are_those_of_one_large_image(first, one, second, other):
     together = PixelCalibration.of(np.concatenate([first, second]), np.concatenate([one, other]))
     added = PixelCalibration.of(first, one) + PixelCalibration.of(second, other)
     assert added.ece == pytest.approx(together.ece, abs=1e-12)
@@ -351,7 +351,7 @@ def with_logits_times(folder, factor, target, *, plus=0.0):
 
 @pytest.fixture(scope="module")
 def right(tiny_run, phantom_root, tmp_path_factory):
-    """A model folder and films of its size, whose masks are drawn by chance as the model's probabilities say."""
+    """A model folder and images of its size, whose masks are drawn by chance as the model's probabilities say."""
     folder = tmp_path_factory.mktemp("right")
     root = shutil.copytree(phantom_root, folder / "set")
     for path in [*root.glob("*/img/*.png"), *root.glob("*/labelcol/*.png")]:
@@ -537,7 +537,7 @@ def test_what_cannot_be_fitted_is_refused_and_nothing_written(folder, phantom_ro
     assert not (folder / CALIBRATION).exists()
 
 
-def test_a_network_that_gives_no_numbers_is_refused_with_the_film(folder, root):
+def test_a_network_that_gives_no_numbers_is_refused_with_the_image(folder, root):
     model = load_model(folder)
     with torch.no_grad():
         model.network.heads[0].bias.fill_(torch.nan)

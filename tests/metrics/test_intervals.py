@@ -35,8 +35,8 @@ def test_the_interval_without_groups_is_that_of_scipy():
     assert found.high == pytest.approx(other.confidence_interval.high, abs=0.002)
 
 
-def test_films_of_one_patient_count_as_one():
-    """Every film five times over: by cases the interval shrinks to what is not true, by groups it does not."""
+def test_images_of_one_patient_count_as_one():
+    """Every image five times over: by cases the interval shrinks to what is not true, by groups it does not."""
     values = np.random.default_rng(2).random(60)
     (true,) = Bootstrap([None] * 60).means(values)
     (by_group,) = Bootstrap([str(place // 5) for place in range(300)]).means(np.repeat(values, 5))
@@ -45,7 +45,7 @@ def test_films_of_one_patient_count_as_one():
     assert by_case.high - by_case.low < 0.6 * (true.high - true.low)
 
 
-def test_pooled_figures_are_ratios_of_sums():
+def test_pooled_numbers_are_ratios_of_sums():
     inside, sizes = np.array([5.0, 0.0, 90.0]), np.array([20.0, 30.0, 100.0])
     (found,) = Bootstrap(["a", "b", "c"], draws=100_000).ratios(2 * inside, sizes)
     draws = [2 * inside[list(draw)].sum() / sizes[list(draw)].sum() for draw in product(range(3), repeat=3)]
@@ -178,7 +178,7 @@ def test_published_pairs_of_the_field(dice, iou, kind):
     assert read_published(dice, iou).kind == kind
 
 
-def test_the_kinds_are_those_of_real_figures():
+def test_the_kinds_are_those_of_real_numbers():
     generator = np.random.default_rng(0)
     sizes, missed = generator.integers(10, 1000, 50), generator.random(50)
     inside = (sizes * missed).astype(int)

@@ -1,4 +1,4 @@
-"""Films unlike those trained on are flagged."""
+"""Images unlike those trained on are flagged."""
 
 import dataclasses
 
@@ -33,7 +33,7 @@ def known(root):
     return OodDetector.fit(np.stack([thumbnail(image) for image in images(root, "Train_Folder")]))
 
 
-def test_films_of_the_kind_pass_and_turned_or_inverted_ones_do_not(known, root):
+def test_images_of_the_kind_pass_and_turned_or_inverted_ones_do_not(known, root):
     others = np.stack([thumbnail(image) for image in images(root, "Test_Folder")])
     fractions = fraction_flagged(known, others)
     assert fractions["as they are"] <= 0.05 and fractions["mirrored"] <= 0.05
@@ -61,12 +61,12 @@ def test_pictures_of_other_things_are_flagged(known, kind):
 
 
 @pytest.mark.parametrize("level", [0.0, 0.4, 1.0])
-def test_blank_films_are_flagged(known, level):
+def test_blank_images_are_flagged(known, level):
     score = known.score(np.full((50, 70, 3), level, np.float32))
     assert "blank" in score.reasons[0]
 
 
-def test_it_is_the_same_from_its_file_and_damage_is_told(known, root, tmp_path):
+def test_it_is_the_same_from_its_file_and_damage_is_reported(known, root, tmp_path):
     data = known.to_bytes()
     again = OodDetector.from_bytes(data, where="file")
     image = images(root, "Test_Folder")[1]
@@ -78,7 +78,7 @@ def test_it_is_the_same_from_its_file_and_damage_is_told(known, root, tmp_path):
         OodDetector.fit(np.zeros((5, SIDE**2)))
 
 
-def test_a_model_that_knows_its_films_flags_others(root, tmp_path):
+def test_a_model_that_knows_its_images_flags_others(root, tmp_path):
     config = load_config("debug", ["data.text=attributes", "data.image_size=32", "model.arguments.image_size=32"])
     save_model(tmp_path / "model", build_model(config.model.name, config.model.arguments), config, {})
     model = load_model(tmp_path / "model")
@@ -92,7 +92,7 @@ def test_a_model_that_knows_its_films_flags_others(root, tmp_path):
 
 
 @pytest.mark.usefixtures("translated")
-def test_an_exported_network_knows_its_films_too(root, known, tiny_run, tmp_path):
+def test_an_exported_network_knows_its_images_too(root, known, tiny_run, tmp_path):
     pytest.importorskip("onnxruntime")
     from c2fvl.inference.export import export
 

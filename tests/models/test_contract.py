@@ -66,10 +66,10 @@ def test_every_parameter_gets_a_finite_gradient(tiny):
     "tiny",
     networks(
         "c2fvl", "filmfirst plain scales", "lvit", "unet", "transunet", "uctransnet",
-        like="test_learns_a_few_films_by_heart", of=[key for key in TINY if key != "medt with odd sides"],
+        like="test_learns_a_few_images_by_heart", of=[key for key in TINY if key != "medt with odd sides"],
     ),
 )  # fmt: skip
-def test_learns_a_few_films_by_heart(tiny):
+def test_learns_a_few_images_by_heart(tiny):
     faster = {"patch_statistics": "batch"} if tiny.name in ("medt", "logo") else {}
     built = network(tiny, trained=False, num_classes=1, **faster).train()
     films, text = images(tiny), reports(tiny)
@@ -90,7 +90,7 @@ def test_learns_a_few_films_by_heart(tiny):
 
 
 @every_network
-def test_films_do_not_touch_each_other_in_eval(tiny):
+def test_images_do_not_touch_each_other_in_eval(tiny):
     built, films, text = network(tiny), images(tiny), reports(tiny)
     text[1] = torch.nan
     with torch.no_grad():

@@ -48,7 +48,7 @@ def test_convolution(batch, before, after, height, width, has_bias, monkeypatch)
 def test_convolution_of_a_plain_layout_and_of_a_part_of_its_gradients(monkeypatch):
     monkeypatch.setattr(gradients, "MIN_WORK", 0)
     weight = channels_last(32, 32, 3, 3)
-    features = torch.randn(2, 32, 7, 7, dtype=torch.float64)  # a film needs no gradient
+    features = torch.randn(2, 32, 7, 7, dtype=torch.float64)  # an image needs no gradient
     gradients.convolve(features, weight, None).square().sum().backward()
     found, weight.grad = weight.grad, None
     functional.conv2d(features, weight, padding=1).square().sum().backward()
@@ -90,7 +90,7 @@ def test_average_and_maximum():
 
 @pytest.mark.parametrize("factor", [1, 2, 4])
 @pytest.mark.parametrize("gated", [True, False])
-def test_enlarged_maps_are_added_without_being_built(factor, gated):
+def test_upsampled_maps_are_added_without_being_built(factor, gated):
     inputs = [channels_last(2, 4, 8, 12), channels_last(2, 4, 8 // factor, 12 // factor, seed=1)]
     if gated:
         inputs.append(channels_last(2, 4, seed=2).requires_grad_())

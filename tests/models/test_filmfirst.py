@@ -1,4 +1,4 @@
-"""FilmFirst: the film is read before the report, and the report is followed as far as it is believed."""
+"""FilmFirst: the image is read before the report, and the report is followed as far as it is believed."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -56,7 +56,7 @@ LEFT = Report("unilateral", 1, frozenset({"lupper"}))
 BOTH = Report("bilateral", 3, frozenset({"lmiddle", "rlower"}))
 
 
-def test_a_trust_of_0_is_the_film_alone_to_the_bit(network, images):
+def test_a_trust_of_0_is_the_image_alone_to_the_bit(network, images):
     with torch.no_grad():
         without = network(images, UNKNOWN)
         distrusted = network(images, told(LEFT, BOTH, trust=0))
@@ -64,7 +64,7 @@ def test_a_trust_of_0_is_the_film_alone_to_the_bit(network, images):
     assert (distrusted.findings.agreement == -torch.inf).all()
 
 
-def test_a_trust_of_1_follows_the_report_whatever_the_film_shows(network, images):
+def test_a_trust_of_1_follows_the_report_whatever_the_image_shows(network, images):
     with torch.no_grad():
         output = network(images, told(LEFT, BOTH, trust=1))
         seen = network.encode_image(images)
@@ -73,7 +73,7 @@ def test_a_trust_of_1_follows_the_report_whatever_the_film_shows(network, images
     assert belief[:, : len(ZONES)].tolist() == [[1, -1, -1, -1, -1, -1], [-1, 1, -1, -1, -1, 1]]
 
 
-def test_the_film_is_read_without_a_look_at_the_report(network, images):
+def test_the_image_is_read_without_a_look_at_the_report(network, images):
     with torch.no_grad():
         with_report, without = network(images, told(LEFT, BOTH)).findings, network(images).findings
     for name in ("zones", "number", "side"):
@@ -90,7 +90,7 @@ def test_more_trust_is_more_belief(network, images):
     assert torch.allclose(apart, torch.full_like(apart, 2 * np.log(9)), atol=1e-4)
 
 
-def test_what_is_not_told_is_as_the_film_shows_it(network, images):
+def test_what_is_not_told_is_as_the_image_shows_it(network, images):
     part = told(Report(zones=frozenset({"lupper"})), None, trust=1)
     with torch.no_grad():
         seen = network.encode_image(images)
@@ -112,7 +112,7 @@ def test_losses_count_only_what_is_known():
     assert findings_loss(reading, true).item() == pytest.approx(expected + 0.1 * np.log(8), abs=1e-6)
 
     said = true.clone()
-    said[0, FIRST_ZONE + 1] = 0  # of three statements of the first film one is wrong; the second is followed blindly
+    said[0, FIRST_ZONE + 1] = 0  # of three statements of the first image one is wrong; the second is followed blindly
     expected = np.mean([np.log1p(np.exp(-1)), np.log1p(np.exp(-1)), np.log1p(np.exp(1))])
     assert agreement_loss(reading, said, true).item() == pytest.approx(expected, abs=1e-6)
     assert agreement_loss(reading, torch.full_like(said, torch.nan), true).item() == 0
@@ -135,7 +135,7 @@ def settings(phantom_root):
 
 
 def drawn(settings, epochs=40, **changes):
-    """Return the findings that were told and those of the films' own reports, over some epochs."""
+    """Return the findings that were told and those of the images' own reports, over some epochs."""
     data = dataclasses.replace(settings.data, **changes)
     cases = scan(settings.data.root, "train")[:12]
     images = CaseDataset(cases, data, augment=True, seed=5)
@@ -293,7 +293,7 @@ def test_the_curve_of_trust_is_what_evaluations_find(model, phantom_root):
 
 
 def test_a_default_is_scored_on_patients_that_it_was_not_chosen_on():
-    """Films of "a" stand a trust of 0.5, those of "b" only 0.2: each half's choice is charged to the other."""
+    """Images of "a" stand a trust of 0.5, those of "b" only 0.2: each half's choice is charged to the other."""
     cases = [SimpleNamespace(id=f"{name}{number}", group=name) for name in "ab" for number in range(4)]
     images = type("Films", (), {"cases": cases, "__len__": lambda self: 8})()
     trusts = (0.0, 0.2, 0.5, 1.0)
@@ -362,7 +362,7 @@ def test_blocks_are_left_out_in_training_only():
     whole = block(features) - features
     block.train()
     for norm in (block.expand_norm, block.depthwise_norm, block.project_norm):
-        norm.eval()  # statistics of the batch would hide which films were left out
+        norm.eval()  # statistics of the batch would hide which images were left out
     added = block(features) - features
     left_out = added.abs().sum(dim=(1, 2, 3)) == 0
     assert 0.65 < left_out.float().mean() < 0.85

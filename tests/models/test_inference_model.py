@@ -79,7 +79,7 @@ def test_published_output(pack):
     assert (probability[..., ::4, ::4] - torch.from_numpy(recorded["out0"])).abs().max() <= 1e-5
 
 
-def test_joined_convolutions_equal_those_over_the_joined_and_enlarged_maps():
+def test_joined_convolutions_equal_those_over_the_joined_and_upsampled_maps():
     torch.manual_seed(0)
     joined = SkipFusion(6, 4, 5).double().eval()
     coarse, skip = torch.rand(2, 4, 7, 9).double(), torch.rand(2, 6, 14, 18).double()

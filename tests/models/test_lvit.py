@@ -1,4 +1,4 @@
-"""What is LViT's own: films with and without a report in one batch, and words in place of features."""
+"""What is LViT's own: images with and without a report in one batch, and words in place of features."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def lvit(**arguments):
     return build_model("lvit", ARGUMENTS | arguments)
 
 
-def test_in_training_the_norm_of_the_text_sees_only_films_that_have_one():
+def test_in_training_the_norm_of_the_text_sees_only_images_that_have_one():
     images, text = torch.rand(3, 3, 32, 32), torch.randn(3, 4, 12)
     text[1] = torch.nan
     mixed, alone = lvit(dropout=0.0).train(), lvit(dropout=0.0).train()
@@ -26,7 +26,7 @@ def test_in_training_the_norm_of_the_text_sees_only_films_that_have_one():
     assert torch.equal(mixed.text.norm.running_mean, before)
 
 
-def test_a_film_without_a_report_gives_the_text_no_gradient():
+def test_an_image_without_a_report_gives_the_text_no_gradient():
     built, text = lvit().train(), torch.full((2, 4, 12), torch.nan)
     text[0] = torch.randn(4, 12)
     text.requires_grad_(True)

@@ -111,7 +111,7 @@ def images(tiny, count=BATCH):
 
 
 def reports(tiny, count=BATCH):
-    """Return the reports of a few films as the network reads them; without text, numbers that it must not heed."""
+    """Return the reports of a few images as the network reads them; without text, numbers that it must not heed."""
     tokens, features = tiny.text or (1, 8)
     if features == 9:
         return torch.tensor(FINDINGS, dtype=torch.float32)[:count, None].repeat(1, tokens, 1)

@@ -62,7 +62,7 @@ def test_a_network_trains_by_it_and_its_model_loads_without_it(tiny_config, modu
         ("my_losses", r"expected package\.module:function"),
     ],
 )
-def test_what_is_wrong_with_it_is_said_before_anything_is_written(tiny_config, module, tmp_path, name, message):
+def test_what_is_wrong_with_it_is_reported_before_anything_is_written(tiny_config, module, tmp_path, name, message):
     with pytest.raises(ValueError, match=message):
         train(override(tiny_config, [f"loss.custom={name}"]), run=tmp_path / "run")
     assert not (tmp_path / "run").exists()

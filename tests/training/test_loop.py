@@ -218,9 +218,9 @@ def test_damaged_states_are_passed_over_and_said(tmp_path, caplog):
         load_state(tmp_path / "none")
 
 
-@pytest.mark.slow(like="test_learns_a_few_films_by_heart[c2fvl]")
+@pytest.mark.slow(like="test_learns_a_few_images_by_heart[c2fvl]")
 def test_one_batch_overfits(phantom_root, tiny_config):
-    """Above Dice 0.99 on four films: the network, the loss and the gate can learn what they are shown."""
+    """Above Dice 0.99 on four images: the network, the loss and the gate can learn what they are shown."""
     images = CaseDataset(scan(phantom_root, "train"), dataclasses.replace(tiny_config.data, image_size=64))
     with_lesion = [index for index in range(len(images)) if images[0, index].mask.sum() > 40][:4]
     from c2fvl.data.batches import collate
@@ -281,7 +281,7 @@ def run_processes(count, script, *arguments):
     return done.stdout
 
 
-@pytest.mark.slow(like="test_scoring_batches_hold_every_film_once_and_training_ones_are_even")
+@pytest.mark.slow(like="test_scoring_batches_hold_every_image_once_and_training_ones_are_even")
 def test_two_processes_score_as_one(tiny_config, tmp_path):
     """On gloo, to the last digit, a trained network, and a number of batches that two processes do not share evenly."""
     cases = scan(tiny_config.data.root, "val")
@@ -333,7 +333,7 @@ def run_two(folder, script, arguments):
 
 
 @pytest.mark.parametrize(("length", "batch_size", "world"), [(5, 2, 2), (7, 3, 2), (8, 2, 3), (1, 4, 2), (6, 2, 1)])
-def test_scoring_batches_hold_every_film_once_and_training_ones_are_even(length, batch_size, world):
+def test_scoring_batches_hold_every_image_once_and_training_ones_are_even(length, batch_size, world):
     scored = [
         index
         for rank in range(world)
@@ -425,7 +425,7 @@ def test_a_pattern_that_freezes_nothing_is_refused(tiny_config, tmp_path, patter
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_not_finite_names_the_films_and_keeps_the_state(tiny_config, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_state(tiny_config, tmp_path, monkeypatch):
     first = train(override(tiny_config, ["train.epochs=1"]), run=tmp_path / "run")
     before = load_state(first.run / "last").weights
     real = CaseDataset.__getitem__
@@ -514,7 +514,7 @@ def test_wrong_calls_write_nothing(tiny_config, tmp_path, tiny_run):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_film_without_report_is_refused_or_allowed_as_set(phantom_root, tiny_config):
+def test_an_image_without_report_is_refused_or_allowed_as_set(phantom_root, tiny_config):
     cases = [dataclasses.replace(case, report=None) for case in scan(phantom_root, "val")]
     with pytest.raises(ValueError, match=r"have no report with attributes.*data\.missing_reports=allow"):
         CaseDataset(cases, dataclasses.replace(tiny_config.data, missing_reports="error"))
@@ -593,7 +593,7 @@ def gradients(config, folder):
 
 
 def test_accumulation_is_the_mean_of_the_gradients_of_its_batches(tiny_config, tmp_path):
-    """28 films in 7 batches: three steps of two and, at the epoch's end, one of a single batch."""
+    """28 images in 7 batches: three steps of two and, at the epoch's end, one of a single batch."""
     single = gradients(tiny_config, tmp_path / "single")
     double = gradients(override(tiny_config, ["train.accumulation=2"]), tmp_path / "double")
     assert (len(single), len(double)) == (7, 4)
@@ -713,7 +713,7 @@ def test_settings_that_do_not_fit_leave_nothing(item, tiny_config, tmp_path):
         train(override(tiny_config, ["loss.dice=0", "loss.cross_entropy=0", "loss.side_maps=0"]), run=tmp_path / "run")
 
 
-def test_trying_one_film_leaves_no_trace(tiny_config, tmp_path):
+def test_trying_one_image_leaves_no_trace(tiny_config, tmp_path):
     prepared = set_up(tiny_config, tmp_path / "run")
     found = torch.get_rng_state()
     torch.manual_seed(tiny_config.train.seed * 1000)
