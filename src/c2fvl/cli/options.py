@@ -210,7 +210,7 @@ def add_device(sub: argparse.ArgumentParser) -> None:
         type=_device,
         default="auto",
         metavar="auto|cpu|gpu|cuda|mps",
-        help="device to compute on; auto is cuda if available, else cpu; gpu is cuda; cuda:1 is the second (default: auto)",
+        help="auto is cuda if available, else cpu; gpu is cuda; cuda:1 is the second GPU (default: auto)",
     )
     sub.add_argument("--threads", type=whole_number(1), help="CPU threads (default: one per core)")
 
