@@ -518,3 +518,29 @@ def test_masks_that_would_become_empty_are_refused(tmp_path):
     np.testing.assert_array_equal(read_mask(path, "labels"), numbers)
     empty = put(tmp_path, "empty.png", encoded(Image.fromarray(LESION * 0), "PNG"))
     assert not read_mask(empty, "above_half").any()
+
+
+CASES = Path(__file__).parents[3] / "shared" / "cases"
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not beside the checkout")
+def test_sound_and_damaged_cases():
+    film, mask = read_pixels(CASES / "film.png"), read_mask(CASES / "mask.png")
+    for name in ("film_minwhite_8.tif", "film_minwhite_16.tif", "film_minwhite_f32.tif"):
+        np.testing.assert_allclose(read_image(CASES / name)[:, :, 0], film / 255, atol=1e-6)
+    np.testing.assert_array_equal(read_mask(CASES / "mask_minwhite_16.tif"), mask)
+    upright = read_pixels(CASES / "upright.png")
+    for name, stored in (("orient2.tif", upright[:, ::-1]), ("orient3.tif", upright[::-1, ::-1])):
+        np.testing.assert_array_equal(read_pixels(CASES / name), stored)
+    refused = ["jpeg2000", "jpegxl", "jpegxr", "png", "lerc", "lzma", "zstd", "zlib_strip_damaged"]
+    files = [CASES / f"{what}_{kind}.tif" for what in ("film", "mask") for kind in refused]
+    files += [*(CASES / "damaged").glob("*_one_bit.tif"), *(CASES / "damaged").glob("*_half_zero.tif")]
+    for path in files:
+        if path.exists():
+            with pytest.raises(ValueError, match=r"which is not supported|the TIFF file is damaged"):
+                (read_mask if path.name.startswith("mask") else read_image)(path)
+    for name in ("film_12in16.png", "film_12in16_marker.png", "film_12shift8.png"):
+        assert "looks black" in read_pixels_and_remarks(CASES / name)[1][0]
+    with pytest.raises(ValueError, match="no lesion would be left"):
+        read_mask(CASES / "mask_01.png", "above_half")

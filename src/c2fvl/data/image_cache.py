@@ -23,7 +23,7 @@ from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as to_safetensors
 
 from c2fvl.files import storage
-from c2fvl.files.images import read_image_bytes
+from c2fvl.files.images import DECODER, read_image_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class ImageCache:
     """
 
     def __init__(self, folder: Path, settings: str) -> None:
-        libraries = f"opencv {cv2.__version__}"
+        libraries = f"opencv {cv2.__version__}, decoder {DECODER}"
         self.folder = folder / hashlib.sha256(f"{settings}; {libraries}".encode()).hexdigest()[:16]
         self.can_write = True
         self._keys: dict[tuple[Path, Path | None], tuple[_Stamp, str]] = {}
