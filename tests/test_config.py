@@ -64,7 +64,7 @@ def test_overrides_are_typed():
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        ("train.epoch=3", "did you mean epochs"),
+        ("train.epoch=3", "did you mean train.epochs"),
         ("trian.epochs=3", "did you mean train"),
         ("train.epochs", "section.key=value"),
         ("epochs=3", "section.key=value"),
@@ -92,7 +92,7 @@ def test_wrong_files_say_what_is_wrong(tmp_path):
         load_config(tmp_path / "none.toml")
     for name, content, message in [
         ("a.toml", b"[train\n", "not valid TOML"),
-        ("b.toml", b"[train]\nepoch = 3\n", r"b\.toml: train\.epoch: this is not a setting; did you mean epochs"),
+        ("b.toml", b"[train]\nepoch = 3\n", r"b\.toml: train\.epoch: this is not a setting; did you mean train.epochs"),
         ("c.toml", b"\xff\xfe", "not UTF-8"),
         ("d.toml", b"train = 3\n", "no section 'train'"),
     ]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from c2fvl.config import SECTIONS, Config
-from c2fvl.messages import nearest_names
+from c2fvl.messages import did_you_mean, nearest_names
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -45,10 +45,8 @@ def _find(source: str | Path, beside: Path) -> Path:
         return path
     path = PRESETS / f"{source}.toml"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{str(source)!r} is neither a preset nor a file{nearest_names(str(source), preset_names())} "
-            f"Presets are: {', '.join(preset_names())}"
-        )
+        near = did_you_mean(str(source), preset_names()) or "."
+        raise FileNotFoundError(f"{str(source)!r} is neither a preset nor a file{near} See `c2fvl presets`.")
     return path
 
 
@@ -166,17 +164,19 @@ def _from_table(table: Mapping[str, Any], where: str) -> Config:
         elif name not in SECTIONS or not isinstance(content, dict):
             raise ValueError(f"{where}: there is no section {name!r}{nearest_names(name, list(SECTIONS))}")
         else:
-            values[name] = _section(SECTIONS[name], content, f"{where}: {name}")
+            values[name] = _section(name, content, f"{where}: {name}")
     return Config(**values)
 
 
-def _section(kind: type, content: Mapping[str, Any], where: str) -> Any:
+def _section(section: str, content: Mapping[str, Any], where: str) -> Any:
+    kind = SECTIONS[section]
     fields = {item.name: item for item in dataclasses.fields(kind)}
     types = typing.get_type_hints(kind)
     values = {}
     for name, value in content.items():
         if name not in fields:
-            raise ValueError(f"{where}.{name}: this is not a setting{nearest_names(name, list(fields))}")
+            near = nearest_names(name, fields, prefix=f"{section}.")
+            raise ValueError(f"{where}.{name}: this is not a setting{near}")
         values[name] = _checked(value, types[name], fields[name].metadata, f"{where}.{name}")
     return kind(**values)
 

@@ -4,11 +4,16 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 
-def nearest_names(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error about an unknown name: the nearest known names, or all of them."""
+def nearest_names(name: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """Return the end of an error about an unknown name: the nearest known names, or all of them, after `prefix`."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=2)
-    return f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(known)}."
+    return did_you_mean(name, known, prefix) or f"; known are {', '.join(prefix + entry for entry in known)}."
+
+
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return the question for the nearest known names, each after `prefix`; empty if none is near."""
+    near = difflib.get_close_matches(name, list(known), n=2)
+    return f"; did you mean {' or '.join(prefix + entry for entry in near)}?" if near else ""
 
 
 def listed(items: Sequence[str], maximum: int = 12, *, separator: str = ", ") -> str:

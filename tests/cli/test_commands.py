@@ -80,7 +80,7 @@ def test_train_evaluate_predict_from_the_command_line(phantom_root, tmp_path, ca
     [
         (["train"], "give a preset"),
         (["train", "phantm"], "did you mean phantom"),
-        (["train", "debug", "train.epoch=1"], "did you mean epochs"),
+        (["train", "debug", "train.epoch=1"], "did you mean train.epochs"),
         (["train", "debug", "data.root=/nowhere"], "/nowhere"),
         (["train", "debug", "--resume", "x"], "leave out the preset"),
         (["evaluate", "/nowhere", "/nowhere"], "no model folder"),
@@ -88,7 +88,11 @@ def test_train_evaluate_predict_from_the_command_line(phantom_root, tmp_path, ca
         (["check", "/nowhere"], "/nowhere"),
         (["convert", "/nowhere", "x", "--model", "c2fvl"], "nowhere"),
         (["models", "c2fv"], "did you mean c2fvl"),
-        (["presets", "nothing"], "Presets are"),
+        (["models", "smal"], "did you mean small"),
+        (["predict", "x.png", "--report", " "], "--report is empty"),
+        (["predict", "x.png", "--report", __file__], "is a file; give its content"),
+        (["check", __file__], "is no data set"),
+        (["presets", "nothing"], "See `c2fvl presets`"),
         (["phantom", "/proc/x"], "/proc"),
     ],
 )
@@ -145,6 +149,18 @@ def test_arguments_that_are_not_known_are_refused(arguments, capsys):
         main(arguments)
     assert ended.value.code == 2
     assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_a_mistyped_option_is_told_the_nearest_and_the_help_of_its_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["predict", "x.png", "--modle", "x"])
+    assert capsys.readouterr().err.endswith("did you mean --model or --text-model? See `c2fvl predict --help`.\n")
+
+
+def test_a_trained_model_is_described(capsys):
+    assert main(["models", "default"]) == 0
+    said = capsys.readouterr().out
+    assert "weights/small" in said and "MB" in said and "The network `filmfirst`" in said
 
 
 def test_without_a_command_the_help_is_printed(capsys):

@@ -60,11 +60,16 @@ class NamedModel:
     @property
     def description(self) -> str:
         """Return the first sentence of its card, cut to a line; empty without a card."""
+        line = re.split(r"(?<=[.!?]) ", self.about)[0]
+        return line if len(line) <= _MAX_LINE else f"{line[: _MAX_LINE - 1].rstrip()}…"
+
+    @property
+    def about(self) -> str:
+        """Return the first paragraph of its card that describes the network; empty without a card."""
         card = self.folder / CARD
         text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
         after = text.partition("\n# ")[2].splitlines()[1:]
-        line = next((line for line in after if line.strip() and not line.startswith(("**", "<!--"))), "")
-        return line if len(line) <= _MAX_LINE else f"{line[: _MAX_LINE - 1].rstrip()}…"
+        return next((line for line in after if line.strip() and not line.startswith(("**", "<!--"))), "")
 
 
 def find_model(path: Path | str) -> Path:
@@ -137,9 +142,14 @@ def _folder_at(path: Path) -> Path:
     hint = f"; did you mean {runs[-1]}?" if runs else ""
     if _find_named(str(path)) is not None:
         hint = f"; to use the trained model of that name, run this in another folder than {Path.cwd()}"
+    if path.suffix == ".onnx":
+        raise FileNotFoundError(
+            f"{path} is an exported network, which can only predict: `c2fvl predict IMAGE --model {path}`. Give the "
+            "model folder that it was exported from"
+        )
     raise FileNotFoundError(
-        f"{path} is no model folder: neither it nor its folder best has {WEIGHTS} and {SETTINGS}. Give a model "
-        f"folder, a run folder or a name from `c2fvl models`{hint}"
+        f"{path} is no model folder: there is no {WEIGHTS} with {SETTINGS}, neither in {path} nor in {path / 'best'}. "
+        f"Give a model folder, a run folder or a name from `c2fvl models`{hint}"
     )
 
 

@@ -42,8 +42,16 @@ def read_checkpoint(path: Path | str) -> dict[str, Tensor]:
     whole, plain checkpoint.
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
     with open(path, "rb") as file:
-        is_zip = file.read(4) == b"PK\x03\x04"
+        begin = file.read(4)
+    is_zip = begin == b"PK\x03\x04"
+    if not is_zip and not begin.startswith(b"\x80"):  # of a pickle
+        raise ValueError(
+            f"{path} is no checkpoint: it is not in PyTorch's zip format and not in its older format; expected a file "
+            ".pth or .pth.tar that PyTorch saved"
+        )
     named = _CHECKSUM_IN_NAME.search(path.name)
     if not is_zip and named is None:
         raise ValueError(

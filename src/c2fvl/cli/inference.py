@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ def run_predict(options: argparse.Namespace) -> int:
     for image in options.images:
         if Path(image).suffix == ONNX:
             raise ValueError(f"{image} is an exported model, not an image; give it as --model {image}")
+    _check_report(options.report)
     requests = collect(options.images, table=options.csv, report=options.report)
     predictor = _predictor(options, threshold=options.threshold, batch_size=options.batch_size)
     if options.report is not None:  # a report that cannot be used at all ends the command here
@@ -115,7 +117,7 @@ def run_predict(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(record))
         else:
-            _print_record(record, Path(options.out))
+            _print_record(record, Path(options.out), overlay=options.overlay)
         refusal = (record.get("report") or {}).get("refused")
         if refusal:
             unread += 1
@@ -129,7 +131,19 @@ def run_predict(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _print_record(record: dict[str, Any], out: Path) -> None:
+def _check_report(report: str | None) -> None:
+    """Raise `ValueError` for a report that is empty or the name of a file."""
+    if report is None:
+        return
+    if not report.strip():
+        raise ValueError("--report is empty; give a sentence, or leave it out to predict without a report")
+    if os.path.isfile(report):  # noqa: PTH113 - of a long sentence, Path.is_file raises
+        raise ValueError(
+            f'--report must be a sentence, and {report} is a file; give its content: --report "$(cat {report})"'
+        )
+
+
+def _print_record(record: dict[str, Any], out: Path, *, overlay: bool) -> None:
     """Print what was found in one image; errors and warnings go to the error stream."""
     if "error" in record:
         print(f"{record['image']}: {record['error']}", file=sys.stderr)
@@ -141,7 +155,8 @@ def _print_record(record: dict[str, Any], out: Path) -> None:
     if record["estimated_dice"] is not None and not warnings:
         uncalibrated = "" if record["calibrated"] else " (not calibrated)"
         estimate = f" Estimated Dice: {record['estimated_dice']:.2f}{uncalibrated}."
-    print(f"{out / record['mask']}: {areas[0].upper()}{areas[1:]} of the image.{estimate}")
+    drawn = f" Overlay: {out / Path(record['mask']).stem}_overlay.png" if overlay else ""
+    print(f"{out / record['mask']}: {areas[0].upper()}{areas[1:]} of the image.{estimate}{drawn}")
     for remark in (record["predicted_findings"] or {}).get("remarks", ()):
         print(f"  {remark}")
     for warning in warnings:

@@ -7,7 +7,7 @@ import sys
 from c2fvl.cli import data, evaluation, inference, models, training
 from c2fvl.cli.options import PROGRAM, Commands, Parser
 from c2fvl.extensions import import_extension
-from c2fvl.messages import nearest_names
+from c2fvl.messages import did_you_mean, nearest_names
 from c2fvl.version import __version__
 
 GROUPS = (inference, training, evaluation, data, models)
@@ -25,7 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     options, rest = cli.parse_known_args(arguments)
     unknown = [word for word in rest if word.startswith("-") or "=" not in word or not hasattr(options, "overrides")]
     if unknown:
-        cli.error(f"unrecognized arguments: {' '.join(unknown)}")
+        command = known.get(chosen, cli)
+        near = did_you_mean(unknown[0], (name for action in command._actions for name in action.option_strings))
+        command.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
     if options.command is None:
         cli.print_help()
         return 0

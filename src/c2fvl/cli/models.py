@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
 
 
 def _models_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("name", nargs="?", help="network whose arguments are shown")
+    sub.add_argument("name", nargs="?", help="network or trained model to describe")
     sub.add_argument(
         "overrides", nargs="*", metavar="argument=value", help="arguments for --summary, for example base_width=16"
     )
@@ -37,7 +37,8 @@ def run_models(options: argparse.Namespace) -> int:
     if options.summary or options.overrides or options.size:
         return _summarise_network(options)
     if options.name is not None:
-        for line in arguments_of(options.name):
+        is_network = options.name in NETWORKS or is_extension(options.name)
+        for line in arguments_of(options.name) if is_network else _about_trained(options.name):
             print(line)
         return 0
     parameters = num_parameters()
@@ -50,6 +51,20 @@ def run_models(options: argparse.Namespace) -> int:
     print()
     _print_trained()
     return 0
+
+
+def _about_trained(name: str) -> list[str]:
+    """Return network, size and folder of a trained model and the beginning of its card, as lines."""
+    from c2fvl.checkpoints.folders import ALIAS, DEFAULT, named_models
+    from c2fvl.messages import nearest_names
+    from c2fvl.models.registry import NETWORKS
+
+    found = {model.name: model for model in named_models()}
+    model = found.get(DEFAULT if name == ALIAS else name)
+    if model is not None:
+        about = [model.about] if model.about else []
+        return [f"{name}: trained {model.network}, {model.num_bytes / 1e6:.1f} MB, in {model.folder}", *about]
+    raise ValueError(f"there is no network or trained model {name!r}{nearest_names(name, [*NETWORKS, *found])}")
 
 
 def _print_trained() -> None:

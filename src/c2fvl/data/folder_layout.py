@@ -113,7 +113,8 @@ def _missing_folder(root: Path, split: str) -> str:
         if (root / name / wanted).is_dir():
             return f"{root}: there is no {wanted} here, but in {root / name}; give that folder"
     there = sorted(entry.name for entry in root.iterdir() if entry.is_dir())[:10]
-    return f"{root}: there is no {wanted}; expected ROOT/{wanted}/img and labelcol, found the folders {there}"
+    found = f"found the folders {there}" if there else "found no folder"
+    return f"{root}: there is no {wanted}; expected {wanted}/img (images) and {wanted}/labelcol (masks), {found}"
 
 
 def _list_images(folder: _Folder, directory: Path) -> dict[str, Path]:

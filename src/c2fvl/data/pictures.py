@@ -108,6 +108,7 @@ def case_panel(
     text = "No report" if report is None else report.text or str(report)
     lines = textwrap.wrap(text, width=max(20, int(2 * width / (0.52 * font_size))))[:4]
     legend = [("found", FOUND), ("false positive", FALSE_POSITIVE), ("missed", MISSED)] if target is not None else []
+    legend = legend or [(f"predicted {classes[0]}", FOUND)]
     legend = [*legend, ("contour of the prediction", PREDICTION_LINE)]
     if len(classes) > 1:
         legend = [(name, class_colour(number)) for number, name in enumerate(classes, start=1)]

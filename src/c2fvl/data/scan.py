@@ -63,10 +63,17 @@ def inspect(root: Path | str, split: str = "train", *, table: str | Path | None 
 def find_splits(root: Path | str) -> tuple[str, ...]:
     """Return the splits in `root`, in the order train, val, test; ("all",) for a csv without splits.
 
-    Raises `FileNotFoundError` for a root that is missing or holds none.
+    Raises `FileNotFoundError` for a root that is missing or holds none, `ValueError` for a file of another kind.
     """
     root = Path(root)
-    return splits_of_csv(root) if root.is_file() else splits_of_folders(root)
+    if not root.is_file():
+        return splits_of_folders(root)
+    if root.suffix.lower() != ".csv":
+        raise ValueError(
+            f"{root} is no data set; expected a folder that contains Train_Folder, or a csv file. `c2fvl check --deep` "
+            "also takes a caption table, .xlsx or .csv"
+        )
+    return splits_of_csv(root)
 
 
 def fingerprint(*splits: list[Case]) -> str:

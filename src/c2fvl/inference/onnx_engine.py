@@ -5,6 +5,7 @@ The metadata of the file hold everything that a model folder has besides the wei
 
 import base64
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from c2fvl.reports.predicted_findings import LOGITS
 
 if TYPE_CHECKING:
     import onnxruntime
+
+logger = logging.getLogger(__name__)
 
 SETTINGS_KEY, METRICS_KEY, CALIBRATION_KEY = "c2fvl.settings", "c2fvl.metrics", "c2fvl.calibration"
 OOD_DETECTOR_KEY = "c2fvl.ood"
@@ -94,4 +97,8 @@ def _open(path: Path, device: str, threads: int | None) -> "onnxruntime.Inferenc
     try:
         return onnxruntime.InferenceSession(path, options, providers=[provider])
     except Exception as error:  # its own exceptions have no public common class
-        raise ValueError(f"{path} cannot be read by ONNX Runtime: {str(error).splitlines()[0]}") from error
+        logger.info("ONNX Runtime: %s", error)
+        raise ValueError(
+            f"{path} cannot be read by ONNX Runtime: it is damaged, not complete or no ONNX file; export the model "
+            "again with `c2fvl export` (--verbose shows the message of ONNX Runtime)"
+        ) from error

@@ -216,8 +216,9 @@ class Predictor:
             if self.reads_images:
                 raise UnreadableReportError(explain(report)[-1].removeprefix("refused: "))
             raise UnreadableReportError(
-                f"the report {report.text!r} names no side and no zone that the network can read; expected a sentence "
-                "such as 'Bilateral pulmonary infection, two infected areas, upper left lung and lower right lung.'"
+                f"the report {report.text!r} names no side and no zone in the form that "
+                f"{self.engine.config.model.name} reads: captions such as 'Bilateral pulmonary infection, two infected "
+                "areas, upper left lung and lower right lung.' (filmfirst also reads free text)"
             )
         if self.reads_images:
             for line in explain(report):
