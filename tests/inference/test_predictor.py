@@ -236,7 +236,7 @@ def test_a_folder_says_what_is_left_out(images, tmp_path, caplog):
     for name in ("a.dcm", "b.bmp", "c.webp", "d.nii.gz", "IM000001", "._one.png", ".DS_Store"):
         (tmp_path / name).write_bytes(b"x")
     assert [request.image.name for request in collect([str(tmp_path)])] == ["one.png", "two.TIF"]
-    assert f"{tmp_path}: left out are 5 files" in caplog.text
+    assert f"{tmp_path}: left out are 5 file(s)" in caplog.text
     for name in ("a.dcm", "b.bmp", "c.webp", "d.nii.gz", "IM000001"):
         assert name in caplog.text
     assert "._one" not in caplog.text and "DS_Store" not in caplog.text

@@ -312,11 +312,14 @@ def _check_last_scan(data: bytes, header: Header) -> None:
 
     Bytes behind a complete scan are passed over; behind a cut one they become pixels.
     """
-    whole, filled = (
-        # not OpenCV, which prints that bytes were passed over
-        np.asarray(JpegImageFile(io.BytesIO(data[: header.jpeg_end] + filler + data[header.jpeg_end :])))
-        for filler in (b"", _FILLER)
-    )
+    try:
+        whole, filled = (
+            # not OpenCV, which prints that bytes were passed over
+            np.asarray(JpegImageFile(io.BytesIO(data[: header.jpeg_end] + filler + data[header.jpeg_end :])))
+            for filler in (b"", _FILLER)
+        )
+    except Exception as error:  # on damaged segments Pillow raises all kinds of exceptions
+        raise ValueError(f"the JPEG file is damaged ({error}); copy or download it again") from error
     if not np.array_equal(whole, filled):
         raise ValueError("the JPEG file is cut short (its last scan has no end); copy or download it again")
 

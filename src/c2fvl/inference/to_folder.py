@@ -251,7 +251,7 @@ def _expand(item: str) -> list[Path]:
         files = sorted(entry for entry in path.iterdir() if not entry.name.startswith(".") and not entry.is_dir())
         found = [entry for entry in files if entry.suffix.lower() in IMAGE_SUFFIXES]
         others = [entry.name for entry in files if entry not in set(found)]
-        what = f"{len(others)} files that are no PNG, JPEG or TIFF by their names: {listed(others, _MAX_NAMES)}"
+        what = f"{len(others)} file(s) that are no PNG, JPEG or TIFF by name: {listed(others, _MAX_NAMES)}"
         if not found:
             holds = f"; it holds {what}" if others else ""
             raise FileNotFoundError(f"the folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)}){holds}")
