@@ -346,6 +346,7 @@ def test_explanations():
         "not read: 'Small effusion'",
     )
     assert explain(parse_report("Unilateral pulmonary infection, two infected areas, lower left lung, drain.")) == (
+        "orientation: left is the image left (patient's right)",
         "named: left lower zone",
         "free: right lung",
         "side: unilateral",
@@ -361,7 +362,7 @@ def test_explanations():
         "not read: 'Cardiomegaly'",
         "refused: no side and no zone could be read",
     )
-    assert len(explain(Report(text="Small effusion. Fracture. " * 40))) == 3
+    assert len(explain(Report(text="Small effusion. Fracture. " * 40))) == 4
 
 
 def test_the_examples_of_the_documentation():

@@ -20,7 +20,8 @@ from c2fvl.metrics.findings import area_under_curve, summarise_findings
 from c2fvl.models import build_model
 from c2fvl.reports.findings import findings_of
 from c2fvl.reports.predicted_findings import PredictedFindings
-from c2fvl.reports.report import Report, parse_report
+from c2fvl.reports.report import SIDES, Report, parse_report
+from c2fvl.reports.zones import ZONES
 
 
 def logit(fraction):
@@ -51,19 +52,16 @@ def test_remarks_tell_where_report_and_image_disagree():
         report=Report("unilateral", 1, frozenset({"llower"})), weights=[0.3, 0.9, 0.1, 0.9, 0.2, 0.9, 0.9, 0.8]
     )
     words = found.remarks()
-    assert (
-        "the report names the left lower zone; the image shows little there (0.10); not followed (weight 0.20)" in words
-    )
-    assert any(
-        "by the report the left upper zone is free; the image shows infection there (0.90); not followed" in w
-        for w in words
-    )
+    lower, upper = "image left lower zone (patient's right)", "image left upper zone (patient's right)"
+    assert f"the report names the {lower}; the image shows little there (0.10); not followed (weight 0.20)" in words
+    shown = f"by the report the {upper} is free; the image shows infection there (0.90); not followed"
+    assert any(shown in w for w in words)
     assert any("right lower zone" in w and "followed all the same (weight 0.80)" in w for w in words)
     assert any("the report says infection of one lung; the image looks like infection of both" in w for w in words)
     turned = " ".join(found.remarks("patient"))
     assert (
-        "the right lower zone; the image shows little" in turned
-        and "the left lower zone is free; the image shows infection" in turned
+        "patient's right lower zone; the image shows little" in turned
+        and "the patient's left lower zone is free; the image shows infection" in turned
     )
     assert reading().remarks() == ()
 
@@ -155,19 +153,56 @@ def test_a_report_in_patient_orientation_is_that_of_the_other_side(folder, image
     viewer = predictor(image, SENTENCE)
     patient = predictor(image, SENTENCE.replace("left", "right"), orientation="patient")
     assert np.array_equal(viewer.probability, patient.probability)
-    free = predictor(image, "Patchy opacity in the left lower lobe.")
-    turned = predictor(image, "Patchy opacity in the right lower lobe.", orientation="patient")
+    free = predictor(image, "Patchy opacity in the left lower lobe.", orientation="image")
+    turned = predictor(image, "Patchy opacity in the right lower lobe.")
     assert np.array_equal(free.probability, turned.probability)
-    assert free.findings.reported == {"llower": 1.0}
+    assert free.findings.reported == turned.findings.reported == {"llower": 1.0}
+
+
+@pytest.mark.parametrize("orientation", [None, "image"])
+def test_captions_mean_the_image_s_left_without_being_asked(folder, image, orientation):
+    found = Predictor(folder)(image, SENTENCE, orientation=orientation)
+    assert found.findings.reported["lupper"] == 1.0
+    assert found.report.text == SENTENCE
+
+
+def findings_with(zones, reported):
+    return PredictedFindings(
+        dict(zip(ZONES, zones, strict=True)), (0.1, 0.9), dict.fromkeys(SIDES, 0.3), dict.fromkeys(reported, 0.9),
+        reported,
+    )  # fmt: skip
+
+
+def test_a_one_sided_report_that_fits_the_mirrored_image_is_said():
+    zones = (0.05, 0.05, 0.9, 0.05, 0.05, 0.02)
+    swapped = findings_with(zones, {"rlower": 1.0})
+    assert swapped.fits_mirrored()
+    assert "fits the image far better with left and right exchanged" in swapped.remarks("patient")[0]
+    assert "patient's left (image right)" in swapped.remarks("patient")[0]
+    for reported in ({"llower": 1.0}, {"rlower": 1.0, "llower": 1.0}, {"rlower": 0.0}, {}):
+        assert not findings_with(zones, reported).fits_mirrored()
+    assert not findings_with((0.05, 0.05, 0.9, 0.05, 0.05, 0.4), {"rlower": 1.0}).fits_mirrored()
+
+
+def test_a_record_has_one_orientation_and_words_say_whose(folder, image, tmp_path, capsys):
+    arguments = ["predict", str(image), "--model", str(folder), "--out", str(tmp_path / "out"), "--json"]
+    assert main([*arguments, "--report", "Consolidation in the left lower lobe."]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["zones_orientation"] == record["predicted_findings"]["orientation"] == "image"
+    assert set(record["predicted_findings"]["agreement"]) == {"rlower"} == set(record["report"]["zones"])
+    assert record["report"]["orientation_given"] == "patient"
+    assert record["report"]["explained"][0] == "orientation: left is the patient's left (image right)"
+    for remark in record["predicted_findings"]["remarks"]:
+        assert "left" not in remark.replace("patient's left", "")
 
 
 def test_predict_writes_and_says_what_was_read(folder, image, tmp_path, capsys):
     arguments = ["predict", str(image), "--model", str(folder), "--out", str(tmp_path / "out")]
     assert main([*arguments, "--report", SENTENCE, "--json", "--trust", "0.3", "--orientation", "patient"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["predicted_findings"]["orientation"] == "patient" and record["ood"] is None
+    assert record["predicted_findings"]["orientation"] == "image" and record["ood"] is None
     assert "named: left upper zone" in record["report"]["explained"]
-    assert set(record["predicted_findings"]["agreement"]) >= {"side", "number", "lupper"}
+    assert set(record["predicted_findings"]["agreement"]) >= {"side", "number", "rupper"}
     assert main([*arguments, "--report", "fracture of the femur", "--json"]) == 0
     printed = capsys.readouterr()
     assert "femur" in json.loads(printed.out)["report"]["refused"] and "femur" in printed.err
@@ -177,7 +212,8 @@ def test_read_prints_a_report_and_a_probability_for_each_zone(folder, image, cap
     assert main(["read", str(image), "--model", str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{image}: ") and len(lines) == 9
-    assert lines[1].startswith("  left upper zone: 0.")
+    assert lines[1].startswith("  image left upper zone (patient's right): 0.")
+    assert lines[0].endswith("Left is the image left (patient's right).")
     assert main(["read", str(image), "--model", str(folder), "--json", "--orientation", "patient"]) == 0
     turned = json.loads(capsys.readouterr().out)
     assert turned["orientation"] == "patient" and f"{turned['zones']['rupper']:.2f}" == lines[1][-4:]

@@ -49,7 +49,7 @@ def _predict_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("images", nargs="*", metavar="FILE", help="images, folders or glob patterns")
     _add_model(sub)
     sub.add_argument("--report", help="report that is used with every image, as a sentence")
-    add_orientation(sub, "in the report")
+    add_orientation(sub, "in the report", default=None)
     add_text_model(sub)
     add_trust(sub)
     sub.add_argument(

@@ -168,16 +168,16 @@ def add_seed(sub: argparse.ArgumentParser) -> None:
     add_number(sub, "--seed", 0, "seed of the report perturbations", minimum=0)
 
 
-def add_orientation(sub: argparse.ArgumentParser, what: str) -> None:
-    """Add the option of whose left "left" is."""
+def add_orientation(sub: argparse.ArgumentParser, what: str, *, default: str | None = "image") -> None:
+    """Add the option of whose left "left" is; without a default it depends on the report."""
     from c2fvl.reports.zones import ORIENTATIONS
 
-    add_choice(
-        sub,
+    said = default or "image for captions in the grammar of QaTa-COV19, patient for free text"
+    sub.add_argument(
         "--orientation",
-        ORIENTATIONS,
-        "image",
-        f'meaning of "left" {what}: left side of the patient or of the image',
+        default=default,
+        choices=ORIENTATIONS,
+        help=f'meaning of "left" {what}: left side of the patient or of the image (default: {said})',
     )
 
 

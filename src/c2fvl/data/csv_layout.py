@@ -11,7 +11,7 @@ from c2fvl.data.cases import SPLITS, Case, Scan
 from c2fvl.data.file_names import NOT_YET_SUFFIXES, Modality, group_from_name, modality_from_name, split_name
 from c2fvl.data.problems import Problem
 from c2fvl.files.tables import read_csv
-from c2fvl.reports.report import Report, parse_report
+from c2fvl.reports.report import Report, default_orientation, parse_report
 from c2fvl.reports.zones import read_orientation
 
 _COLUMNS = ("image", "mask", "text", "report", "group", "split", "orientation", "modality")
@@ -124,7 +124,7 @@ def _read_report(path: Path, number: int, row: Mapping[str, str], problems: list
     text = row.get("text", row.get("report", "")).strip()
     given = row.get("orientation", row.get("frame", ""))
     try:
-        orientation = read_orientation(given)
+        orientation = read_orientation(given) if given.strip() else default_orientation(text)
     except ValueError:
         what = f"the orientation is {given.strip()!r}"
         remedy = "write image (left of the image) or patient (the patient's left)"

@@ -98,6 +98,9 @@ def case_panel(
 ) -> np.ndarray:
     """Return image and overlay side by side, with the report below and the Dice in the corner, (h, w, 3) uint8.
 
+    R and L at the edges are the patient's right and left in an image in standard orientation, as chest films and CT
+    slices are shown.
+
     `classes` names the classes besides the background.
     """
     drawn = overlay(image, prediction, target, num_classes=len(classes))
@@ -119,6 +122,10 @@ def case_panel(
     picture.paste(Image.fromarray(plain), (0, 0))
     picture.paste(Image.fromarray(drawn), (width + 4, 0))
     pen = ImageDraw.Draw(picture)
+    for start in (0, width + 4):
+        for letter, position in (("R", start + 4), ("L", start + width - font_size)):
+            place = (position, height // 2 - font_size)
+            pen.text(place, letter, font=font, fill=TRUTH_LINE, stroke_width=1, stroke_fill=(0, 0, 0))
     if dice is not None:
         label = f"Dice {dice:.3f}"
         box = pen.textbbox((0, 0), label, font=font)

@@ -24,7 +24,7 @@ from c2fvl.reports.encoders import build_text_encoder
 from c2fvl.reports.findings import explain
 from c2fvl.reports.from_mask import zone_areas
 from c2fvl.reports.predicted_findings import PredictedFindings
-from c2fvl.reports.report import MAX_LESIONS, Report, parse_report
+from c2fvl.reports.report import MAX_LESIONS, Report, default_orientation, parse_report
 from c2fvl.reports.zones import check_orientation
 
 if TYPE_CHECKING:
@@ -122,12 +122,13 @@ class Predictor:
         self.encoder = build_text_encoder(config.data, trust=trust)
 
     def __call__(
-        self, image: str | Path | np.ndarray, report: str | Report | None = None, *, orientation: str = "image"
+        self, image: str | Path | np.ndarray, report: str | Report | None = None, *, orientation: str | None = None
     ) -> Prediction:
         """Return the prediction for one image.
 
-        `orientation` says whose left a report's "left" is: the image's (as in the captions of QaTa-COV19) or the
-        patient's (as a radiologist writes). Raises `ValueError` for an image or a report that cannot be read.
+        `orientation`, "image" or "patient", says whose left a report's "left" is. None takes the image's for a caption
+        in the grammar, as in QaTa-COV19, and the patient's for free text, as a radiologist writes. Raises `ValueError`
+        for an image or a report that cannot be read.
         """
         prepared = self.prepare(image, report, orientation=orientation)
         return self.finish(prepared, self.run([prepared])[0])
@@ -144,7 +145,7 @@ class Predictor:
         return found
 
     def prepare(
-        self, image: str | Path | np.ndarray, report: str | Report | None = None, *, orientation: str = "image"
+        self, image: str | Path | np.ndarray, report: str | Report | None = None, *, orientation: str | None = None
     ) -> Prepared:
         """Return image and report ready for `run`. Raises as a call does."""
         pixels = _as_array(image)
@@ -180,7 +181,7 @@ class Predictor:
         return self.engine.config.data.text == "findings"
 
     def understand_or_refuse(
-        self, report: str | Report | None, *, orientation: str = "image"
+        self, report: str | Report | None, *, orientation: str | None = None
     ) -> tuple[Report | None, str]:
         """Return the report as `understand` does, or why nothing of it can be read.
 
@@ -193,19 +194,20 @@ class Predictor:
                 raise
             return None, str(error)
 
-    def understand(self, report: str | Report | None, *, orientation: str = "image") -> Report | None:
+    def understand(self, report: str | Report | None, *, orientation: str | None = None) -> Report | None:
         """Return the report in image orientation as this network reads it; None for none or a blank one.
 
         Raises `UnreadableReportError`, a `ValueError`, for a sentence of which the network can read nothing.
         """
-        check_orientation(orientation)
+        if orientation is not None:
+            check_orientation(orientation)
         if report is None or (isinstance(report, str) and not report.strip()):
             return None
         if isinstance(report, str):
-            report = parse_report(report, orientation=orientation)
+            report = parse_report(report, orientation=orientation or default_orientation(report))
         elif not isinstance(report, Report):
             raise ValueError(f"the report is {report!r}; expected a sentence or a Report")
-        elif orientation not in (report.orientation, "image"):
+        elif orientation not in (None, report.orientation, "image"):
             raise ValueError(
                 f"the Report has the orientation {report.orientation!r}, but `orientation` is {orientation!r}; give one"
             )

@@ -19,7 +19,8 @@ from c2fvl.inference.predictor import Prediction, Predictor, Prepared
 from c2fvl.messages import listed
 from c2fvl.reports.findings import FINDINGS, TRUST, explain, findings_of
 from c2fvl.reports.free_text.reader import read_free_text
-from c2fvl.reports.report import Report
+from c2fvl.reports.predicted_findings import PredictedFindings
+from c2fvl.reports.report import Report, default_orientation
 from c2fvl.reports.zones import ZONES, read_orientation
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def predict_to_folder(
     requests: Iterable[Request],
     out: Path | str,
     *,
-    orientation: str = "image",
+    orientation: str | None = None,
     probability: bool = False,
     overlay: bool = False,
     workers: int = 1,
@@ -155,7 +156,7 @@ def _computed(predictor: Predictor, images: Iterable[_Job]) -> Iterator[_Job]:
     yield from compute()
 
 
-def _write(predictor: Predictor, job: _Job, out: Path, orientation: str, *, probability: bool) -> dict[str, Any]:
+def _write(predictor: Predictor, job: _Job, out: Path, orientation: str | None, *, probability: bool) -> dict[str, Any]:
     """Write the files of one image and return its record."""
     request, stem = job.request, job.request.image.stem
     if (out / f"{stem}.json").is_file():  # it is removed first and written last
@@ -178,7 +179,8 @@ def _write(predictor: Predictor, job: _Job, out: Path, orientation: str, *, prob
     return record
 
 
-def _record(predictor: Predictor, request: Request, prediction: Prediction, orientation: str) -> dict[str, Any]:
+def _record(predictor: Predictor, request: Request, prediction: Prediction, orientation: str | None) -> dict[str, Any]:
+    orientation = orientation or default_orientation(request.report or "")
     understood = prediction.report
     said: dict[str, Any] | None = None
     if understood is not None:
@@ -199,7 +201,7 @@ def _record(predictor: Predictor, request: Request, prediction: Prediction, orie
     elif prediction.refusal:
         said = {"sentence": request.report, "orientation_given": orientation, "refused": prediction.refusal}
     height, width = prediction.mask.shape
-    sure = prediction.estimated_dice
+    sure, findings = prediction.estimated_dice, prediction.findings
     model = predictor.engine
     return {
         "image": str(request.image),
@@ -220,7 +222,7 @@ def _record(predictor: Predictor, request: Request, prediction: Prediction, orie
         "calibrated": predictor.is_calibrated,
         "report": said,
         "ood": None if prediction.ood is None else prediction.ood.as_dict(),
-        "predicted_findings": None if prediction.findings is None else prediction.findings.as_dict(orientation),
+        "predicted_findings": None if findings is None else _predicted(findings, orientation),
         "model": {
             "name": model.config.model.name,
             "preset": model.config.preset,
@@ -228,6 +230,11 @@ def _record(predictor: Predictor, request: Request, prediction: Prediction, orie
             "weights_sha256": model.metrics.get("weights_sha256"),
         },
     }
+
+
+def _predicted(findings: PredictedFindings, orientation: str) -> dict[str, Any]:
+    """Return predicted findings by zones of the image, as all of the record, and remarks with the report's left."""
+    return findings.as_dict("image") | {"remarks": list(findings.remarks(orientation))}
 
 
 def _findings_of_free_text(report: Report, orientation: str) -> dict[str, Any]:

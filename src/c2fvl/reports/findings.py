@@ -61,16 +61,15 @@ def has_findings(report: Report | None) -> bool:
 def explain(report: Report | None) -> tuple[str, ...]:
     """Tell in words what was understood of a report, with its own left and right, one line for each kind.
 
-    The lines begin with "named", "free", "side", "number", "not known", "uncertain", "not read", "contradiction" or
-    "refused", and a colon; for a report in patient orientation the first line says so. Without a report there is one
-    line.
+    The first line, "orientation", says whose left that is; the others begin with "named", "free", "side", "number",
+    "not known", "uncertain", "not read", "contradiction" or "refused", and a colon. Without a report there is one line.
     """
     if report is None or not (report.has_attributes or report.text.strip()):
         return ("no report",)
     as_written = replace(report, orientation="image")  # not in_orientation: left and right stay those of the report
     row = findings_of(as_written)
     zones = dict(zip(ZONES, row[FIRST_ZONE:TRUST], strict=True))
-    lines = [f"orientation: left is the {hand_in_words('left', 'patient')}"] if report.orientation == "patient" else []
+    lines = [f"orientation: left is the {hand_in_words('left', report.orientation)}"]
     lines += _line("named", zones_in_words([zone for zone, value in zones.items() if value == 1]))
     lines += _line("free", zones_in_words([zone for zone, value in zones.items() if value == 0]))
     lines += [] if np.isnan(row[0]) else [f"side: {SIDES[int(row[0])]}"]

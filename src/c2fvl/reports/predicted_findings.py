@@ -8,7 +8,7 @@ import numpy as np
 
 from c2fvl.reports.findings import FINDINGS, TRUST
 from c2fvl.reports.report import SIDES, Report
-from c2fvl.reports.zones import HANDS, ZONES, hand_of, hands_of, in_words, mirrored, zones_of
+from c2fvl.reports.zones import HANDS, ZONES, hand_in_words, hand_of, hands_of, mirrored, zone_in_words, zones_of
 
 LOGITS = ("zones", "number", "side", "agreement")
 """The outputs of the network beside its mask, in the order of its findings."""
@@ -16,6 +16,8 @@ ZONE_THRESHOLD = 0.5
 """From this probability on, a zone is named in the predicted report."""
 MIN_AGREEMENT = 0.5
 """Below this agreement, a finding of the report counts as not followed."""
+_MIN_GAIN = float(np.log(20))
+"""If the mirrored report is so much likelier than the report, left and right may be exchanged."""
 _SIDE_WORDS = {
     "none": "no infection",
     "unilateral": "infection of one lung",
@@ -74,10 +76,15 @@ class PredictedFindings:
     def remarks(self, orientation: str = "image") -> tuple[str, ...]:
         """Return in words, in that orientation, where report and image disagree, and which of them was followed."""
         lines = []
+        if self.fits_mirrored():
+            lines.append(
+                "the report names one lung and fits the image far better with left and right exchanged; its left was "
+                f"taken as the {hand_in_words('left', orientation)}: check the orientation of report and image"
+            )
         for zone in ZONES:
             if zone not in self.reported:
                 continue
-            name, probability = in_words(_oriented(zone, orientation)), self.zones[zone]
+            name, probability = zone_in_words(_oriented(zone, orientation), orientation), self.zones[zone]
             if self.reported[zone] == 1 and probability < ZONE_THRESHOLD:
                 text = f"the report names the {name}; the image shows little there ({probability:.2f})"
             elif self.reported[zone] == 0 and probability >= ZONE_THRESHOLD:
@@ -95,6 +102,18 @@ class PredictedFindings:
                 )
         return tuple(lines)
 
+    def fits_mirrored(self) -> bool:
+        """Tell whether the report names one lung alone and its mirror image is far more probable by the image."""
+        known = {zone: value for zone, value in self.reported.items() if zone in ZONES}
+        if len(hands_of([zone for zone, value in known.items() if value == 1])) != 1:
+            return False
+
+        def fit(zones: dict[str, float]) -> float:
+            chances = [self.zones[zone] if value == 1 else 1 - self.zones[zone] for zone, value in zones.items()]
+            return float(np.log(np.maximum(chances, 1e-3)).sum())
+
+        return fit({mirrored(zone): value for zone, value in known.items()}) - fit(known) > _MIN_GAIN
+
     def _outcome(self, finding: str) -> str:
         weight = self.agreement[finding]
         return f"; {'not followed' if weight < MIN_AGREEMENT else 'followed all the same'} (weight {weight:.2f})"
@@ -103,8 +122,11 @@ class PredictedFindings:
         """Return the predicted report in that orientation, and a line with the probability of each finding."""
         sides = ", ".join(f"{_SIDE_WORDS[name]} {probability:.2f}" for name, probability in self.side.items())
         numbers = ", ".join(f"{count}: {probability:.2f}" for count, probability in self._counts().items())
-        zones = [f"{in_words(zone)}: {self.zones[_oriented(zone, orientation)]:.2f}" for zone in ZONES]
-        return (str(self.report.in_orientation(orientation)), *zones, f"side: {sides}", f"lesions: {numbers}")
+        zones = [
+            f"{zone_in_words(zone, orientation)}: {self.zones[_oriented(zone, orientation)]:.2f}" for zone in ZONES
+        ]
+        report = f"{self.report.in_orientation(orientation)} Left is the {hand_in_words('left', orientation)}."
+        return (report, *zones, f"side: {sides}", f"lesions: {numbers}")
 
     def as_dict(self, orientation: str = "image") -> dict[str, Any]:
         """Return the record of the findings in an orientation, "image" or "patient"."""

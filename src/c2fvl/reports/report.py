@@ -171,6 +171,16 @@ class Report:
         return f"{sentence[0].upper()}{sentence[1:]}."
 
 
+def default_orientation(report: "Report | str") -> str:
+    """Return whose left a report means that does not say it.
+
+    Captions of the grammar mean the left of the image, as those of QaTa-COV19 do; free text means the patient's left,
+    as radiologists do.
+    """
+    parsed = parse_report(report) if isinstance(report, str) else report
+    return "image" if parsed.has_attributes or not parsed.text else "patient"
+
+
 def parse_report(sentence: str, *, orientation: str = "image") -> Report:
     """Parse a sentence; `orientation`, "image" or "patient", says whose left it means.
 

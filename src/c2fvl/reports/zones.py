@@ -49,6 +49,14 @@ def in_words(zone: str) -> str:
     return f"{hand_of(zone)} {height_of(zone)} zone"
 
 
+def zone_in_words(zone: str, orientation: str) -> str:
+    """Return a zone with whose left it is: "image left upper zone (patient's right)" or "patient's left upper zone"."""
+    check_orientation(orientation)
+    if orientation == "patient":
+        return f"patient's {in_words(zone)}"
+    return f"image {in_words(zone)} (patient's {OTHER_HAND[hand_of(zone)]})"
+
+
 def zones_in_words(zones: Collection[str]) -> list[str]:
     """Return zones in words, in the order of `ZONES`; a lung with all of its zones is one entry, "left lung"."""
     words: list[str] = []
