@@ -426,6 +426,13 @@ def write_csv(folder, text):
     return path
 
 
+@pytest.mark.parametrize(("orientation", "left"), [("", "patient"), ("patient", "patient"), ("image", "image")])
+def test_free_text_of_a_csv_means_the_patient_s_left_unless_it_is_said(tmp_path, orientation, left):
+    rows = f'image,text,split,orientation\nthree.jpg,"Left basal opacity.",train,{orientation}\n'
+    (case,) = scan(write_csv(tmp_path, rows))
+    assert case.report.text == ("Right basal opacity." if left == "patient" else "Left basal opacity.")
+
+
 def test_a_csv_of_ones_own(tmp_path):
     path = write_csv(
         tmp_path,

@@ -187,6 +187,15 @@ def test_overlay_colours_true_and_false_areas():
         overlay(image, prediction, target[:10])
 
 
+def test_pictures_carry_the_patient_s_right_and_left():
+    panel = case_panel(np.zeros((320, 320, 3), np.float32), np.zeros((320, 320), np.uint8))
+    for start in (0, 324):
+        inside = panel[:320, start : start + 320].max(axis=2) > 100
+        assert inside[:, :20].any() and inside[:, -20:].any() and not inside[:, 20:-20].any()
+        right, left = inside[:, :20].sum(), inside[:, -20:].sum()
+        assert right > left  # an R has more ink than an L
+
+
 def test_pictures_are_upsampled_and_carry_report_and_dice():
     image = np.full((40, 64, 3), 0.5, np.float32)
     mask = np.zeros((40, 64), np.uint8)

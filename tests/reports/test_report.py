@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from c2fvl.files import tables as spreadsheets
 from c2fvl.reports.caption_tables import read_table, write_table
-from c2fvl.reports.report import ATTRIBUTES, SIDES, Report, parse_report
+from c2fvl.reports.report import ATTRIBUTES, SIDES, Report, default_orientation, parse_report
 from c2fvl.reports.zones import ORIENTATIONS, ZONES
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -358,6 +358,12 @@ def test_a_radiologist_s_left_is_the_right_of_the_image():
         report.in_orientation("doctor")
     with pytest.raises(ValueError, match="got 'doctor'"):
         parse_report(CAPTION, orientation="doctor")
+
+
+def test_captions_mean_the_image_s_left_and_free_text_the_patient_s():
+    assert default_orientation(CAPTION) == default_orientation(parse_report(CAPTION)) == "image"
+    assert default_orientation(Report("none", 0)) == default_orientation("") == "image"
+    assert default_orientation("Left basal opacity.") == default_orientation("Lower left lung, clear.") == "patient"
 
 
 def test_the_text_is_mirrored_too():
