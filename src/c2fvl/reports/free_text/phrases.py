@@ -112,6 +112,8 @@ def refers_back(sentence: Sequence[Word]) -> bool:
     kinds = {word.term.kind for word in sentence}
     is_question = any(word.text == "?" for word in sentence)
     doubts = kinds & {terms.UNSURE, terms.EARLIER, terms.RESOLVED, terms.DENIAL, terms.CAUSE}
+    if terms.OTHER in kinds and "one" in [word.text.lower() for word in sentence[:4]]:
+        return True  # "the left one is the nipple"
     if terms.PLACE in kinds or not (doubts or is_question):
         return False
     if sentence[0].text.lower() in _REFERRING:

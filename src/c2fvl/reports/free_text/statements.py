@@ -192,6 +192,8 @@ class _Joiner:
         self.statements: list[Statement] = []
         self.pending: list[Part] = []
         """Places that are not yet assigned to a statement."""
+        self.header: list[Word] = []
+        """The words of one lung with which the sentence begins: "Right lung: upper zone clear"."""
 
     @property
     def before(self) -> Statement | None:
@@ -200,6 +202,8 @@ class _Joiner:
     def join(self, parts: Sequence[Part]) -> list[Statement] | None:
         """Return the statements that the parts make; None if the sentence can be meant in two ways."""
         for index, part in enumerate(parts):
+            if index == 1 and part.lead == "colon" and parts[0].kind == "place":
+                self.header = [word for word in parts[0].places() if len(word.term.place.hands) == 1]
             self._inherit(part, parts[index - 1] if index else None)
             kind = part.kind
             if kind == "unclear":
@@ -227,7 +231,10 @@ class _Joiner:
             word.term.place.hands or word.term.place.is_plural for word in part.words
         )
         source: Sequence[Word] = ()
-        if lacks_hand and part.has(terms.SPARED) and before is not None and before.kind == "present":
+        heights = any(word.term.place.heights for word in part.words)
+        if self.header and heights and not any(word.term.place.hands for word in part.words):
+            lacks_hand, source = True, self.header
+        elif lacks_hand and part.has(terms.SPARED) and before is not None and before.kind == "present":
             source = before.words
         elif lacks_hand and neighbour is not None and neighbour.kind == "other":
             source = neighbour.words if phrases.belongs_to_neighbour(part.words) else ()
