@@ -88,7 +88,7 @@ def test_seeds_are_averaged_image_by_image_before_anything_else(made):
         assert entry.intervals["dice_per_image"] == pytest.approx(tuple(expected), abs=0.1 * np.ptp(expected))
         low, high = entry.intervals["dice_pooled"]
         assert low < entry.values["dice_pooled"] < high
-    assert "10 cases in 8 groups; intervals by groups" in found.statistics
+    assert "10 cases in 8 groups; the bootstrap draws groups" in found.statistics
     assert set(found.columns) == {
         "dice_per_image",
         "iou_per_image",
@@ -201,7 +201,7 @@ def test_a_folder_of_an_evaluation_beside_a_model(tiny_run, phantom_root, tmp_pa
     (pair,) = found.differences
     assert pair.differences["dice"].mean.value == pytest.approx(np.mean(with_text) - np.mean(without))
     assert found.entries[0].values["parameters"] > 0
-    assert [entry.text for entry in found.entries] == ["its own", "none"]
+    assert [entry.text for entry in found.entries] == ["correct", "none"]
 
 
 def test_one_case_has_no_interval_and_no_proof(tmp_path):

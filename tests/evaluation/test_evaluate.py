@@ -244,7 +244,7 @@ def test_images_without_reports_are_not_said_to_have_their_own(tiny_run, tmp_pat
     assert "oracle" not in none.page.read_text()
     assert "4 of 4 images have no report" in caplog.text
     some = evaluate(load_model(tiny_run), Part(tmp_path / "b.csv", split="all"), out=tmp_path / "b")
-    assert some.summary.as_dict()["text"]["given"] == "its own, for the 1 of 4 cases that have one"
+    assert some.summary.as_dict()["text"]["given"] == "correct, for the 1 of 4 cases that have one"
     with pytest.raises(ValueError, match="is a file"):
         evaluate(load_model(tiny_run), Part(tmp_path / "a.csv", split="all"), out=tmp_path / "a.csv")
 

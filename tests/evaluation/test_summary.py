@@ -251,7 +251,8 @@ def test_a_given_distance_scales_lengths_and_areas(images, model, tiny_run, tmp_
 def test_every_number_is_the_mean_of_its_column(scored):
     rows, found = table_of(scored.folder), scored.summary.as_dict()["statistics"]
     assert (
-        found["intervals"] == f"{len(rows)} cases in {len({row['group'] for row in rows})} groups; intervals by groups"
+        found["intervals"]
+        == f"{len(rows)} cases in {len({row['group'] for row in rows})} groups; the bootstrap draws groups"
     )
     names = {"dice": "original_corrected_dice", "iou": "original_corrected_iou"}
     for name, entry in found["per_image"].items():

@@ -140,7 +140,7 @@ def test_one_case_or_one_group_has_no_interval_and_says_so():
 def test_what_was_drawn_is_said():
     assert "each case as independent" in Bootstrap([None, None]).unit
     assert Bootstrap(["a", "a", "b", None]).unit.startswith("4 cases in 3 groups, 1 of them single cases")
-    assert Bootstrap(["a", "b", "b"]).unit == "3 cases in 2 groups; intervals by groups"
+    assert Bootstrap(["a", "b", "b"]).unit == "3 cases in 2 groups; the bootstrap draws groups"
 
 
 def test_what_is_not_finite_is_refused():

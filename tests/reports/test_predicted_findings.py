@@ -53,8 +53,9 @@ def test_remarks_tell_where_report_and_image_disagree():
     )
     words = found.remarks()
     lower, upper = "image left lower zone (patient's right)", "image left upper zone (patient's right)"
-    assert f"the report names the {lower}; the image shows little there (0.10); not followed (weight 0.20)" in words
-    shown = f"by the report the {upper} is free; the image shows infection there (0.90); not followed"
+    outcome = "the report is not followed here (weight 0.20)"
+    assert f"the report names the {lower}; the image shows little there (0.10); {outcome}" in words
+    shown = f"the report says that the {upper} is free; the image shows infection there (0.90); the report is not"
     assert any(shown in w for w in words)
     assert any("right lower zone" in w and "followed all the same (weight 0.80)" in w for w in words)
     assert any("the report says infection of one lung; the image looks like infection of both" in w for w in words)

@@ -117,14 +117,14 @@ def _print_scores(found: Any) -> None:
     print(table(*score_table(summary)))
     first = summary.scores[0]
     print(
-        f"{first.num_cases} images, {first.num_empty_masks} with an empty mask, {first.num_false_positives} false "
-        f"positives, {first.num_missed_lesions} with a missed lesion; report: {summary.text.words}"
+        f"{first.num_cases} images, {first.num_empty_masks} without a lesion ({first.num_false_positives} of these "
+        f"with a prediction), {first.num_missed_lesions} whose lesion is missed entirely; report: {summary.text.words}"
     )
     dice, iou = (show(statistics.per_image[name], fraction=True) for name in ("dice", "iou"))
     print(
         f"Dice per image {dice} %, IoU {iou} %, 95th percentile of the Hausdorff distance "
         f"{show(statistics.per_image['hd95'], fraction=False)} {summary.unit.length}; in brackets 95 % confidence "
-        f"intervals, {statistics.intervals}"
+        f"intervals ({statistics.intervals})"
     )
 
 

@@ -158,7 +158,7 @@ def add_report(sub: argparse.ArgumentParser) -> None:
         "--report",
         [perturbation.name for perturbation in perturbations(None)],
         "right",
-        "report that is given with each image: right, none, or a perturbation",
+        "report that is given with each image: right (the correct report), none, or a perturbation",
     )
     add_seed(sub)
 

@@ -18,7 +18,7 @@ class Part:
     table: str | None = None
     """Caption table; None takes the one that the network was trained with."""
     text: str = "right"
-    """Its own report ("right"), none, or another change of `perturbations.perturbations`."""
+    """The correct report, that of the case ("right"), none, or another change of `perturbations.perturbations`."""
     seed: int = 0
     """Of the changes of reports that are drawn at random."""
 

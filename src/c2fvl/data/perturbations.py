@@ -55,7 +55,7 @@ def most_common_report(cases: Sequence[Case]) -> Report | None:
 def perturbations(constant: Report | None) -> tuple[Perturbation, ...]:
     """Return all perturbations in the order of the tables; `constant` is that of `most_common_report`."""
     return (
-        Perturbation("right", "its own report", False, lambda cases, seed: list(cases)),
+        Perturbation("right", "correct report", False, lambda cases, seed: list(cases)),
         Perturbation("none", "no report", False, lambda cases, seed: _with(cases, [None] * len(cases))),
         Perturbation("paraphrase", "in other words", False, _each(paraphrase)),
         Perturbation("typing_errors", "with typing errors", False, _each(mistype)),
@@ -128,5 +128,5 @@ def text_given(text: str, encoder: str, num_reports: int, num_cases: int) -> str
     if text == "none" or not num_reports:
         return "none" if text == "none" else "none, because no case has a readable one"
     title = {perturbation.name: perturbation.title for perturbation in perturbations(None)}[text]
-    whose = "its own" if text == "right" else title if text in ("constant", "shuffled") else f"its own, {title}"
+    whose = "correct" if text == "right" else title if text in ("constant", "shuffled") else f"its own, {title}"
     return whose if num_reports == num_cases else f"{whose}, for the {num_reports} of {num_cases} cases that have one"

@@ -193,11 +193,11 @@ def _headline(answers: Answers, bootstrap: Bootstrap) -> list[HeadlineScore]:
     scores = {name: np.array([answer.dice for answer in of_change]) for name, of_change in answers.items()}
     values = {
         "right": (
-            "Dice with the right report, % (oracle reports, where captions are made from masks)",
+            "Dice with the correct report, % (oracle reports, where captions are made from masks)",
             scores["right"],
         ),
         "none": ("Dice without a report, %", scores["none"]),
-        "benefit": ("benefit of the right report: right − none, points", scores["right"] - scores["none"]),
+        "benefit": ("benefit of the correct report: correct − none, points", scores["right"] - scores["none"]),
     }
     titles = {change.name: change.title for change in perturbations(None)}
     for name in WRONG_REPORTS:
@@ -227,7 +227,7 @@ def _baselines(scored: ScoredPart, masks: MeanMasks, answers: Answers, bootstrap
     without = "without a report" if answers else "it reads none"
     rows = [("constant", "one mask for all images", constant, none, without)]
     if masks.of_report and answers:
-        rows.append(("of_report", "one mask for each report", of_report, right, "with the right report"))
+        rows.append(("of_report", "one mask for each report", of_report, right, "with the correct report"))
     for name, title, counts, network, compared in rows:
         scores = np.array([(dice(own), iou(own)) for own in counts])
         mean_dice, mean_iou = bootstrap.means(scores)

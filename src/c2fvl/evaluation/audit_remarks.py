@@ -13,7 +13,7 @@ def audit_remarks(audit: TextAudit, *, reads_text: bool) -> Iterator[Remark]:
     """Yield the remarks on an audit whose own remarks are not made yet."""
     yield from _on_reports(audit, reads_text)
     for row in audit.baselines:
-        against = f"{row.title}, made from {row.num_training_images} training masks without the image"
+        against = f"{row.title}, an average of {row.num_training_images} training masks that ignores the image"
         apart = row.difference
         if apart.value <= 0 or (apart.low is not None and apart.low <= 0):
             yield Remark(f"The network ({row.compared_with}) is not better than {against}.", True)
@@ -45,8 +45,8 @@ def _benefit(entry: HeadlineScore) -> str:
     is_sure = entry.low is not None and entry.high is not None and (entry.low > 0 or entry.high < 0)
     chance = "" if is_sure else "; this may be chance"
     if entry.value >= 0:
-        return f"The right report raises the Dice by {100 * entry.value:.2f} points{chance}."
-    return f"The right report lowers the Dice by {-100 * entry.value:.2f} points{chance}."
+        return f"The correct report raises the Dice by {100 * entry.value:.2f} points{chance}."
+    return f"The correct report lowers the Dice by {-100 * entry.value:.2f} points{chance}."
 
 
 def _harm(title: str, entry: HeadlineScore) -> Remark:

@@ -57,7 +57,7 @@ class Bootstrap:
             return f"{self.num_cases} cases, of no known groups, so intervals take each case as independent"
         alone = self.num_groups - self.num_known
         rest = f", {alone} of them single cases of no known group" if alone else ""
-        return f"{self.num_cases} cases in {self.num_groups} groups{rest}; intervals by groups"
+        return f"{self.num_cases} cases in {self.num_groups} groups{rest}; the bootstrap draws groups"
 
     def ratios(self, parts: NDArray[Any], wholes: NDArray[Any]) -> list[Estimate]:
         """Return Σ parts / Σ wholes over cases for each of K scores, (N, K) or (N,); 1 if Σ wholes is 0.

@@ -88,7 +88,7 @@ class PredictedFindings:
             if self.reported[zone] == 1 and probability < ZONE_THRESHOLD:
                 text = f"the report names the {name}; the image shows little there ({probability:.2f})"
             elif self.reported[zone] == 0 and probability >= ZONE_THRESHOLD:
-                text = f"by the report the {name} is free; the image shows infection there ({probability:.2f})"
+                text = f"the report says that the {name} is free; the image shows infection there ({probability:.2f})"
             else:
                 continue
             lines.append(text + self._outcome(zone))
@@ -116,7 +116,8 @@ class PredictedFindings:
 
     def _outcome(self, finding: str) -> str:
         weight = self.agreement[finding]
-        return f"; {'not followed' if weight < MIN_AGREEMENT else 'followed all the same'} (weight {weight:.2f})"
+        followed = "not followed here" if weight < MIN_AGREEMENT else "followed all the same"
+        return f"; the report is {followed} (weight {weight:.2f})"
 
     def lines(self, orientation: str = "image") -> tuple[str, ...]:
         """Return the predicted report in that orientation, and a line with the probability of each finding."""

@@ -54,7 +54,10 @@ class SplitSummary:
         ]
         if self.agreement:
             fractions = ", ".join(f"{name} {fraction:.1%}" for name, fraction in self.agreement.items())
-            lines.append(f"  captions that agree with their masks ({self.num_compared} compared): {fractions}")
+            lines.append(
+                f"  captions that agree with their masks ({self.num_compared} compared; zones follow from masks by the "
+                f"rule of QaTa-COV19 and MosMedData+, so those of synthetic and other data agree less): {fractions}"
+            )
         return lines
 
 

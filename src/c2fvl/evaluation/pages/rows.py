@@ -86,7 +86,12 @@ def score_table(summary: Summary) -> Table:
 
 def audit_table(audit: TextAudit) -> Table:
     """Return the scores with each change of the reports."""
-    header = ["report given", "Dice per image, %", "difference to its own report, points", "in lungs without lesion, %"]
+    header = [
+        "report given",
+        "Dice per image, %",
+        "difference to the correct report, points",
+        "in lungs without lesion, %",
+    ]
     rows = [
         [row.title, show(row.dice, fraction=True), show(row.difference_to_right, fraction=True),
          show(row.wrong_lungs, fraction=True)]
@@ -98,7 +103,7 @@ def audit_table(audit: TextAudit) -> Table:
 def trust_table(curve: Mapping[str, Any], titles: Mapping[str, str]) -> Table:
     """Return the scores at each trust of what `fit_trust` found; `titles` names the changes of reports."""
     wrong = list(curve["points"][0]["harm"])
-    header = ["trust", "right report", *(titles[name] for name in wrong), "benefit kept, %", "within bounds"]
+    header = ["trust", "correct report", *(titles[name] for name in wrong), "benefit kept, %", "within bounds"]
     rows = [
         [f"{point['trust']:g}{' (default)' if point['trust'] == curve['default'] else ''}"]
         + [show(Estimate(**point[name]), fraction=True) for name in ("right", *wrong)]
