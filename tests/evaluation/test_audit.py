@@ -375,7 +375,7 @@ def test_audit_on_the_command_line_prints_what_the_summary_holds(tiny_run, phant
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["MODEL", "/no/such/data"], "the folder does not exist"),
+        (["MODEL", "/no/such/data"], "neither a folder nor a csv file"),
         (["/no/such/run", "ROOT"], "is no model folder"),
         (["MODEL", "ROOT", "--split", "dev"], "expected train, val, test"),
         (["MODEL", "ROOT", "--table", "nothing.xlsx"], "the caption table does not exist"),
