@@ -116,7 +116,6 @@ READ = [
     ("Infection in the left lung, middle and lower", "lmiddle llower", "", None, None),
     ("Compared to prior, left lower lobe opacity has increased", "llower", "", None, None),
     ("Neither consolidation nor effusion in the right lung.", "", RIGHT, None, None),
-    ("Right lung: upper zone clear, mid and lower zones consolidated.", "", "rupper", None, None),
     # open or contradicted in part
     ("Left lower lobe consolidation. Possible right basal opacity.", "llower", "", None, None),
     ("The lungs are clear. Possible LLL infiltrate.", "", "lupper lmiddle rupper rmiddle rlower", None, None),
@@ -146,6 +145,7 @@ NOT_READ = [
     ("Opacities throughout both lungs except the right apex", "uncertain"),
     ("No bilateral consolidation", "uncertain"),
     ("Compared to prior, left lower lobe opacity is less dense", "uncertain"),
+    ("Right lung: upper zone clear, mid and lower zones consolidated.", "uncertain"),
     ("No whiteout", "uncertain"),
     ("Opacity above the left base", "uncertain"),
     ("Bilateral lower zone opacities; the left one is the nipple", "uncertain"),
