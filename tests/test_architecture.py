@@ -11,7 +11,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "c2fvl"
 LAYERS = (
     {"version", "messages", "progress", "config"},
-    {"config_files", "files", "extensions"},
+    {"files"},
+    {"config_files", "extensions"},
     {"reports"},
     {"data", "metrics", "models"},
     {"checkpoints"},

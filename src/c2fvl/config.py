@@ -31,7 +31,7 @@ class DataConfig:
     table: str = _setting(
         "", "caption table to use instead of <Split>_text.xlsx; {split} stands for the name of the split"
     )
-    image_size: int = _setting(224, "height and width in pixels of the network's input", minimum=16)
+    image_size: int = _setting(224, "height and width in pixels of the network's input", minimum=16, maximum=4096)
     resize: str = _setting(
         "exact",
         "exact: images by area average where they shrink, masks by nearest neighbour; published: both bilinear on "

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from c2fvl.config import SECTIONS, Config
+from c2fvl.files.parsing import parse_toml
 from c2fvl.messages import did_you_mean, nearest_names
 
 PRESETS = Path(__file__).parent / "presets"
@@ -93,7 +94,7 @@ def parse_config(text: str, *, where: str = "settings") -> Config:
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
+        return parse_toml(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{where} is not valid TOML: {error}") from error
 
@@ -216,7 +217,7 @@ _KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true o
 
 def _toml_value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return parse_toml(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return {"True": True, "False": False}.get(text, text)
 

@@ -1,12 +1,12 @@
 """The small files of a model folder beside weights, settings and card: read together, written together. No torch."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from c2fvl.checkpoints.folders import CALIBRATION, METRICS, OOD_DETECTOR, TRUST_CURVE, read
 from c2fvl.files import storage
+from c2fvl.files.parsing import parse_json
 from c2fvl.metrics.out_of_distribution import OodDetector
 from c2fvl.metrics.temperature import parse_calibration
 
@@ -84,6 +84,6 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 def _read_table(file: Path, remedy: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(read(file)))
+        return dict(parse_json(read(file)))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file} is damaged: {error}; {remedy}") from error

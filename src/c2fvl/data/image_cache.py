@@ -7,7 +7,6 @@ share; a damaged entry is made again. Nothing depends on the cache: without it i
 """
 
 import hashlib
-import json
 import logging
 import os
 import time
@@ -24,6 +23,7 @@ from safetensors.numpy import save as to_safetensors
 
 from c2fvl.files import storage
 from c2fvl.files.images import DECODER, read_image_bytes
+from c2fvl.files.parsing import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class ImageCache:
             with open(path, "rb", buffering=0) as file:
                 content = file.read()
             arrays = parse_safetensors(content)
-            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
             if self._verified.get(key) != stamp and header["__metadata__"]["crc32"] != _checksum(arrays):
                 return None
             stored = _from_arrays(arrays)

@@ -27,6 +27,7 @@ from c2fvl.data.prefetch import prefetch
 from c2fvl.data.scan import find_splits, scan
 from c2fvl.files import storage
 from c2fvl.files.images import read_image_bytes, read_pixels
+from c2fvl.files.parsing import parse_json
 from c2fvl.files.tables import write_cells
 from c2fvl.progress import SILENT, Progress
 from c2fvl.reports.report import Report, parse_report
@@ -213,7 +214,7 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     """Return the manifest of a packed folder; `ValueError` where there is none that can be read."""
     path = Path(folder) / storage.MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = parse_json(path.read_bytes())
         if manifest["format"] != FORMAT or not all(
             {"file", "bytes", "sha256"} <= set(part) for part in manifest["parts"]
         ):
@@ -263,7 +264,7 @@ def _cases_of_part(folder: Path, part: Mapping[str, Any]) -> list[PackedCase]:
 
 def _case(path: Path, key: str, files: Mapping[str, tuple[str, bytes]]) -> PackedCase:
     try:
-        about = json.loads(files["json"][1])
+        about = parse_json(files["json"][1])
         suffix, image = files["image"]
         name, sentence = str(about["id"]), str(about["report"])
         report = parse_report(sentence, orientation=about["orientation"]).in_orientation("image") if sentence else None

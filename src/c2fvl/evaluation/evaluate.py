@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import logging
 import time
 import zlib
@@ -42,6 +41,7 @@ from c2fvl.evaluation.summary import (
     Unit,
 )
 from c2fvl.files.images import read_spacing
+from c2fvl.files.parsing import parse_json
 from c2fvl.inference.cases import (
     ORIGINAL,
     SCORINGS,
@@ -222,7 +222,7 @@ def history_of(model: TrainedModel) -> list[dict[str, Any]]:
     if model.path.name != "best" or not log.is_file():
         return []
     try:
-        return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        return [parse_json(line) for line in log.read_text(encoding="utf-8").splitlines()]
     except ValueError as error:
         logger.warning("%s is damaged, so the results page shows no curves: %s", log, error)
         return []

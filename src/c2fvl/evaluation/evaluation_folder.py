@@ -3,7 +3,6 @@
 A whole evaluation is replaced at once: it is written to a new folder, which then takes the place of the old one.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from c2fvl.data.part import Part
 from c2fvl.evaluation.records import from_plain
 from c2fvl.evaluation.summary import Summary
 from c2fvl.files import storage
+from c2fvl.files.parsing import parse_json
 from c2fvl.files.tables import read_csv, write_cells
 from c2fvl.messages import listed
 
@@ -116,7 +116,7 @@ class EvaluationFolder:
         if not path.is_file():
             raise FileNotFoundError(f"there is no {path}; name a folder that `c2fvl evaluate` or `c2fvl audit` wrote")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}; score the model again") from error
         try:

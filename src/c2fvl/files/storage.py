@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from c2fvl.files.parsing import parse_json
+
 MANIFEST = "manifest.json"
 _TEMPORARY = ".c2fvl-partial-"
 _MIN_FREE_BYTES = 16 * 2**20
@@ -109,7 +111,7 @@ def read_folder(path: Path | str) -> dict[str, bytes]:
     """
     path = Path(path)
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        manifest = parse_json((path / MANIFEST).read_bytes())
         entries = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} has no readable {MANIFEST} ({error}); the folder is incomplete") from error

@@ -4,7 +4,6 @@ The metadata of the file hold everything that a model folder has besides the wei
 """
 
 import base64
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import numpy as np
 
 from c2fvl.config import Config
 from c2fvl.config_files import parse_config
+from c2fvl.files.parsing import parse_json
 from c2fvl.inference.engine import Computed
 from c2fvl.metrics.out_of_distribution import OodDetector
 from c2fvl.metrics.temperature import parse_calibration
@@ -51,7 +51,7 @@ class OnnxModel:
             raise ValueError(f"{self.path} was not exported by c2fvl: its metadata have no {SETTINGS_KEY}")
         self.config: Config = parse_config(found[SETTINGS_KEY], where=f"{self.path} ({SETTINGS_KEY})")
         try:
-            self.metrics: dict[str, Any] = dict(json.loads(found.get(METRICS_KEY, "{}")))
+            self.metrics: dict[str, Any] = dict(parse_json(found.get(METRICS_KEY, "{}")))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{self.path}: the metadata {METRICS_KEY} are damaged: {error}") from error
         self.calibration: dict[str, Any] | None = None

@@ -9,7 +9,6 @@ Both are fitted and applied to the probability maps at the original resolution, 
 are thresholded from the network's output, so calibration changes no mask. No torch.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from c2fvl.files.parsing import parse_json
 from c2fvl.metrics.calibration import PixelCalibration
 from c2fvl.metrics.confidence import checked
 
@@ -156,7 +156,7 @@ class LogitHistogram:
 def parse_calibration(content: str | bytes, *, where: Path | str) -> dict[str, Any]:
     """Return the content of a `calibration.json`. Raises `ValueError` if it is damaged."""
     try:
-        calibration = dict(json.loads(content))
+        calibration = dict(parse_json(content))
         for name, minimum, maximum in (("temperature", LOWEST, HIGHEST), ("offset", -LIMIT, LIMIT)):
             value = calibration[name]
             if isinstance(value, bool) or not isinstance(value, int | float) or not minimum <= value <= maximum:

@@ -7,7 +7,6 @@ settings, so a changed model never finds the features of another.
 """
 
 import functools
-import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.numpy import save as to_safetensors
 
 from c2fvl.config import DataConfig
 from c2fvl.files import storage
+from c2fvl.files.parsing import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -220,7 +220,7 @@ def _load(folder: Path, fingerprint: str) -> tuple[Any, Any]:
 
 def _num_features(folder: Path) -> int:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
         size = config.get("hidden_size", config.get("dim"))  # DistilBERT says dim
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{folder / 'config.json'} cannot be read: {error}") from error

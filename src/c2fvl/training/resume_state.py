@@ -13,6 +13,7 @@ from torch import Tensor
 
 from c2fvl.checkpoints.trained_model import parse_tensors, plain_tensors
 from c2fvl.files import storage
+from c2fvl.files.parsing import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def load_state(folder: Path | str) -> ResumeState:
 
 def _parse_state(files: dict[str, bytes], path: Path) -> ResumeState:
     try:
-        content = json.loads(files["state.json"])
+        content = parse_json(files["state.json"])
         if content["version"] != STATE_VERSION:
             raise ValueError(f"{path} has version {content['version']}; this program reads version {STATE_VERSION}")
         average = files.get("average.safetensors")

@@ -1,6 +1,5 @@
 """The model card: `README.md` of a model folder, filled from the run, its evaluations and its audit."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from c2fvl.evaluation.pages.markdown import escape, escaped_table, table
 from c2fvl.evaluation.pages.rows import audit_table, findings_table, show, trust_table
 from c2fvl.evaluation.summary import Summary
 from c2fvl.files import storage
+from c2fvl.files.parsing import parse_json
 from c2fvl.metrics.intervals import Estimate
 from c2fvl.models.registry import find_network
 
@@ -82,7 +82,7 @@ def write_card(
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        return dict(parse_json(file.read_text(encoding="utf-8")))
     except ValueError as error:
         raise ValueError(f"{file} is damaged: {error}; make it again") from error
 
@@ -129,7 +129,7 @@ def _recipe(config: Config, environment: Mapping[str, Any], run: Path) -> list[s
         return [*lines, "Not trained by this program, or its run folder is missing.", ""]
     command = " ".join(str(word) for word in environment.get("command", [])).replace("`", "'")
     log = run / "log.jsonl"
-    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
+    rows = [parse_json(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
     minutes = sum(row["train_seconds"] + row["val_seconds"] for row in rows) / 60
     machine = ", ".join(str(environment[name]) for name in ("processor", "device", "platform") if name in environment)
     commit = f" (commit {environment['commit']})" if environment.get("commit") else ""
