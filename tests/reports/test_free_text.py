@@ -124,6 +124,7 @@ READ = [
     ("Unilateral opacity in the left lower zone and right upper zone", "llower rupper", "", None, None),
     ("Left lower lobe opacity. No pneumonia in the left lower lobe. Right lung clear.", "", RIGHT, None, None),
     ("The left lower lobe is consolidated, the left lung is clear", "", "", None, None),
+    ("Right lung: upper zone clear, mid and lower zones consolidated.", "", "", None, None),
 ]  # fmt: skip
 
 NOT_READ = [
@@ -145,7 +146,6 @@ NOT_READ = [
     ("Opacities throughout both lungs except the right apex", "uncertain"),
     ("No bilateral consolidation", "uncertain"),
     ("Compared to prior, left lower lobe opacity is less dense", "uncertain"),
-    ("Right lung: upper zone clear, mid and lower zones consolidated.", "uncertain"),
     ("No whiteout", "uncertain"),
     ("Opacity above the left base", "uncertain"),
     ("Bilateral lower zone opacities; the left one is the nipple", "uncertain"),
