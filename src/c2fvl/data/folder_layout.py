@@ -108,7 +108,7 @@ def _split_folder(root: Path, split: str) -> Path:
 def _missing_folder(root: Path, split: str) -> str:
     wanted = _split_folder(root, split).name
     if not root.is_dir():
-        return f"{root}: the folder does not exist; check the name"
+        return f"{root}: neither a folder nor a csv file exists there; check the name"
     for name in _KNOWN_ROOTS:
         if (root / name / wanted).is_dir():
             return f"{root}: there is no {wanted} here, but in {root / name}; give that folder"
