@@ -305,14 +305,15 @@ def test_images_without_report_and_strange_names_stay_text(own_images, tiny_run,
     assert found.summary.as_dict()["audit"]["baselines"] == []
 
 
-def test_formulas_in_captions_do_not_run(tiny_run, tmp_path):
-    write_image(tmp_path / "f.png", np.zeros((32, 32, 3), np.uint8))
+def test_formulas_in_names_do_not_run(tiny_run, tmp_path):
+    evil = "=HYPERLINK(1)"  # a caption that begins so is no caption, and free text is not read by this network
+    write_image(tmp_path / f"{evil}.png", np.zeros((32, 32, 3), np.uint8))
     write_mask(tmp_path / "m.png", np.eye(32, dtype=np.uint8))
-    evil = "=HYPERLINK(1), unilateral pulmonary infection, upper left lung"
-    write_cells(tmp_path / "films.csv", [["image", "mask", "text"], ["f.png", "m.png", evil]])
+    caption = "unilateral pulmonary infection, upper left lung"
+    write_cells(tmp_path / "films.csv", [["image", "mask", "text"], [f"{evil}.png", "m.png", caption]])
     found = audit(load_model(tiny_run), Part(tmp_path / "films.csv", split="all"), out=tmp_path / "out")
     (row,) = table_of(tmp_path / "out")
-    assert row["right_report"] == f"'{evil}"
+    assert row["id"] == f"'{evil}" and row["right_report"] == caption
     assert not any(cell.startswith(("=", "+", "@")) for cell in row.values())
     names = [change["name"] for change in found.summary.as_dict()["audit"]["changes"]]
     assert "shuffled" not in names  # there is no other image whose report it could be given
