@@ -198,7 +198,7 @@ def test_a_network_of_classes_is_scored_and_predicts_from_the_command_line(run, 
     assert np.allclose(prediction.probability.sum(0), 1, atol=1e-5)
     assert (prediction.mask == labels).all()
     assert main([*command, "--threshold", "0.3"]) == 2
-    assert "classes apart" in capsys.readouterr().err
+    assert "each pixel gets the most probable" in capsys.readouterr().err
 
 
 def test_overlays_give_each_class_its_colour():
