@@ -376,3 +376,20 @@ def test_batches_are_halved_until_they_fit():
 
     with pytest.raises(ValueError, match="another error"):
         largest_batch(fail, maximum=8)
+
+
+def test_a_picture_shows_the_user_s_words_and_says_whose_left_they_mean(predictor, images, tmp_path, monkeypatch):
+    from c2fvl.data.pictures import panel_caption
+    from c2fvl.inference import to_folder
+
+    captions = []
+    drawn = to_folder.case_panel
+    monkeypatch.setattr(
+        to_folder, "case_panel", lambda *a, **k: captions.append(panel_caption(k["report"])) or drawn(*a, **k)
+    )
+    for orientation, whose in (("patient", "left is the patient's left"), ("image", "left is the left of the image")):
+        request = [Request(images[0], LEFT)]
+        (record,) = predict_to_folder(predictor, request, tmp_path / orientation, overlay=True, orientation=orientation)
+        assert captions[-1] == f"{LEFT} ({orientation} orientation: {whose})"
+        assert record["report"]["zones"] == (["rupper"] if orientation == "patient" else ["lupper"])
+    assert panel_caption(None) == "No report"

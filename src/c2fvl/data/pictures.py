@@ -35,6 +35,9 @@ _PAIR_HEIGHT, _GAP, _FONT_SIZE = 320, 8, 13
 _BACKGROUND, _INK = (24, 24, 24), (230, 230, 230)
 
 
+_WHOSE_LEFT = {"image": "left is the left of the image", "patient": "left is the patient's left"}
+
+
 def overlay(
     image: np.ndarray, prediction: np.ndarray, target: np.ndarray | None = None, *, num_classes: int = 1
 ) -> np.ndarray:
@@ -87,6 +90,13 @@ def _tint(canvas: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) ->
     canvas[mask] = np.rint((1 - _OPACITY) * canvas[mask] + _OPACITY * np.asarray(colour)).astype(np.uint8)
 
 
+def panel_caption(report: Report | None) -> str:
+    """Return the words of a report and whose left they mean, for the line under a picture."""
+    if report is None:
+        return "No report"
+    return f"{report.text or report} ({report.orientation} orientation: {_WHOSE_LEFT[report.orientation]})"
+
+
 def case_panel(
     image: np.ndarray,
     prediction: np.ndarray,
@@ -108,7 +118,7 @@ def case_panel(
     plain = _displayed(image, (width, height))
     font_size = max(13, width // 26)
     font = ImageFont.load_default(size=font_size)
-    text = "No report" if report is None else report.text or str(report)
+    text = panel_caption(report)
     lines = textwrap.wrap(text, width=max(20, int(2 * width / (0.52 * font_size))))[:4]
     legend = [("found", FOUND), ("false positive", FALSE_POSITIVE), ("missed", MISSED)] if target is not None else []
     legend = legend or [(f"predicted {classes[0]}", FOUND)]

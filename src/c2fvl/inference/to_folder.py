@@ -172,11 +172,20 @@ def _write(predictor: Predictor, job: _Job, out: Path, orientation: str | None, 
         for name, of_class in zip(_probabilities(stem, len(predictor.classes)), maps, strict=True):
             write_probability(out / name, of_class)
     if job.pixels is not None:
-        picture = case_panel(job.pixels, prediction.mask, report=prediction.report, classes=predictor.classes)
+        given = _as_given(request, prediction.report, orientation)
+        picture = case_panel(job.pixels, prediction.mask, report=given, classes=predictor.classes)
         write_image(out / f"{stem}_overlay.png", picture)
     record = _record(predictor, request, prediction, orientation)
     storage.write_json(out / f"{stem}.json", record)
     return record
+
+
+def _as_given(request: Request, report: Report | None, orientation: str | None) -> Report | None:
+    """Return the report that was followed in the user's own words and orientation."""
+    if report is None or not request.report:
+        return report
+    own = report.in_orientation(orientation or default_orientation(request.report))
+    return replace(own, text=request.report)
 
 
 def _record(predictor: Predictor, request: Request, prediction: Prediction, orientation: str | None) -> dict[str, Any]:
