@@ -165,6 +165,7 @@ def _write(predictor: Predictor, job: _Job, out: Path, orientation: str | None, 
     if job.prepared is None or job.found is None:
         return {"image": str(request.image), "error": job.error}
     prediction = predictor.finish(job.prepared, job.found)
+    orientation = orientation or default_orientation(request.report or "")
     several = len(predictor.classes) > 1
     (write_labels if several else write_mask)(out / f"{stem}.png", prediction.mask)
     if probability:
@@ -180,16 +181,14 @@ def _write(predictor: Predictor, job: _Job, out: Path, orientation: str | None, 
     return record
 
 
-def _as_given(request: Request, report: Report | None, orientation: str | None) -> Report | None:
+def _as_given(request: Request, report: Report | None, orientation: str) -> Report | None:
     """Return the report that was followed in the user's own words and orientation."""
     if report is None or not request.report:
         return report
-    own = report.in_orientation(orientation or default_orientation(request.report))
-    return replace(own, text=request.report)
+    return replace(report.in_orientation(orientation), text=request.report)
 
 
-def _record(predictor: Predictor, request: Request, prediction: Prediction, orientation: str | None) -> dict[str, Any]:
-    orientation = orientation or default_orientation(request.report or "")
+def _record(predictor: Predictor, request: Request, prediction: Prediction, orientation: str) -> dict[str, Any]:
     understood = prediction.report
     said: dict[str, Any] | None = None
     if understood is not None:
