@@ -3,6 +3,7 @@
 import collections
 import hashlib
 import io
+import os
 import pickle
 import random
 import zipfile
@@ -244,6 +245,24 @@ def test_converting_an_official_file(tmp_path):
         convert(file, tmp_path / "model", name="c2fvl", config=load_config("c2fvl_qata_paper"))
     assert main(["convert", str(file), str(tmp_path / "other"), "--model", "unet"]) == 2
     assert not (tmp_path / "other").exists()
+
+
+def test_a_full_disk_while_converting_leaves_no_folder(tmp_path, monkeypatch):
+    file, fsync, written = tmp_path / "official.pth.tar", os.fsync, []
+    torch.save({"state_dict": official_state_dict("unet")}, file)
+
+    def full_at_the_weights(descriptor):
+        written.append(descriptor)
+        if os.fstat(descriptor).st_size > 2**20:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full_at_the_weights)
+    out = tmp_path / "model"
+    with pytest.raises(OSError, match=rf"{out}/model.safetensors cannot be written: No space left on device; free"):
+        convert(file, out, name="unet", config=load_config("unet_qata_paper"))
+    assert len(written) > 1
+    assert [entry.name for entry in tmp_path.iterdir()] == [file.name]
 
 
 LARGE = pytest.mark.slow(like="test_the_authors_files_of_every_network_become_model_folders[unet]")

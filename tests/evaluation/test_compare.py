@@ -129,6 +129,17 @@ def test_folders_without_a_model_end_it_before_anything_is_scored(runs, phantom_
         compare([], Part(phantom_root))
 
 
+def test_rights_of_every_folder_are_known_before_anything_is_scored(runs, phantom_root, tmp_path, monkeypatch):
+    """The second folder cannot be written; the first model is not scored for nothing."""
+    first, second = (tmp_path / name for name in ("first", "second"))
+    for folder in (first, second):
+        shutil.copytree(runs[2] / "best", folder / "best")
+    (second / "evaluation-test").write_text("a file where the scores would go")
+    monkeypatch.setattr(module, "load_model", None)
+    with pytest.raises(ValueError, match=r"evaluation-test .*scores would be lost"):
+        compare([first, second], Part(phantom_root, split="test"), speed=False)
+
+
 def test_scores_with_other_reports_are_not_used_again(runs, phantom_root, tmp_path, monkeypatch):
     from c2fvl.checkpoints.trained_model import load_model
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.power_loss import every_power_loss
 
-from c2fvl.files import storage
+from c2fvl.files import partial, storage
 
 SOURCES = sorted((Path(__file__).parents[2] / "src").rglob("*.py"))
 
@@ -43,7 +43,7 @@ def test_power_loss_leaves_a_folder_whole_or_absent(tmp_path):
         if (folder / "state").exists():
             assert storage.read_folder(folder / "state") == files
         results.append((finished, (folder / "state").exists()))
-        storage.clear_partial(folder)
+        partial.clear_partial(folder)
         assert {entry.name for entry in folder.iterdir()} <= {"state"}
     assert (True, True) in results
     assert (False, False) in results
@@ -61,6 +61,41 @@ def test_failed_write_keeps_the_old_file_and_no_rest(tmp_path, monkeypatch):
         storage.write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+ERRORS = {28: "No space left on device; free some space", 122: "Disk quota exceeded; free some space",
+          30: "Read-only file system; name a folder in which you may write", 13: "Permission denied; name a folder",
+          27: "File too large; the system limits"}  # fmt: skip
+
+
+@pytest.mark.parametrize("number", ERRORS)
+@pytest.mark.parametrize("act", ["file", "folder", "in a folder"])
+def test_an_error_of_the_system_names_what_was_written_and_says_what_to_do(tmp_path, monkeypatch, number, act):
+    """Never the hidden name: a folder that is filled is named as it will be called."""
+
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    def write():
+        if act == "folder":
+            monkeypatch.setattr(Path, "mkdir", fail)
+            storage.make_folder(tmp_path / "out")
+        elif act == "file":
+            monkeypatch.setattr(os, "fsync", fail)
+            storage.write_bytes(tmp_path / "out", b"x")
+        else:
+            with storage.new_folder(tmp_path / "new") as folder:
+                monkeypatch.setattr(os, "fsync", fail)
+                storage.write_bytes(folder / "out", b"x")
+
+    with pytest.raises(OSError, match=ERRORS[number]) as caught:
+        write()
+    monkeypatch.undo()
+    path = tmp_path / "new" / "out" if act == "in a folder" else tmp_path / "out"
+    assert str(caught.value).startswith(f"{path} cannot be written: ")
+    assert caught.value.errno == number
+    assert type(caught.value) is type(OSError(number, ""))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("damage", ["shorter", "longer", "changed", "missing", "no manifest", "bad manifest"])
@@ -121,7 +156,7 @@ def test_json_refuses_what_json_has_not(tmp_path):
 WRITERS = {
     "write_text", "write_bytes", "imwrite", "savefig", "save_file", "tofile", "savetxt", "savez", "savez_compressed",
     "save", "copy", "copy2", "copyfile", "copytree", "move", "rename", "renames", "link", "symlink", "mkstemp",
-    "mkdtemp", "NamedTemporaryFile", "symlink_to", "hardlink_to", "touch", "ZipFile",
+    "mkdtemp", "NamedTemporaryFile", "TemporaryFile", "symlink_to", "hardlink_to", "touch", "ZipFile",
 }  # fmt: skip
 
 
@@ -201,11 +236,11 @@ def test_rights_and_space_are_known_before_the_work(tmp_path, monkeypatch, repla
     monkeypatch.undo()
     asked = []
 
-    def refuse(*, prefix, dir):  # noqa: A002 - the name of the standard library
+    def refuse(*, dir):  # noqa: A002 - the name of the standard library
         asked.append(dir)
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     out = tmp_path / "there"
     out.mkdir()
     with pytest.raises(ValueError, match=r"there: nothing can be written in .*\(Permission denied\).*masks.*lost"):

@@ -30,7 +30,7 @@ class FailingDisk:
         def fake_open(path, mode="r", *arguments, **keywords):
             self._operation()
             file = real_open(path, mode, *arguments, **keywords)
-            if "w" in mode:
+            if set(mode) & set("wx"):
                 self.unsynced[Path(path)] = None
                 self.paths[file.fileno()] = Path(path)
             return file

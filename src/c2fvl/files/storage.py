@@ -3,24 +3,41 @@
 A file is written under a temporary name beside its target, flushed to disk and renamed over the target; then the folder
 is flushed. After a crash, a full disk or a power cut there is either the old file or the new one, never a part of it.
 No other module opens a file for writing; a test reads the syntax trees to check this.
+
+The first write of a process to a folder removes what killed processes left there (`partial.py`). An error of the system
+names the file that was to be written and says what to do.
 """
 
 import contextlib
+import errno
+import functools
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from c2fvl.files.parsing import parse_json
+from c2fvl.files.partial import clear_partial, hidden_name, hold, replaced_name
 
 MANIFEST = "manifest.json"
-_TEMPORARY = ".c2fvl-partial-"
 _MIN_FREE_BYTES = 16 * 2**20
+_MAKE_ROOM = "free some space there, or name another folder"
+_OTHER_FOLDER = "name a folder in which you may write"
+_REMEDIES = {
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+    errno.EFBIG: "the system limits the size of files here; raise the limit, or name another folder",
+    errno.EROFS: _OTHER_FOLDER,
+    errno.EACCES: _OTHER_FOLDER,
+    errno.EPERM: _OTHER_FOLDER,
+    errno.EIO: "the disk may be damaged; name a folder on another one",
+}
+_targets: dict[Path, Path] = {}
+"""Hidden folders that are being filled, and the names that they will have."""
 
 
 def write_bytes(path: Path | str, data: bytes, *, durable: bool = True) -> None:
@@ -31,20 +48,17 @@ def write_bytes(path: Path | str, data: bytes, *, durable: bool = True) -> None:
     """
     path = Path(path)
     make_folder(path.parent)
-    writer = f"{os.getpid()}-{threading.get_native_id()}"  # several threads may write the same file
-    temporary = path.with_name(f"{_TEMPORARY}{writer}-{path.name}"[:250])
-    try:
+    _clear_once(path.parent.absolute())
+    with _explained(path), _hidden_file(path.parent) as (temporary, file):
+        file.write(data)
+        file.flush()
         if durable:
-            _write_and_sync(temporary, data)
-        else:
-            temporary.write_bytes(data)
+            os.fsync(file.fileno())
+        if os.name != "posix":  # Windows renames no open file
+            file.close()
         _replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    if durable:
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
 
 
 def cache_folder(given: str, kind: str) -> Path:
@@ -74,9 +88,9 @@ def write_folder(path: Path | str, files: Mapping[str, bytes]) -> None:
         raise ValueError(f"the name {MANIFEST} is reserved for the folder's checksums")
     with new_folder(path) as building:
         for name, data in files.items():
-            _write_and_sync(building / name, data)
+            _write_new(building / name, data)
         manifest = {name: {"bytes": len(data), "sha256": checksum(data)} for name, data in files.items()}
-        _write_and_sync(building / MANIFEST, json.dumps(manifest, indent=2).encode())
+        _write_new(building / MANIFEST, json.dumps(manifest, indent=2).encode())
 
 
 @contextlib.contextmanager
@@ -84,24 +98,39 @@ def new_folder(path: Path | str, *, replace: bool = False) -> Iterator[Path]:
     """Yield a hidden folder beside `path`, to be filled by this module's functions; on success it becomes `path`.
 
     After an error or a crash there is no `path`. Raises `FileExistsError` if `path` exists and is not empty. With
-    `replace` the old folder stays until the new one is full; only a crash at that moment leaves neither.
+    `replace` the old folder stays until the new one is full. After a crash between the two renames that follow, the
+    next write into the parent folder puts the old folder back.
     """
     path = Path(path)
-    if path.is_file() or (not replace and path.is_dir() and any(path.iterdir())):
-        raise FileExistsError(f"{path} exists already; give another name")
+    check_new_folder(path, replace=replace)
     make_folder(path.parent)
-    building = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
-    building.chmod(0o755)  # mkdtemp lets only the user read it
+    clear_partial(path.parent)
+    with _explained(path):
+        building, descriptor = _hidden_folder(path.parent)
+    _targets[building] = path
     try:
         yield building
-        _sync_folder(building)
-        if replace and path.is_dir():
-            remove_folder(path)
-        _replace(building, path)
+        with _explained(path):
+            _sync_folder(building)
+            if replace and path.is_dir():
+                _exchange(building, path)
+            else:
+                _replace(building, path)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
+    finally:
+        del _targets[building]
+        if descriptor is not None:
+            os.close(descriptor)
     _sync_folder(path.parent)
+
+
+def check_new_folder(path: Path | str, *, replace: bool = False) -> None:
+    """Raise `FileExistsError` where `new_folder` would, before the work that fills it."""
+    path = Path(path)
+    if path.is_file() or (not replace and path.is_dir() and any(path.iterdir())):
+        raise FileExistsError(f"{path} exists already and nothing is overwritten; give another name")
 
 
 def read_folder(path: Path | str) -> dict[str, bytes]:
@@ -136,15 +165,15 @@ def make_folder(path: Path | str) -> None:
         return
     if path.parent != path:
         make_folder(path.parent)
-    path.mkdir(exist_ok=True)
-    _sync_folder(path.parent)
+    with _explained(path):
+        path.mkdir(exist_ok=True)
+        _sync_folder(path.parent)
 
 
 def remove_folder(path: Path | str) -> None:
     """Remove a folder; a crash on the way leaves it complete or hidden, never incomplete under its name."""
     path = Path(path)
-    doomed = path.with_name(f"{_TEMPORARY}old-{path.name}")
-    shutil.rmtree(doomed, ignore_errors=True)
+    doomed = hidden_name(path.parent)
     _replace(path, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
@@ -162,7 +191,7 @@ def check_folder(path: Path | str, *, what: str, replaced: bool = False) -> Path
     while not parent.exists():
         parent = parent.parent
     try:
-        with tempfile.NamedTemporaryFile(prefix=_TEMPORARY, dir=parent):  # knows more than the rights do
+        with tempfile.TemporaryFile(dir=parent):  # knows more than the rights do
             pass
     except OSError as error:
         raise ValueError(
@@ -183,25 +212,88 @@ def remove_file(path: Path | str) -> None:
     Path(path).unlink(missing_ok=True)
 
 
-def clear_partial(folder: Path | str) -> None:
-    """Remove what interrupted writes left in `folder`; complete files stay."""
-    for entry in Path(folder).glob(f"{_TEMPORARY}*"):
-        if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
-
-
 def checksum(data: bytes) -> str:
     """Return the SHA-256 of `data` in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
-def _write_and_sync(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
+def _write_new(path: Path, data: bytes) -> None:
+    """Write a file of a folder that is being filled."""
+    with _explained(path), open(path, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _hidden_file(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """Yield the path of a new hidden file and the file; after an error it is removed."""
+    while True:
+        path = hidden_name(folder)
+        file = open(path, "xb")  # noqa: SIM115 - it is closed below
+        if hold(file.fileno(), path):
+            break
+        file.close()
+    try:
+        yield path, file
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
+    finally:
+        with contextlib.suppress(OSError):  # what could not be written was said already
+            file.close()
+
+
+def _hidden_folder(parent: Path) -> tuple[Path, int | None]:
+    """Return a new hidden folder and the descriptor that holds it, which Windows does not have."""
+    while True:
+        path = hidden_name(parent)
+        path.mkdir()
+        if os.name != "posix":
+            return path, None
+        descriptor = os.open(path, os.O_RDONLY)
+        if hold(descriptor, path):
+            return path, descriptor
+        os.close(descriptor)
+
+
+def _exchange(building: Path, path: Path) -> None:
+    """Put a filled folder in the place of `path`; after an error `path` is the old one again."""
+    old = replaced_name(path)
+    descriptor = None if os.name != "posix" else os.open(path, os.O_RDONLY)
+    try:
+        if descriptor is not None:
+            hold(descriptor, path)
+        _replace(path, old)
+        try:
+            _replace(building, path)
+        except BaseException:
+            _replace(old, path)
+            raise
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+    remove_folder(old)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn errors of the system into errors of the same kind that name `path` and say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.strerror is None:  # not of the system, or explained already
+            raise
+        shown = next((end / path.relative_to(at) for at, end in _targets.items() if path.is_relative_to(at)), path)
+        remedy = _REMEDIES.get(error.errno or 0)
+        explained = type(error)(f"{shown} cannot be written: {error.strerror}{f'; {remedy}' if remedy else ''}")
+        explained.errno = error.errno
+        raise explained from error
+
+
+_clear_once = functools.cache(clear_partial)
+"""The first write to a folder clears it; later ones of the process do not look again."""
 
 
 def _replace(source: Path, target: Path) -> None:

@@ -99,6 +99,7 @@ def export(
             if calibration is None
             else f"--calibration is only for --dtype int8, not for {dtype}; leave it out"
         )
+    storage.check_folder(out.parent, what="exported network")
     images = None if calibration is None else _images(model, calibration, table)
     progress.stage("translating")
     content = _described(_translate(model, opset), model, dtype)

@@ -24,6 +24,7 @@ def fit_ood(
     The fractions are of the images of `check_split`, as they are and turned, mirrored or inverted. Raises `ValueError`
     for too few images, with nothing written.
     """
+    storage.check_folder(model.path, what="out-of-distribution check")
     table = model.config.data.table
     known, others = part.cases(table), replace(part, split=check_split).cases(table)
     total, done = len(known) + len(others), 0

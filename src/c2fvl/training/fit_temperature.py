@@ -43,6 +43,7 @@ def calibrate(
         raise ValueError(
             f"{model.path}: the network has {classes} classes, and a temperature can be fitted for one lesion only"
         )
+    storage.check_folder(model.path, what="calibration")
     images = dataset_of(model, part)
     cases, config = images.cases, model.config
     if part.split.lower() in _DOUBTS:

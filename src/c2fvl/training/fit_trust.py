@@ -66,6 +66,8 @@ def fit_trust(
     images = dataset_of(model, part.with_text("right"))
     if not images.num_readable:
         raise ValueError(f"{part.root} ({part.split}): no image has a readable report, so there is nothing to trust")
+    if keep:
+        storage.check_folder(model.path, what="trust")
     trusts = sorted({0.0, *map(float, trusts)})
     scores = _score(model, images, trusts, seed=part.seed, batch_size=batch_size, progress=progress)
     found = _curve(images, scores, trusts) | {

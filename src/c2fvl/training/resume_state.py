@@ -14,6 +14,7 @@ from torch import Tensor
 from c2fvl.checkpoints.trained_model import parse_tensors, plain_tensors
 from c2fvl.files import storage
 from c2fvl.files.parsing import parse_json
+from c2fvl.files.partial import clear_partial
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def save_state(folder: Path | str, state: ResumeState) -> Path:
     """Write a state as the newest of `folder` and remove all but the newest two; return its path."""
     folder = Path(folder)
     storage.make_folder(folder)
-    storage.clear_partial(folder)
+    clear_partial(folder)
     numbers = _numbers(folder)
     path = folder / f"{(numbers[-1] if numbers else 0) + 1:06d}"
     tensors, structure = _flatten(state.optimizer)

@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from c2fvl.checkpoints.folders import WEIGHTS
 from c2fvl.checkpoints.foreign import read_checkpoint, weight_fault
 from c2fvl.checkpoints.official.names import OFFICIAL_NAMES
 from c2fvl.checkpoints.trained_model import save_model
 from c2fvl.config import Config, ModelConfig
-from c2fvl.files.storage import checksum
+from c2fvl.files.storage import check_new_folder, checksum, new_folder
 from c2fvl.messages import listed
 from c2fvl.models import build_model
 from c2fvl.models.text_input import text_kind
@@ -76,12 +75,11 @@ def official_keys(name: str, network: nn.Module) -> dict[str, tuple[str, ...]]:
 def convert(file: Path | str, out: Path | str, *, name: str, config: Config) -> nn.Module:
     """Read an official checkpoint of `name`, write it as the model folder `out` and return the network.
 
-    `config` gives the settings of data it was trained with, such as the preset c2fvl_qata_paper. Raises `ValueError`
-    and `FileNotFoundError` as `read_checkpoint` and `from_reference` do, and `FileExistsError` for a model folder that
-    is there already; then nothing is written.
+    `config` gives the settings of data it was trained with, such as the preset c2fvl_qata_paper. The folder is written
+    whole or not at all. Raises `ValueError` and `FileNotFoundError` as `read_checkpoint` and `from_reference` do, and
+    `FileExistsError` for a folder that is there already and not empty; then nothing is written.
     """
-    if (Path(out) / WEIGHTS).exists():
-        raise FileExistsError(f"{out} holds a model already and nothing is overwritten; name another folder")
+    check_new_folder(out)
     weights = read_checkpoint(file)
     network = from_reference(name, weights)
     arguments = OFFICIAL_NAMES[name].arguments(_clean(weights))
@@ -94,7 +92,9 @@ def convert(file: Path | str, out: Path | str, *, name: str, config: Config) -> 
         mask="labels" if arguments.get("num_classes", 1) > 2 else config.data.mask,
     )
     config = dataclasses.replace(config, data=data)
-    save_model(out, network, config, {"source": Path(file).name, "source_sha256": checksum(Path(file).read_bytes())})
+    source = {"source": Path(file).name, "source_sha256": checksum(Path(file).read_bytes())}
+    with new_folder(out) as folder:
+        save_model(folder, network, config, source)
     return network
 
 

@@ -128,6 +128,7 @@ def compare(
         raise ValueError("there is nothing to compare; name run folders or model folders")
     systems = [read_system(entry) for entry in models]
     labels = distinct_labels(systems)
+    to_score = set() if part is None else _folders_to_score(systems, part, fresh=fresh)
     evaluated: dict[str, list[_Seed]] = {}
     for label, system in zip(labels, systems, strict=True):
         if system.is_evaluation:
@@ -136,9 +137,8 @@ def compare(
             continue
         else:
             folders = [
-                _evaluated(folder, config, part, compute, text_model=text_model, fresh=fresh, label=label,
-                           progress=progress)
-                for folder, config in zip(system.folders, system.settings, strict=True)
+                _evaluated(folder, part, compute, to_score, text_model=text_model, label=label, progress=progress)
+                for folder in system.folders
             ]  # fmt: skip
         evaluated[label] = [_Seed.read(folder) for folder in folders]
     _check_comparable(evaluated)
@@ -188,21 +188,33 @@ def _entry(
     return Entry(shown, model, system.folders, reports, values, tuple(seed.path for seed in seeds), intervals)
 
 
+def _folders_to_score(systems: Sequence[System], part: Part, *, fresh: bool) -> set[Path]:
+    """Return the model folders without a usable evaluation, after a check that all of them can be written."""
+    to_score = set()
+    for system in systems:
+        for model_folder, config in () if system.is_evaluation else zip(system.folders, system.settings, strict=True):
+            folder = EvaluationFolder.of_model(model_folder, part)
+            if fresh or not _is_of(folder, model_folder, config, part):
+                folder.check()
+                to_score.add(model_folder)
+    return to_score
+
+
 def _evaluated(
     model_folder: Path,
-    config: Config,
     part: Part,
     compute: Compute,
+    to_score: set[Path],
     *,
     text_model: str | None,
-    fresh: bool,
     label: str,
     progress: Progress,
 ) -> EvaluationFolder:
-    """Return the evaluation of a model on a part, made now unless it is there."""
+    """Return the evaluation of a model on a part, made now if the model is one of those `to_score`."""
     folder = EvaluationFolder.of_model(model_folder, part)
-    if not fresh and _is_of(folder, model_folder, config, part):
+    if model_folder not in to_score:
         return folder
+    to_score.remove(model_folder)  # it may be named again
     progress.stage(f"scoring {label}")
     model = load_model(model_folder, device=compute.device)
     if text_model is not None and model.config.data.text == "sentence":
