@@ -55,9 +55,7 @@ def _kill_until_finished(stage: Stage, config: Config, run: Path, draw: random.R
     """
     steps, longest = 0, 0.5
     for _ in range(MAX_STARTS):
-        resumable = (run / "last").is_dir() and any(entry.name.isdecimal() for entry in (run / "last").iterdir())
-        if not resumable:
-            shutil.rmtree(run, ignore_errors=True)
+        resumable = (run / "config.toml").is_file()  # from its first file on, even without a state
         seconds = MAX_SECONDS if stage.is_over else draw.uniform(0.0, longest)
         if _finished(config, run, resumable=resumable, seconds=seconds):
             return

@@ -1,7 +1,10 @@
+import copy
 import dataclasses
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,16 +26,19 @@ from c2fvl.data.batches import EpochBatches
 from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.data.scan import scan
+from c2fvl.files import storage
 from c2fvl.inference.cases import NETWORK, predict_cases, score_prediction
 from c2fvl.metrics.overlap import summarise
 from c2fvl.models import build_model
 from c2fvl.training.callbacks import Observer
-from c2fvl.training.loop import train
+from c2fvl.training.loop import fit, train
 from c2fvl.training.optimizers import build_optimizer, learning_rate
-from c2fvl.training.random_state import seed_everything
+from c2fvl.training.random_state import generator_states, restore_generators, seed_everything
 from c2fvl.training.resume_state import ResumeState, load_state, save_state
+from c2fvl.training.run_folder import is_begun
 from c2fvl.training.saving import restore_run
 from c2fvl.training.setup import set_up
+from c2fvl.training.steps import StreamedSteps
 
 
 def log_of(run):
@@ -645,6 +651,88 @@ def test_all_generators_are_restored(tiny_config, tmp_path):
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("gauss", [False, True])
+def test_generators_are_restored_to_what_they_were(gauss):
+    """Asked of the generators themselves: their whole state, and the next numbers that they draw.
+
+    Python and NumPy keep the second of two normal numbers that were drawn together.
+    """
+    device = torch.device("cpu")
+    seed_everything(3)
+    random.random()
+    np.random.rand(5)  # noqa: NPY002 - leaves NumPy at a position within its block
+    torch.rand(5)
+    if gauss:
+        random.gauss(0, 1)
+        np.random.randn()  # noqa: NPY002
+    python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    assert (python[2] is not None, numpy[3]) == (gauss, int(gauss))
+    assert numpy[2] not in (0, 624)
+    saved = generator_states(device)
+    assert np.array_equal(saved["numpy"].numpy()[:-2], numpy[1])
+    assert saved["numpy"].tolist()[-2:] == [numpy[2], numpy[3]]
+
+    def draws():
+        own = random.random(), random.gauss(0, 1), random.gauss(0, 1), np.random.rand(), np.random.randn()  # noqa: NPY002
+        return *own, np.random.randn(), torch.rand(3).tolist(), torch.randn(3).tolist()  # noqa: NPY002
+
+    expected = draws()
+    seed_everything(4)
+    restore_generators(saved, device)
+    assert random.getstate() == python
+    assert torch.equal(torch.get_rng_state(), pytorch)
+    for ours, theirs in zip(np.random.get_state(), numpy, strict=True):  # noqa: NPY002
+        assert np.array_equal(ours, theirs)
+    assert draws() == expected
+
+
+def test_all_of_a_run_is_restored_to_what_was_saved(tiny_config, tmp_path):
+    """Compared with the running objects at the moment of the save, not with another resume."""
+    config = override(tiny_config, [*RICH, "train.epochs=4"])
+    prepared = set_up(config, tmp_path / "run")
+    assert not fit(prepared, StopAfter(3)).finished
+    before = copy.deepcopy({
+        "weights": prepared.network.state_dict(), "average": prepared.ema.state_dict(),
+        "optimizer": prepared.optimizer.state_dict(), "progress": dataclasses.asdict(prepared.progress),
+    })  # fmt: skip
+    position, generators = before["progress"]["batches"], generator_states(torch.device("cpu"))
+    assert 0 < position < prepared.batches_per_epoch
+    restored = set_up(load_config(tmp_path / "run" / "config.toml"), tmp_path / "run", resumed=True)
+    restore_run(restored)
+    for name, value in generator_states(torch.device("cpu")).items():
+        assert torch.equal(value.nan_to_num(), generators[name].nan_to_num()), name
+    for part, found in (("weights", restored.network.state_dict()), ("average", restored.ema.state_dict())):
+        for name, value in found.items():
+            assert torch.equal(value, before[part][name]), (part, name)
+    found = restored.optimizer.state_dict()
+    assert found["param_groups"] == before["optimizer"]["param_groups"]
+    assert found["state"].keys() == before["optimizer"]["state"].keys()
+    for number, entry in found["state"].items():
+        for name, value in entry.items():
+            assert torch.equal(value, before["optimizer"]["state"][number][name]), (number, name)
+    assert dataclasses.asdict(restored.progress) == before["progress"]
+    steps = StreamedSteps(restored)
+    steps.start_epoch()
+    keys = EpochBatches(len(restored.train_data), config.train.batch_size, epoch=0, seed=config.train.seed).batches
+    assert before["progress"]["epoch"] == 0
+    assert next(steps._batches).ids == [restored.train_data.cases[index].id for _, index in keys[position]]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_another_number_of_threads_is_said(tiny_config, tmp_path, caplog, threads):
+    run = train(override(tiny_config, ["train.epochs=1", "train.threads=1"]), run=tmp_path / "run").run
+    try:
+        restore_run(set_up(override(load_config(run / "config.toml"), [f"train.threads={threads}"]), run, resumed=True))
+    finally:
+        torch.set_num_threads(1)
+    said = [record.getMessage() for record in caplog.records if "threads" in record.getMessage()]
+    if threads == 1:
+        assert not said
+    else:
+        assert len(said) == 1
+        assert re.search(r"with 1 threads and goes on with 2, .* resume with train.threads=1", said[0])
+
+
 def test_a_stop_is_granted_where_an_epoch_is_one_step(tiny_config, tmp_path):
     config = override(tiny_config, ["train.batch_size=64", "train.epochs=6"])
     result = train(config, run=tmp_path / "run", observer=StopAfter(1))
@@ -658,10 +746,6 @@ def test_a_stop_is_granted_where_an_epoch_is_one_step(tiny_config, tmp_path):
 
 
 def test_other_data_are_refused_on_resume_and_a_moved_set_is_not(tiny_config, phantom_root, tmp_path):
-    import shutil
-
-    from c2fvl.data.phantom.draw import write_phantom
-
     run = train(override(tiny_config, ["train.epochs=1"]), run=tmp_path / "run").run
     write_phantom(tmp_path / "other", num_cases=40, seed=2, size=64)
     with pytest.raises(ValueError, match="not those that"):
@@ -680,6 +764,63 @@ def test_a_run_killed_before_its_first_epoch_can_be_resumed(tiny_config, tmp_pat
     whole = train(tiny_config, run=tmp_path / "whole")
     train(resume=tmp_path / "run")
     assert_same_run(whole.run, tmp_path / "run")
+
+
+class KilledError(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("again", ["resume", "same folder"])
+@pytest.mark.parametrize(
+    ("killed_at", "left"),
+    [
+        ("config.toml", []),
+        ("environment.json", ["config.toml"]),
+        ("000001", ["config.toml", "environment.json", "last"]),
+    ],
+)
+def test_a_run_killed_before_its_first_state_begins_again(
+    tiny_config, tmp_path, monkeypatch, caplog, killed_at, left, again
+):
+    whole = train(tiny_config, run=tmp_path / "whole")
+
+    def kill(source, target):
+        if Path(target).name == killed_at:
+            raise KilledError
+        os.replace(source, target)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(storage, "_replace", kill)
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # nothing cleans up after a kill
+        train(tiny_config, run=run)
+    assert sorted(entry.name for entry in run.iterdir()) == left
+    result = train(resume=run) if again == "resume" and left else train(tiny_config, run=run)
+    assert result.finished
+    assert f"{run}: the run ended before its first state was saved, so it begins again" in caplog.text
+    assert_same_run(whole.run, run)
+    assert not [entry for entry in run.rglob("*") if entry.name.startswith(".c2fvl")]
+
+
+def test_only_what_a_run_leaves_before_its_first_state_counts_as_new(tmp_path):
+    assert not is_begun(tmp_path / "none")
+    assert not is_begun(tmp_path)
+    (tmp_path / "last").mkdir()
+    for name in ("config.toml", "environment.json", ".c2fvl-partial-x", "last/.c2fvl-partial-y"):
+        (tmp_path / name).write_text("")
+    assert not is_begun(tmp_path)
+    for name in ("log.jsonl", "notes.txt", "last/000001"):
+        (tmp_path / name).write_text("")
+        assert is_begun(tmp_path), name
+        (tmp_path / name).unlink()
+    assert is_begun(tmp_path / "config.toml")
+
+
+def test_a_folder_in_which_another_process_trained_meanwhile_is_not_overwritten(tiny_config, tmp_path):
+    prepared = set_up(tiny_config, tmp_path / "run")
+    (tmp_path / "run" / "last" / "000001").mkdir(parents=True)
+    with pytest.raises(FileExistsError, match="nothing in it is overwritten"):
+        fit(prepared, Observer())
 
 
 def test_two_trainings_do_not_share_a_run_folder(tiny_config, tmp_path):

@@ -5,6 +5,7 @@ import logging
 import sys
 
 from c2fvl.cli import data, evaluation, inference, models, training
+from c2fvl.cli.exit_status import DONE, WRONG_CALL, Stopped, status_of_signal, stop_by_signals
 from c2fvl.cli.options import PROGRAM, Commands, Parser
 from c2fvl.extensions import import_extension
 from c2fvl.messages import did_you_mean, nearest_names
@@ -15,7 +16,16 @@ GROUPS = (inference, training, evaluation, data, models)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 1 for a problem found, 2 for a wrong call or input."""
+    """Run one command and return its exit status, one of those of `cli/exit_status.py`."""
+    with stop_by_signals():
+        try:
+            return _run(arguments)
+        except Stopped as stopped:
+            print(f"{PROGRAM}: {stopped}", file=sys.stderr)
+            return status_of_signal(stopped.name)
+
+
+def _run(arguments: list[str] | None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     chosen = next((word for word in arguments if not word.startswith("-")), "")
     cli = parser(chosen)
@@ -30,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         command.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
     if options.command is None:
         cli.print_help()
-        return 0
+        return DONE
     if rest:  # argparse takes no positional arguments after an option; key=value may stand anywhere
         options.overrides.extend(rest)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
@@ -40,13 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
         return options.run(options)
     except BrokenPipeError:  # the reader of the output has closed it
         sys.stdout = None  # nothing is left to flush at the end
-        return 0
+        return DONE
     except (ValueError, OSError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: stopped", file=sys.stderr)
-        return 130
+        return WRONG_CALL
 
 
 def parser(chosen: str | None = None) -> argparse.ArgumentParser:

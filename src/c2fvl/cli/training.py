@@ -4,6 +4,7 @@ import argparse
 import json
 from typing import Any
 
+from c2fvl.cli.exit_status import DONE, TIME_IS_UP, status_of_signal
 from c2fvl.cli.options import (
     PROGRAM,
     ROOT,
@@ -23,9 +24,6 @@ from c2fvl.cli.options import (
     load_named_model,
     part_of,
 )
-
-STOPPED = {"SIGINT": 130, "SIGTERM": 143}
-"""Exit status of a training that a signal stopped after it was saved; 75 if its time was up."""
 
 
 def add(commands: Commands) -> None:
@@ -87,7 +85,9 @@ def run_train(options: argparse.Namespace) -> int:
         print(f"Best validation Dice per image {result.best_dice:.4f} in epoch {result.best_epoch}: {best}")
     if not result.finished:
         print(f"Resume with: {PROGRAM} train --resume {result.run}")
-    return 0 if result.finished else STOPPED.get(result.signal or "", 75)
+    if result.finished:
+        return DONE
+    return TIME_IS_UP if result.signal is None else status_of_signal(result.signal)
 
 
 def _calibrate_options(sub: argparse.ArgumentParser) -> None:

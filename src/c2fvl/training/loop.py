@@ -23,7 +23,7 @@ from c2fvl.training.callbacks import Observer
 from c2fvl.training.device_steps import DeviceSteps
 from c2fvl.training.optimizers import learning_rate, rate_at, set_learning_rate
 from c2fvl.training.processes import any_process, mean_over_processes
-from c2fvl.training.run_folder import lock_run, resolve_run
+from c2fvl.training.run_folder import check_not_begun, is_begun, lock_run, resolve_run
 from c2fvl.training.saving import restore_run, save_run, write_log
 from c2fvl.training.setup import Run, set_up
 from c2fvl.training.signals import StopSignals
@@ -60,7 +60,8 @@ def train(
 ) -> TrainResult:
     """Train by `config`, or go on with the run folder `resume`; return how it ended.
 
-    The run folder is `run`, or else out/<preset>/<time>; it must not exist.
+    The run folder is `run`, or else out/<preset>/<time>; it must not exist. A run that ended before its first state was
+    saved has lost nothing: its folder counts as new, and resuming it begins it again.
 
     Raises `ValueError` before anything is written for settings, data or states that do not fit, and during training
     for a loss that is not finite, naming the images of the batch.
@@ -69,8 +70,11 @@ def train(
     if resume is None:  # settings of a new run are the user's own, so that code they name may be imported
         for name in filter(is_extension, (config.model.name, config.loss.custom)):
             import_extension(name)
-    prepared = set_up(config, folder, resumed=resume is not None)
-    if resume is not None:
+    resumed = resume is not None and is_begun(folder)
+    if folder.is_dir() and not is_begun(folder):
+        logger.warning("%s: the run ended before its first state was saved, so it begins again", folder)
+    prepared = set_up(config, folder, resumed=resumed)
+    if resumed:
         restore_run(prepared)
     start_budget(prepared)
     return fit(prepared, observer or Observer())
@@ -87,6 +91,8 @@ def fit(run: Run, observer: Observer) -> TrainResult:
             time_is_up = bool(hours) and time.monotonic() - began > 3600 * hours
             return any_process(run.accelerator, signals.received or time_is_up)
 
+        if run.is_main and not run.resumed:
+            check_not_begun(run.folder)  # another process may have trained in it since it was looked at
         _begin(run, observer)
         reason = _fit_epochs(run, observer, stop)
     finished = reason != STOPPED
@@ -113,12 +119,12 @@ def _begin(run: Run, observer: Observer) -> None:
             "begun_from": run.started_from,
         }
         storage.write_json(run.folder / "environment.json", environment)
-    if config.train.trackers:
-        run.accelerator.init_trackers("c2fvl", config=_flat(dataclasses.asdict(config)))
     observer.start(run.folder, config, num_train, num_val, run.progress.epoch, is_main=run.is_main)
     if not run.resumed:
         save_run(run)  # from here on the run can be resumed, whenever it is killed
         run.budget.kept += 4 * run.save_seconds  # the optimizer's state is still to come
+    if config.train.trackers:
+        run.accelerator.init_trackers("c2fvl", config=_flat(dataclasses.asdict(config)))
 
 
 def _fit_epochs(run: Run, observer: Observer, stop: Callable[[], bool]) -> str:

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 NUM_STATES_KEPT = 2
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 @dataclass
@@ -71,7 +71,7 @@ def load_state(folder: Path | str) -> ResumeState:
     numbers = _numbers(folder)
     if not numbers:
         raise FileNotFoundError(
-            f"{folder} holds no saved state: the run ended before its first state was saved; start a new run"
+            f"{folder} holds no saved state, so the run cannot go on; give another run folder, or start a new run"
         )
     reasons = []
     for number in reversed(numbers):

@@ -9,8 +9,11 @@ from pathlib import Path
 
 from c2fvl.config import Config
 from c2fvl.config_files import override, parse_config
+from c2fvl.files.partial import PREFIX
 
 logger = logging.getLogger(__name__)
+
+_BEFORE_FIRST_STATE = {"config.toml", "environment.json", "last"}
 
 RESUMABLE_SETTINGS = (
     "data.root", "data.workers", "train.epochs", "train.minutes", "train.patience", "train.trackers",
@@ -26,14 +29,13 @@ def resolve_run(
     resume: Path | str | None,
     overrides: tuple[str, ...],
 ) -> tuple[Config, Path]:
-    """Return the settings and the run folder, which is not created yet."""
+    """Return the settings and the run folder, which is new, not begun (`is_begun`), or to be resumed."""
     if resume is None:
         if config is None:
             raise ValueError("give the settings of a new run, or a run folder to resume")
         config = override(config, overrides)
         folder = Path(out) / config.preset / time.strftime("%Y-%m-%d_%H-%M-%S") if run is None else Path(run)
-        if folder.exists():
-            raise FileExistsError(f"{folder} already exists, and nothing in it is overwritten; give another run folder")
+        check_not_begun(folder)
         return config, folder
     folder = Path(resume)
     settings = folder / "config.toml"
@@ -56,6 +58,23 @@ def resolve_run(
             config.optimizer.schedule,
         )
     return config, folder
+
+
+def is_begun(folder: Path) -> bool:
+    """Tell whether a run folder contains more than a run has that ended before its first state was saved."""
+    if not folder.is_dir():
+        return folder.exists()
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(PREFIX)]
+    if any(entry.name not in _BEFORE_FIRST_STATE for entry in entries):
+        return True
+    states = folder / "last"
+    return states.is_dir() and any(not entry.name.startswith(PREFIX) for entry in states.iterdir())
+
+
+def check_not_begun(folder: Path) -> None:
+    """Raise `FileExistsError` where a new run would overwrite something."""
+    if is_begun(folder):
+        raise FileExistsError(f"{folder} already exists, and nothing in it is overwritten; give another run folder")
 
 
 @contextlib.contextmanager

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import logging
 import time
+
+import torch
 
 from c2fvl.checkpoints.trained_model import restore_weights
 from c2fvl.files import storage
@@ -11,6 +14,8 @@ from c2fvl.training.processes import gather
 from c2fvl.training.random_state import generator_states, restore_generators
 from c2fvl.training.resume_state import ResumeState, load_state, save_state
 from c2fvl.training.setup import Progress, Run
+
+logger = logging.getLogger(__name__)
 
 
 def save_run(run: Run) -> None:
@@ -21,6 +26,7 @@ def save_run(run: Run) -> None:
     if run.is_main:
         progress = dataclasses.asdict(run.progress)
         progress |= {"scaler": run.scaler.state_dict(), "num_processes": run.world, "data": run.data_fingerprint}
+        progress["threads"] = torch.get_num_threads()
         state = ResumeState(
             weights=run.network.state_dict(),
             optimizer=optimizer_state(run.optimizer),
@@ -42,7 +48,9 @@ def restore_run(run: Run) -> None:
     folder = run.folder / "last"
     state = load_state(folder)
     progress = dict(state.progress)
-    world, scaler, fingerprint = (progress.pop(name) for name in ("num_processes", "scaler", "data"))
+    world, scaler, fingerprint, threads = (
+        progress.pop(name) for name in ("num_processes", "scaler", "data", "threads")
+    )
     if fingerprint != run.data_fingerprint:
         raise ValueError(
             f"the images or reports in {run.config.data.root} are not those that {run.folder} was trained on; restore "
@@ -53,6 +61,12 @@ def restore_run(run: Run) -> None:
             f"{run.folder} was trained by {world} processes, and {run.world} would make other batches; resume it with "
             f"{world}"
         )
+    if threads != torch.get_num_threads() and run.device.type == "cpu":
+        logger.warning(
+            "%s was trained with %d threads and goes on with %d, which add in another order, so the weights will not "
+            "be exactly those of an uninterrupted run; for the same ones resume with train.threads=%d",
+            run.folder, threads, torch.get_num_threads(), threads,
+        )  # fmt: skip
     if (run.ema is None) != (state.average is None):
         raise ValueError(f"{folder} does not fit train.ema={run.config.train.ema}")
     restore_weights(run.network, state.weights, where=str(folder))

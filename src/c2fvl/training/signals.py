@@ -7,7 +7,7 @@ from typing import Any, Self
 
 
 class StopSignals:
-    """Within this context the first SIGINT or SIGTERM is only noted; a second one acts at once.
+    """Within this context the first SIGINT or SIGTERM is only noted; a second one acts as it would without it.
 
     Outside the main thread, where Python sets no handlers, nothing is changed.
     """
@@ -26,10 +26,15 @@ class StopSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
+            self._restore()
+            signal.raise_signal(number)
+        else:
+            self.received = signal.Signals(number).name
