@@ -30,7 +30,7 @@ NEEDS_TORCH = {
     "models.c2fvl", "models.filmfirst", "models.lvit", "models.medt", "models.transunet", "models.uctransnet",
     "models.unet",
     "checkpoints.foreign", "checkpoints.official", "checkpoints.packing", "checkpoints.provenance",
-    "checkpoints.trained_model",
+    "checkpoints.trained_model", "checkpoints.weights",
     "inference.cases", "inference.cost", "inference.export", "inference.precision", "inference.speed",
     "inference.torch_engine",
     "training", "evaluation",

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import c2fvl
 from c2fvl.checkpoints import folders as model_folders
+from c2fvl.checkpoints.model_files import as_json, write_files
 from c2fvl.checkpoints.packing import pack
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.cli.main import main
@@ -40,7 +41,7 @@ def run(tiny_run, tmp_path_factory):
     shutil.copytree(tiny_run, folder, ignore=shutil.ignore_patterns("evaluation-*"))
     weights = json.loads((folder / "best" / "metrics.json").read_text())["weights_sha256"]
     calibration = {"temperature": 1.5, "offset": -0.5, "weights_sha256": weights, "fitted_on": {"split": "val"}}
-    (folder / "best" / "calibration.json").write_text(json.dumps(calibration))
+    write_files(folder / "best", {"calibration.json": as_json(calibration)})
     write_card(folder)
     return folder
 
@@ -79,7 +80,8 @@ def test_a_tensor_beyond_the_range_of_half_precision_is_packed_as_it_is(run, ima
     name = next(name for name in weights if name.endswith("running_var"))
     weights[name][0] = 162387.0
     save_file(weights, tmp_path / "large" / "model.safetensors")
-    (tmp_path / "large" / "metrics.json").unlink()
+    for file in ("metrics.json", "manifest.json"):
+        (tmp_path / "large" / file).unlink()
     halves = load_file(pack(tmp_path / "large", tmp_path / "out").folder / "model.safetensors")
     assert torch.equal(halves[name], weights[name])
     assert {key for key, value in halves.items() if value.dtype == torch.float32} == {name}
@@ -99,7 +101,9 @@ def test_a_packed_model_holds_nothing_of_this_machine(run, packed, phantom_root)
     assert before.metrics["weights_sha256"] not in card and checksum(written) in card
     for file in packed.folder.iterdir():
         assert str(phantom_root.parent).encode() not in file.read_bytes(), file.name
-    assert (packed.folder / "model.safetensors.sha256").read_text() == f"{checksum(written)}  model.safetensors\n"
+    manifest = json.loads((packed.folder / "manifest.json").read_text())
+    assert manifest["model.safetensors"] == {"bytes": len(written), "sha256": checksum(written)}
+    assert manifest.keys() == {file.name for file in packed.folder.iterdir()} - {"manifest.json"}
 
 
 def test_settings_that_are_places_of_a_machine_are_emptied():
@@ -128,11 +132,15 @@ def test_what_cannot_be_packed_is_refused(run, tmp_path, capsys):
     weights = load_file(run / "best" / "model.safetensors")
     name = next(name for name, value in weights.items() if value.is_floating_point())
     save_file({**weights, name: weights[name] + torch.nan}, tmp_path / "damaged" / "model.safetensors")
-    (tmp_path / "damaged" / "metrics.json").unlink()
+    for file in ("metrics.json", "manifest.json"):
+        (tmp_path / "damaged" / file).unlink()
     for call, message in (
         ([str(tmp_path), str(tmp_path / "out")], "no model folder"),
         ([str(run), str(tmp_path / "there")], "exists already"),
-        ([str(tmp_path / "damaged"), str(tmp_path / "out")], f"{name} has numbers that are not finite"),
+        (
+            [str(tmp_path / "damaged"), str(tmp_path / "out")],
+            f"{name} has numbers that are not finite; get the model again",
+        ),
     ):
         assert main(["pack", *call]) == 2
         assert message in capsys.readouterr().err
@@ -191,15 +199,15 @@ def test_names_that_are_not_known_say_what_is(places, packed, image, capsys):
         assert all(message in error for message in messages), error
 
 
-@pytest.mark.parametrize("damage", ["weights", "no checksum"])
+@pytest.mark.parametrize("damage", ["weights", "no manifest"])
 def test_weights_of_a_checkout_must_have_their_checksum(places, packed, damage):
     folder = places / "checkout" / "weights" / "large"
     shutil.copytree(packed.folder, folder)
     if damage == "weights":
         (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
     else:
-        (folder / "model.safetensors.sha256").unlink()
-    with pytest.raises(ValueError, match=r"sha256.*get the checkout"):
+        (folder / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"checksum in manifest|manifest.*get the checkout"):
         c2fvl.load_model("large")
 
 
@@ -231,7 +239,7 @@ def test_a_curve_of_trust_of_other_weights_is_used_nowhere(run, tmp_path):
     shutil.copytree(run, folder)
     curve = {"weights_sha256": "0" * 64, "points": [], "default": 0.1}
     for content, wrong in ((json.dumps(curve), "other weights"), ("{", "damaged"), ("[1]", "damaged")):
-        (folder / "best" / "trust.json").write_text(content)
+        write_files(folder / "best", {"trust.json": content.encode()})
         with pytest.raises(ValueError, match=wrong):
             write_card(folder)
         with pytest.raises(ValueError, match=wrong):

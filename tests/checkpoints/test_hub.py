@@ -9,11 +9,14 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+import torch
+from safetensors.torch import load, save
 
 from c2fvl.checkpoints import folders as model_folders
 from c2fvl.checkpoints import hub
 from c2fvl.checkpoints.folders import SHIPPED
 from c2fvl.checkpoints.hub import pull, push
+from c2fvl.checkpoints.model_files import as_json, write_files
 from c2fvl.checkpoints.packing import pack
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.cli.main import main
@@ -127,10 +130,13 @@ def packed(tiny_run, tmp_path_factory):
     shutil.copytree(tiny_run / "best", folder / "model")
     metrics = json.loads((folder / "model" / "metrics.json").read_text())
     fitted = {"temperature": 1.5, "offset": 0, "weights_sha256": metrics["weights_sha256"], "fitted_on": {}}
-    (folder / "model" / "calibration.json").write_text(json.dumps(fitted))
     write_card(folder / "model")
-    (folder / "model" / "trust.json").write_text(json.dumps({"weights_sha256": metrics["weights_sha256"]}))
-    shutil.copy(SHIPPED / "small" / "ood.safetensors", folder / "model")
+    written = {
+        "calibration.json": as_json(fitted),
+        "trust.json": as_json({"weights_sha256": metrics["weights_sha256"]}),
+        "ood.safetensors": (SHIPPED / "small" / "ood.safetensors").read_bytes(),
+    }
+    write_files(folder / "model", written)
     return pack(folder / "model", folder / "packed").folder
 
 
@@ -142,30 +148,46 @@ def repository(stand_in, packed):
     return stand_in
 
 
+def change(repository, folder, **changed):
+    """Change files of the model in a repository, and its manifest with them; None removes a file."""
+    files = {name.replace("_", "."): content for name, content in changed.items()}
+    for name in hub.FILES:
+        if name != "manifest.json" and name in repository["files"] and files.get(name, b"") is not None:
+            write_files(folder, {name: files.get(name, repository["files"][name])})
+    repository["files"] |= {name: data for name, data in files.items() if data is not None}
+    repository["files"]["manifest.json"] = (folder / "manifest.json").read_bytes()
+    for name, data in files.items():
+        if data is None:
+            del repository["files"][name]
+
+
 def test_a_pulled_model_is_found_by_its_name(repository, packed, capsys):
     assert main(["pull", "owner/name", "--revision", "main"]) == 0
     assert "--model owner/name" in capsys.readouterr().out
     model = load_model("owner/name")
     assert {file.name for file in model.path.iterdir()} == {*hub.FILES, "pulled.json"}
-    assert all((model.path / name).read_bytes() == (packed / name).read_bytes() for name in hub.FILES)
+    assert all(
+        (model.path / name).read_bytes() == (packed / name).read_bytes()
+        for name in set(hub.FILES) - {"manifest.json"}  # whose entries may be in another order
+    )
     told = json.loads((model.path / "pulled.json").read_text())
     assert told == {"repository": "owner/name", "revision": COMMIT, "endpoint": repository["url"]}
     assert model.scaling.temperature == 1.5
     assert not any("pytorch_model" in path or path.endswith(".py") for path in repository["asked"])
 
 
-def test_settings_that_reach_out_are_emptied(repository):
+def test_settings_that_reach_out_are_emptied(repository, tmp_path):
     text = repository["files"]["config.toml"].decode()
     for name, value in (("text_fetch = false", "text_fetch = true"), ('text_cache = ""', 'text_cache = "/tmp/x"')):
         assert name in text
         text = text.replace(name, value)
-    repository["files"]["config.toml"] = text.encode()
+    change(repository, tmp_path, config_toml=text.encode())
     config = load_model(pull("owner/name")).config
     assert config == model_folders.portable(config)
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "message"),
+    ("file", "alter", "message"),
     [
         ("model.safetensors", lambda data: data[:-1] + b"\x01", "does not match the checksum"),
         ("metrics.json", lambda data: b"[", "metrics.json is damaged"),
@@ -174,15 +196,21 @@ def test_settings_that_reach_out_are_emptied(repository):
         ("calibration.json", lambda data: data.replace(b'sha256": "', b'sha256": "0'), "fitted to other weights"),
         ("model.safetensors", None, "lacks model.safetensors"),
         ("metrics.json", None, "lacks metrics.json"),
+        ("manifest.json", None, "lacks manifest.json"),
         ("README.md", lambda data: b"x" * (2**22 + 1), "at most 4,194,304 are downloaded"),
     ],
 )
-def test_what_is_not_whole_is_not_kept(repository, packed, file, change, message):
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_what_is_not_whole_is_not_kept(repository, packed, tmp_path, file, alter, message, is_listed):
     first = pull("owner/name")
     data = repository["files"].pop(file)
-    if change is not None:
-        assert change(data) != data
-        repository["files"][file] = change(data)
+    if alter is not None:
+        assert alter(data) != data
+        repository["files"][file] = alter(data)
+        if is_listed:
+            change(repository, tmp_path / "listed")
+        elif "4,194,304" not in message:
+            message = "does not match its checksum in manifest"
     with pytest.raises(ValueError, match=message) as caught:
         pull("owner/name")
     assert "c2fvl-pull" not in str(caught.value)
@@ -190,19 +218,51 @@ def test_what_is_not_whole_is_not_kept(repository, packed, file, change, message
     assert [entry.name for entry in first.parent.iterdir()] == ["name"]
 
 
-def test_weights_that_are_no_safetensors_are_refused(repository):
+@pytest.mark.parametrize("fault", ["not finite", "of another size", "of a stranger"])
+def test_a_model_that_predicts_nothing_does_not_replace_a_good_one(repository, packed, tmp_path, fault):
+    first = pull("owner/name")
+    before = {file.name: file.read_bytes() for file in first.iterdir()}
+    if fault == "of a stranger":
+        text = repository["files"]["config.toml"].replace(b"base_width = 8", b"base_width = 8192")
+        change(repository, tmp_path / "new", config_toml=text)
+        message = "not kept: .*does not fit its settings"
+    elif fault == "of another size":
+        text = (
+            repository["files"]["config.toml"]
+            .replace(b"[data]", b"[data]\nimage_size = 33")
+            .replace(b"\nimage_size = 32", b"", 1)
+        )
+        change(repository, tmp_path / "new", config_toml=text)
+        message = "not kept: it cannot predict an image of its size, 33 × 33"
+    else:
+        weights = load(repository["files"]["model.safetensors"])
+        name = next(name for name in sorted(weights) if name.endswith("weight"))
+        weights[name].view(-1)[0] = torch.nan
+        data = save(weights)
+        metrics = as_json({"weights_sha256": checksum(data)})
+        change(
+            repository, tmp_path / "new", model_safetensors=data, metrics_json=metrics, calibration_json=None,
+            trust_json=None,
+        )  # fmt: skip
+        message = "not kept: .*not finite"
+    with pytest.raises(ValueError, match=message):
+        pull("owner/name")
+    assert {file.name: file.read_bytes() for file in first.iterdir()} == before
+
+
+def test_weights_that_are_no_safetensors_are_refused(repository, tmp_path):
     data = repository["files"]["model.safetensors"] = b"\x80\x04."
-    repository["files"]["metrics.json"] = json.dumps({"weights_sha256": checksum(data)}).encode()
-    del repository["files"]["calibration.json"]
+    metrics = json.dumps({"weights_sha256": checksum(data)}).encode()
+    change(repository, tmp_path / "new", metrics_json=metrics, calibration_json=None, trust_json=None)
     with pytest.raises(ValueError, match=r"not a whole safetensors file"):
         pull("owner/name")
     assert all(model.source != "cache" for model in model_folders.named_models())
 
 
-def test_a_newer_model_replaces_the_older(repository):
+def test_a_newer_model_replaces_the_older(repository, tmp_path):
     folder = pull("owner/name")
     assert (folder / "calibration.json").is_file()
-    del repository["files"]["calibration.json"]
+    change(repository, tmp_path / "new", calibration_json=None)
     assert pull("owner/name") == folder
     assert load_model("owner/name").calibration is None
     assert [entry.name for entry in folder.parent.iterdir()] == ["name"]
@@ -251,7 +311,10 @@ def test_a_model_is_pushed_as_one_commit(stand_in, packed, monkeypatch, capsys):
 
 
 def test_files_that_a_model_no_longer_has_go_with_the_push(stand_in, packed, tmp_path):
-    shutil.copytree(packed, tmp_path / "model", ignore=shutil.ignore_patterns("calibration.json"))
+    files = {name: (packed / name).read_bytes() for name in hub.FILES}
+    write_files(
+        tmp_path / "model", {name: files[name] for name in files.keys() - {"calibration.json", "manifest.json"}}
+    )
     stand_in["files"] = {"calibration.json": b"", "notes.txt": b""}
     push(tmp_path / "model", "owner/name", token=TOKEN)
     ((_, *operations),) = stand_in["commits"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from support.progress import Steps
 
-from c2fvl.checkpoints.folders import parse_settings
+from c2fvl.checkpoints.model_files import parse_settings
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.cli.main import main
 from c2fvl.evaluation.bench import bench, to_markdown

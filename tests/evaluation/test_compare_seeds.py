@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from c2fvl.checkpoints.model_files import write_files
 from c2fvl.cli.main import main
 from c2fvl.data.part import Part
 from c2fvl.evaluation.compare.compare import compare
@@ -294,7 +295,7 @@ def test_seeds_of_different_networks_are_refused(tiny_run, tmp_path):
     path = path if path.is_file() else next((other / "best").glob("*.toml"))
     text = path.read_text()
     assert "base_width = 8" in text
-    path.write_text(text.replace("base_width = 8", "base_width = 16"))
+    write_files(other / "best", {path.name: text.replace("base_width = 8", "base_width = 16").encode()})
     with pytest.raises(ValueError, match=r"is another network than .*only seeds of one network are averaged"):
         compare([f"x={tiny_run},{other}"], speed=False)
 

@@ -16,6 +16,8 @@ from c2fvl.cli.main import main
 from c2fvl.config_files import override
 from c2fvl.data.part import Part
 from c2fvl.inference.predictor import Predictor
+from c2fvl.inference.to_folder import Request, predict_to_folder
+from c2fvl.inference.torch_engine import NetworkEngine
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -23,6 +25,7 @@ pytest.importorskip("onnxruntime")
 from c2fvl.inference import export as export_module  # noqa: E402
 from c2fvl.inference.export import export  # noqa: E402
 from c2fvl.inference.onnx_engine import OnnxModel  # noqa: E402
+from c2fvl.inference.onnx_file import sealed  # noqa: E402
 
 REPORT = "Unilateral pulmonary infection, one infected area, lower left lung."
 
@@ -224,3 +227,89 @@ def test_wrong_calls_say_what_is_wrong(exported, image, tmp_path, capsys):
         assert main(call) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def changed(path, target, change):
+    """Write an exported file with its model changed, and with a checksum that fits, as a stranger could."""
+
+    model = onnx.load_model(path)
+    change(model)
+    target.write_bytes(sealed(model.SerializeToString()))
+    return target
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("form", ["raw", "floats", "halves", "constant"])
+def test_weights_that_are_not_finite_are_refused(tiny_export, tmp_path, value, form):
+
+    def change(model):
+        initializer = next(entry for entry in model.graph.initializer if len(entry.dims) == 4)
+        numbers = onnx.numpy_helper.to_array(initializer).copy()
+        numbers.flat[3] = value
+        name, kind, dims = initializer.name, onnx.TensorProto.FLOAT, initializer.dims
+        if form == "floats":
+            broken = onnx.helper.make_tensor(name, kind, dims, numbers.ravel())
+        elif form == "halves":
+            broken = onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT16, dims, numbers.ravel())
+        else:
+            broken = onnx.numpy_helper.from_array(numbers, name)
+        if form == "constant":
+            model.graph.initializer.remove(initializer)
+            model.graph.node.insert(0, onnx.helper.make_node("Constant", [], [name], value=broken))
+        else:
+            initializer.CopyFrom(broken)
+
+    with pytest.raises(ValueError, match=r"has weights that are not finite: \S+; export the model again"):
+        OnnxModel(changed(tiny_export.path, tmp_path / "a.onnx", change))
+
+
+def test_any_change_of_an_exported_file_is_refused(tiny_export, tmp_path):
+    data, draw = tiny_export.path.read_bytes(), np.random.default_rng(0)
+    for place in draw.integers(0, len(data), 200):
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << int(draw.integers(8))
+        (tmp_path / "a.onnx").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"a\.onnx (does not match the checksum|has no checksum)"):
+            OnnxModel(tmp_path / "a.onnx")
+    for size in (0, 10, len(data) // 2, len(data) - 1):
+        (tmp_path / "a.onnx").write_bytes(data[:size])
+        with pytest.raises(ValueError, match=r"checksum.*export the model again"):
+            OnnxModel(tmp_path / "a.onnx")
+
+
+def test_what_onnx_runtime_cannot_run_is_one_line_for_that_image(tiny_export, tmp_path, phantom_root, capsys):
+    def change(model):
+        entry = next(entry for entry in model.metadata_props if entry.key == "c2fvl.settings")
+        assert "image_size = 32" in entry.value
+        entry.value = entry.value.replace("image_size = 32", "image_size = 33", 1)
+
+    path = changed(tiny_export.path, tmp_path / "a.onnx", change)
+    image = sorted((phantom_root / "Test_Folder" / "img").iterdir())[0]
+    assert main(["predict", str(image), "--model", str(path), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be run on images (1, 3, 33, 33)" in error and error.count("\n") == 1
+    assert not list(tmp_path.glob("out/*.png"))
+
+
+def test_probabilities_that_are_none_are_an_error_for_that_image(tiny_run, phantom_root, tmp_path, monkeypatch, capsys):
+    images = sorted((phantom_root / "Test_Folder" / "img").iterdir())[:3]
+    engine, computed = NetworkEngine(load_model(tiny_run)), 0
+    compute = engine.compute
+
+    def overflowing(*given):
+        nonlocal computed
+        computed += 1
+        found = compute(*given)
+        if computed == 2:
+            found.probability[0, 5, 5] = np.nan
+        return found
+
+    monkeypatch.setattr(engine, "compute", overflowing)
+    predictor = Predictor(engine)
+    records = list(predict_to_folder(predictor, [Request(image) for image in images], tmp_path / "out"))
+    assert ["error" in record for record in records] == [False, True, False]
+    assert "holds values from nan" in records[1]["error"]
+    assert not (tmp_path / "out" / f"{images[1].stem}.png").exists()
+    computed = 1
+    with pytest.raises(ValueError, match="holds values from nan"):
+        predictor(images[0])

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import c2fvl
+from c2fvl.checkpoints.model_files import write_files
 from c2fvl.files.images import read_image, read_mask, write_image
 from c2fvl.inference.predictor import Predictor
 from c2fvl.inference.to_folder import Request, collect, predict_to_folder
@@ -180,12 +181,14 @@ def test_damaged_models_are_refused(tmp_path, tiny_run, damage):
     weights = folder / "model.safetensors"
     if damage == "cut":
         weights.write_bytes(weights.read_bytes()[:-100])
-        (folder / "metrics.json").unlink()
+        for name in ("metrics.json", "manifest.json"):
+            (folder / name).unlink()
     elif damage == "changed":
         weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     elif damage == "other settings":
         settings = (folder / "config.toml").read_text()
-        (folder / "config.toml").write_text(settings.replace("base_width = 8", "base_width = 16"))
+        changed = settings.replace("base_width = 8", "base_width = 16")
+        write_files(folder, {"config.toml": changed.encode()})
     else:
         (folder / "config.toml").unlink()
     with pytest.raises((ValueError, FileNotFoundError), match=r"safetensors|no model folder"):

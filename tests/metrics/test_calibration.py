@@ -21,6 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, f1_score, log_loss
 
 from c2fvl.checkpoints.folders import CALIBRATION
+from c2fvl.checkpoints.model_files import write_files
 from c2fvl.checkpoints.trained_model import load_model, save_model
 from c2fvl.cli.main import main
 from c2fvl.data.dataset import CaseDataset
@@ -470,7 +471,7 @@ def test_a_calibration_of_other_weights_is_not_used(folder, root, tmp_path, capl
     calibrate(load_model(folder), Part(root))
     other = tmp_path / "other"
     with_logits_times(folder, 1.5, other)
-    (other / CALIBRATION).write_bytes((folder / CALIBRATION).read_bytes())
+    write_files(other, {CALIBRATION: (folder / CALIBRATION).read_bytes()})
     caplog.clear()
     model = load_model(other)
     assert model.scaling == TemperatureScaling() and model.calibration is None
@@ -492,8 +493,13 @@ def test_a_damaged_calibration_is_refused(folder, root, content):
     elif content in changed:
         content = json.dumps(written | changed[content])
     (folder / CALIBRATION).write_text(content)
+    with pytest.raises(ValueError, match=r"calibration\.json does not match its checksum.*c2fvl calibrate"):
+        load_model(folder)
+    write_files(folder, {CALIBRATION: content.encode()})
     with pytest.raises(ValueError, match=r"calibration\.json is damaged: .*c2fvl calibrate"):
         load_model(folder)
+    assert calibrate(load_model(folder, replacing=[CALIBRATION]), Part(root)) == written
+    assert load_model(folder).calibration == written
 
 
 def test_the_command_line_fits_tells_and_keeps(folder, root, tmp_path, capsys, caplog):
@@ -511,7 +517,8 @@ def test_the_command_line_fits_tells_and_keeps(folder, root, tmp_path, capsys, c
     assert main([*call, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["calibrated"] is True and 0 <= record["estimated_dice"] <= 1
-    (folder / CALIBRATION).unlink()
+    for name in (CALIBRATION, "manifest.json"):
+        (folder / name).unlink()
     assert main(call) == 0
     assert "(not calibrated)" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / f"{image.stem}.json").read_text())["calibrated"] is False

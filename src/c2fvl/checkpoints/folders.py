@@ -19,8 +19,6 @@ WEIGHTS, SETTINGS, METRICS = "model.safetensors", "config.toml", "metrics.json"
 CALIBRATION, CARD = "calibration.json", "README.md"
 TRUST_CURVE, OOD_DETECTOR = "trust.json", "ood.safetensors"
 """Written by `c2fvl fit-trust --keep` and `c2fvl fit-ood`."""
-WEIGHTS_CHECKSUM = f"{WEIGHTS}.sha256"
-"""In packed folders, in the format of `sha256sum`."""
 PULLED = "pulled.json"
 """In folders of the cache: repository and revision of the model."""
 
@@ -48,7 +46,8 @@ class NamedModel:
     def network(self) -> str:
         """Return the name of its network; "settings damaged" where they are."""
         try:
-            return parse_settings(self.folder).model.name
+            text = read(self.folder / SETTINGS).decode("utf-8", "replace")
+            return parse_config(text, where=SETTINGS).model.name
         except ValueError:
             return "settings damaged"
 
@@ -75,8 +74,7 @@ class NamedModel:
 def find_model(path: Path | str) -> Path:
     """Return the model folder of a path or a name: the folder itself, `best` of a run folder, or that of a named model.
 
-    Raises `FileNotFoundError` with the known names where there is none, and `ValueError` where the weights of a named
-    model do not match the checksum beside them.
+    Raises `FileNotFoundError` with the known names where there is none.
     """
     given, path = str(path), Path(path)
     if path.exists():
@@ -84,7 +82,6 @@ def find_model(path: Path | str) -> Path:
     model = _find_named(DEFAULT if given == ALIAS else given)
     if model is None:
         raise FileNotFoundError(_unknown(given))
-    _check_weights(model)
     return model.folder
 
 
@@ -108,9 +105,9 @@ def name_of(folder: Path) -> str | None:
     return next((model.name for model in named_models() if model.folder.resolve() == folder.resolve()), None)
 
 
-def parse_settings(folder: Path) -> Config:
-    """Return the settings of a model folder; `ValueError` where they are damaged."""
-    return parse_config(read(folder / SETTINGS).decode("utf-8", "replace"), where=str(folder / SETTINGS))
+def comes_along(folder: Path) -> bool:
+    """Tell whether a model folder belongs to the package or to the checkout that it runs from."""
+    return folder.parent in (SHIPPED, CHECKOUT / "weights")
 
 
 def read(path: Path) -> bytes:
@@ -181,23 +178,6 @@ def _pulled() -> Iterator[NamedModel]:
     for owner in sorted(cache.iterdir()) if cache.is_dir() else ():
         for model in _in("cache", owner):
             yield dataclasses.replace(model, name=f"{owner.name}/{model.name}")
-
-
-def _check_weights(model: NamedModel) -> None:
-    """Compare weights with the checksum beside them, which those of a checkout must have."""
-    file = model.folder / WEIGHTS_CHECKSUM
-    if not file.is_file():
-        if model.source != "checkout":
-            return
-        raise ValueError(
-            f"{file} is missing, so these weights cannot be checked and are not used; get the checkout again"
-        )
-    expected = file.read_text(encoding="utf-8", errors="replace").partition(" ")[0].strip()
-    if storage.checksum(read(model.folder / WEIGHTS)) != expected:
-        raise ValueError(
-            f"{model.folder / WEIGHTS} does not match the checksum in {WEIGHTS_CHECKSUM}: it is damaged or not "
-            "complete; install the package or get the checkout again"
-        )
 
 
 def _unknown(given: str) -> str:

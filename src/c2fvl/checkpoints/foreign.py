@@ -80,17 +80,6 @@ def read_checkpoint(path: Path | str) -> dict[str, Tensor]:
     return dict(weights)
 
 
-def weight_fault(values: Tensor, like: Tensor) -> str | None:
-    """Return why a weight cannot be used in place of `like`, whatever its shape: layout, type, or not finite."""
-    if values.layout != torch.strided or values.is_meta:
-        return "no dense tensor"
-    if like.dtype.is_floating_point != values.dtype.is_floating_point or values.dtype.is_complex:
-        return f"{values.dtype} instead of {like.dtype}"
-    if not torch.isfinite(values.to(like.dtype)).all():
-        return "not finite"
-    return None
-
-
 class _DamagedError(ValueError):
     """A file is not what it claims to be."""
 

@@ -12,23 +12,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from c2fvl.checkpoints.folders import (
     CALIBRATION,
     CARD,
     METRICS,
-    OOD_DETECTOR,
     PULLED,
     SETTINGS,
     TRUST_CURVE,
     WEIGHTS,
     find_model,
-    parse_settings,
     portable,
     pulled_folder,
     read,
 )
+from c2fvl.checkpoints.model_files import MODEL_FILES, ModelFiles, write_files
 from c2fvl.checkpoints.small_files import read_small_files
 from c2fvl.config import Config
 from c2fvl.config_files import to_toml
@@ -37,8 +34,8 @@ from c2fvl.files import storage
 from c2fvl.models.registry import find_network
 from c2fvl.version import __version__
 
-NEEDED = (WEIGHTS, SETTINGS, METRICS)
-FILES = (*NEEDED, CALIBRATION, OOD_DETECTOR, TRUST_CURVE, CARD)
+NEEDED = (WEIGHTS, SETTINGS, METRICS, storage.MANIFEST)
+FILES = (*MODEL_FILES, storage.MANIFEST)
 """All that is pulled and pushed."""
 MAX_BYTES_PULLED = {WEIGHTS: 2 * 2**30}
 """Largest weights that are downloaded; each other file may have 4 MiB."""
@@ -48,10 +45,10 @@ _OTHER_BYTES = 4 * 2**20
 def pull(repository: str, *, revision: str = "", endpoint: str | None = None, token: str | None = None) -> Path:
     """Download the model of a repository OWNER/NAME into the user's cache and return its folder.
 
-    A model that was pulled before is replaced once the new one is complete. Without `endpoint` and `token`, those of
-    the hub's settings are used (HF_ENDPOINT, HF_TOKEN, a login). Raises `ValueError` for a repository that does not
-    exist, cannot be reached or lacks a file, and for files that are damaged or do not belong together; then nothing is
-    kept.
+    A model that was pulled before is replaced once the new one is complete and has predicted an image. Without
+    `endpoint` and `token`, those of the hub's settings are used (HF_ENDPOINT, HF_TOKEN, a login). Raises `ValueError`
+    for a repository that does not exist, cannot be reached or lacks a file, and for files that are damaged, do not
+    belong together or predict no image; then the older model stays as it was.
     """
     target = pulled_folder(repository)
     from huggingface_hub import HfApi
@@ -68,13 +65,15 @@ def pull(repository: str, *, revision: str = "", endpoint: str | None = None, to
                     api.hf_hub_download(repository, name, revision=info.sha, local_dir=downloaded)
         try:
             files, config = _checked(Path(downloaded))
+            if not is_extension(config.model.name):  # its code is not here, and is not run to check it
+                _try_out(Path(downloaded))
         except ValueError as error:
             said = str(error).replace(f"{downloaded}/", "")
             raise ValueError(f"the model {repository} is not kept: {said}") from error
     files[SETTINGS] = to_toml(portable(config)).encode()
+    del files[storage.MANIFEST]  # of settings that are replaced
     with storage.new_folder(target, replace=True) as folder:
-        for name, data in files.items():
-            storage.write_bytes(folder / name, data)
+        write_files(folder, files)
         storage.write_json(
             folder / PULLED, {"repository": repository, "revision": info.sha, "endpoint": str(api.endpoint)}
         )
@@ -144,23 +143,39 @@ def _check_listing(repository: str, sizes: Mapping[str, int]) -> None:
 
 def _checked(folder: Path) -> tuple[dict[str, bytes], Config]:
     """Return files and settings of a model folder; `ValueError` where a file is damaged or of another model."""
-    files = {name: read(folder / name) for name in FILES if name in NEEDED or (folder / name).is_file()}
-    config = parse_settings(folder)
-    if not is_extension(config.model.name):  # its code is not here, and is not run to check it
+    model_files = ModelFiles(folder)
+    config = model_files.settings()
+    if not is_extension(config.model.name):
         find_network(config.model.name)
-    checksum = storage.checksum(files[WEIGHTS])
-    small = read_small_files(folder, checksum)
-    if small.metrics.get("weights_sha256") != checksum:
-        raise ValueError(
-            f"{folder / WEIGHTS} does not match the checksum in {METRICS}: it is damaged or of another model"
-        )
-    try:
-        with safe_open(folder / WEIGHTS, framework="numpy") as content:
-            content.keys()
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{folder / WEIGHTS} is not a whole safetensors file: {error}") from error
+    small = read_small_files(model_files, storage.checksum(model_files.need(WEIGHTS)))
     small.require(CALIBRATION, TRUST_CURVE)
-    return files, config
+    if model_files.entries is None or not small.metrics:
+        raise ValueError(f"{folder} lacks {storage.MANIFEST} or {METRICS}; `c2fvl pack` makes a folder that has both")
+    found = {name: model_files.read(name) for name in MODEL_FILES}
+    files = {name: data for name, data in found.items() if data is not None}
+    return files | {storage.MANIFEST: read(folder / storage.MANIFEST)}, config
+
+
+def _try_out(folder: Path) -> None:
+    """Load a model and run it on a grey image; `ValueError` where that fails or gives numbers that are not finite."""
+    import torch
+
+    from c2fvl.checkpoints.trained_model import load_model
+    from c2fvl.models import Output
+    from c2fvl.reports.encoders import text_shape
+
+    model = load_model(folder)
+    side, channels = model.config.data.image_size, int(model.config.model.arguments.get("in_channels", 3))
+    shape = text_shape(model.config)
+    inputs = (torch.full((1, channels, side, side), 0.5), None if shape is None else torch.full((1, *shape), torch.nan))
+    try:
+        with torch.inference_mode():
+            output = model.network(*inputs)
+    except (RuntimeError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"it cannot predict an image of its size, {side} × {side}: {reason}") from error
+    if not isinstance(output, Output) or not torch.isfinite(output.logits).all():
+        raise ValueError("what it predicts for a grey image is not finite")
 
 
 @contextlib.contextmanager

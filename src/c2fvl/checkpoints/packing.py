@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from c2fvl.checkpoints.folders import CARD, SETTINGS, TRUST_CURVE, WEIGHTS, WEIGHTS_CHECKSUM, portable, read
-from c2fvl.checkpoints.small_files import read_small_files, write_small_files
+from c2fvl.checkpoints.folders import CARD, SETTINGS, TRUST_CURVE, WEIGHTS, portable
+from c2fvl.checkpoints.model_files import ModelFiles, write_files
+from c2fvl.checkpoints.small_files import read_small_files, small_files_as_bytes
 from c2fvl.checkpoints.trained_model import TrainedModel, load_model
 from c2fvl.config_files import to_toml
 from c2fvl.files import storage
@@ -42,10 +43,11 @@ def pack(model: Path | str, out: Path | str) -> Packed:
     model, `FileExistsError` where `out` exists, and `ValueError` for weights that are damaged or not finite.
     """
     trained = load_model(model)
-    files = read_small_files(trained.path, storage.checksum(read(trained.path / WEIGHTS)))
+    model_files = ModelFiles(trained.path)
+    files = read_small_files(model_files, storage.checksum(model_files.need(WEIGHTS)))
     files.require(TRUST_CURVE)
     weights = {name: value.detach().cpu().contiguous() for name, value in trained.network.state_dict().items()}
-    halves = {name: _half(name, value, trained.path) for name, value in weights.items()}
+    halves = {name: _half(value) for name, value in weights.items()}
     differences = {
         name: float((value.double() - halves[name].double()).abs().max())
         for name, value in weights.items()
@@ -54,21 +56,20 @@ def pack(model: Path | str, out: Path | str) -> Packed:
     tensor = max(differences, key=lambda name: differences[name])
     data = to_safetensors(halves)
     checksum = storage.checksum(data)
+    card = _card(trained, checksum)
+    written = {
+        WEIGHTS: data,
+        SETTINGS: to_toml(portable(trained.config)).encode(),
+        **small_files_as_bytes(files, checksum),
+        **({} if card is None else {CARD: card.encode()}),
+    }
     with storage.new_folder(out) as folder:
-        storage.write_bytes(folder / WEIGHTS, data)
-        storage.write_text(folder / WEIGHTS_CHECKSUM, f"{checksum}  {WEIGHTS}\n")
-        storage.write_text(folder / SETTINGS, to_toml(portable(trained.config)))
-        write_small_files(folder, files, checksum)
-        card = _card(trained, checksum)
-        if card is not None:
-            storage.write_text(folder / CARD, card)
+        write_files(folder, written)
     return Packed(Path(out), len(data), differences[tensor], tensor, trained.calibration is not None, card is not None)
 
 
-def _half(name: str, value: Tensor, where: Path) -> Tensor:
+def _half(value: Tensor) -> Tensor:
     """Return floating-point numbers in float16 if all are in its range, as a running variance may not be."""
-    if not torch.isfinite(value).all():
-        raise ValueError(f"{where / WEIGHTS}: {name} has numbers that are not finite, so this model is not packed")
     half = value.to(torch.float16)
     return half if value.is_floating_point() and torch.isfinite(half).all() else value
 

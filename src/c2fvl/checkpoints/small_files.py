@@ -1,17 +1,15 @@
-"""The small files of a model folder beside weights, settings and card: read together, written together. No torch."""
+"""The small files of a model folder beside weights, settings and card; which belong to its weights. No torch."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from c2fvl.checkpoints.folders import CALIBRATION, METRICS, OOD_DETECTOR, TRUST_CURVE, read
-from c2fvl.files import storage
+from c2fvl.checkpoints.folders import CALIBRATION, METRICS, OOD_DETECTOR, TRUST_CURVE, WEIGHTS
+from c2fvl.checkpoints.model_files import REDO, ModelFiles, as_json
 from c2fvl.files.parsing import parse_json
 from c2fvl.metrics.out_of_distribution import OodDetector
 from c2fvl.metrics.temperature import parse_calibration
-
-_REDO = {CALIBRATION: "`c2fvl calibrate`", TRUST_CURVE: "`c2fvl fit-trust --keep`"}
-"""The command that writes a file anew which belongs to the weights beside it."""
 
 
 @dataclass(frozen=True)
@@ -36,54 +34,69 @@ class SmallFiles:
                 raise ValueError(self.of_other_weights[name])
 
 
-def read_small_files(folder: Path, weights_sha256: str | None) -> SmallFiles:
-    """Return the small files of a model folder whose weights have this checksum.
+def read_small_files(files: ModelFiles, weights_sha256: str, *, without: Collection[str] = ()) -> SmallFiles:
+    """Return the small files of a model folder whose weights have this checksum, `without` some that are not read.
 
-    A file that was fitted to other weights is left out. Raises `ValueError` where a file is damaged.
+    A file that was fitted to other weights is left out. Raises `ValueError` where a file is damaged, and where the
+    metrics are of other weights.
     """
+    metrics = read_metrics(files)
+    if metrics is not None and metrics.get("weights_sha256") != weights_sha256:
+        raise ValueError(
+            f"{files.folder / WEIGHTS} does not match the checksum in {METRICS}: it is damaged, or a run was "
+            "interrupted between the two (resume that run), or it was replaced (then delete both "
+            f"{METRICS} and the manifest)"
+        )
     tied: dict[str, dict[str, Any] | None] = {CALIBRATION: None, TRUST_CURVE: None}
     left_out = {}
     for name in tied:
-        file = folder / name
-        if not file.is_file():
+        file = files.folder / name
+        data = None if name in without else files.read(name)
+        if data is None:
             continue
         if name == CALIBRATION:
-            found = parse_calibration(read(file), where=file)
+            found = parse_calibration(data, where=file)
         else:
-            found = _read_table(file, f"run {_REDO[name]} again, or delete it")
-        if found.get("weights_sha256") == weights_sha256:
+            found = _read_table(data, file, f"run {REDO[name]} again, or delete it")
+        if found.get("weights_sha256") != weights_sha256:
+            left_out[name] = f"{file} was fitted to other weights than those beside it; run {REDO[name]} again"
+        elif name == TRUST_CURVE and files.is_half_written():
+            left_out[name] = f"{file} was being written when its command was interrupted; run {REDO[name]} again"
+        else:
             tied[name] = found
-        else:
-            left_out[name] = f"{file} was fitted to other weights than those beside it; run {_REDO[name]} again"
-    detector = folder / OOD_DETECTOR
+    detector = None if OOD_DETECTOR in without else files.read(OOD_DETECTOR)
     return SmallFiles(
-        read_metrics(folder),
+        metrics or {},
         tied[CALIBRATION],
         tied[TRUST_CURVE],
-        OodDetector.from_bytes(read(detector), where=detector) if detector.is_file() else None,
+        None if detector is None else OodDetector.from_bytes(detector, where=files.folder / OOD_DETECTOR),
         left_out,
     )
 
 
-def write_small_files(folder: Path, files: SmallFiles, weights_sha256: str) -> None:
-    """Write small files into a model folder whose weights have this checksum."""
-    for name, content in (
-        (METRICS, files.metrics), (CALIBRATION, files.calibration), (TRUST_CURVE, files.trust_curve),
-    ):  # fmt: skip
-        if content is not None:
-            storage.write_json(folder / name, {**content, "weights_sha256": weights_sha256})
+def small_files_as_bytes(files: SmallFiles, weights_sha256: str) -> dict[str, bytes]:
+    """Return small files by name, as a model folder has them whose weights have this checksum."""
+    tables = {METRICS: files.metrics, CALIBRATION: files.calibration, TRUST_CURVE: files.trust_curve}
+    found = {
+        name: as_json({**content, "weights_sha256": weights_sha256})
+        for name, content in tables.items()
+        if content is not None
+    }
     if files.ood_detector is not None:
-        storage.write_bytes(folder / OOD_DETECTOR, files.ood_detector.to_bytes())
+        found[OOD_DETECTOR] = files.ood_detector.to_bytes()
+    return found
 
 
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """Return the metrics of a model folder, empty without the file; `ValueError` where it is damaged."""
-    file = folder / METRICS
-    return _read_table(file, "delete it to load the weights alone") if file.exists() else {}
+def read_metrics(files: ModelFiles) -> dict[str, Any] | None:
+    """Return the metrics of a model folder, None without the file; `ValueError` where it is damaged."""
+    data = files.read(METRICS)
+    if data is None:
+        return None
+    return _read_table(data, files.folder / METRICS, "get the model again")
 
 
-def _read_table(file: Path, remedy: str) -> dict[str, Any]:
+def _read_table(data: bytes, file: Path, remedy: str) -> dict[str, Any]:
     try:
-        return dict(parse_json(read(file)))
+        return dict(parse_json(data))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file} is damaged: {error}; {remedy}") from error

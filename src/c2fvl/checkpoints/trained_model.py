@@ -1,7 +1,7 @@
 """Trained models: a network with its settings, saved to a model folder and loaded from it. Nothing loaded executes."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,15 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from c2fvl.checkpoints.folders import (
-    METRICS,
-    SETTINGS,
-    WEIGHTS,
-    find_model,
-    parse_settings,
-    read,
-)
+from c2fvl.checkpoints.folders import METRICS, SETTINGS, WEIGHTS, find_model
+from c2fvl.checkpoints.model_files import ModelFiles, as_json, write_files
 from c2fvl.checkpoints.small_files import read_small_files
+from c2fvl.checkpoints.weights import build_for, check_fit
 from c2fvl.config import Config
 from c2fvl.config_files import to_toml
 from c2fvl.files import storage
 from c2fvl.metrics.out_of_distribution import OodDetector
 from c2fvl.metrics.temperature import TemperatureScaling
-from c2fvl.models import build_model
 from c2fvl.models.output import TrustNetwork
 
 logger = logging.getLogger(__name__)
@@ -72,36 +66,38 @@ class TrainedModel:
 
 def save_model(folder: Path | str, network: nn.Module, config: Config, metrics: Mapping[str, Any]) -> None:
     """Write a model folder. Each file is replaced as a whole; the metrics hold the checksum of the weights."""
-    folder = Path(folder)
     weights = to_safetensors(plain_tensors(network.state_dict()))
-    storage.write_text(folder / SETTINGS, to_toml(config))
-    storage.write_bytes(folder / WEIGHTS, weights)
-    storage.write_json(folder / METRICS, {**metrics, "weights_sha256": storage.checksum(weights)})
+    written = {
+        SETTINGS: to_toml(config).encode(),
+        WEIGHTS: weights,
+        METRICS: as_json({**metrics, "weights_sha256": storage.checksum(weights)}),
+    }
+    write_files(Path(folder), written)
 
 
-def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> TrainedModel:
+def load_model(
+    path: Path | str, *, device: str | torch.device = "cpu", replacing: Collection[str] = ()
+) -> TrainedModel:
     """Return the network of a model folder, of a run folder's best, or of a trained model's name, on `device`.
 
-    It is in eval mode and in float32, whatever the file holds. Raises `FileNotFoundError` where no model
-    folder is, and `ValueError` where its files are damaged or do not belong together. A calibration of other weights is
-    not used, and the log says so.
+    It is in eval mode and in float32, whatever the file holds. Files that the caller is `replacing` are not read, so
+    that damaged ones can be replaced. Raises `FileNotFoundError` where no model
+    folder is, and `ValueError` where its files are damaged or do not belong together, and for weights that are not
+    finite. A calibration of other weights and a folder without a manifest are warnings in the log.
     """
     folder = find_model(path)
-    config = parse_settings(folder)
-    data = read(folder / WEIGHTS)
-    checksum = storage.checksum(data)
-    files = read_small_files(folder, checksum)
-    if files.metrics and files.metrics.get("weights_sha256") != checksum:
-        raise ValueError(
-            f"{folder / WEIGHTS} does not match the checksum in {METRICS}: it is damaged, or a run was interrupted "
-            f"between the two (resume that run), or it was replaced (then delete {METRICS})"
-        )
+    read_files = ModelFiles(folder)
+    if read_files.entries is None:
+        logger.warning("%s has no %s, so its files cannot be checked for damage", folder, storage.MANIFEST)
+    config = read_files.settings()
+    data = read_files.need(WEIGHTS)
+    files = read_small_files(read_files, storage.checksum(data), without=replacing)
     for message in files.of_other_weights.values():
         logger.warning("%s; until then it is not used", message)
     weights = parse_tensors(data, folder / WEIGHTS)
     del data  # so that the weights are never three times in memory
-    network = build_model(config.model.name, config.model.arguments)
-    restore_weights(network, weights, where=str(folder / WEIGHTS))
+    network = build_for(config.model, weights, where=str(folder / WEIGHTS))
+    network.load_state_dict(weights, strict=True)  # copies, so that half precision becomes the network's float32
     network = network.to(check_device(device)).eval()
     return TrainedModel(network, config, files.metrics, folder, files.calibration, files.ood_detector)
 
@@ -124,18 +120,8 @@ def check_device(device: torch.device | str) -> torch.device:
 
 def restore_weights(network: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> None:
     """Load weights strictly; `ValueError` lists missing and unknown keys and wrong shapes."""
-    expected = network.state_dict()
-    missing, surplus = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-    wrong = [
-        f"{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in weights and weights[key].shape != value.shape
-    ]
-    if missing or surplus or wrong:
-        raise ValueError(
-            f"{where} does not fit its settings: missing {missing[:5]}, unknown {surplus[:5]}, wrong shape {wrong[:5]}"
-        )
-    network.load_state_dict(weights, strict=True)  # copies, so that half precision becomes the network's float32
+    check_fit(network.state_dict(), weights, where=where)
+    network.load_state_dict(weights, strict=True)
 
 
 def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

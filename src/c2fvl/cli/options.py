@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 PROGRAM = "c2fvl"
@@ -264,11 +264,14 @@ def part_of(options: argparse.Namespace) -> Any:
     return Part(options.root, options.split, options.table, report, seed)
 
 
-def load_named_model(options: argparse.Namespace) -> Any:
-    """Return the model that the options name, with the language model and the trust that they give."""
+def load_named_model(options: argparse.Namespace, *, replacing: Collection[str] = ()) -> Any:
+    """Return the model that the options name, with the language model and the trust that they give.
+
+    `replacing` as in `load_model`.
+    """
     from c2fvl.checkpoints.trained_model import load_model
 
-    model = load_model(options.model, device=device_of(options))
+    model = load_model(options.model, device=device_of(options), replacing=replacing)
     if options.text_model is not None:
         model = model.with_text_model(options.text_model)
     return model if options.trust is None else model.with_trust(options.trust)

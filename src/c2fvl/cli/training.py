@@ -4,6 +4,7 @@ import argparse
 import json
 from typing import Any
 
+from c2fvl.checkpoints.folders import CALIBRATION, OOD_DETECTOR, TRUST_CURVE
 from c2fvl.cli.exit_status import DONE, TIME_IS_UP, status_of_signal
 from c2fvl.cli.options import (
     PROGRAM,
@@ -105,7 +106,8 @@ def run_calibrate(options: argparse.Namespace) -> int:
     from c2fvl.training.fit_temperature import calibrate
 
     with TerminalProgress("Calibrating", quiet=options.json) as progress:
-        found = calibrate(load_named_model(options), part_of(options), compute_of(options), progress=progress)
+        model = load_named_model(options, replacing=[CALIBRATION])
+        found = calibrate(model, part_of(options), compute_of(options), progress=progress)
     if options.json:
         print(json.dumps(found))
         return 0
@@ -143,7 +145,8 @@ def run_fit_trust(options: argparse.Namespace) -> int:
 
     with TerminalProgress("Measuring", quiet=options.json) as progress:
         found = fit_trust(
-            load_model(options.model, device=device_of(options)), part_of(options), keep=options.keep,
+            load_model(options.model, device=device_of(options), replacing=[TRUST_CURVE] if options.keep else []),
+            part_of(options), keep=options.keep,
             batch_size=options.batch_size, progress=progress,
         )  # fmt: skip
     if options.json:
@@ -207,7 +210,8 @@ def run_fit_ood(options: argparse.Namespace) -> int:
     from c2fvl.training.fit_ood import fit_ood
 
     with TerminalProgress("Reading images", quiet=options.json) as progress:
-        found = fit_ood(load_model(options.model), part_of(options), check_split=options.check_split, progress=progress)
+        model = load_model(options.model, replacing=[OOD_DETECTOR])
+        found = fit_ood(model, part_of(options), check_split=options.check_split, progress=progress)
     if options.json:
         print(json.dumps(found))
         return 0

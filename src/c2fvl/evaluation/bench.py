@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from c2fvl.checkpoints.folders import find_model, parse_settings
+from c2fvl.checkpoints.folders import find_model
+from c2fvl.checkpoints.model_files import parse_settings
 from c2fvl.checkpoints.provenance import provenance
 from c2fvl.checkpoints.trained_model import check_device
 from c2fvl.config import Config

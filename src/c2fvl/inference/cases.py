@@ -15,7 +15,7 @@ from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.part import Part
 from c2fvl.data.transforms import resize_mask
 from c2fvl.inference.compute import Compute
-from c2fvl.inference.masks import THRESHOLD, to_labels, to_original
+from c2fvl.inference.masks import THRESHOLD, check_probability, to_labels, to_original
 from c2fvl.inference.torch_engine import infer, probabilities
 from c2fvl.metrics.overlap import Overlap, dice, overlap
 from c2fvl.models import Output
@@ -99,7 +99,8 @@ def predict_cases(
     """Yield the prediction of every case of this process, in the order of the data set.
 
     The network, which lies on the device of `compute`, is put in eval mode for it and left in it. Without a batch size
-    it is run image by image.
+    it is run image by image. Raises `ValueError`, which names the case, where the network gives numbers that are no
+    probabilities; with a `loss`, the loss tells.
     """
     network.eval()
     device = torch.device(compute.device)
@@ -113,6 +114,8 @@ def predict_cases(
         losses = None if loss is None else _losses(loss, output, batch)
         logits = [values.float().cpu().numpy() for values in output.findings or ()]
         for row, name in enumerate(batch.ids):
+            if loss is None:
+                _check(name, probability[row])
             yield CasePrediction(
                 id=name,
                 index=indices[done + row],
@@ -151,6 +154,13 @@ def score_prediction(
             if scoring == ORIGINAL and details is not None:
                 every.append(details(*pair))
     return CaseScore(prediction.id, classes, prediction.loss, tuple(every))
+
+
+def _check(name: str, probability: np.ndarray) -> None:
+    try:
+        check_probability(probability)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _losses(loss: Loss, output: Output, batch: Batch) -> list[float] | None:

@@ -41,6 +41,7 @@ from c2fvl.inference.onnx_engine import (
     TEXT,
     OnnxModel,
 )
+from c2fvl.inference.onnx_file import BLANK, CHECKSUM_KEY, sealed
 from c2fvl.inference.torch_engine import NetworkEngine, probabilities
 from c2fvl.metrics.overlap import dice, overlap
 from c2fvl.models.inference_model import optimize
@@ -110,7 +111,7 @@ def export(
         difference = _difference(model, _opened(file, model.config.model.name, opset))
         _check("fp32", difference)
         if dtype == "fp16":
-            storage.write_bytes(file, _halved(content))
+            storage.write_bytes(file, sealed(_halved(content)))
             difference = _difference(model, OnnxModel(file))
             _check(dtype, difference)
         if images is None:
@@ -208,6 +209,7 @@ def _described(proto: Any, model: TrainedModel, dtype: str) -> bytes:
     found = {
         SETTINGS_KEY: to_toml(config),
         METRICS_KEY: json.dumps(model.metrics, allow_nan=False),
+        CHECKSUM_KEY: BLANK,
         "c2fvl.version": __version__,
         "c2fvl.dtype": dtype,
         "c2fvl.classes": json.dumps(class_names(config.data, classes)),
@@ -235,7 +237,7 @@ def _described(proto: Any, model: TrainedModel, dtype: str) -> bytes:
     for node in proto.graph.node:  # the source line of each node, with paths of this machine
         del node.metadata_props[:]
         node.doc_string = ""
-    return proto.SerializeToString()
+    return sealed(proto.SerializeToString())
 
 
 def _describe_image(data: DataConfig) -> str:
@@ -360,7 +362,7 @@ def _quantise(source: Path, target: Path, images: CaseDataset) -> None:
     for entry in written.metadata_props:
         if entry.key == "c2fvl.dtype":
             entry.value = "int8"
-    storage.write_bytes(target, written.SerializeToString())
+    storage.write_bytes(target, sealed(written.SerializeToString()))
 
 
 def _has_vnni() -> bool:

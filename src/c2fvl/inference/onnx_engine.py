@@ -14,6 +14,7 @@ from c2fvl.config import Config
 from c2fvl.config_files import parse_config
 from c2fvl.files.parsing import parse_json
 from c2fvl.inference.engine import Computed
+from c2fvl.inference.onnx_file import check_file
 from c2fvl.metrics.out_of_distribution import OodDetector
 from c2fvl.metrics.temperature import parse_calibration
 from c2fvl.reports.predicted_findings import LOGITS
@@ -35,8 +36,9 @@ _NOT_INSTALLED = "exported networks need ONNX Runtime, which is not installed: p
 class OnnxModel:
     """An exported network that gives probabilities for arrays.
 
-    Raises `FileNotFoundError`, or `ValueError` for a file that is damaged or was not exported by this program, or a
-    device for which this ONNX Runtime has nothing. `threads` is the number of CPU threads; None takes all cores.
+    Raises `FileNotFoundError`, or `ValueError` for a file that is damaged, was not exported by this program or has
+    weights that are not finite, or a device for which this ONNX Runtime has nothing. `threads` is the number of CPU
+    threads; None takes all cores.
     """
 
     batch_size = 1
@@ -75,7 +77,14 @@ class OnnxModel:
         if self._reads_text:
             assert text is not None
             given[TEXT] = np.ascontiguousarray(text, np.float32)
-        probability, *logits = self._session.run([PROBABILITY, *self._logits], given)
+        try:
+            probability, *logits = self._session.run([PROBABILITY, *self._logits], given)
+        except Exception as error:  # its own exceptions have no public common class
+            logger.info("ONNX Runtime: %s", error)
+            raise ValueError(
+                f"{self.path} cannot be run on images {images.shape}: {_first_line(error)}; export the model again "
+                "with `c2fvl export` (--verbose shows the whole message of ONNX Runtime)"
+            ) from error
         return Computed(np.asarray(probability, np.float32), tuple(np.asarray(values) for values in logits))
 
 
@@ -91,14 +100,23 @@ def _open(path: Path, device: str, threads: int | None) -> "onnxruntime.Inferenc
             f"the device {str(device)!r} cannot be used with an exported network here; ONNX Runtime has "
             f"{', '.join(onnxruntime.get_available_providers())}; cpu always can"
         )
+    try:
+        content = path.read_bytes()
+        check_file(content)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} {error}; export the model again with `c2fvl export`") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
     try:
-        return onnxruntime.InferenceSession(path, options, providers=[provider])
+        return onnxruntime.InferenceSession(content, options, providers=[provider])
     except Exception as error:  # its own exceptions have no public common class
         logger.info("ONNX Runtime: %s", error)
         raise ValueError(
             f"{path} cannot be read by ONNX Runtime: it is damaged, not complete or no ONNX file; export the model "
             "again with `c2fvl export` (--verbose shows the message of ONNX Runtime)"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -15,7 +15,7 @@ from c2fvl.data.classes import class_names
 from c2fvl.data.transforms import in_channel_order, resize_image
 from c2fvl.files.images import read_image, remarks_on_range, unit_rgb
 from c2fvl.inference.engine import Computed, Engine
-from c2fvl.inference.masks import THRESHOLD, to_labels, to_original
+from c2fvl.inference.masks import THRESHOLD, check_probability, to_labels, to_original
 from c2fvl.metrics.confidence import estimated_dice
 from c2fvl.metrics.out_of_distribution import OodScore
 from c2fvl.metrics.temperature import TemperatureScaling
@@ -166,7 +166,11 @@ class Predictor:
         return [found.row(index) for index in range(len(prepared))]
 
     def finish(self, prepared: Prepared, found: Computed) -> Prediction:
-        """Return the prediction at the original size. The mask uses the probabilities before calibration."""
+        """Return the prediction at the original size. The mask uses the probabilities before calibration.
+
+        Raises `ValueError` where the network gave numbers that are no probabilities.
+        """
+        check_probability(found.probability)
         probability = to_original(found.probability, prepared.size)
         mask = to_labels(probability, self.threshold)
         findings_given = None if prepared.text is None else prepared.text[0]

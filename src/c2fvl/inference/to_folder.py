@@ -164,7 +164,10 @@ def _write(predictor: Predictor, job: _Job, out: Path, orientation: str | None, 
             (out / name).unlink(missing_ok=True)
     if job.prepared is None or job.found is None:
         return {"image": str(request.image), "error": job.error}
-    prediction = predictor.finish(job.prepared, job.found)
+    try:
+        prediction = predictor.finish(job.prepared, job.found)
+    except ValueError as error:
+        return {"image": str(request.image), "error": str(error)}
     orientation = orientation or default_orientation(request.report or "")
     several = len(predictor.classes) > 1
     (write_labels if several else write_mask)(out / f"{stem}.png", prediction.mask)

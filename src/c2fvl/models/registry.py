@@ -192,9 +192,11 @@ def build_model(name: str, arguments: Mapping[str, Any] | None = None, /, **keyw
     try:
         return network(**arguments)
     except RuntimeError as error:
-        if not any(word in str(error) for word in ("alloc", "overflow")):
+        if is_extension(name):
             raise
-        raise ValueError(f"{name} does not fit into memory with {arguments}: {error}") from error
+        too_large = any(word in str(error) for word in ("alloc", "overflow"))
+        fault = "does not fit into memory" if too_large else "cannot be built"
+        raise ValueError(f"{name} {fault} with {arguments}: {error}") from error
 
 
 def _fits(value: Any, default: Any) -> bool:

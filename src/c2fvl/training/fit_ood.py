@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from c2fvl.checkpoints.folders import OOD_DETECTOR
+from c2fvl.checkpoints.model_files import write_files
 from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.data.cases import Case
 from c2fvl.data.part import Part
@@ -43,5 +44,5 @@ def fit_ood(
     except ValueError as error:
         raise ValueError(f"{part.root} ({part.split}): {error}") from error
     fractions = fraction_flagged(ood_detector, thumbnails(others))
-    storage.write_bytes(model.path / OOD_DETECTOR, ood_detector.to_bytes())
+    write_files(model.path, {OOD_DETECTOR: ood_detector.to_bytes()})
     return {"num_images": len(known), "checked_on": check_split, "num_checked": len(others), "flagged": fractions}

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from c2fvl.checkpoints.folders import SETTINGS, TRUST_CURVE
+from c2fvl.checkpoints.model_files import as_json, write_files
 from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.config_files import to_toml
 from c2fvl.data.batches import EpochBatches, iterate_batches
@@ -22,7 +23,7 @@ from c2fvl.data.prefetch import prefetch
 from c2fvl.data.scan import fingerprint, mask_fingerprint
 from c2fvl.files import storage
 from c2fvl.inference.cases import dataset_of
-from c2fvl.inference.masks import to_labels, to_original
+from c2fvl.inference.masks import check_probability, to_labels, to_original
 from c2fvl.inference.torch_engine import inference_form, probabilities
 from c2fvl.metrics.intervals import Bootstrap
 from c2fvl.metrics.overlap import dice, overlap
@@ -80,8 +81,7 @@ def fit_trust(
     }  # fmt: skip
     if keep:
         chosen = model.with_trust(found["default"])
-        storage.write_json(model.path / TRUST_CURVE, found)
-        storage.write_text(model.path / SETTINGS, to_toml(chosen.config))
+        write_files(model.path, {TRUST_CURVE: as_json(found), SETTINGS: to_toml(chosen.config).encode()})
     return found
 
 
@@ -121,6 +121,7 @@ def _score(
     def score(prediction: tuple[str, int, int, np.ndarray, np.ndarray | None]) -> None:
         name, step, index, probability, mask = prediction
         assert mask is not None
+        check_probability(probability)
         scores[name][step, index] = dice(overlap(to_labels(to_original(probability, mask.shape)), mask))
 
     for _ in prefetch(score, predictions(), maximum=16 * batch_size):

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from c2fvl.checkpoints.folders import WEIGHTS, find_model
-from c2fvl.checkpoints.foreign import read_checkpoint, weight_fault
+from c2fvl.checkpoints.foreign import read_checkpoint
 from c2fvl.checkpoints.trained_model import load_model, restore_weights
+from c2fvl.checkpoints.weights import weight_fault
 from c2fvl.config import InitConfig
 from c2fvl.files import storage
 from c2fvl.models.layers.efficient import EfficientEncoder
@@ -111,7 +112,7 @@ def start_from_efficientnet_lite(network: nn.Module, path: str | Path) -> int:
             )
         fault = weight_fault(found[theirs], value)
         if fault is not None:
-            raise ValueError(f"{path}: {theirs} cannot be used: {fault}")
+            raise ValueError(f"{path}: {theirs} {fault}, so it cannot be used")
         copied[key] = found[theirs]
     encoder.load_state_dict(copied)
     return len(copied)

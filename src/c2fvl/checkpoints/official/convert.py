@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from c2fvl.checkpoints.foreign import read_checkpoint, weight_fault
+from c2fvl.checkpoints.foreign import read_checkpoint
 from c2fvl.checkpoints.official.names import OFFICIAL_NAMES
 from c2fvl.checkpoints.trained_model import save_model
+from c2fvl.checkpoints.weights import weight_fault
 from c2fvl.config import Config, ModelConfig
 from c2fvl.files.storage import check_new_folder, checksum, new_folder
 from c2fvl.messages import listed
@@ -48,7 +49,7 @@ def from_reference(name: str, state_dict: Mapping[str, Tensor]) -> nn.Module:
         )
     ours, wrong = {}, []
     for our_key, (their_keys, like) in expected.items():
-        faults = [f"{key}: {fault}" for key in their_keys if (fault := weight_fault(weights[key], like))]
+        faults = [f"{key} {fault}" for key in their_keys if (fault := weight_fault(weights[key], like))]
         if faults:
             wrong += faults
             continue

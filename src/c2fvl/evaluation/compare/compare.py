@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from c2fvl.checkpoints.model_files import ModelFiles
 from c2fvl.checkpoints.small_files import read_metrics
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.config import Config
@@ -239,7 +240,7 @@ def _is_of(folder: EvaluationFolder, model_folder: Path, config: Config, part: P
         and data.fingerprint == fingerprint(cases)
         and summary.text.seed == (part.seed if part.text in SEEDED else None)
         and weights is not None
-        and weights == read_metrics(model_folder).get("weights_sha256")
+        and weights == (read_metrics(ModelFiles(model_folder)) or {}).get("weights_sha256")
     )
 
 

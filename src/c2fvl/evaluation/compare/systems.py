@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from c2fvl.checkpoints.folders import find_model, parse_settings
+from c2fvl.checkpoints.folders import find_model
+from c2fvl.checkpoints.model_files import parse_settings
 from c2fvl.config import Config
 from c2fvl.evaluation.evaluation_folder import SUMMARY, EvaluationFolder
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from c2fvl.checkpoints.folders import CARD, OOD_DETECTOR, TRUST_CURVE, find_model, parse_settings
-from c2fvl.checkpoints.small_files import read_metrics, read_small_files
+from c2fvl.checkpoints.folders import CARD, TRUST_CURVE, WEIGHTS, find_model
+from c2fvl.checkpoints.model_files import ModelFiles, write_files
+from c2fvl.checkpoints.small_files import SmallFiles, read_small_files
 from c2fvl.config import Config
 from c2fvl.config_files import to_toml
 from c2fvl.data.perturbations import perturbations
@@ -49,7 +50,9 @@ def write_card(
     card = folder / CARD
     if card.is_file() and not replace and _MADE not in card.read_text(encoding="utf-8", errors="replace"):
         raise ValueError(f"{card} was not made by this program and is not overwritten; move it, or give --replace")
-    config, metrics = parse_settings(folder), read_metrics(folder)
+    model_files = ModelFiles(folder)
+    files = read_small_files(model_files, storage.checksum(model_files.need(WEIGHTS)))
+    config, metrics = model_files.settings(), files.metrics
     beside = folder.parent if folder.name == "best" else folder
     folders = [*EvaluationFolder.beside(folder), *(EvaluationFolder(Path(path)) for path in evaluations)]
     summaries: list[Summary] = []
@@ -71,12 +74,12 @@ def write_card(
         "**Research use, not for diagnosis.** No clinic has tested it, no authority has approved it.", "",
         *_what(config, metrics), *_data(config, environment, data, text_version, licence),
         *_recipe(config, environment, beside), *_scores(summaries), *_audits(summaries),
-        *_trust(folder, metrics.get("weights_sha256")),
+        *_trust(files),
         *_findings(summaries), *_calibration(summaries),
-        *_limits(summaries, left_out, has_detector=(folder / OOD_DETECTOR).is_file()),
+        *_limits(summaries, left_out, has_detector=files.ood_detector is not None),
         "## Every setting", "", "```toml", *to_toml(config).strip().splitlines(), "```", "",
     ]  # fmt: skip
-    storage.write_text(card, "\n".join(lines))
+    write_files(folder, {CARD: "\n".join(lines).encode()})
     return card
 
 
@@ -188,8 +191,7 @@ def _audits(summaries: Sequence[Summary]) -> list[str]:
     return lines or ["## Effect of the report", "", "Not audited yet: run `c2fvl audit`, then `c2fvl card` again.", ""]
 
 
-def _trust(folder: Path, weights_sha256: str | None) -> list[str]:
-    files = read_small_files(folder, weights_sha256)
+def _trust(files: SmallFiles) -> list[str]:
     files.require(TRUST_CURVE)
     curve = files.trust_curve
     if curve is None:
