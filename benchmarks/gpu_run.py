@@ -4,8 +4,9 @@
         --data PARTS --out OUT [--work /tmp/gpu_run]
 
 A stage is KIND[:NAME][@SECONDSs][:section.key=value ...]: `figures` measures speed (of one preset: `figures:PRESET`),
-`train:PRESET` trains and then scores on val, `score:MODEL` scores a model folder or a model by its name. Stages without
-seconds share the time that the others leave.
+`train:PRESET` trains and then scores on val, `crossval:PRESET` trains and scores five folds of train and val together,
+`score:MODEL` scores a model folder or a model by its name. Stages without seconds share the time that the others leave.
+`{work}` in a setting stands for WORK, where the stage NAME of the results leaves its models in NAME/run or NAME/folds.
 
 DATA is a packed folder (`c2fvl.data.packed`) or a data set. Each stage runs in a process of its own, so that its
 failure is noted and the next one runs. OUT holds `results.json` (everything, after every change), `log.txt` and the
@@ -31,7 +32,9 @@ from pathlib import Path
 from typing import Any
 
 NEEDED = ("accelerate", "cv2", "jinja2", "numpy", "PIL", "safetensors", "scipy", "torch")
-KINDS = ("figures", "train", "score")
+KINDS = ("figures", "train", "crossval", "score")
+_SEPARATOR = re.compile(rf",(?=\s*(?:{'|'.join(KINDS)})\b)")
+"""A comma before a stage; others belong to a setting."""
 PIECE = 16 * 2**20 - 4096
 """Bytes of a piece of weights, at most."""
 MAX_PIECES, MAX_BYTES = 5, 60 * 2**20
@@ -67,7 +70,7 @@ class Stage:
 
 def parse_stages(text: str) -> list[Stage]:
     """Return the stages of a list parted by commas; `ValueError` for what is no stage."""
-    stages = [_parse_stage(spec) for spec in text.split(",") if spec.strip()]
+    stages = [_parse_stage(spec) for spec in _SEPARATOR.split(text) if spec.strip()]
     keys = [stage.key for stage in stages]
     if not stages or len(set(keys)) < len(keys):
         raise ValueError(f"--stages {text!r} must name at least one stage, and each one once")
@@ -79,8 +82,8 @@ def _parse_stage(spec: str) -> Stage:
     match = re.fullmatch(r"(?P<kind>\w+)(?::(?P<name>[^@]+))?(?:@(?P<seconds>\d+(?:\.\d+)?)s)?", head)
     if match is None or match["kind"] not in KINDS or not (match["name"] or match["kind"] == "figures"):
         raise ValueError(
-            f"{spec!r} is no stage; expected figures, figures:PRESET, train:PRESET or score:MODEL, then @SECONDSs "
-            "or :section.key=value if wanted"
+            f"{spec!r} is no stage; expected figures, figures:PRESET, train:PRESET, crossval:PRESET or score:MODEL, "
+            "then @SECONDSs or :section.key=value if wanted"
         )
     seconds = None if match["seconds"] is None else float(match["seconds"])
     return Stage(spec.strip(), match["kind"], match["name"] or "", seconds, tuple(settings))
@@ -124,17 +127,20 @@ class Results:
         for folder in (self.work, self.out):
             self.storage.write_json(folder / "results.json", self.content)
 
-    def export_weights(self, key: str, model: Path) -> None:
-        """Write a model folder in half precision as pieces of a tar; what does not fit is named with its checksum."""
+    def export_weights(self, key: str, models: list[Path]) -> None:
+        """Write model folders in half precision as pieces of a tar; what does not fit is named with its checksum."""
         from c2fvl.checkpoints.packing import pack
 
         half = self.work / key / "half"
         if half.exists():
             self.storage.remove_folder(half)
-        pack(model, half)
+        self.storage.make_folder(half)
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
-            archive.add(half, arcname=key)
+            for model in models:
+                name = model.parent.name
+                pack(model, half / name)
+                archive.add(half / name, arcname=key if name == "run" else f"{key}/{name}")
         data = buffer.getvalue()
         pieces = [data[start : start + PIECE] for start in range(0, len(data), PIECE)]
         others = [
@@ -152,7 +158,7 @@ class Results:
                 for name, piece in zip(names, pieces, strict=fits)
             ],
             "kept": "cat the files in their order | tar x" if fits else "too large for OUT; in WORK only",
-            "metrics": json.loads((half / "metrics.json").read_text(encoding="utf-8")),
+            "metrics": json.loads((half / models[-1].parent.name / "metrics.json").read_text(encoding="utf-8")),
         }  # fmt: skip
         for name, piece in zip(names, pieces, strict=fits):
             self.storage.write_bytes(self.out / name, piece)
@@ -236,13 +242,13 @@ class StageProcess:
         if text != self.seen:
             self.seen = text
             self.results.stage(self.stage.key, **changes)
-        best = self.folder / "run" / "best"
-        stamp = tuple(path.stat().st_mtime_ns for path in sorted(best.glob("*"))) if best.is_dir() else ()
+        models = models_of(self.folder)
+        stamp = tuple(path.stat().st_mtime_ns for model in models for path in sorted(model.glob("*")))
         due = last or time.monotonic() - self.exported_at > SECONDS_BETWEEN_EXPORTS
         if stamp == self.exported or not due:
             return
         try:
-            self.results.export_weights(self.stage.key, best)
+            self.results.export_weights(self.stage.key, models)
         except (ValueError, OSError) as error:  # it may be written at this moment
             if last:
                 self.results.log(f"the weights of {self.stage.key} cannot be exported: {error}")
@@ -259,13 +265,18 @@ class StageProcess:
         return changes
 
 
+def models_of(folder: Path) -> list[Path]:
+    """Return the model folders that a stage has trained so far."""
+    return sorted((*folder.glob("run/best"), *folder.glob("folds/fold-*/best")))
+
+
 def run_stages(stages: list[Stage], data: str, until: float, results: Results, device: str) -> bool:
     """Run the stages that are not done yet until the time `until` (monotonic); return whether all are done."""
     for number, stage in enumerate(stages):
         if results.content["stages"].get(stage.key, {}).get("status") == "done":
             results.log(f"{stage.key} is done already")
-            if stage.kind == "train":
-                results.export_weights(stage.key, results.work / stage.key / "run" / "best")
+            if models := models_of(results.work / stage.key):
+                results.export_weights(stage.key, models)
             continue
         left = until - GRACE_SECONDS - time.monotonic()
         waiting = stages[number:]

@@ -28,17 +28,25 @@ from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.on_device import DeviceData
 from c2fvl.data.part import Part
 from c2fvl.data.prefetch import prefetch
+from c2fvl.evaluation.crossval import crossval
 from c2fvl.evaluation.statistics import pooled
 from c2fvl.files import storage
-from c2fvl.inference.cases import SCORINGS, CasePrediction, CaseScore, dataset_of, score_prediction
+from c2fvl.inference.cases import (
+    SCORINGS,
+    CasePrediction,
+    CaseScore,
+    dataset_of,
+    predict_on_device,
+    score_prediction,
+)
 from c2fvl.inference.precision import autocast, settled_precision
-from c2fvl.inference.torch_engine import infer, probabilities
 from c2fvl.metrics.intervals import Bootstrap
 from c2fvl.metrics.overlap import dice, iou
 from c2fvl.models import build_model
 from c2fvl.models.c2fvl import C2FVL
 from c2fvl.training.loop import train
 
+NUM_FOLDS, FOLD_SCORING_FRACTION = 5, 0.12
 REPORTS = ("right", "none", "shuffled")
 SCORING_FRACTION, MAX_SCORING_SECONDS = 0.2, 60.0
 """Of a training stage's time, kept for scoring."""
@@ -83,13 +91,32 @@ def run_training(options: argparse.Namespace, found: Found) -> None:
     found.note(scores=score(load_model(run / "best", device=device_of(options)), options, found))
 
 
+def run_crossval(options: argparse.Namespace, found: Found) -> None:
+    """Cross-validate a preset; each fold has an equal part of the time that is left."""
+    folder, folds = options.work / "folds", NUM_FOLDS
+    given = options.work.parent / "folds.csv"
+    if given.is_file() and not (folder / "folds.csv").is_file():  # made before, so that the GPU does not wait for it
+        storage.make_folder(folder)
+        storage.write_bytes(folder / "folds.csv", given.read_bytes())
+    found.note(preset=options.name, settings=list(options.settings), environment=provenance(device_of(options)))
+    minutes = (options.until - time.time()) * (1 - FOLD_SCORING_FRACTION) / folds / 60
+    began = time.monotonic()
+    config = settings_for(options, minutes=minutes, more=('data.train_split="train,val"',))
+    result = crossval(config, folder, num_folds=folds)
+    found.note(
+        finished=result.finished, reason=result.reason, summary=result.summary,
+        seconds=round(time.monotonic() - began, 1), peak_memory_gb=peak_memory(),
+    )  # fmt: skip
+
+
 def settings_for(options: argparse.Namespace, *, minutes: float, name: str = "", more: tuple[str, ...] = ()) -> Config:
     """Return a preset's settings for this machine: data on the device, captured steps, bf16, a time limit."""
     on_gpu = device_of(options).type == "cuda"
     settings = [
         f'data.root="{options.data}"', "data.image_cache=none", "data.workers=0", "data.on_device=yes",
         "train.graph=auto", f"train.precision={'bf16' if on_gpu else 'fp32'}", f"train.minutes={minutes:.4f}",
-        f"train.device={options.device}", *more, *options.settings,
+        f"train.device={options.device}", *more,
+        *(setting.replace("{work}", str(options.work.parent)) for setting in options.settings),
     ]  # fmt: skip
     return load_config(name or options.name, settings)
 
@@ -118,12 +145,8 @@ def score(model: TrainedModel, options: argparse.Namespace, found: Found) -> dic
 def predict(model: TrainedModel, dataset: CaseDataset, options: argparse.Namespace) -> Iterator[CasePrediction]:
     """Yield the prediction of every case, computed in batches from data on the device."""
     device = device_of(options)
-    precision, index = settled_precision(device, "auto"), 0
-    for batch in DeviceData(dataset, device).val_batches(BATCH_TO_SCORE):
-        probability = probabilities(infer(model.network, batch, device=device, precision=precision)).cpu().numpy()
-        for row, name in enumerate(batch.ids):
-            yield CasePrediction(name, index, probability[row], batch.original_masks[row], None)
-            index += 1
+    data, precision = DeviceData(dataset, device), settled_precision(device, "auto")
+    return predict_on_device(model.network, data, batch_size=BATCH_TO_SCORE, precision=precision)
 
 
 def summarise(cases: list[CaseScore], dataset: CaseDataset) -> dict[str, Any]:
@@ -283,7 +306,7 @@ def device_of(options: argparse.Namespace) -> torch.device:
 def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("kind", choices=("train", "score", "figures"))
+    parser.add_argument("kind", choices=("train", "crossval", "score", "figures"))
     parser.add_argument("name")
     parser.add_argument("settings", nargs="*")
     parser.add_argument("--data", required=True)
@@ -294,6 +317,8 @@ def main() -> None:
     found = Found(options.work)
     if options.kind == "train":
         run_training(options, found)
+    elif options.kind == "crossval":
+        run_crossval(options, found)
     elif options.kind == "score":
         score(load_model(options.name, device=device_of(options)), options, found)
     else:

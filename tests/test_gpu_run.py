@@ -67,6 +67,26 @@ def test_a_training_with_scores_and_weights_then_the_next_call_goes_on(parts, tm
     assert all((tmp_path / "out2" / entry["file"]).is_file() for entry in weights["files"])
 
 
+@pytest.mark.timeout(300)
+def test_a_cross_validation_teaches_the_next_training(parts, tmp_path):
+    tiny = "data.image_size=32:model.arguments.widths=[8;8;16;16]:train.threads=1".replace(";", ",")
+    folds = f"crossval:filmfirst_phantom@75s:{tiny}"
+    key = parse_stages(folds)[0].key
+    taught = f'train:filmfirst_phantom@25s:{tiny}:train.teachers=["{{work}}/{key}/folds"]:train.best=last'
+    status, found = run(parts, tmp_path / "out", f"{folds},{taught}")
+    assert status == 0, found
+    crossval, training = found["stages"].values()
+    assert set(crossval["result"]["summary"]["reports"]) == {"none", "right", "right_trust_1"}
+    assert set(training["result"]["scores"]) == {"right", "none", "shuffled", "right, trust 1"}
+    files = found["weights"][key]["files"]
+    data = b"".join((tmp_path / "out" / entry["file"]).read_bytes() for entry in files)
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        archive.extractall(tmp_path / "weights", filter="data")
+    models = sorted((tmp_path / "weights" / key).iterdir())
+    assert [model.name for model in models] == [f"fold-{number}" for number in range(1, 6)]
+    assert load_model(models[0]).config.data.folds == ""
+
+
 @pytest.mark.timeout(120)
 def test_a_stage_that_overruns_its_time_is_stopped_and_the_next_one_knows(parts, tmp_path):
     status, found = run(parts, tmp_path / "out", f"train:debug@500s:{TINY},score:small@60s", minutes=0.01)

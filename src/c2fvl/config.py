@@ -26,8 +26,14 @@ class DataConfig:
     """Which cases, and how they become the network's input."""
 
     root: str = _setting("", "folder with Train_Folder, Val_Folder, …, or a csv table of your own")
-    train_split: str = _setting("train", "split to train on")
+    train_split: str = _setting("train", "split to train on; several are joined by commas: train,val")
     val_split: str = _setting("val", "split to validate on")
+    folds: str = _setting("", "csv with the columns id and fold; `c2fvl crossval` writes it")
+    fold: int = _setting(
+        0,
+        "with data.folds: validate on the cases of this fold, train on the other folds; 0 uses data.val_split",
+        minimum=0,
+    )
     table: str = _setting(
         "", "caption table to use instead of <Split>_text.xlsx; {split} stands for the name of the split"
     )
@@ -217,10 +223,18 @@ class TrainConfig:
     best: str = _setting(
         "right",
         "Dice per image that chooses the best model: right (with the report of the image), none (without a report), "
-        "or mean (of the two, which takes a second validation)",
-        choices=("right", "none", "mean"),
+        "mean (of the two, which takes a second validation); or last, which keeps the model of the last epoch",
+        choices=("right", "none", "mean", "last"),
     )
     best_from_epoch: int = _setting(1, "first epoch, counted from 1, that may become the best", minimum=1)
+    teachers: tuple[str, ...] = _setting(
+        (),
+        "trained models whose mean prediction the network also learns: model folders, run folders, or a folder of "
+        "`c2fvl crossval`, which stands for all its folds",
+    )
+    distillation: float = _setting(
+        0.5, "fraction of the target that comes from train.teachers; the rest is the mask", minimum=0, maximum=1
+    )
     patience: int = _setting(
         50, "epochs without a better Dice after which training stops early; 0 never stops early", minimum=0
     )

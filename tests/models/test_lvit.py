@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from c2fvl.models import build_model
+from c2fvl.models.lvit import _norm_of_known
 
 ARGUMENTS = {"base_width": 8, "image_size": 32, "text_tokens": 4, "text_features": 12}
 
@@ -24,6 +25,20 @@ def test_in_training_the_norm_of_the_text_sees_only_images_that_have_one():
     before = mixed.text.norm.running_mean.clone()
     mixed(images, torch.full_like(text, torch.nan))
     assert torch.equal(mixed.text.norm.running_mean, before)
+
+
+def test_the_norm_of_the_text_is_that_of_torch_over_the_rows_with_a_report():
+    ours, theirs = (torch.nn.BatchNorm1d(5).train() for _ in range(2))
+    values, known = torch.randn(4, 5, 7), torch.tensor([True, False, True, True])
+    for norm in (ours, theirs):
+        torch.nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(1))
+    found, expected = _norm_of_known(ours, values, known)[known], theirs(values[known])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad, atol=1e-4, rtol=1e-4)
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, atol=1e-6, rtol=1e-6)
 
 
 def test_an_image_without_a_report_gives_the_text_no_gradient():

@@ -126,9 +126,10 @@ def portable(config: Config) -> Config:
         model = Path(model).name
     data = dataclasses.replace(
         data, root="", table="" if Path(data.table).is_absolute() else data.table, image_cache="", text_cache="",
-        text_model=model, text_fetch=False,
+        text_model=model, text_fetch=False, folds="",
     )  # fmt: skip
-    return dataclasses.replace(config, data=data, init=InitConfig())
+    train = dataclasses.replace(config.train, teachers=tuple(Path(name).name for name in config.train.teachers))
+    return dataclasses.replace(config, data=data, train=train, init=InitConfig())
 
 
 def _folder_at(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Commands that train a network or fit something to it: train, calibrate, fit-trust, fit-ood, presets, settings."""
+"""Commands that train a network or fit something to it."""
 
 import argparse
 import json
@@ -30,6 +30,9 @@ from c2fvl.cli.options import (
 def add(commands: Commands) -> None:
     """Add the commands of this module."""
     commands.add("train", run_train, "Train a network from a preset, or resume a run.", _train_options)
+    commands.add(
+        "crossval", run_crossval, "Train on all folds but one, score the images left out, for each fold.", _fold_options
+    )
     commands.add("calibrate", run_calibrate, "Fit temperature and offset of the probabilities.", _calibrate_options)
     commands.add(
         "fit-trust",
@@ -89,6 +92,55 @@ def run_train(options: argparse.Namespace) -> int:
     if result.finished:
         return DONE
     return TIME_IS_UP if result.signal is None else status_of_signal(result.signal)
+
+
+def _fold_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("preset", help="name of a preset (see `c2fvl presets`) or path of a TOML file")
+    sub.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings to change, for example train.epochs=20"
+    )
+    sub.add_argument(
+        "--out", required=True, metavar="DIR", help="folder for folds, runs and scores; the same command goes on there"
+    )
+    add_number(sub, "--folds", 5, "number of folds", minimum=2)
+    sub.add_argument(
+        "--split", default="train,val", help="splits whose cases are divided into folds (default: %(default)s)"
+    )
+    add_seed(sub)
+    add_json(sub, "the scores")
+
+
+def run_crossval(options: argparse.Namespace) -> int:
+    """Run `c2fvl crossval`; return its exit status."""
+    from pathlib import Path
+
+    from c2fvl.cli.terminal import TerminalObserver, TerminalProgress, table
+    from c2fvl.config_files import load_config
+    from c2fvl.evaluation.crossval import crossval
+
+    config = load_config(options.preset, [f'data.train_split="{options.split}"', *options.overrides])
+    with TerminalObserver() as observer, TerminalProgress("Cross-validation", quiet=options.json) as progress:
+        found = crossval(
+            config, Path(options.out), num_folds=options.folds, seed=options.seed, observer=observer, progress=progress
+        )  # fmt: skip
+    if found.summary is None:
+        print(f"Stopped and saved: {found.reason}\nGo on with the same command.")
+        return STOPPED.get(found.signal or "", 75)
+    if options.json:
+        print(json.dumps(found.summary))
+        return 0
+    rows = []
+    for name, scores in found.summary["reports"].items():
+        mean, best = scores["dice_per_image"], scores["best_threshold"]
+        interval = "–" if mean["low"] is None else f"{100 * mean['low']:.2f} to {100 * mean['high']:.2f}"
+        at_best = f"{100 * scores['dice_by_threshold'][str(best)]:.2f}"
+        temperature = "–" if scores["temperature"] is None else f"{scores['temperature']:.3f}"
+        given = name.replace("_", " ")
+        rows.append([given, f"{100 * mean['value']:.2f}", interval, f"{best:g}", at_best, temperature])
+    print(table(["report", "Dice, %", "95 % interval", "best threshold", "Dice there, %", "temperature"], rows))
+    print(f"Each image scored by a network that was not trained on it or its patient: {found.summary['intervals']}")
+    print(f"Scores: {options.out}/summary.json and cases.csv; models: {options.out}/fold-*/best")
+    return 0
 
 
 def _calibrate_options(sub: argparse.ArgumentParser) -> None:

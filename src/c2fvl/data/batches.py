@@ -65,6 +65,11 @@ def collate(items: Sequence[Item]) -> Batch:
     )
 
 
+def without_reports(batch: Batch) -> Batch:
+    """Return the batch as the network is given it where no case has a report."""
+    return batch if batch.text is None else replace(batch, text=torch.full_like(batch.text, math.nan))
+
+
 def _images(images: Sequence[np.ndarray]) -> np.ndarray:
     """Return the images as (B, 3, S, S), laid out channels-last as the networks compute; grey is repeated."""
     side = images[0].shape[0]

@@ -21,6 +21,8 @@ class Part:
     """The correct report, that of the case ("right"), none, or another change of `perturbations.perturbations`."""
     seed: int = 0
     """Of the changes of reports that are drawn at random."""
+    ids: frozenset[str] | None = None
+    """The ids of the cases to take; None takes all."""
 
     def with_text(self, text: str) -> "Part":
         """Return the same cases with other reports."""
@@ -33,4 +35,6 @@ class Part:
     def cases(self, default_table: str = "") -> list[Case]:
         """Return the cases with the reports that they are given. Raises as `scan` and `perturb_reports`."""
         cases = scan(self.root, self.split, table=self.captions(default_table))
+        if self.ids is not None:
+            cases = [case for case in cases if case.id in self.ids]
         return perturb_reports(cases, self.text, seed=self.seed)

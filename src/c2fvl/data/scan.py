@@ -24,11 +24,13 @@ def scan(root: Path | str, split: str = "train", *, table: str | Path | None = N
     `root` is a folder that holds `Train_Folder`, `Val_Folder` or `Test_Folder`, or a csv file with the column image and
     optionally mask, text, group, split, orientation and modality. `split` is "train", "val" or "test", or "all" for a
     whole csv. `table` chooses another caption table: a name such as "{split}_text_revised.xlsx", looked for in the
-    split's folder and in `root`, or a path; {split} stands for Train, Val or Test.
+    split's folder and in `root`, or a path; {split} stands for Train, Val or Test. Several splits are joined by commas.
 
     Raises `FileNotFoundError` if root, split or table is missing, and `ValueError` with the first problems if images,
-    masks and captions do not match. Warnings are logged.
+    masks and captions do not match, or if two splits have a case of the same id. Warnings are logged.
     """
+    if "," in split:
+        return _scan_several(root, [name.strip() for name in split.split(",")], table)
     result = inspect(root, split, table=table)
     errors = result.errors
     if errors:
@@ -41,6 +43,20 @@ def scan(root: Path | str, split: str = "train", *, table: str | Path | None = N
         first = next(problem for problem in result.problems if problem.kind == kind)
         _logger.warning("%s (%s), %d time(s): %s", kind, result.split, count, first)
     return list(result.cases)
+
+
+def _scan_several(root: Path | str, splits: list[str], table: str | Path | None) -> list[Case]:
+    """Return the cases of several splits, sorted by id."""
+    cases: dict[str, Case] = {}
+    for split in splits:
+        for case in scan(root, split, table=table):
+            if case.id in cases:
+                raise ValueError(
+                    f"{root}: two of the splits {', '.join(splits)} have a case {case.id}: {cases[case.id].image} and "
+                    f"{case.image}; rename one of them, or name each split once"
+                )
+            cases[case.id] = case
+    return [cases[name] for name in sorted(cases)]
 
 
 def inspect(root: Path | str, split: str = "train", *, table: str | Path | None = None) -> Scan:

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from c2fvl.checkpoints.trained_model import TrainedModel
-from c2fvl.data.batches import Batch, EpochBatches, iterate_batches
+from c2fvl.data.batches import Batch, EpochBatches, iterate_batches, without_reports
 from c2fvl.data.dataset import CaseDataset
+from c2fvl.data.on_device import DeviceData
 from c2fvl.data.part import Part
 from c2fvl.data.transforms import resize_mask
 from c2fvl.inference.compute import Compute
@@ -125,6 +126,20 @@ def predict_cases(
                 logits=tuple(values[row] for values in logits),
             )
         done += len(batch.ids)
+
+
+def predict_on_device(
+    network: nn.Module, data: DeviceData, *, batch_size: int, precision: str, reports: bool = True
+) -> Iterator[CasePrediction]:
+    """Yield the prediction of every case of a data set on the device of the network, with or without its report."""
+    network.eval()
+    index = 0
+    for batch in data.val_batches(batch_size):
+        given = batch if reports else without_reports(batch)
+        probability = probabilities(infer(network, given, device=data.device, precision=precision)).cpu().numpy()
+        for row, name in enumerate(batch.ids):
+            yield CasePrediction(name, index, probability[row], batch.original_masks[row], None)
+            index += 1
 
 
 def score_prediction(

@@ -144,24 +144,42 @@ class TextOverPatches(nn.Module):
         """Return the map (B, C, h, w) of text (B, tokens, numbers); zeros for an image without a report."""
         check_text(text, image.shape[0], self.tokens, self.num_numbers)
         known = ~text.isnan().flatten(1).any(dim=1)
-        if not self.training:
-            spread = self._over_patches(text.nan_to_num(0.0))
-            over_patches = torch.where(known[:, None, None, None], spread, torch.zeros_like(spread))
-        else:  # missing reports must not change the statistics of the norm
-            over_patches = image.new_zeros(image.shape[0], self.width, self.grid, self.grid)
-            if known.any():
-                spread = self._over_patches(text[known])
-                over_patches = over_patches.to(spread.dtype).index_copy(0, known.nonzero()[:, 0], spread)
+        spread = self._over_patches(text.nan_to_num(0.0), known)
+        over_patches = torch.where(known[:, None, None, None], spread, torch.zeros_like(spread))
         if over_patches.shape[-2:] == grid:
             return over_patches
         return functional.interpolate(over_patches, size=grid, mode="bilinear", align_corners=False)
 
-    def _over_patches(self, text: Tensor) -> Tensor:
+    def _over_patches(self, text: Tensor, known: Tensor) -> Tensor:
         features = (text if self.words is None else self.words(text)).transpose(1, 2)  # (B, features, tokens)
         for projection in reversed(self.projections):
             features = projection(features)
-        patches = functional.relu(self.norm(self.spread(features.transpose(1, 2))))  # (B, patches, C)
-        return as_map(patches, torch.Size((self.grid, self.grid)))
+        spread = self.spread(features.transpose(1, 2))  # (B, patches, C)
+        normal = _norm_of_known(self.norm, spread, known) if self.training else self.norm(spread)
+        return as_map(functional.relu(normal), torch.Size((self.grid, self.grid)))
+
+
+def _norm_of_known(norm: nn.BatchNorm1d, values: Tensor, known: Tensor) -> Tensor:
+    """Return (B, N, C) normalised as in training, by the statistics of the rows `known` (B,) alone.
+
+    Missing reports change no statistics. How many there are is never asked, so that a GPU is not waited for.
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    assert norm.momentum is not None
+    weights, exact = known.float()[:, None, None], values.float()
+    count = weights.sum() * values.shape[2]
+    mean = (exact * weights).sum((0, 2)) / count.clamp(min=1)
+    centred = exact - mean[:, None]
+    variance = (centred.square() * weights).sum((0, 2)) / count.clamp(min=1)
+    with torch.no_grad():
+        step = norm.momentum * (count > 0).float()
+        norm.running_mean.lerp_(mean, step)
+        norm.running_var.lerp_(variance * count / (count - 1).clamp(min=1), step)
+        norm.num_batches_tracked += (count > 0).long()
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    return (centred * scale[:, None] + norm.bias[:, None]).to(values.dtype)
 
 
 class WordEmbedding(nn.Module):

@@ -258,7 +258,8 @@ def _finish_epoch(run: Run, observer: Observer) -> None:
 def _keep_if_best(run: Run, number: int, scores: dict[str, Any]) -> bool:
     """Write the model folder `best/` where the epoch is the best so far; tell whether it is."""
     progress, dice = run.progress, score_of_best(run, scores)
-    if number < run.config.train.best_from_epoch or (progress.best_dice is not None and dice <= progress.best_dice):
+    is_worse = progress.best_dice is not None and dice <= progress.best_dice and run.config.train.best != "last"
+    if number < run.config.train.best_from_epoch or is_worse:
         return False
     progress.best_dice, progress.best_epoch = dice, number
     if run.is_main:

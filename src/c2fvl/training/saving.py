@@ -27,6 +27,7 @@ def save_run(run: Run) -> None:
         progress = dataclasses.asdict(run.progress)
         progress |= {"scaler": run.scaler.state_dict(), "num_processes": run.world, "data": run.data_fingerprint}
         progress["threads"] = torch.get_num_threads()
+        progress["teachers"] = [] if run.teachers is None else run.teachers.checksums
         state = ResumeState(
             weights=run.network.state_dict(),
             optimizer=optimizer_state(run.optimizer),
@@ -48,20 +49,24 @@ def restore_run(run: Run) -> None:
     folder = run.folder / "last"
     state = load_state(folder)
     progress = dict(state.progress)
-    world, scaler, fingerprint, threads = (
-        progress.pop(name) for name in ("num_processes", "scaler", "data", "threads")
-    )
+    world, scaler, fingerprint = (progress.pop(name) for name in ("num_processes", "scaler", "data"))
+    threads, teachers = progress.pop("threads", None), progress.pop("teachers", [])
     if fingerprint != run.data_fingerprint:
         raise ValueError(
             f"the images or reports in {run.config.data.root} are not those that {run.folder} was trained on; restore "
             "them, or start another run"
+        )
+    if teachers != ([] if run.teachers is None else run.teachers.checksums):
+        raise ValueError(
+            f"the weights of {', '.join(run.config.train.teachers)} are not those that {run.folder} was trained with; "
+            "restore these teachers, or start another run"
         )
     if world != run.world:
         raise ValueError(
             f"{run.folder} was trained by {world} processes, and {run.world} would make other batches; resume it with "
             f"{world}"
         )
-    if threads != torch.get_num_threads() and run.device.type == "cpu":
+    if threads not in (None, torch.get_num_threads()) and run.device.type == "cpu":
         logger.warning(
             "%s was trained with %d threads and goes on with %d, which add in another order, so the weights will not "
             "be exactly those of an uninterrupted run; for the same ones resume with train.threads=%d",

@@ -16,6 +16,7 @@ from c2fvl.config import Config
 from c2fvl.data.batches import collate, num_batches
 from c2fvl.data.cases import Case
 from c2fvl.data.dataset import CaseDataset
+from c2fvl.data.folds import read_folds, split_by_fold
 from c2fvl.data.on_device import DeviceData, bytes_needed
 from c2fvl.data.scan import fingerprint, scan
 from c2fvl.inference.precision import is_emulated, settled_precision
@@ -32,6 +33,7 @@ from c2fvl.training.optimizers import build_optimizer, frozen_parameters
 from c2fvl.training.processes import start_accelerator
 from c2fvl.training.random_state import seed_everything
 from c2fvl.training.recompute import recompute_activations
+from c2fvl.training.teachers import Teachers, load_teachers
 from c2fvl.training.time_budget import TimeBudget
 
 logger = logging.getLogger(__name__)
@@ -87,6 +89,8 @@ class Run:
     started_from: dict[str, str] | None
     """Setting and checksum of the weights that the network started from; None for random ones."""
     budget: TimeBudget
+    teachers: Teachers | None = None
+    """Trained networks whose predictions are part of the target."""
     device_train: DeviceData | None = None
     """The training data on the device, where they are kept there."""
     device_val: DeviceData | None = None
@@ -167,6 +171,7 @@ def set_up(config: Config, folder: Path, *, resumed: bool = False) -> Run:
         frozen=frozen,
         started_from=started_from,
         budget=budget,
+        teachers=load_teachers(config, accelerator.device),
     )
     if settings.recompute:
         recompute_activations(network)
@@ -182,9 +187,13 @@ def _read_data(config: Config) -> tuple[Config, CaseDataset, CaseDataset]:
     data = config.data
     if not data.root:
         raise ValueError("data.root is not set; give the folder of the images, as data.root=FOLDER")
-    train_cases, val_cases = (
-        scan(data.root, split, table=data.table or None) for split in (data.train_split, data.val_split)
-    )
+    if data.fold and not data.folds:
+        raise ValueError(f"data.fold={data.fold} needs data.folds, a csv that `c2fvl crossval` writes")
+    train_cases = scan(data.root, data.train_split, table=data.table or None)
+    if data.fold:
+        train_cases, val_cases = split_by_fold(train_cases, read_folds(data.folds), data.fold)
+    else:
+        val_cases = scan(data.root, data.val_split, table=data.table or None)
     _warn_of_shared_cases(train_cases, val_cases)
     config = settle_text(config, [case.report for case in train_cases])
     classes = num_classes(config.model)

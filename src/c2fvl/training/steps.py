@@ -95,10 +95,11 @@ def add_gradients(run: Run, batch: Batch, num_batches: int, *, is_last: bool) ->
     Processes exchange gradients with the last batch only.
     """
     assert batch.mask is not None
+    target = batch.mask if run.teachers is None else run.teachers.soften(batch)
     with contextlib.nullcontext() if is_last else run.accelerator.no_sync(run.model):
         with autocast(run.device, run.config.train.precision):
             output = run.model(batch.image, batch.text)
-        terms = run.loss(output, batch.mask, batch.text, batch.findings)
+        terms = run.loss(output, target, batch.text, batch.findings)
         run.scaler.scale(terms["loss"] / num_batches).backward()
     return terms
 

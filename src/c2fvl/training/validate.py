@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from c2fvl.data.batches import Batch, collate
+from c2fvl.data.batches import collate, without_reports
 from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.on_device import DeviceData
 from c2fvl.data.perturbations import perturb_reports
@@ -56,10 +56,10 @@ def validate(run: Run) -> dict[str, float | int]:
 
 
 def score_of_best(run: Run, scores: dict[str, Any]) -> float:
-    """Return the Dice per image by which `train.best` chooses the best model."""
+    """Return the Dice per image by which `train.best` chooses the best model; of the last one, the mean of both."""
     right = float(scores["val_dice_per_image"])
     none = float(scores.get("val_dice_per_image_none", right))
-    return {"right": right, "none": none, "mean": (right + none) / 2}[run.config.train.best]
+    return {"right": right, "none": none, "mean": (right + none) / 2}.get(run.config.train.best, (right + none) / 2)
 
 
 def start_budget(run: Run) -> None:
@@ -139,7 +139,7 @@ def _device_scores(run: Run, data: DeviceData, *, with_reports: bool) -> Iterato
     losses: list[Tensor] = []
     indices: list[int] = []
     for number, full in enumerate(data.val_batches(_DEVICE_BATCH, rank=run.rank, world=run.world)):
-        batch = full if with_reports else _without_reports(full)
+        batch = full if with_reports else without_reports(full)
         assert batch.mask is not None
         output = infer(network, batch, device=run.device, precision=run.config.train.precision)
         counts.append(_overlaps(run, probabilities(output), batch.mask))
@@ -153,10 +153,6 @@ def _device_scores(run: Run, data: DeviceData, *, with_reports: bool) -> Iterato
     values: list[float | None] = torch.cat(losses).tolist() if losses else [None] * len(indices)
     for index, value, classes in zip(indices, values, torch.cat(counts).tolist(), strict=True):
         yield index, value, tuple(Overlap(*of_class) for of_class in classes)
-
-
-def _without_reports(batch: Batch) -> Batch:
-    return batch if batch.text is None else dataclasses.replace(batch, text=torch.full_like(batch.text, math.nan))
 
 
 def _overlaps(run: Run, probability: Tensor, mask: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ from c2fvl.reports.zones import ZONES, hands_of
 
 
 @dataclass(frozen=True)
-class _Result:
+class CheckResult:
     """What was found of one case."""
 
     checked: CheckedCase
@@ -75,10 +75,10 @@ def check(
     tables_alone = any(scan.layout == "table" for scan in scans)
     if deep is not None:
         check_options(deep, [] if tables_alone else [case for _, case in cases])
-    results = [_Result(CheckedCase(*entry)) for entry in cases] if tables_alone else []
+    results = [CheckResult(CheckedCase(*entry)) for entry in cases] if tables_alone else []
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for result in pool.map(
-            lambda entry: _check_case(entry[0], entry[1], modality, mask, with_sketch=deep is not None),
+            lambda entry: check_case(entry[0], entry[1], modality, mask, with_sketch=deep is not None),
             cases[len(results) :],
         ):
             results.append(result)
@@ -123,7 +123,8 @@ def _scan_all(
     return scans, problems
 
 
-def _check_case(split: str, case: Case, modality: Modality | None, kind: str, *, with_sketch: bool) -> _Result:
+def check_case(split: str, case: Case, modality: Modality | None, kind: str, *, with_sketch: bool) -> CheckResult:
+    """Read and check the files of one case; `kind` says what masks hold, as the setting data.mask."""
     problems: list[Problem] = []
     pixels = mask = None
     try:
@@ -156,7 +157,7 @@ def _check_case(split: str, case: Case, modality: Modality | None, kind: str, *,
         what = f"its caption {case.report.text!r} has parts outside of the grammar: {'; '.join(case.report.unread)}"
         remedy = "correct the caption; as it is, it counts as free text"
         problems.append(Problem("caption not read", str(case.image), what, remedy, "warning"))
-    return _Result(checked, tuple(problems), None if pixels is None else pixels.shape[:2], from_mask)
+    return CheckResult(checked, tuple(problems), None if pixels is None else pixels.shape[:2], from_mask)
 
 
 def _caption_problems(case: Case, caption: Report, checked: CheckedCase) -> list[Problem]:
@@ -237,7 +238,7 @@ def _group_problems(cases: Sequence[tuple[str, Case]]) -> list[Problem]:
     ]
 
 
-def _summarise(scan: Scan, results: Sequence[_Result]) -> SplitSummary:
+def _summarise(scan: Scan, results: Sequence[CheckResult]) -> SplitSummary:
     cases = scan.cases
     pairs = [
         (case.report, result.from_mask)

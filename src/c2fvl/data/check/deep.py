@@ -95,7 +95,7 @@ def deep_check(
     if options.splits is not None:
         new_splits = write_new_splits(
             options.splits,
-            [_member(case) for case in readable],
+            [member_of(case) for case in readable],
             [(pair.first, pair.second) for pair in search.pairs],
             fractions=options.fractions,
             seed=options.seed,
@@ -171,7 +171,8 @@ def _near_duplicate(first: CheckedCase, second: CheckedCase, correlation: float,
     )
 
 
-def _member(case: CheckedCase) -> Member:
+def member_of(case: CheckedCase) -> Member:
+    """Return what the assignment to splits needs of a case."""
     lesion = None if case.lesion is None else case.lesion / max(case.size, 1)
     return Member(case.case, lesion, case.left / case.lesion if case.lesion else None)
 

@@ -91,11 +91,17 @@ def bundles(members: Sequence[Member], pairs: Sequence[tuple[int, int]]) -> NDAr
 
 
 def assign(
-    members: Sequence[Member], labels: NDArray[np.int64], fractions: Sequence[int], *, seed: int = 0
+    members: Sequence[Member],
+    labels: NDArray[np.int64],
+    fractions: Sequence[float],
+    *,
+    names: Sequence[str] = SPLITS,
+    seed: int = 0,
 ) -> NDArray[np.int64]:
-    """Return the index in `SPLITS` of each member, the same for all of a bundle; `labels` (N,) are the bundles.
+    """Return the index in `names` of each member, the same for all of a bundle; `labels` (N,) are the bundles.
 
-    Splits with the fraction 0 stay empty. Raises `ValueError` if another one would: there are too few bundles.
+    `fractions` are percent. Names with the fraction 0 stay empty. Raises `ValueError` if another one would: there are
+    too few bundles.
     """
     kinds = _kinds(members)
     content = np.zeros((labels.max(initial=-1) + 1, kinds.max(initial=0) + 1))  # images of each kind in a bundle
@@ -110,7 +116,7 @@ def assign(
         need = (lacking[:, weights] * content[bundle, weights]).sum(axis=1)
         chosen[bundle] = int(need.argmax())
         lacking[chosen[bundle]] -= content[bundle]
-    empty = [split for index, split in enumerate(SPLITS) if fractions[index] and index not in chosen]
+    empty = [name for index, name in enumerate(names) if fractions[index] and index not in chosen]
     if empty:
         raise ValueError(
             f"{len(content)} bundles of images that belong together leave nothing for {' and '.join(empty)}; "
