@@ -125,7 +125,7 @@ def run_crossval(options: argparse.Namespace) -> int:
         )  # fmt: skip
     if found.summary is None:
         print(f"Stopped and saved: {found.reason}\nGo on with the same command.")
-        return STOPPED.get(found.signal or "", 75)
+        return TIME_IS_UP if found.signal is None else status_of_signal(found.signal)
     if options.json:
         print(json.dumps(found.summary))
         return 0
