@@ -224,7 +224,8 @@ def _toml_value(text: str) -> Any:
 
 def _toml(value: Any) -> str:
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
+        text = json.dumps(value, ensure_ascii=False)
+        return "".join(each if each.isprintable() else f"\\U{ord(each):08X}" for each in text)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):

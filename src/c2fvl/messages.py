@@ -21,3 +21,29 @@ def listed(items: Sequence[str], maximum: int = 12, *, separator: str = ", ") ->
     shown = separator.join(items[:maximum]) or "none"
     rest = len(items) - maximum
     return f"{shown}{separator.replace(',', '')}and {rest} more" if rest > 0 else shown
+
+
+def printable(text: str) -> str:
+    r"""Return the text as one line that a terminal, a log or a page only shows: "\x1b" for an escape character.
+
+    White space of any kind becomes a space. Control characters, those that change the direction of writing, and bytes
+    of file names that are no text are written as in Python.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else " " if character.isspace() else _escaped(character)
+        for character in text
+    )
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+class LinesError(ValueError):
+    """An error that is shown as several lines, each of which is one line whatever it holds."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines

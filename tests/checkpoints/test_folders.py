@@ -10,12 +10,13 @@ from safetensors.torch import load_file, save_file
 
 import c2fvl
 from c2fvl.checkpoints import folders as model_folders
-from c2fvl.checkpoints.model_files import as_json, write_files
+from c2fvl.checkpoints.model_files import write_files
 from c2fvl.checkpoints.packing import pack
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.cli.main import main
 from c2fvl.config_files import parse_config
 from c2fvl.evaluation.pages.model_card import write_card
+from c2fvl.files import storage
 from c2fvl.files.storage import checksum
 
 REPORT = "Unilateral pulmonary infection, one infected area, upper left lung."
@@ -41,7 +42,7 @@ def run(tiny_run, tmp_path_factory):
     shutil.copytree(tiny_run, folder, ignore=shutil.ignore_patterns("evaluation-*"))
     weights = json.loads((folder / "best" / "metrics.json").read_text())["weights_sha256"]
     calibration = {"temperature": 1.5, "offset": -0.5, "weights_sha256": weights, "fitted_on": {"split": "val"}}
-    write_files(folder / "best", {"calibration.json": as_json(calibration)})
+    write_files(folder / "best", {"calibration.json": storage.json_bytes(calibration)})
     write_card(folder)
     return folder
 

@@ -16,11 +16,12 @@ from c2fvl.checkpoints import folders as model_folders
 from c2fvl.checkpoints import hub
 from c2fvl.checkpoints.folders import SHIPPED
 from c2fvl.checkpoints.hub import pull, push
-from c2fvl.checkpoints.model_files import as_json, write_files
+from c2fvl.checkpoints.model_files import write_files
 from c2fvl.checkpoints.packing import pack
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.cli.main import main
 from c2fvl.evaluation.pages.model_card import write_card
+from c2fvl.files import storage
 from c2fvl.files.storage import checksum
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -132,8 +133,8 @@ def packed(tiny_run, tmp_path_factory):
     fitted = {"temperature": 1.5, "offset": 0, "weights_sha256": metrics["weights_sha256"], "fitted_on": {}}
     write_card(folder / "model")
     written = {
-        "calibration.json": as_json(fitted),
-        "trust.json": as_json({"weights_sha256": metrics["weights_sha256"]}),
+        "calibration.json": storage.json_bytes(fitted),
+        "trust.json": storage.json_bytes({"weights_sha256": metrics["weights_sha256"]}),
         "ood.safetensors": (SHIPPED / "small" / "ood.safetensors").read_bytes(),
     }
     write_files(folder / "model", written)
@@ -239,7 +240,7 @@ def test_a_model_that_predicts_nothing_does_not_replace_a_good_one(repository, p
         name = next(name for name in sorted(weights) if name.endswith("weight"))
         weights[name].view(-1)[0] = torch.nan
         data = save(weights)
-        metrics = as_json({"weights_sha256": checksum(data)})
+        metrics = storage.json_bytes({"weights_sha256": checksum(data)})
         change(
             repository, tmp_path / "new", model_safetensors=data, metrics_json=metrics, calibration_json=None,
             trust_json=None,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from c2fvl.checkpoints.model_files import MODEL_FILES, ModelFiles, as_json, write_files
+from c2fvl.checkpoints.model_files import MODEL_FILES, ModelFiles, write_files
 from c2fvl.checkpoints.small_files import read_small_files
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.checkpoints.weights import build_for
@@ -27,8 +27,10 @@ def folder(tiny_run, tmp_path):
     write_files(
         tmp_path / "model",
         {
-            "calibration.json": as_json({"temperature": 1.5, "offset": 0, "weights_sha256": weights, "fitted_on": {}}),
-            "trust.json": as_json({"weights_sha256": weights}),
+            "calibration.json": storage.json_bytes(
+                {"temperature": 1.5, "offset": 0, "weights_sha256": weights, "fitted_on": {}}
+            ),
+            "trust.json": storage.json_bytes({"weights_sha256": weights}),
         },
     )
     return tmp_path / "model"
@@ -130,7 +132,7 @@ def test_every_moment_of_a_write_leaves_a_folder_that_can_be_used(folder, monkey
     weights = checksum((folder / "model.safetensors").read_bytes())
     old = {name: (folder / name).read_bytes() for name in ("trust.json", "config.toml")}
     new = {
-        "trust.json": as_json({"weights_sha256": weights, "default": 0.2}),
+        "trust.json": storage.json_bytes({"weights_sha256": weights, "default": 0.2}),
         "config.toml": old["config.toml"] + b"\n",
         "README.md": b"card",
     }

@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 from html.parser import HTMLParser
 
 import cv2
@@ -14,6 +15,7 @@ from c2fvl.data.perturbations import perturb_reports
 from c2fvl.data.pictures import FALSE_POSITIVE, FOUND, MISSED, case_panel, overlay
 from c2fvl.data.scan import scan
 from c2fvl.evaluation.evaluate import evaluate
+from c2fvl.evaluation.pages.model_card import write_card
 from c2fvl.files.images import read_image, read_mask, write_image, write_mask
 from c2fvl.inference.cases import NETWORK, ORIGINAL, CasePrediction, score_prediction
 from c2fvl.inference.masks import to_original
@@ -256,3 +258,35 @@ def test_pictures_show_no_image_twice_and_prefer_lesions():
     chosen = choose_cases(values, [False, True, False, False, False, False, False])
     assert chosen == {"Best": [3, 6], "Median": [2, 5], "Worst": [0, 4]}
     assert choose_cases([0.5], [False]) == {"Best": [], "Median": [], "Worst": [0]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda line: line.pop("train_loss"), "line 1 has no number as train_loss"),
+        (lambda line: line.pop("val_iou_per_image"), "line 1 has no number as val_iou_per_image"),
+        (lambda line: line.update(epoch=None), "line 1 has no number as epoch"),
+        (lambda line: line.update(train_loss=float("nan")), "line 1 has no number as train_loss"),
+        (lambda line: [line.pop(key) for key in [*line] if key.startswith("val_") and key != "val_seconds"], ""),
+        (lambda line: line.clear(), "line 1 has no number as epoch, train_loss, train_seconds, val_seconds"),
+    ],
+)
+def test_a_damaged_log_is_said_and_costs_no_scores(tiny_run, phantom_root, tmp_path, caplog, change, message):
+    run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation-*"))
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    change(lines[0])
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = evaluate(load_model(run), Part(phantom_root, "test"))
+    assert ("Loss by epoch" in found.page.read_text() or 'id="training"' in found.page.read_text()) == (not message)
+    assert (f"{run / 'log.jsonl'} is damaged" in caplog.text) == bool(message) and message in caplog.text
+    assert (found.summary.loss_curves is None) == bool(message)
+    card = write_card(run).read_text()
+    assert ("unknown number of epochs" in card) == bool(message)
+
+
+@pytest.mark.parametrize("content", [b"[", b"1\n", b"[]\n", b"\xff\n", b"[" * 100_000, b""])
+def test_a_log_that_is_none(tiny_run, phantom_root, tmp_path, caplog, content):
+    run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation-*"))
+    (run / "log.jsonl").write_bytes(content)
+    assert evaluate(load_model(run), Part(phantom_root, "test")).summary.loss_curves is None
+    assert f"{run / 'log.jsonl'} is damaged" in caplog.text

@@ -5,7 +5,6 @@ beside the old ones, then the files, then the manifest without the old ones. So 
 still matches.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -126,11 +125,6 @@ def write_files(folder: Path, changed: Mapping[str, bytes]) -> None:
     for name, data in changed.items():
         storage.write_bytes(folder / name, data)
     storage.write_json(folder / MANIFEST, {**entries, **new})
-
-
-def as_json(content: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a small file."""
-    return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _content(file: Path) -> bytes | None:

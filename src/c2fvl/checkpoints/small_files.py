@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from c2fvl.checkpoints.folders import CALIBRATION, METRICS, OOD_DETECTOR, TRUST_CURVE, WEIGHTS
-from c2fvl.checkpoints.model_files import REDO, ModelFiles, as_json
+from c2fvl.checkpoints.model_files import REDO, ModelFiles
+from c2fvl.files import storage
 from c2fvl.files.parsing import parse_json
 from c2fvl.metrics.out_of_distribution import OodDetector
 from c2fvl.metrics.temperature import parse_calibration
@@ -78,7 +79,7 @@ def small_files_as_bytes(files: SmallFiles, weights_sha256: str) -> dict[str, by
     """Return small files by name, as a model folder has them whose weights have this checksum."""
     tables = {METRICS: files.metrics, CALIBRATION: files.calibration, TRUST_CURVE: files.trust_curve}
     found = {
-        name: as_json({**content, "weights_sha256": weights_sha256})
+        name: storage.json_bytes({**content, "weights_sha256": weights_sha256})
         for name, content in tables.items()
         if content is not None
     }

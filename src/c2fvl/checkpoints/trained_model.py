@@ -13,7 +13,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from c2fvl.checkpoints.folders import METRICS, SETTINGS, WEIGHTS, find_model
-from c2fvl.checkpoints.model_files import ModelFiles, as_json, write_files
+from c2fvl.checkpoints.model_files import ModelFiles, write_files
 from c2fvl.checkpoints.small_files import read_small_files
 from c2fvl.checkpoints.weights import build_for, check_fit
 from c2fvl.config import Config
@@ -70,7 +70,7 @@ def save_model(folder: Path | str, network: nn.Module, config: Config, metrics: 
     written = {
         SETTINGS: to_toml(config).encode(),
         WEIGHTS: weights,
-        METRICS: as_json({**metrics, "weights_sha256": storage.checksum(weights)}),
+        METRICS: storage.json_bytes({**metrics, "weights_sha256": storage.checksum(weights)}),
     }
     write_files(Path(folder), written)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from c2fvl.cli.options import ROOT, Commands, add_choice, add_json, add_number, add_table, whole_number
+from c2fvl.cli.output import say
 
 
 def add(commands: Commands) -> None:
@@ -64,7 +65,8 @@ def run_check(options: argparse.Namespace) -> int:
             progress=progress,
             deep=deep,
         )
-    print(json.dumps(found.as_dict(), indent=2) if options.json else "\n".join(found.lines()))
+    for line in json.dumps(found.as_dict(), indent=2).split("\n") if options.json else found.lines():
+        say(line)
     return 1 if found.errors else 0
 
 
@@ -116,7 +118,7 @@ def run_captions(options: argparse.Namespace) -> int:
             form=options.form,
             progress=progress,
         )
-    print(f"{options.table}: {count} captions, made from the masks")
+    say(f"{options.table}: {count} captions, made from the masks")
     return 0
 
 
@@ -132,7 +134,7 @@ def run_phantom(options: argparse.Namespace) -> int:
     from c2fvl.data.phantom.draw import write_phantom
 
     counts = write_phantom(Path(options.out), num_cases=options.num_cases, seed=options.seed, size=options.size)
-    print(f"{options.out}: " + ", ".join(f"{count} cases in {split}" for split, count in counts.items()))
+    say(f"{options.out}: " + ", ".join(f"{count} cases in {split}" for split, count in counts.items()))
     return 0
 
 
@@ -164,9 +166,9 @@ def run_pack_data(options: argparse.Namespace) -> int:
         )  # fmt: skip
     size = sum(part["bytes"] for part in found["parts"]) / 2**20
     cases = ", ".join(f"{count} cases in {split}" for split, count in found["num_cases"].items())
-    print(f"{options.out}: {cases}; {len(found['parts'])} parts of {size:.1f} MiB together")
+    say(f"{options.out}: {cases}; {len(found['parts'])} parts of {size:.1f} MiB together")
     if options.jpeg_quality is not None:
-        print(
+        say(
             f"Error of the images: {found['mean_error_grey_levels']:.2f} of 255 grey levels on average, "
             f"{found['max_error_grey_levels']} at most."
         )
@@ -182,5 +184,5 @@ def run_unpack_data(options: argparse.Namespace) -> int:
     """Run `c2fvl unpack-data`; return its exit status."""
     from c2fvl.data.packed import unpack
 
-    print(f"{unpack(options.folder, options.out)}: use it as the data set")
+    say(f"{unpack(options.folder, options.out)}: use it as the data set")
     return 0

@@ -25,6 +25,7 @@ from c2fvl.cli.options import (
     load_named_model,
     part_of,
 )
+from c2fvl.cli.output import say, say_lines
 
 
 def add(commands: Commands) -> None:
@@ -70,10 +71,10 @@ def run_evaluate(options: argparse.Namespace) -> int:
             progress=progress, **_scoring_options(options),
         )  # fmt: skip
     if options.json:
-        print(json.dumps(found.summary.as_dict()))
+        say_lines(json.dumps(found.summary.as_dict()))
         return 0
     _print_scores(found)
-    print(f"Results page: {found.page}")
+    say(f"Results page: {found.page}")
     return 0
 
 
@@ -89,15 +90,15 @@ def run_audit(options: argparse.Namespace) -> int:
             progress=progress, **_scoring_options(options),
         )  # fmt: skip
     if options.json:
-        print(json.dumps(found.summary.as_dict()))
+        say_lines(json.dumps(found.summary.as_dict()))
         return 0
     _print_scores(found)
     assert found.summary.audit is not None
     if found.summary.audit.changes:
-        print(table(*audit_table(found.summary.audit), width=160))
+        say_lines(table(*audit_table(found.summary.audit), width=160))
     for remark in found.summary.audit.remarks:
-        print(remark.text)
-    print(f"Results page: {found.page}")
+        say(remark.text)
+    say(f"Results page: {found.page}")
     return 0
 
 
@@ -114,14 +115,14 @@ def _print_scores(found: Any) -> None:
     from c2fvl.evaluation.pages.rows import score_table, show
 
     summary, statistics = found.summary, found.summary.statistics
-    print(table(*score_table(summary)))
+    say_lines(table(*score_table(summary)))
     first = summary.scores[0]
-    print(
+    say(
         f"{first.num_cases} images, {first.num_empty_masks} without a lesion ({first.num_false_positives} of these "
         f"with a prediction), {first.num_missed_lesions} whose lesion is missed entirely; report: {summary.text.words}"
     )
     dice, iou = (show(statistics.per_image[name], fraction=True) for name in ("dice", "iou"))
-    print(
+    say(
         f"Dice per image {dice} %, IoU {iou} %, 95th percentile of the Hausdorff distance "
         f"{show(statistics.per_image['hd95'], fraction=False)} {summary.unit.length}; in brackets 95 % confidence "
         f"intervals ({statistics.intervals})"
@@ -170,16 +171,16 @@ def run_compare(options: argparse.Namespace) -> int:
         )  # fmt: skip
     files = write(found, options.out) if options.out else []
     if options.json:
-        print(json.dumps(to_json(found)))
+        say_lines(json.dumps(to_json(found)))
         return 0
-    print(table(header(found), rows(found), numbers=len(found.columns), width=240))
-    print(found.caption)
+    say_lines(table(header(found), rows(found), numbers=len(found.columns), width=240))
+    say_lines(found.caption)
     if found.differences:
-        print(table(list(DIFFERENCE_HEADER), difference_rows(found), numbers=4, width=200))
+        say_lines(table(list(DIFFERENCE_HEADER), difference_rows(found), numbers=4, width=200))
     if found.statistics:
-        print(found.statistics)
+        say_lines(found.statistics)
     for file in files:
-        print(file)
+        say(file)
     return 0
 
 
@@ -193,9 +194,9 @@ def _read_published(options: argparse.Namespace) -> int:
     dice, iou = options.published
     found = read_published(dice, iou)
     if options.json:
-        print(json.dumps({"dice": dice, "iou": iou, **dataclasses.asdict(found)}))
+        say_lines(json.dumps({"dice": dice, "iou": iou, **dataclasses.asdict(found)}))
     else:
-        print(f"Dice {dice}, IoU {iou}: {found.words}")
+        say(f"Dice {dice}, IoU {iou}: {found.words}")
     return 1 if found.kind == "impossible" else 0
 
 
@@ -239,7 +240,7 @@ def run_bench(options: argparse.Namespace) -> int:
     if out is not None:
         storage.write_text(out / "bench.md", to_markdown(found))
         storage.write_json(out / "bench.json", results)
-    print(json.dumps(results) if options.json else to_markdown(found).rstrip("\n"))
+    say_lines(json.dumps(results) if options.json else to_markdown(found).rstrip("\n"))
     return 0
 
 
@@ -266,5 +267,5 @@ def run_card(options: argparse.Namespace) -> int:
         options.model, evaluations=options.evaluation, data=options.data, text_version=options.text_version,
         licence=options.licence, replace=options.replace,
     )  # fmt: skip
-    print(card)
+    say(card)
     return 0

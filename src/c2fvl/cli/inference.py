@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from c2fvl.cli.options import (
     load_named_model,
     whole_number,
 )
+from c2fvl.cli.output import say, say_lines
 
 
 def add(commands: Commands) -> None:
@@ -107,7 +107,7 @@ def run_predict(options: argparse.Namespace) -> int:
     if options.report is not None:  # a report that cannot be used at all ends the command here
         _, refusal = predictor.understand_or_refuse(options.report, orientation=options.orientation)
         if refusal:
-            print(f"{PROGRAM}: the report is not used: {refusal}", file=sys.stderr)
+            say(f"{PROGRAM}: the report is not used: {refusal}", error=True)
     failed = unread = 0
     for record in predict_to_folder(
         predictor, requests, options.out, orientation=options.orientation,
@@ -115,19 +115,19 @@ def run_predict(options: argparse.Namespace) -> int:
     ):  # fmt: skip
         failed += "error" in record
         if options.json:
-            print(json.dumps(record))
+            say_lines(json.dumps(record))
         else:
             _print_record(record, Path(options.out), overlay=options.overlay)
         refusal = (record.get("report") or {}).get("refused")
         if refusal:
             unread += 1
             if record["report"]["sentence"] != options.report:  # that one was said at the beginning
-                print(f"{record['image']}: the report is not used: {refusal}", file=sys.stderr)
+                say(f"{record['image']}: the report is not used: {refusal}", error=True)
     num_reports = sum(bool(request.report and request.report.strip()) for request in requests)
     if unread:
-        print(f"{PROGRAM}: {unread} of {num_reports} reports could not be read and were not used", file=sys.stderr)
+        say(f"{PROGRAM}: {unread} of {num_reports} reports could not be read and were not used", error=True)
     if failed:
-        print(f"{PROGRAM}: {failed} of {len(requests)} images failed", file=sys.stderr)
+        say(f"{PROGRAM}: {failed} of {len(requests)} images failed", error=True)
     return 1 if failed else 0
 
 
@@ -146,7 +146,7 @@ def _check_report(report: str | None) -> None:
 def _print_record(record: dict[str, Any], out: Path, *, overlay: bool) -> None:
     """Print what was found in one image; errors and warnings go to the error stream."""
     if "error" in record:
-        print(f"{record['image']}: {record['error']}", file=sys.stderr)
+        say(f"{record['image']}: {record['error']}", error=True)
         return
     pixels = record["height"] * record["width"]
     areas = ", ".join(f"{name}: {100 * area / pixels:.1f} %" for name, area in record["area_per_class"].items())
@@ -156,11 +156,11 @@ def _print_record(record: dict[str, Any], out: Path, *, overlay: bool) -> None:
         uncalibrated = "" if record["calibrated"] else " (not calibrated)"
         estimate = f" Estimated Dice: {record['estimated_dice']:.2f}{uncalibrated}."
     drawn = f" Overlay: {out / Path(record['mask']).stem}_overlay.png" if overlay else ""
-    print(f"{out / record['mask']}: {areas[0].upper()}{areas[1:]} of the image.{estimate}{drawn}")
+    say(f"{out / record['mask']}: {areas[0].upper()}{areas[1:]} of the image.{estimate}{drawn}")
     for remark in (record["predicted_findings"] or {}).get("remarks", ()):
-        print(f"  {remark}")
+        say(f"  {remark}")
     for warning in warnings:
-        print(f"{record['image']}: do not rely on this result: {warning}", file=sys.stderr)
+        say(f"{record['image']}: do not rely on this result: {warning}", error=True)
 
 
 def _read_options(sub: argparse.ArgumentParser) -> None:
@@ -183,19 +183,19 @@ def run_read(options: argparse.Namespace) -> int:
             found = predictor.describe(request.image)
         except (OSError, ValueError) as error:
             failed += 1
-            print(f"{request.image}: {str(error).removeprefix(f'{request.image}: ')}", file=sys.stderr)
+            say(f"{request.image}: {str(error).removeprefix(f'{request.image}: ')}", error=True)
             continue
         reading, ood = found.findings, found.ood
         if options.json:
             record = {"image": str(request.image), "ood": None if ood is None else ood.as_dict()}
-            print(json.dumps(record | reading.as_dict(options.orientation)))
+            say_lines(json.dumps(record | reading.as_dict(options.orientation)))
             continue
         report, *lines = reading.lines(options.orientation)
-        print(f"{request.image}: {report}")
+        say(f"{request.image}: {report}")
         for line in lines:
-            print(f"  {line}")
+            say(f"  {line}")
         for reason in () if ood is None else ood.reasons:
-            print(f"  do not rely on this result: {reason}")
+            say(f"  do not rely on this result: {reason}")
     return 1 if failed else 0
 
 
@@ -229,11 +229,11 @@ def run_export(options: argparse.Namespace) -> int:
             calibration=options.calibration, table=options.table, progress=progress,
         )  # fmt: skip
     if options.json:
-        print(json.dumps(dataclasses.asdict(found) | {"path": str(found.path)}))
+        say_lines(json.dumps(dataclasses.asdict(found) | {"path": str(found.path)}))
         return 0
-    print(f"{found.path}: {found.dtype}, opset {found.opset}, {found.path.stat().st_size / 2**20:.1f} MiB")
-    print(f"Largest difference from PyTorch in probability: {found.difference:.1e}")
+    say(f"{found.path}: {found.dtype}, opset {found.opset}, {found.path.stat().st_size / 2**20:.1f} MiB")
+    say(f"Largest difference from PyTorch in probability: {found.difference:.1e}")
     if found.dice_before is not None and found.dice_after is not None:
         before, after = 100 * found.dice_before, 100 * found.dice_after
-        print(f"Dice per image on {found.num_scored} images: PyTorch {before:.2f} %, exported {after:.2f} %")
+        say(f"Dice per image on {found.num_scored} images: PyTorch {before:.2f} %, exported {after:.2f} %")
     return 0

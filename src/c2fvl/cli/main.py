@@ -7,6 +7,7 @@ import sys
 from c2fvl.cli import data, evaluation, inference, models, training
 from c2fvl.cli.exit_status import DONE, WRONG_CALL, Stopped, status_of_signal, stop_by_signals
 from c2fvl.cli.options import PROGRAM, Commands, Parser
+from c2fvl.cli.output import OneLineFormatter, say, say_error
 from c2fvl.extensions import import_extension
 from c2fvl.messages import did_you_mean, nearest_names
 from c2fvl.version import __version__
@@ -21,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             return _run(arguments)
         except Stopped as stopped:
-            print(f"{PROGRAM}: {stopped}", file=sys.stderr)
+            say(f"{PROGRAM}: {stopped}", error=True)
             return status_of_signal(stopped.name)
 
 
@@ -43,7 +44,9 @@ def _run(arguments: list[str] | None) -> int:
         return DONE
     if rest:  # argparse takes no positional arguments after an option; key=value may stand anywhere
         options.overrides.extend(rest)
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLineFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, handlers=[handler])
     try:
         for module in options.allow_code:
             import_extension(module)
@@ -52,7 +55,7 @@ def _run(arguments: list[str] | None) -> int:
         sys.stdout = None  # nothing is left to flush at the end
         return DONE
     except (ValueError, OSError) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        say_error(PROGRAM, error)
         return WRONG_CALL
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 
 from c2fvl.cli.options import MODEL, Commands, add_json, whole_number
+from c2fvl.cli.output import say, say_lines
 
 
 def add(commands: Commands) -> None:
@@ -39,7 +40,7 @@ def run_models(options: argparse.Namespace) -> int:
     if options.name is not None:
         is_network = options.name in NETWORKS or is_extension(options.name)
         for line in arguments_of(options.name) if is_network else _about_trained(options.name):
-            print(line)
+            say(line)
         return 0
     parameters = num_parameters()
     rows = [["network", "paper", "year", "text input", "parameters"]]
@@ -48,7 +49,7 @@ def run_models(options: argparse.Namespace) -> int:
         for name, entry in NETWORKS.items()
     ]
     _print_columns(rows)
-    print()
+    say("")
     _print_trained()
     return 0
 
@@ -72,7 +73,7 @@ def _print_trained() -> None:
 
     found = named_models()
     if not found:
-        print(f"There is no trained model: {SHIPPED} has none, and none was downloaded with `c2fvl pull`.")
+        say(f"There is no trained model: {SHIPPED} has none, and none was downloaded with `c2fvl pull`.")
         return
     rows = [["trained model", "found in", "network", "size", ""]]
     rows += [
@@ -86,7 +87,7 @@ def _print_trained() -> None:
 def _print_columns(rows: list[list[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _summarise_network(options: argparse.Namespace) -> int:
@@ -98,15 +99,15 @@ def _summarise_network(options: argparse.Namespace) -> int:
     config = example_settings(options.name, options.overrides, options.size)
     found = stages(*build_empty(config))
     if options.json:
-        print(json.dumps({"image_size": config.data.image_size, "stages": as_rows(found)}))
+        say_lines(json.dumps({"image_size": config.data.image_size, "stages": as_rows(found)}))
         return 0
     rows = [
         [stage.name or "whole network", stage.kind, stage.output, f"{stage.parameters:,}", f"{stage.flops / 1e9:.3f}"]
         for stage in found
     ]
-    print(table(["stage", "kind", "output", "parameters", "GFLOP"], rows, numbers=3))
+    say_lines(table(["stage", "kind", "output", "parameters", "GFLOP"], rows, numbers=3))
     side = config.data.image_size
-    print(f"For one image of {side} × {side}. A multiplication with its addition counts as 2 operations.")
+    say(f"For one image of {side} × {side}. A multiplication with its addition counts as 2 operations.")
     return 0
 
 
@@ -131,7 +132,7 @@ def run_convert(options: argparse.Namespace) -> int:
     config = load_config(options.preset or f"{options.model}_qata_paper")
     network = convert(options.file, options.out, name=options.model, config=config)
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
-    print(f"{options.out}: {options.model} with {num_parameters:,} parameters")
+    say(f"{options.out}: {options.model} with {num_parameters:,} parameters")
     return 0
 
 
@@ -146,8 +147,8 @@ def run_pack(options: argparse.Namespace) -> int:
 
     found = pack(options.model, options.out)
     kept = [name for name, there in (("calibration", found.has_calibration), ("card", found.has_card)) if there]
-    print(f"{found.folder}: {found.num_bytes / 1e6:.1f} MB of weights, with {' and '.join(kept) or 'no card'}")
-    print(f"Largest rounding error of a weight: {found.largest_difference:.2g}, in {found.tensor}")
+    say(f"{found.folder}: {found.num_bytes / 1e6:.1f} MB of weights, with {' and '.join(kept) or 'no card'}")
+    say(f"Largest rounding error of a weight: {found.largest_difference:.2g}, in {found.tensor}")
     return 0
 
 
@@ -160,7 +161,7 @@ def run_pull(options: argparse.Namespace) -> int:
     """Run `c2fvl pull`; return its exit status."""
     from c2fvl.checkpoints.hub import pull
 
-    print(f"{pull(options.repository, revision=options.revision)}: use it with --model {options.repository}")
+    say(f"{pull(options.repository, revision=options.revision)}: use it with --model {options.repository}")
     return 0
 
 
@@ -174,5 +175,5 @@ def run_push(options: argparse.Namespace) -> int:
     """Run `c2fvl push`; return its exit status."""
     from c2fvl.checkpoints.hub import push
 
-    print(push(options.folder, options.repository, private=options.private))
+    say(push(options.folder, options.repository, private=options.private))
     return 0

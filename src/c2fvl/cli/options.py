@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
+from c2fvl.messages import printable
+
 PROGRAM = "c2fvl"
 MODEL = "trained model: a name from `c2fvl models`, a model folder or a run folder"
 ROOT = "data set: a folder that contains Train_Folder, Val_Folder, …, or a csv table"
@@ -22,7 +24,7 @@ class Parser(argparse.ArgumentParser):
             message = f"{name} must be one of {known.replace(chr(39), '')}; got {given}"
         message = re.sub(r"^argument (\S+): ", r"\1 ", message)
         end = "" if message.endswith(("?", ".")) else "."
-        self.exit(2, f"{self.prog}: {message}{end} See `{self.prog} --help`.\n")
+        self.exit(2, f"{self.prog}: {printable(message)}{end} See `{self.prog} --help`.\n")
 
 
 class Commands:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from c2fvl.cli.options import PROGRAM
 from c2fvl.config import Config
+from c2fvl.messages import printable
 from c2fvl.training.callbacks import Observer
 
 
@@ -91,7 +92,7 @@ class TerminalObserver(Observer):
         return f"{epoch}/{self._epochs}" if self._epochs else str(epoch)
 
     def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+        self.console.print(printable(text), highlight=False, soft_wrap=True, markup=False)
 
 
 class TerminalProgress:
@@ -115,8 +116,8 @@ class TerminalProgress:
 
     def stage(self, text: str) -> None:
         """Print the stage; the bar begins anew."""
-        self.console.print(f"{PROGRAM}: {text}", highlight=False, soft_wrap=True, markup=False)
-        self._bar.reset(self._task, total=None, description=text)
+        self.console.print(f"{PROGRAM}: {printable(text)}", highlight=False, soft_wrap=True, markup=False)
+        self._bar.reset(self._task, total=None, description=printable(text))
         self._began = time.monotonic()
 
     def advance(self, done: int, total: int) -> None:
@@ -131,10 +132,10 @@ def table(header: list[str], rows: list[list[str]], *, numbers: int | None = Non
     grid = Table(box=rich.box.SIMPLE_HEAD)
     first = 1 if numbers is None else len(header) - numbers
     for index, name in enumerate(header):
-        grid.add_column(name, justify="left" if index < first else "right", no_wrap=True)
+        grid.add_column(Text(printable(name)), justify="left" if index < first else "right", no_wrap=True)
     for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))
-    console = Console(file=sys.stdout, width=width)
+        grid.add_row(*(Text(printable(cell)) for cell in row))
+    console = Console(file=sys.stdout, width=width, force_terminal=False)
     with console.capture() as captured:
         console.print(grid)
     return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines())

@@ -25,6 +25,7 @@ from c2fvl.cli.options import (
     load_named_model,
     part_of,
 )
+from c2fvl.cli.output import say, say_lines
 
 
 def add(commands: Commands) -> None:
@@ -83,12 +84,12 @@ def run_train(options: argparse.Namespace) -> int:
     end_processes()
     if not observer.is_main:
         return 0
-    print(f"{'Finished' if result.finished else 'Stopped and saved'}: {result.reason}")
+    say(f"{'Finished' if result.finished else 'Stopped and saved'}: {result.reason}")
     if result.best_dice is not None:
         best = result.run / "best"
-        print(f"Best validation Dice per image {result.best_dice:.4f} in epoch {result.best_epoch}: {best}")
+        say(f"Best validation Dice per image {result.best_dice:.4f} in epoch {result.best_epoch}: {best}")
     if not result.finished:
-        print(f"Resume with: {PROGRAM} train --resume {result.run}")
+        say(f"Resume with: {PROGRAM} train --resume {result.run}")
     if result.finished:
         return DONE
     return TIME_IS_UP if result.signal is None else status_of_signal(result.signal)
@@ -161,7 +162,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
         model = load_named_model(options, replacing=[CALIBRATION])
         found = calibrate(model, part_of(options), compute_of(options), progress=progress)
     if options.json:
-        print(json.dumps(found))
+        say_lines(json.dumps(found))
         return 0
     names = {"nll": "negative log-likelihood per pixel", "ece": "expected calibration error", "brier": "Brier score"}
     alone = found["without_offset"] or {}
@@ -172,9 +173,9 @@ def run_calibrate(options: argparse.Namespace) -> int:
     for key, name in names.items():
         middle = f"{alone[key]:.5f}" if alone else "–"
         rows.append([name, f"{found[f'{key}_before']:.5f}", middle, f"{found[f'{key}_after']:.5f}"])
-    print(table(["", "before", "temperature only", "saved"], rows))
+    say_lines(table(["", "before", "temperature only", "saved"], rows))
     fitted = found["fitted_on"]
-    print(f"Fitted on {fitted['num_cases']} images of the {fitted['split']} split; report: {fitted['given']}")
+    say(f"Fitted on {fitted['num_cases']} images of the {fitted['split']} split; report: {fitted['given']}")
     return 0
 
 
@@ -202,7 +203,7 @@ def run_fit_trust(options: argparse.Namespace) -> int:
             batch_size=options.batch_size, progress=progress,
         )  # fmt: skip
     if options.json:
-        print(json.dumps(found))
+        say_lines(json.dumps(found))
     else:
         _print_trust(found, is_saved=options.keep)
     return 0
@@ -222,9 +223,9 @@ def _print_trust(found: dict[str, Any], *, is_saved: bool) -> None:
         ]
         for point in found["points"]
     ]
-    print(table(["trust", "right", *names, "benefit kept, %", "within bounds"], rows))
+    say_lines(table(["trust", "right", *names, "benefit kept, %", "within bounds"], rows))
     saved = "saved in the model folder" if is_saved else "not saved, add --keep to save it"
-    print(
+    say(
         f"The table shows Dice per image in %; without a report it is {100 * found['none']['value']:.2f}. "
         f"Default trust: {found['default']:g} ({saved})"
     )
@@ -235,7 +236,7 @@ def _print_trust(found: dict[str, Any], *, is_saved: bool) -> None:
         )
         defaults = " and ".join(f"{trust:g}" for trust in held_out["defaults"])
         right, kept = f"{100 * held_out['right']['value']:.2f}", _percent(held_out["benefit_kept"])
-        print(
+        say(
             f"Chosen on one half of the patients ({defaults}), scored on the other: right report {right}, benefit kept "
             f"{kept} %, harm in points: {harms}"
         )
@@ -265,10 +266,10 @@ def run_fit_ood(options: argparse.Namespace) -> int:
         model = load_model(options.model, replacing=[OOD_DETECTOR])
         found = fit_ood(model, part_of(options), check_split=options.check_split, progress=progress)
     if options.json:
-        print(json.dumps(found))
+        say_lines(json.dumps(found))
         return 0
     rows = [[name, f"{100 * fraction:.1f}"] for name, fraction in found["flagged"].items()]
-    print(table([f"{found['num_checked']} images of {found['checked_on']}", "flagged, %"], rows))
+    say_lines(table([f"{found['num_checked']} images of {found['checked_on']}", "flagged, %"], rows))
     return 0
 
 
@@ -281,12 +282,12 @@ def run_presets(options: argparse.Namespace) -> int:
     from c2fvl.config_files import PRESETS, load_config, preset_names, to_toml
 
     if options.name is not None:
-        print(to_toml(load_config(options.name)), end="")
+        say_lines(to_toml(load_config(options.name)).rstrip("\n"))
         return 0
     width = max(len(name) for name in preset_names())
     for name in preset_names():
         first = (PRESETS / f"{name}.toml").read_text(encoding="utf-8").partition("\n")[0]
-        print(f"{name:{width}}  {first.removeprefix('# ')}")
+        say(f"{name:{width}}  {first.removeprefix('# ')}")
     return 0
 
 
@@ -295,5 +296,5 @@ def run_settings(options: argparse.Namespace) -> int:
     from c2fvl.config_files import settings_table
 
     for name, default, meaning in settings_table():
-        print(f"{name} = {default}\n    {meaning}")
+        say_lines(f"{name} = {default}\n    {meaning}")
     return 0

@@ -12,6 +12,7 @@ from c2fvl.data.cases import SPLITS, Case, Scan
 from c2fvl.data.csv_layout import inspect_csv, splits_of_csv
 from c2fvl.data.folder_layout import inspect_folders, splits_of_folders
 from c2fvl.files import storage
+from c2fvl.messages import LinesError
 
 MAX_SHOWN = 10
 
@@ -34,11 +35,11 @@ def scan(root: Path | str, split: str = "train", *, table: str | Path | None = N
     result = inspect(root, split, table=table)
     errors = result.errors
     if errors:
-        shown = "\n".join(f"- {problem}" for problem in errors[:MAX_SHOWN])
         rest = len(errors) - MAX_SHOWN
-        more = f"\nand {rest} more; `c2fvl check {root}` lists them all" if rest > 0 else ""
+        more = [f"and {rest} more; `c2fvl check {root}` lists them all"] if rest > 0 else []
         noun = "problem" if len(errors) == 1 else "problems"
-        raise ValueError(f"{result.root} ({result.split}): {len(errors)} {noun} with the data\n{shown}{more}")
+        head = f"{result.root} ({result.split}): {len(errors)} {noun} with the data"
+        raise LinesError(head, *(f"- {problem}" for problem in errors[:MAX_SHOWN]), *more)
     for kind, count in Counter(problem.kind for problem in result.problems).items():
         first = next(problem for problem in result.problems if problem.kind == kind)
         _logger.warning("%s (%s), %d time(s): %s", kind, result.split, count, first)

@@ -21,8 +21,8 @@ from c2fvl.evaluation.report_answers import Answer, ReportAnswers
 from c2fvl.evaluation.statistics import pooled
 from c2fvl.evaluation.summary import Baseline, HeadlineScore, PairedEstimate, ReportChange, TextAudit
 from c2fvl.files.images import read_mask
-from c2fvl.files.tables import printable
 from c2fvl.inference.compute import Compute
+from c2fvl.messages import printable
 from c2fvl.metrics.case_scores import TOLERANCES
 from c2fvl.metrics.intervals import Bootstrap, Estimate, difference, holm
 from c2fvl.metrics.overlap import dice, iou, overlap

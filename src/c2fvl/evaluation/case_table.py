@@ -6,8 +6,8 @@ import numpy as np
 
 from c2fvl.data.cases import Case
 from c2fvl.evaluation.statistics import Scores
-from c2fvl.files.tables import printable
 from c2fvl.inference.cases import ORIGINAL, SCORINGS, CaseScore
+from c2fvl.messages import printable
 from c2fvl.metrics.overlap import dice, iou
 
 

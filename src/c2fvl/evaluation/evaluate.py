@@ -28,6 +28,7 @@ from c2fvl.evaluation.evaluation_folder import EvaluationFolder
 from c2fvl.evaluation.pages.page import render
 from c2fvl.evaluation.pages.panels import draw_panels
 from c2fvl.evaluation.records import from_plain
+from c2fvl.evaluation.run_log import LOG, read_log
 from c2fvl.evaluation.statistics import Scores, as_columns, compute_statistics
 from c2fvl.evaluation.summary import (
     CalibrationSummary,
@@ -41,7 +42,6 @@ from c2fvl.evaluation.summary import (
     Unit,
 )
 from c2fvl.files.images import read_spacing
-from c2fvl.files.parsing import parse_json
 from c2fvl.inference.cases import (
     ORIGINAL,
     SCORINGS,
@@ -105,6 +105,8 @@ class ScoredPart:
     columns: Scores
     """Every score of `metrics.score_case` by case."""
     summary: Summary
+    history: list[dict[str, Any]]
+    """The epochs of the run that the model comes from; empty without its log."""
 
     @property
     def scores(self) -> list[CaseScore]:
@@ -146,10 +148,9 @@ def score(
 ) -> ScoredPart:
     """Score a model on a part as `evaluate` does, and write nothing."""
     began = time.monotonic()
+    history = read_log(model.path.parent) if model.path.name == "best" else []  # a damaged log is said before the work
     images = dataset_of(model, part)
-    if part.text != "none" and model.config.data.text != "none" and images.num_readable < len(images):
-        missing = len(images) - images.num_readable
-        logger.warning("%d of %d images have no report that the network can read", missing, len(images))
+    _warn_of_reports(images, part, model)
     spacings, unit = _spacings(images.cases, spacing)
 
     def score_one(prediction: CasePrediction) -> ScoredCase:
@@ -190,11 +191,11 @@ def score(
         calibration=_calibration(measured, model),
         predicted_findings=_findings(scored, images.cases) if part.text == "right" else None,
         settings=to_toml(model.config),
-        loss_curves="log.jsonl" if history_of(model) else None,
+        loss_curves=LOG if history else None,
         software=provenance(torch.device(compute.device)),
         seconds=round(time.monotonic() - began, 2),
     )  # fmt: skip
-    return ScoredPart(model, images.cases, images, scored, columns, summary)
+    return ScoredPart(model, images.cases, images, scored, columns, summary, history)
 
 
 def write_evaluation(
@@ -211,21 +212,15 @@ def write_evaluation(
         classes=summary.class_names, mask=scored.dataset.config.mask,
     )  # fmt: skip
     pictures = {panel.file: panel.png for group in groups for panel in group.panels}
-    page = render(summary, scored.columns, panels=groups, history=history_of(scored.model))
+    page = render(summary, scored.columns, panels=groups, history=scored.history)
     table = case_table(scored.cases, scored.scores, scored.columns)
     return Evaluation(folder.path, folder.write(summary, table, page, pictures, audit=audit_table), summary)
 
 
-def history_of(model: TrainedModel) -> list[dict[str, Any]]:
-    """Return the log of the run that the model folder lies in; empty where there is none."""
-    log = model.path.parent / "log.jsonl"
-    if model.path.name != "best" or not log.is_file():
-        return []
-    try:
-        return [parse_json(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    except ValueError as error:
-        logger.warning("%s is damaged, so the results page shows no curves: %s", log, error)
-        return []
+def _warn_of_reports(images: CaseDataset, part: Part, model: TrainedModel) -> None:
+    missing = len(images) - images.num_readable
+    if part.text != "none" and model.config.data.text != "none" and missing:
+        logger.warning("%d of %d images have no report that the network can read", missing, len(images))
 
 
 def _calibration_of(prediction: CasePrediction, model: TrainedModel) -> CaseCalibration | None:

@@ -123,11 +123,6 @@ def write_cells(path: Path | str, rows: Iterable[Sequence[object]]) -> None:
         raise ValueError(f"{path}: a table is written as .xlsx or .csv, not as {suffix or 'a file without ending'}")
 
 
-def printable(text: str) -> str:
-    """Return the text with a space in place of every character that is not printable, such as a new line."""
-    return "".join(character if character.isprintable() else " " for character in text)
-
-
 def _rows_of_xlsx(path: Path) -> Iterator[list[object]]:
     from openpyxl import load_workbook  # takes a tenth of a second, which only xlsx files need
 

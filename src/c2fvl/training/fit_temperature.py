@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from c2fvl.checkpoints.folders import CALIBRATION, WEIGHTS
-from c2fvl.checkpoints.model_files import as_json, write_files
+from c2fvl.checkpoints.model_files import write_files
 from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.data.part import Part
 from c2fvl.data.perturbations import text_given
@@ -78,7 +78,7 @@ def calibrate(
             "temperature": alone.temperature, **dataclasses.asdict(histogram.quality(alone)),
         },
     }  # fmt: skip
-    write_files(model.path, {CALIBRATION: as_json(record)})
+    write_files(model.path, {CALIBRATION: storage.json_bytes(record)})
     return record
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from c2fvl.checkpoints.folders import SETTINGS, TRUST_CURVE
-from c2fvl.checkpoints.model_files import as_json, write_files
+from c2fvl.checkpoints.model_files import write_files
 from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.config_files import to_toml
 from c2fvl.data.batches import EpochBatches, iterate_batches
@@ -81,7 +81,7 @@ def fit_trust(
     }  # fmt: skip
     if keep:
         chosen = model.with_trust(found["default"])
-        write_files(model.path, {TRUST_CURVE: as_json(found), SETTINGS: to_toml(chosen.config).encode()})
+        write_files(model.path, {TRUST_CURVE: storage.json_bytes(found), SETTINGS: to_toml(chosen.config).encode()})
     return found
 
 

@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 
-from c2fvl.files.tables import printable
+from c2fvl.messages import printable
 
 
 def escape(text: str) -> str:
     """Return words that Markdown shows as they are: nothing in them is markup, HTML or a new line."""
     return "".join(f"\\{character}" if character in "\\|*_`<>[]" else character for character in printable(text))
+
+
+def code(text: str) -> str:
+    """Return words as code of Markdown, in which nothing but a backtick is markup; it becomes an apostrophe."""
+    return "`" + printable(text).replace("`", "'") + "`"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0) -> list[str]:

@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from c2fvl.checkpoints.folders import CARD, TRUST_CURVE, WEIGHTS, find_model
-from c2fvl.checkpoints.model_files import ModelFiles, write_files
+from c2fvl.checkpoints.model_files import REDO, ModelFiles, write_files
 from c2fvl.checkpoints.small_files import SmallFiles, read_small_files
 from c2fvl.config import Config
 from c2fvl.config_files import to_toml
 from c2fvl.data.perturbations import perturbations
 from c2fvl.evaluation.evaluation_folder import EvaluationFolder, OtherVersionError
-from c2fvl.evaluation.pages.markdown import escape, escaped_table, table
+from c2fvl.evaluation.pages.markdown import code, escape, escaped_table, table
 from c2fvl.evaluation.pages.rows import audit_table, findings_table, show, trust_table
+from c2fvl.evaluation.run_log import read_log
 from c2fvl.evaluation.summary import Summary
 from c2fvl.files import storage
 from c2fvl.files.parsing import parse_json
@@ -74,7 +75,7 @@ def write_card(
         "**Research use, not for diagnosis.** No clinic has tested it, no authority has approved it.", "",
         *_what(config, metrics), *_data(config, environment, data, text_version, licence),
         *_recipe(config, environment, beside), *_scores(summaries), *_audits(summaries),
-        *_trust(files),
+        *_trust(files, folder),
         *_findings(summaries), *_calibration(summaries),
         *_limits(summaries, left_out, has_detector=files.ood_detector is not None),
         "## Every setting", "", "```toml", *to_toml(config).strip().splitlines(), "```", "",
@@ -130,17 +131,16 @@ def _recipe(config: Config, environment: Mapping[str, Any], run: Path) -> list[s
     lines = ["## Training", ""]
     if not environment:
         return [*lines, "Not trained by this program, or its run folder is missing.", ""]
-    command = " ".join(str(word) for word in environment.get("command", [])).replace("`", "'")
-    log = run / "log.jsonl"
-    rows = [parse_json(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
+    command = " ".join(str(word) for word in environment.get("command", []))
+    rows = read_log(run)
     minutes = sum(row["train_seconds"] + row["val_seconds"] for row in rows) / 60
     machine = ", ".join(str(environment[name]) for name in ("processor", "device", "platform") if name in environment)
     commit = f" (commit {environment['commit']})" if environment.get("commit") else ""
     return [
         *lines,
-        f"- Recipe: preset {escape(config.preset or 'none')}, seed {config.train.seed}, {len(rows)} epochs in "
-        f"{minutes:.0f} minutes",
-        f"- Command: `{command}`",
+        f"- Recipe: preset {escape(config.preset or 'none')}, seed {config.train.seed}, "
+        + (f"{len(rows)} epochs in {minutes:.0f} minutes" if rows else f"{_UNKNOWN} number of epochs"),
+        f"- Command: {code(command)}",
         *_initial_weights(environment.get("begun_from")),
         f"- Machine: {escape(machine)}; {environment.get('threads', '?')} threads",
         f"- Versions: c2fvl {environment.get('c2fvl')}{commit}, torch {environment.get('torch')}, Python "
@@ -152,7 +152,8 @@ def _recipe(config: Config, environment: Mapping[str, Any], run: Path) -> list[s
 def _initial_weights(begun_from: Mapping[str, str] | None) -> list[str]:
     if begun_from is None:
         return []
-    return [f"- Initial weights: `{begun_from['setting']}`, a file with the SHA-256 `{begun_from['sha256']}`"]
+    setting, sha256 = (code(str(begun_from.get(key, _UNKNOWN))) for key in ("setting", "sha256"))
+    return [f"- Initial weights: {setting}, a file with the SHA-256 {sha256}"]
 
 
 def _scores(summaries: Sequence[Summary]) -> list[str]:
@@ -191,11 +192,15 @@ def _audits(summaries: Sequence[Summary]) -> list[str]:
     return lines or ["## Effect of the report", "", "Not audited yet: run `c2fvl audit`, then `c2fvl card` again.", ""]
 
 
-def _trust(files: SmallFiles) -> list[str]:
+def _trust(files: SmallFiles, folder: Path) -> list[str]:
     files.require(TRUST_CURVE)
-    curve = files.trust_curve
-    if curve is None:
-        return []
+    try:
+        return [] if files.trust_curve is None else _curve(files.trust_curve)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / TRUST_CURVE} is damaged ({error!r}); run {REDO[TRUST_CURVE]} again") from error
+
+
+def _curve(curve: Mapping[str, Any]) -> list[str]:
     measured, titles = curve["measured_on"], {change.name: change.title for change in perturbations(None)}
     bounds = ", ".join(f"{titles[name]} {maximum:g}" for name, maximum in curve["max_harm"].items())
     lines = [

@@ -19,6 +19,7 @@ from c2fvl.evaluation.pages.rows import (
 )  # fmt: skip
 from c2fvl.evaluation.statistics import Scores
 from c2fvl.evaluation.summary import Summary
+from c2fvl.messages import printable
 
 _CHARTED = ("dice", "iou", "precision", "recall", "lesion_f1_10", "lesion_f1_50")
 
@@ -36,7 +37,7 @@ def render(
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown,
     )  # fmt: skip
     return environment.get_template("evaluation.html").render(
         summary=summary,
@@ -85,3 +86,8 @@ def charts_of(summary: Summary, scores: Scores, history: Sequence[Mapping[str, A
             curve = summary.calibration.confidence.curve
             found["risk"] = charts.risk_coverage(curve.coverage, curve.dice)
     return found
+
+
+def _shown(value: Any) -> Any:
+    """Return words of files as one line that a page only shows; what the templates make stays as it is."""
+    return printable(value) if type(value) is str else value
