@@ -125,10 +125,10 @@ def run_crossval(options: argparse.Namespace) -> int:
             config, Path(options.out), num_folds=options.folds, seed=options.seed, observer=observer, progress=progress
         )  # fmt: skip
     if found.summary is None:
-        print(f"Stopped and saved: {found.reason}\nGo on with the same command.")
+        say_lines(f"Stopped and saved: {found.reason}\nGo on with the same command.")
         return TIME_IS_UP if found.signal is None else status_of_signal(found.signal)
     if options.json:
-        print(json.dumps(found.summary))
+        say_lines(json.dumps(found.summary))
         return 0
     rows = []
     for name, scores in found.summary["reports"].items():
@@ -138,9 +138,9 @@ def run_crossval(options: argparse.Namespace) -> int:
         temperature = "–" if scores["temperature"] is None else f"{scores['temperature']:.3f}"
         given = name.replace("_", " ")
         rows.append([given, f"{100 * mean['value']:.2f}", interval, f"{best:g}", at_best, temperature])
-    print(table(["report", "Dice, %", "95 % interval", "best threshold", "Dice there, %", "temperature"], rows))
-    print(f"Each image scored by a network that was not trained on it or its patient: {found.summary['intervals']}")
-    print(f"Scores: {options.out}/summary.json and cases.csv; models: {options.out}/fold-*/best")
+    say_lines(table(["report", "Dice, %", "95 % interval", "best threshold", "Dice there, %", "temperature"], rows))
+    say(f"Each image scored by a network that was not trained on it or its patient: {found.summary['intervals']}")
+    say(f"Scores: {options.out}/summary.json and cases.csv; models: {options.out}/fold-*/best")
     return 0
 
 

@@ -27,6 +27,7 @@ from c2fvl.data.folds import make_folds, read_folds, split_by_fold, write_folds
 from c2fvl.data.on_device import DeviceData
 from c2fvl.data.prefetch import prefetch
 from c2fvl.data.scan import scan
+from c2fvl.evaluation.run_log import read_log
 from c2fvl.files import storage
 from c2fvl.files.tables import write_cells
 from c2fvl.inference.cases import CasePrediction, predict_on_device
@@ -267,8 +268,7 @@ def _by_epoch(folder: Path, numbers: Sequence[int]) -> list[dict[str, Any]]:
     """Return the mean of the validation scores of all folds, for the epochs that all of them have scored."""
     logs = []
     for number in numbers:
-        lines = (folder / f"fold-{number}" / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        logs.append({line["epoch"]: line for line in map(json.loads, lines)})
+        logs.append({line["epoch"]: line for line in read_log(folder / f"fold-{number}")})
     found = []
     for epoch in sorted(set.intersection(*(set(log) for log in logs))):
         lines_of_epoch = [log[epoch] for log in logs]

@@ -138,6 +138,7 @@ def predict_on_device(
         given = batch if reports else without_reports(batch)
         probability = probabilities(infer(network, given, device=data.device, precision=precision)).cpu().numpy()
         for row, name in enumerate(batch.ids):
+            _check(name, probability[row])
             yield CasePrediction(name, index, probability[row], batch.original_masks[row], None)
             index += 1
 
