@@ -29,10 +29,11 @@ def official_state_dict(name):
 @functools.lru_cache(maxsize=2)  # those of a module's tests; all of them are a gigabyte
 def _state_dict(name):
     shapes = json.loads(str(recording(name)["keys"]))
-    return {key: _filled(key, shape, dtype) for key, (shape, dtype) in shapes.items()}
+    return {key: filled(key, shape, dtype) for key, (shape, dtype) in shapes.items()}
 
 
-def _filled(key, shape, dtype):
+def filled(key, shape, dtype):
+    """Return the weights of a key, drawn by the key."""
     if "int" in dtype:
         return torch.zeros(shape, dtype=torch.int64)
     if not shape:  # the gates of MedT, as they are after construction
