@@ -15,7 +15,7 @@ endif
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow stress lint docs clean
+.PHONY: help demo test test-slow stress sabotage lint docs clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -65,8 +65,11 @@ test: $(VENV)/installed $(VENV)/minilm ## check format, style and types, and run
 test-slow: $(VENV)/installed $(VENV)/minilm ## run the slow tests
 	$(PYTEST) -m slow
 
-stress: $(VENV)/installed ## try damaged files, kills and thousands of images for STRESS_MINUTES (20) from STRESS_SEED (0)
+stress: sabotage ## sabotage; then damaged files, kills, thousands of images for STRESS_MINUTES (20) from STRESS_SEED (0)
 	$(BIN)/python tests/stress
+
+sabotage: $(VENV)/installed ## put small faults into a copy of the sources, one by one; each must make a test fail
+	$(BIN)/python tests/sabotage
 
 docs: $(VENV)/installed ## build the documentation into docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build

@@ -13,7 +13,7 @@ import openpyxl
 import pytest
 
 from c2fvl.data.file_names import group_from_name
-from c2fvl.data.scan import find_splits, inspect, scan
+from c2fvl.data.scan import find_splits, fingerprint, inspect, mask_fingerprint, scan
 
 CAPTION = "Bilateral pulmonary infection, two infected areas, upper left lung and lower right lung."
 ONE_SIDED = "Unilateral pulmonary infection, one infected area, lower left lung."
@@ -609,3 +609,24 @@ def test_the_modality_is_in_a_column_or_in_the_names_of_mosmeddata(tmp_path):
     for name in ("Morozov_study_0255_1.png", "a.png"):
         touch(folder / name)
     assert [case.modality for case in scan(tmp_path / "set", "test")] == ["ct", "film"]
+
+
+def test_the_fingerprint_changes_with_images_reports_and_masks(tmp_path):
+    """A resumed run and an evaluation that is used again ask it whether the data are the same."""
+    folder = make_folder(tmp_path)
+    before, masks = fingerprint(scan(tmp_path)), mask_fingerprint(scan(tmp_path))
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved / folder.name)
+    assert fingerprint(scan(moved)) == before
+    found = {before}
+    write_xlsx(
+        folder / "Train_text.xlsx", [(f"mask_{name}.png", ONE_SIDED if name == "a" else CAPTION) for name in "bac"]
+    )
+    found.add(fingerprint(scan(tmp_path)))
+    assert mask_fingerprint(scan(tmp_path)) == masks
+    (folder / "labelcol" / "mask_a.png").write_bytes(b"not looked aT")
+    found.add(fingerprint(scan(tmp_path)))
+    assert mask_fingerprint(scan(tmp_path)) != masks
+    (folder / "img" / "a.png").write_bytes(b"another size")
+    found.add(fingerprint(scan(tmp_path)))
+    assert len(found) == 4

@@ -16,6 +16,7 @@ from c2fvl.data.transforms import (
     draw_consistent,
     draw_published,
     draw_strong,
+    in_channel_order,
     resize,
     resize_image,
     resize_mask,
@@ -181,3 +182,13 @@ def test_resizing_keeps_ranges_and_leaves_the_right_size_alone(rule):
     assert set(np.unique(resized.mask)) <= {0, 1}
     same = sample(16, 16)
     assert resize(same, 16, rule=rule).image is same.image
+
+
+def test_channels_are_in_the_order_of_the_settings():
+    image = np.arange(24, dtype=np.float32).reshape(2, 4, 3)
+    assert np.array_equal(in_channel_order(image, DataConfig(channel_order="rgb")), image)
+    blue_first = in_channel_order(image, DataConfig(channel_order="bgr"))
+    assert np.array_equal(blue_first[..., 0], image[..., 2])
+    assert np.array_equal(blue_first[..., 2], image[..., 0])
+    grey = image[..., 0]
+    assert in_channel_order(grey, DataConfig(channel_order="bgr")) is grey

@@ -23,12 +23,13 @@ from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.data.scan import scan
 from c2fvl.evaluation.evaluate import evaluate
 from c2fvl.evaluation.records import to_plain
-from c2fvl.evaluation.statistics import as_columns, compute_statistics
+from c2fvl.evaluation.statistics import as_columns, compute_statistics, pooled
 from c2fvl.evaluation.subgroups import subgroups
 from c2fvl.files.images import read_mask, read_spacing, write_image, write_labels, write_mask
 from c2fvl.files.tables import write_cells
 from c2fvl.inference.predictor import Predictor
 from c2fvl.metrics.case_scores import score_case
+from c2fvl.metrics.intervals import Bootstrap
 from c2fvl.metrics.overlap import Overlap
 from c2fvl.training.loop import train
 
@@ -466,3 +467,11 @@ def test_strange_names_stay_text(model, tmp_path):
     page = found.page.read_text()
     assert "<b>&" not in page
     assert "<img src=x" not in page
+
+
+def test_pooled_scores_by_hand():
+    """Two cases of two classes: pixels are added over cases, then the ratio is taken, then the mean over classes."""
+    overlaps = [[Overlap(3, 4, 5), Overlap(0, 2, 0)], [Overlap(1, 1, 3), Overlap(2, 2, 2)]]
+    found = pooled(overlaps, Bootstrap([None, None]))
+    assert found["dice"].value == pytest.approx((2 * 4 / 13 + 2 * 2 / 6) / 2)
+    assert found["iou"].value == pytest.approx((4 / 9 + 2 / 4) / 2)

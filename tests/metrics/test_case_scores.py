@@ -10,6 +10,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import precision_score, recall_score
 
 from c2fvl.metrics.case_scores import MATCHED_AT, TOLERANCES, score_case
+from c2fvl.metrics.lesions import Lesions
 
 masks = arrays(np.uint8, (7, 6), elements=st.integers(0, 1))
 spacings = st.sampled_from([(1.0, 1.0), (0.7, 0.7), (2.0, 0.5)])
@@ -127,6 +128,13 @@ def test_as_many_lesions_are_paired_as_can_be():
     assert score_case(prediction, target)["lesion_recall_10"] == 0.5
     prediction[1, 0:3] = 1  # a second area on the first lesion alone
     assert score_case(prediction, target)["lesion_recall_10"] == 1.0
+
+
+def test_pairs_below_the_minimum_take_no_partner_away():
+    """All pairs together overlap most across the diagonal, but one of these two pairs does not count."""
+    found = Lesions(np.array([10, 10]), np.array([10, 10]), np.array([[0.5, 0.9], [0.2, 0.5]]))
+    assert found.detected(0.5).tolist() == [True, True]
+    assert found.detected(0.6).tolist() == [False, True]
 
 
 @given(masks, spacings)
