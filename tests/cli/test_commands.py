@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from c2fvl.cli.main import main
+from c2fvl.files.images import read_mask
 
 SENTENCE = "Unilateral pulmonary infection, one infected area, upper left lung."
 
@@ -73,6 +74,21 @@ def test_train_evaluate_predict_from_the_command_line(phantom_root, tmp_path, ca
     record = json.loads(capsys.readouterr().out)
     assert record["report"]["zones"] == ["lupper"]
     assert (tmp_path / "out" / f"{image.stem}.png").is_file()
+
+
+def test_predict_says_of_each_image_what_became_of_it(phantom_root, tmp_path, capsys):
+    images = sorted((phantom_root / "Test_Folder" / "img").iterdir())[:2]
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(images[0].read_bytes()[:200])
+    out = tmp_path / "out"
+    assert main(["predict", *map(str, [images[0], broken, images[1]]), "--out", str(out)]) == 1
+    said = capsys.readouterr()
+    lines = [line for line in said.out.splitlines() if not line.startswith("  ")]
+    for image, line in zip(images, lines, strict=True):
+        mask = read_mask(out / f"{image.stem}.png")
+        assert line.startswith(f"{out / image.stem}.png: Lesion: {100 * mask.mean():.1f} % of the image.")
+    assert f"{broken}: " in said.err and "1 of 3 images failed" in said.err
+    assert main(["predict", str(images[0]), "--out", str(out)]) == 0
 
 
 @pytest.mark.parametrize(
