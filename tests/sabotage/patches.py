@@ -172,10 +172,9 @@ PATCHES = (
           "cli/test_exit_status.py::test_statuses_are_those_of_a_shell"),
     Patch("cli/data.py", "return 1 if found.errors else 0", "return 0",
           "cli/test_commands.py::test_check_exits_with_one_where_something_is_wrong"),
-    Patch("cli/inference.py", 'images failed", file=sys.stderr)\n    return 1 if failed else 0\n',
-          'images failed", file=sys.stderr)\n    return 0\n',
+    Patch("cli/inference.py", 'images failed", error=True)\n    return 1 if failed else 0\n',
+          'images failed", error=True)\n    return 0\n',
           "cli/test_commands.py::test_predict_says_of_each_image_what_became_of_it"),
-    Patch("cli/inference.py", "    if options.json:\n            print(json.dumps(record))\n        else:",
-          "    if options.json:\n            print(json.dumps(record))\n        elif failed:",
+    Patch("cli/inference.py", "{name}: {100 * area / pixels:.1f} %", "{name}: {area / pixels:.1f} %",
           "cli/test_commands.py::test_predict_says_of_each_image_what_became_of_it"),
 )  # fmt: skip

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load, save
+from safetensors.numpy import load
+from safetensors.numpy import save as to_safetensors
 
 from c2fvl.checkpoints.trained_model import TrainedModel, load_model
 from c2fvl.config import Config
@@ -169,7 +170,7 @@ def _score_fold(model: TrainedModel, cases: Sequence[Case], run: Path, progress:
             f"histogram {name}": histogram.counts,
         }  # fmt: skip
     names = json.dumps([case.id for case in cases])
-    storage.write_bytes(run / OUT_OF_FOLD, save(found, metadata={"ids": names}))
+    storage.write_bytes(run / OUT_OF_FOLD, to_safetensors(found, metadata={"ids": names}))
 
 
 def _counted(prediction: CasePrediction) -> tuple[CasePrediction, np.ndarray]:
