@@ -35,3 +35,23 @@ def validation_errors(path):
     done = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
     assert done.stderr.strip(), "dciodvfy says nothing, not even what kind of file it is"
     return [line for line in done.stderr.splitlines() if line.startswith("Error")]
+
+
+SECRETS = {
+    "PatientComments": "SECRET comment", "AdditionalPatientHistory": "SECRET history", "OtherPatientIDs": "SECRET-1",
+    "OtherPatientNames": "SECRET^Name", "PatientAddress": "SECRET street", "ImageComments": "SECRET image",
+    "StudyDescription": "SECRET study", "SeriesDescription": "SECRET series", "Occupation": "SECRET work",
+    "RequestingPhysician": "SECRET^Doctor", "InstitutionName": "SECRET clinic", "StationName": "SECRET",
+    "MilitaryRank": "SECRET", "ReasonForStudy": "SECRET reason", "MedicalAlerts": "SECRET alert",
+    "PatientTelephoneNumbers": "SECRET 1", "PerformedProcedureStepDescription": "SECRET step",
+    "ProtocolName": "SECRET protocol",
+}  # fmt: skip
+
+
+def with_secrets(source):
+    """Return the source with free text about the patient in many of its fields, and in a private one."""
+    for name, value in SECRETS.items():
+        setattr(source, name, value)
+    block = source.private_block(0x0099, "SECRET maker", create=True)
+    block.add_new(1, "LO", "SECRET private")
+    return source

@@ -39,9 +39,16 @@ _WHOSE_LEFT = {"image": "left is the left of the image", "patient": "left is the
 
 
 def overlay(
-    image: np.ndarray, prediction: np.ndarray, target: np.ndarray | None = None, *, num_classes: int = 1
+    image: np.ndarray,
+    prediction: np.ndarray,
+    target: np.ndarray | None = None,
+    *,
+    num_classes: int = 1,
+    keep_size: bool = False,
 ) -> np.ndarray:
-    """Return the image with coloured masks and contours, (h, w, 3) uint8, with sides from 320 to 768 pixels.
+    """Return the image with coloured masks and contours, (h, w, 3) uint8.
+
+    The sides have from 320 to 768 pixels, or with `keep_size` those of the image.
 
     image (H, W, 3) float32 in [0, 1]; prediction and target (H, W) in {0, 1}. With a target, pixels are coloured as
     found, false positive or missed; without one, the prediction is green with a yellow contour. With several classes
@@ -51,7 +58,7 @@ def overlay(
     for name, mask in (("prediction", prediction), ("target", target)):
         if mask is not None and mask.shape != image.shape[:2]:
             raise ValueError(f"the {name} has the shape {mask.shape} and the image {image.shape[:2]}")
-    size = _display_size(image)
+    size = (image.shape[1], image.shape[0]) if keep_size else _display_size(image)
     canvas = _displayed(image, size)
     if num_classes > 1:
         return _coloured(canvas, prediction, target, num_classes, size)
@@ -198,7 +205,7 @@ def _resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _outline(canvas: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> None:
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(canvas, contours, -1, colour, 1, cv2.LINE_8)
+    cv2.drawContours(canvas, contours, -1, colour, max(1, min(canvas.shape[:2]) // _LONGEST_SIDE), cv2.LINE_8)
 
 
 def _stretched(pixels: NDArray[Any]) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from support.clinical_files import dicom, validation_errors, written
+from support.clinical_files import SECRETS, dicom, validation_errors, with_secrets, written
 
 from c2fvl.inference.outputs.result_info import ResultInfo, patient_zones
 from c2fvl.inference.outputs.seg import segmentation
@@ -214,25 +214,6 @@ def test_the_same_call_gives_another_instance_with_the_same_pixels():
     assert first.SOPInstanceUID != second.SOPInstanceUID
     assert first.SeriesInstanceUID != second.SeriesInstanceUID
     assert first.PixelData == second.PixelData
-
-
-SECRETS = {
-    "PatientComments": "SECRET comment", "AdditionalPatientHistory": "SECRET history", "OtherPatientIDs": "SECRET-1",
-    "OtherPatientNames": "SECRET^Name", "PatientAddress": "SECRET street", "ImageComments": "SECRET image",
-    "StudyDescription": "SECRET study", "SeriesDescription": "SECRET series", "Occupation": "SECRET work",
-    "RequestingPhysician": "SECRET^Doctor", "InstitutionName": "SECRET clinic", "StationName": "SECRET",
-    "MilitaryRank": "SECRET", "ReasonForStudy": "SECRET reason", "MedicalAlerts": "SECRET alert",
-    "PatientTelephoneNumbers": "SECRET 1", "PerformedProcedureStepDescription": "SECRET step",
-    "ProtocolName": "SECRET protocol",
-}  # fmt: skip
-
-
-def with_secrets(source):
-    for name, value in SECRETS.items():
-        setattr(source, name, value)
-    block = source.private_block(0x0099, "SECRET maker", create=True)
-    block.add_new(1, "LO", "SECRET private")
-    return source
 
 
 @pytest.mark.parametrize("name", ["RG1_UNCR.dcm", "CT_small.dcm", "chrJapMulti.dcm"])

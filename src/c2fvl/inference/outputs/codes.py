@@ -44,11 +44,11 @@ def class_codes(name: str) -> "tuple[CodedConcept, CodedConcept]":
     code here becomes a code of our own scheme with the name as its meaning.
     """
     if is_lesion(name):
-        return _concept(_ABNORMAL), _concept(_LESION)
+        return concept(_ABNORMAL), concept(_LESION)
     if name.lower() in _LUNGS:
-        return _concept(_BODY), _concept(_LUNG)
+        return concept(_BODY), concept(_LUNG)
     value = "".join(letter for letter in name.upper().replace(" ", "_") if letter.isascii())[:16]
-    return _concept(_BODY), _concept((value or "CLASS", OWN_SCHEME, name[:64]))
+    return concept(_BODY), concept((value or "CLASS", OWN_SCHEME, name[:64]))
 
 
 def anatomic_regions(zones: Collection[str], *, has_sides: bool = True) -> "list[CodedConcept]":
@@ -57,10 +57,10 @@ def anatomic_regions(zones: Collection[str], *, has_sides: bool = True) -> "list
     Without `has_sides`, where nobody knows the orientation of the image, the heights are returned alone.
     """
     if not zones:
-        return [_concept(_LUNG)]
+        return [concept(_LUNG)]
     if not has_sides:
         heights = {height_of(zone) for zone in zones}
-        return [_concept(_ZONES[height]) for height in HEIGHTS if height in heights]
+        return [concept(_ZONES[height]) for height in HEIGHTS if height in heights]
     return [_sided(_ZONES[height_of(zone)], hand_of(zone)) for zone in ZONES if zone in zones]
 
 
@@ -68,27 +68,28 @@ def lung(zones: Collection[str]) -> "CodedConcept":
     """Return the lung with the side of some zones of the patient: left, right or bilateral."""
     hands = hands_of(zones)
     if not hands:
-        return _concept(_LUNG)
+        return concept(_LUNG)
     return _sided(_LUNG, "bilateral" if len(hands) == len(HANDS) else next(iter(hands)))
 
 
 def side(hand: str) -> "CodedConcept":
     """Return the code of "left", "right" or "bilateral"."""
-    return _concept(_SIDES[hand])
+    return concept(_SIDES[hand])
 
 
 def zone(height: str) -> "CodedConcept":
     """Return the code of the upper, middle or lower zone of a lung, without a side."""
-    return _concept(_ZONES[height])
+    return concept(_ZONES[height])
 
 
 def _sided(region: tuple[str, str, str], hand: str) -> "CodedConcept":
-    concept = _concept(region)
-    concept.AnatomicRegionModifierSequence = [side(hand)]
-    return concept
+    sided = concept(region)
+    sided.AnatomicRegionModifierSequence = [side(hand)]
+    return sided
 
 
-def _concept(code: tuple[str, str, str]) -> "CodedConcept":
+def concept(code: tuple[str, str, str]) -> "CodedConcept":
+    """Return a code (value, scheme, meaning) as highdicom wants it."""
     from highdicom.sr import CodedConcept
 
     value, scheme, meaning = code

@@ -9,9 +9,15 @@ from numpy.typing import NDArray
 
 from c2fvl.data.pictures import class_colour
 from c2fvl.inference.outputs.codes import anatomic_regions, class_codes, is_lesion
+from c2fvl.inference.outputs.equipment import (
+    SERIES_NUMBERS,
+    algorithm,
+    copy_lossy_compression,
+    equipment,
+    mark_deidentified,
+)
 from c2fvl.inference.outputs.result_info import RESEARCH_ONLY, ResultInfo
 from c2fvl.inference.outputs.source import (
-    DEIDENTIFICATION,
     Source,
     explained,
     new_uid,
@@ -22,12 +28,10 @@ from c2fvl.inference.outputs.source import (
 )
 
 if TYPE_CHECKING:
-    from highdicom.content import AlgorithmIdentificationSequence
     from highdicom.seg import SegmentDescription
     from pydicom import Dataset
 
 GEOMETRIES = ("none", "synthetic")
-SERIES_NUMBERS = {"seg": 900, "sc": 901, "sr": 902, "measurements": 903}
 
 
 def segmentation(
@@ -72,7 +76,7 @@ def segmentation(
             **equipment(about),
         )
     if not read.are_slices:
-        made.PatientOrientation = list(orientation) if orientation else None
+        made.PatientOrientation = list(orientation or ())
     if len(read.headers) == 1:
         _remove_invented_distance(made)
     copy_lossy_compression(read.first, made)
@@ -81,52 +85,11 @@ def segmentation(
     return made
 
 
-def copy_lossy_compression(header: "Dataset", made: "Dataset") -> None:
-    """Say in a result that its source was compressed with loss, if so, since the standard keeps this for ever."""
-    if header.get("LossyImageCompression") == "01":
-        for name in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-            if name in header:
-                setattr(made, name, header[name].value)
-
-
 def _remove_invented_distance(made: "Dataset") -> None:
     """Remove SpacingBetweenSlices, which highdicom sets to 1 mm for one image, where there is none."""
     for measures in made.SharedFunctionalGroupsSequence[0].get("PixelMeasuresSequence", ()):
         if "SpacingBetweenSlices" in measures:
             del measures.SpacingBetweenSlices
-
-
-def equipment(about: ResultInfo) -> dict[str, Any]:
-    """Return the arguments by which an object of highdicom names its maker, with new UIDs."""
-    return {
-        "series_instance_uid": new_uid(),
-        "sop_instance_uid": new_uid(),
-        "instance_number": 1,
-        "manufacturer": "c2fvl project",
-        "manufacturer_model_name": "c2fvl",
-        "software_versions": about.package_version,
-        "device_serial_number": about.weights_sha256[:16] or "unknown",
-    }
-
-
-def algorithm(about: ResultInfo) -> "AlgorithmIdentificationSequence":
-    """Return name, version and settings of the model as DICOM wants them."""
-    from highdicom import AlgorithmIdentificationSequence
-    from pydicom.sr.codedict import codes
-
-    version = about.package_version + (f", model {about.model_version}" if about.model_version else "")
-    return AlgorithmIdentificationSequence(
-        name=f"c2fvl {about.model}"[:64],
-        version=version[:64],
-        family=codes.DCM.ArtificialIntelligence,
-        parameters=about.settings,
-    )
-
-
-def mark_deidentified(made: "Dataset") -> None:
-    """Write into a result that the identity of the patient was removed, and how."""
-    made.PatientIdentityRemoved = "YES"
-    made.DeidentificationMethod = DEIDENTIFICATION
 
 
 def checked_mask(mask: NDArray[Any], source: Source, num_classes: int) -> NDArray[np.uint8]:
