@@ -135,7 +135,11 @@ def test_a_damaged_png_is_refused(tmp_path):
         ("veil.tif", encoded(Image.fromarray(np.dstack([COLOUR, GREY])), "TIFF"), "transparency that varies; save it"),
         ("empty.png", b"", r"empty\.png: the file is empty.*again"),
         ("page.png", b"<html>not found</html>", r"page\.png: .*not an image.*<html>.*give a PNG, JPEG or TIFF"),
-        ("film.dcm", bytes(128) + b"DICM" + bytes(50), r"DICOM files are not read yet; export"),
+        (
+            "film.dcm",
+            bytes(128) + b"DICM" + bytes(50),
+            r"this is a DICOM file, and a data set holds PNG, JPEG or TIFF; export",
+        ),
         ("scan.nii", struct.pack("<i", 348) + bytes(340) + b"n+1\x00", r"NIfTI files are not read yet; export"),
         ("noise.png", bytes(range(200)), "not an image"),
         ("sized.png", png_of_size(0, 5), r"0 x 5 pixels; the file is damaged"),

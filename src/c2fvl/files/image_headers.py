@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
+from c2fvl.files.kinds import HEAD_BYTES, kind_of
 from c2fvl.files.tiff import TiffPage, read_page
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_SIGNATURE_BYTES = 8
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 _JPEG_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive: what the decoder reads
 _JPEG_OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7}
@@ -21,9 +22,8 @@ _JPEG_PROGRESSIVE, _JPEG_END, _JPEG_SCAN, _JPEG_APP1 = 0xC2, 0xD9, 0xDA, 0xE1
 _MAX_JPEG_SCANS = 100
 """A file of half a megabyte with 500 scans takes half a minute to decode; programs write about ten."""
 _ORIENTATION_TAG = 0x0112
-_TIFF_SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
-_NOT_YET = {
-    "dicom": "DICOM files are not read yet; export the image as PNG",
+_NOT_HERE = {
+    "dicom": "this is a DICOM file, and a data set holds PNG, JPEG or TIFF; export the image as PNG",
     "nifti": "NIfTI files are not read yet; export the slices as PNG",
 }
 
@@ -54,8 +54,8 @@ def read_header(data: bytes) -> Header:
     Raises `ValueError` that says what is wrong and what to do, without the file's name; the caller adds it.
     """
     kind = _kind(data)
-    if kind in _NOT_YET:
-        raise ValueError(_NOT_YET[kind])
+    if kind in _NOT_HERE:
+        raise ValueError(_NOT_HERE[kind])
     try:
         header = _READERS[kind](data)
     except (struct.error, IndexError) as error:
@@ -70,24 +70,18 @@ def read_header(data: bytes) -> Header:
 def _kind(data: bytes) -> str:
     if not data:
         raise ValueError("the file is empty (0 bytes); copy or download it again")
-    if data.startswith(_PNG_SIGNATURE):
-        return "png"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "jpeg"
-    if data.startswith(_TIFF_SIGNATURES):
-        return "tiff"
-    if data[128:132] == b"DICM":
-        return "dicom"
-    if data[344:348] in (b"n+1\x00", b"ni1\x00") or data[4:10] == b"n+2\x00\r\n":
-        return "nifti"
-    raise ValueError(
-        f"the file is not an image that can be read (its first bytes are {data[:8]!r}); give a PNG, JPEG or TIFF file"
-    )
+    kind = kind_of(data[:HEAD_BYTES])
+    if kind is None:
+        raise ValueError(
+            f"the file is not an image that can be read (its first bytes are {data[:8]!r}); give a PNG, JPEG or TIFF "
+            "file"
+        )
+    return kind
 
 
 def _read_png(data: bytes) -> Header:
     """Walk the chunks: the first must be IHDR, every checksum must hold, the last is IEND."""
-    position = len(_PNG_SIGNATURE)
+    position = _PNG_SIGNATURE_BYTES
     header = None
     orientation = 1
     while True:

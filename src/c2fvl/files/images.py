@@ -3,7 +3,7 @@
 The content of a file decides how it is read, never the ending of its name. The pixel limit is checked on the header,
 before the file is decoded. Pixels come as they are stored: an orientation tag of a JPEG, PNG or TIFF is **not**
 applied, because a mask drawn on the stored pixels would no longer fit; a warning names it. Transparency is dropped.
-DICOM and NIfTI are refused with a word on how to convert them.
+DICOM and NIfTI are refused with a word on how to convert them; `read_picture.py` reads them.
 """
 
 import functools
@@ -12,7 +12,7 @@ import logging
 import math
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -68,8 +68,16 @@ def decode_image(data: bytes, path: Path | str, *, max_pixels: int = MAX_PIXELS)
 
 def read_pixels_and_remarks(path: Path | str) -> tuple[NDArray[Any], tuple[str, ...]]:
     """Read the pixels as `read_pixels`, and what is odd about the image though it can be read."""
-    pixels, header = _decode_pixels(read_image_bytes(path), path)
-    return pixels, (*_remarks_on_header(header), *remarks_on_range(pixels))
+    pixels, _, remarks = decode_pixels(read_image_bytes(path), path)
+    return pixels, (*remarks, *remarks_on_range(pixels))
+
+
+def decode_pixels(
+    data: bytes, path: Path | str, *, max_pixels: int = MAX_PIXELS
+) -> tuple[NDArray[Any], str, tuple[str, ...]]:
+    """Decode pixels as `read_pixels`; return them, the kind of the file, and what is odd about its header."""
+    pixels, header = _decode_pixels(data, path, max_pixels)
+    return pixels, header.kind, _remarks_on_header(header)
 
 
 def remarks_on_range(pixels: NDArray[Any]) -> tuple[str, ...]:
@@ -102,15 +110,19 @@ def _remarks_on_header(header: Header) -> tuple[str, ...]:
 
 def unit_rgb(pixels: NDArray[Any]) -> NDArray[np.float32]:
     """Return uint8, uint16 or float32 pixels, (H, W) or (H, W, 3), as (H, W, 3) float32 in [0, 1]."""
-    if pixels.dtype.kind == "f":
-        scaled = pixels.astype(np.float32, copy=False)
-    else:
-        scaled = np.divide(pixels, np.float32(_FULL_RANGE[pixels.dtype]), dtype=np.float32)
+    scaled = unit_range(pixels)
     return np.repeat(scaled[:, :, None], 3, axis=2) if scaled.ndim == 2 else scaled
 
 
-def read_spacing(path: Path | str) -> tuple[float, float] | None:
-    """Return the distance in mm between rows and between columns, or None if the file does not give it.
+def unit_range(pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """Return uint8, uint16 or float32 pixels as float32 in [0, 1] of the same shape."""
+    if pixels.dtype.kind == "f":
+        return pixels.astype(np.float32, copy=False)
+    return np.divide(pixels, np.float32(_FULL_RANGE[pixels.dtype]), dtype=np.float32)
+
+
+def read_spacing(path: Path | str | BinaryIO) -> tuple[float, float] | None:
+    """Return the distance in mm between rows and between columns, or None if the file, or an open one, does not give it.
 
     PNG, JPEG and TIFF hold a resolution. The usual resolutions of screens and printers (72, 96, 300 dots per inch and
     the like) say nothing about the body, so they are ignored.
