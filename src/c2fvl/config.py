@@ -89,7 +89,9 @@ class DataConfig:
         minimum=0,
         maximum=1,
     )
-    text_tokens: int = _setting(32, "maximum number of words or tokens of a report; the rest is cut off", minimum=1)
+    text_tokens: int = _setting(
+        32, "maximum number of words or tokens of a report; the rest is cut off", minimum=1, maximum=4096
+    )
     text_model: str = _setting("", "language model of text=sentence: a folder, or a name on the Hugging Face hub")
     text_revision: str = _setting("", "revision of a language model that is given by name")
     text_fetch: bool = _setting(False, "download the language model if it is not on this machine")

@@ -14,9 +14,10 @@ from c2fvl.checkpoints.small_files import read_small_files
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.checkpoints.weights import build_for
 from c2fvl.cli.main import main
-from c2fvl.config import ModelConfig
+from c2fvl.config import Config, ModelConfig
 from c2fvl.files import storage
 from c2fvl.files.storage import checksum
+from c2fvl.training.run_folder import resolve_run
 
 
 @pytest.fixture
@@ -244,3 +245,50 @@ def test_a_changed_temperature_is_refused_on_the_command_line(folder, phantom_ro
     assert main(["calibrate", str(folder), str(phantom_root), "--split", "test"]) in (0, 2)
     assert "does not match" not in capsys.readouterr().err
     assert np.isfinite(load_model(folder, replacing=["calibration.json"]).scaling.temperature)
+
+
+def test_settings_of_a_stranger_lead_nowhere(folder, tmp_path, phantom_root, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    elsewhere = tmp_path / "elsewhere"
+    text = (folder / "config.toml").read_text()
+    for name, old, new in (
+        ("image_cache", '""', f'"{elsewhere}/images"'),
+        ("text_cache", '""', f'"{elsewhere}/text"'),
+        ("text_fetch", "false", "true"),
+        ("preset", '"debug"', '"../../elsewhere"'),
+    ):
+        assert f"{name} = {old}" in text
+        text = text.replace(f"{name} = {old}", f"{name} = {new}")
+    lines = [f'root = "{elsewhere}"' if line.startswith("root =") else line for line in text.splitlines()]
+    write_files(folder, {"config.toml": "\n".join(lines).encode()})
+    model = load_model(folder)
+    assert not model.config.data.image_cache and not model.config.data.text_cache and not model.config.data.text_fetch
+    images = sorted((phantom_root / "Test_Folder" / "img").iterdir())[:2]
+    assert main(["predict", *map(str, images), "--model", str(folder), "--out", str(tmp_path / "out")]) == 0
+    call = ["evaluate", str(folder), str(phantom_root), "--split", "test", "--out", str(tmp_path / "scores")]
+    assert main([*call, "--report", "none"]) == 0
+    assert not elsewhere.exists()
+    assert {entry.name for entry in tmp_path.iterdir()} == {"model", "out", "scores", "home"}
+    capsys.readouterr()
+    train = ["train", str(folder / "config.toml"), f"data.root={phantom_root}", "--out", str(tmp_path / "runs")]
+    assert main(train) == 2
+    assert "preset is '../../elsewhere', which would lead out of" in capsys.readouterr().err
+    assert not elsewhere.exists() and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("preset", ["..", ".", "/tmp/x", "a/b"])
+def test_a_preset_is_no_path(preset, tmp_path):
+    with pytest.raises(ValueError, match="would lead out of"):
+        resolve_run(Config(preset=preset), tmp_path, None, None, ())
+
+
+def test_files_that_are_links_are_replaced_and_not_written_through(folder, tmp_path):
+    target = tmp_path / "target"
+    for name in ("calibration.json", "manifest.json"):
+        (folder / name).rename(target.with_suffix(f".{name}"))
+        (folder / name).symlink_to(target.with_suffix(f".{name}"))
+    before = {file: file.read_bytes() for file in tmp_path.glob("target.*")}
+    assert len(before) == 2
+    write_files(folder, {"calibration.json": b"{}"})
+    assert {file: file.read_bytes() for file in before} == before
+    assert not (folder / "calibration.json").is_symlink() and not (folder / "manifest.json").is_symlink()

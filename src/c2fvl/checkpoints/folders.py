@@ -132,6 +132,17 @@ def portable(config: Config) -> Config:
     return dataclasses.replace(config, data=data, train=train, init=InitConfig())
 
 
+def without_places(config: Config) -> Config:
+    """Return settings of a model folder that lead nowhere: caches are those of this user, and nothing is downloaded.
+
+    The folder of a language model stays, for it is only read, and its checksum is compared.
+    """
+    data = config.data
+    kept = "none" if data.image_cache == "none" else ""
+    data = dataclasses.replace(data, image_cache=kept, text_cache="", text_fetch=False)
+    return dataclasses.replace(config, data=data)
+
+
 def _folder_at(path: Path) -> Path:
     for folder in (path, path / "best"):
         if _is_model(folder):

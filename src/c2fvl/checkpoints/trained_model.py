@@ -12,7 +12,7 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from c2fvl.checkpoints.folders import METRICS, SETTINGS, WEIGHTS, find_model
+from c2fvl.checkpoints.folders import METRICS, SETTINGS, WEIGHTS, find_model, without_places
 from c2fvl.checkpoints.model_files import ModelFiles, write_files
 from c2fvl.checkpoints.small_files import read_small_files
 from c2fvl.checkpoints.weights import build_for, check_fit
@@ -83,13 +83,14 @@ def load_model(
     It is in eval mode and in float32, whatever the file holds. Files that the caller is `replacing` are not read, so
     that damaged ones can be replaced. Raises `FileNotFoundError` where no model
     folder is, and `ValueError` where its files are damaged or do not belong together, and for weights that are not
-    finite. A calibration of other weights and a folder without a manifest are warnings in the log.
+    finite. A calibration of other weights and a folder without a manifest are warnings in the log. Caches that the
+    settings name are not used, and nothing is downloaded.
     """
     folder = find_model(path)
     read_files = ModelFiles(folder)
     if read_files.entries is None:
         logger.warning("%s has no %s, so its files cannot be checked for damage", folder, storage.MANIFEST)
-    config = read_files.settings()
+    config = without_places(read_files.settings())
     data = read_files.need(WEIGHTS)
     files = read_small_files(read_files, storage.checksum(data), without=replacing)
     for message in files.of_other_weights.values():

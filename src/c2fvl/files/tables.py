@@ -1,7 +1,7 @@
 """Read and write xlsx and csv files: limits on reading, and nothing in a written file can run.
 
 Tables are not trusted. An xlsx of a few kilobytes may unpack to gigabytes or claim thousands of millions of cells, so
-size, unpacked size and rows are limited, the first two before anything is parsed. Formulas are never computed.
+size, unpacked size, tags and rows are limited, all but the last before anything is parsed. Formulas are never computed.
 """
 
 import csv
@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 from xml.etree import ElementTree
 
 from c2fvl.files import storage
@@ -20,6 +21,11 @@ from c2fvl.files import storage
 MAX_BYTES = 64 * 2**20
 MAX_UNPACKED_BYTES = 256 * 2**20
 MAX_ROWS = 1_000_000
+MAX_TAGS = 2_500_000
+"""Tags of XML in an xlsx, those of empty cells too; a filled cell has four. More take minutes to read."""
+MAX_TAG_BYTES = 64 * 1024
+MAX_MEMBERS = 10_000
+"""Files inside an xlsx."""
 MAX_COLUMNS = 64
 """Cells further to the right are ignored."""
 
@@ -27,6 +33,11 @@ Row = tuple[int, list[object]]
 """Row number as a spreadsheet shows it, and its cells: str, int, float, bool, a date, or None for an empty one."""
 
 _ZIP_MAGIC = b"PK\x03\x04"
+_ZIP_ENTRY = b"PK\x01\x02"
+_CHUNK = 2**20
+_XML_BEGIN = re.compile(rb"[\0\s\xef\xbb\xbf\xff\xfe]*(?:<|$)")
+_DOCTYPE = re.compile(rb"<!(?!--|\[CDATA\[|$|-$|\[[CDAT]*$)")
+_GIANT_TAG = re.compile(rb"<[^>]{%d}" % MAX_TAG_BYTES)
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 """Text that a spreadsheet runs as a formula, also behind apostrophes, so that reading undoes writing."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
@@ -152,6 +163,8 @@ def _rows_of_xlsx(path: Path) -> Iterator[list[object]]:
 
 
 def _trim(row: Sequence[object]) -> list[object]:
+    if row.count(None) == len(row):
+        return []
     cells = list(row)
     while cells and cells[-1] is None:
         cells.pop()
@@ -160,21 +173,56 @@ def _trim(row: Sequence[object]) -> list[object]:
 
 def _check_zip(path: Path) -> None:
     """Refuse files that are not zip, that unpack to too many bytes, or whose XML defines a document type."""
-    with path.open("rb") as file:
-        if file.read(4) != _ZIP_MAGIC:
-            raise ValueError(f"{path}: not an xlsx (it does not begin as a zip file does); save it as xlsx or as csv")
+    content = path.read_bytes()
+    if not content.startswith(_ZIP_MAGIC):
+        raise ValueError(f"{path}: not an xlsx (it does not begin as a zip file does); save it as xlsx or as csv")
+    if content.count(_ZIP_ENTRY) > MAX_MEMBERS:
+        raise ValueError(f"{path}: holds more than {MAX_MEMBERS} files, which no table does; save it again as xlsx")
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
             if unpacked > MAX_UNPACKED_BYTES:
                 raise ValueError(f"{path}: unpacks to {unpacked} bytes, the limit is {MAX_UNPACKED_BYTES}; split it")
+            tags = 0
             for member in archive.infolist():
-                if member.filename.endswith((".xml", ".rels")):
-                    with archive.open(member) as part:
-                        if b"<!" in part.read(1024).replace(b"\0", b"").replace(b"<!--", b""):
-                            raise ValueError(f"{path}: {member.filename} defines a document type; save it again")
+                with archive.open(member) as part:
+                    try:
+                        tags += _count_tags(part, MAX_TAGS - tags)
+                    except _RefusedError as error:
+                        raise ValueError(f"{path}: {member.filename} {error}") from error
     except _BAD_ZIP as error:
         raise ValueError(f"{path}: not a readable xlsx ({error}); open it and save it again as xlsx") from error
+
+
+class _RefusedError(Exception):
+    """What a file in an archive must not hold, in words."""
+
+
+def _count_tags(part: IO[bytes], maximum: int) -> int:
+    """Return how many tags a file in an archive has, 0 unless it is XML.
+
+    Raises `_RefusedError` for more than `maximum`, a tag of `MAX_TAG_BYTES`, and a document type.
+    """
+    chunk = part.read(_CHUNK)
+    if not _XML_BEGIN.match(chunk):
+        return 0
+    tags, carried = 0, b""
+    while chunk:
+        text = carried + chunk.replace(b"\0", b"")  # as in UTF-16
+        if _DOCTYPE.search(text):
+            raise _RefusedError("defines a document type; save it again as xlsx")
+        if _GIANT_TAG.search(text):
+            raise _RefusedError(f"has a tag of more than {MAX_TAG_BYTES} bytes; save it again as xlsx")
+        last = text.rfind(b"<")
+        carried = text[last:] if last >= 0 and b">" not in text[last:] else b""
+        tags += text.count(b"<") - carried.count(b"<")
+        if tags > maximum:
+            raise _RefusedError(
+                f"holds more than the {MAX_TAGS:,} tags that are read, those of empty cells too; delete the empty "
+                "cells beside and below the table, or save it as csv"
+            )
+        chunk = part.read(_CHUNK)
+    return tags
 
 
 def _rows_of_csv(path: Path) -> Iterator[list[object]]:

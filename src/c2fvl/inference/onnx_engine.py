@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from c2fvl.checkpoints.folders import without_places
 from c2fvl.config import Config
 from c2fvl.config_files import parse_config
 from c2fvl.files.parsing import parse_json
@@ -51,7 +52,7 @@ class OnnxModel:
         found = self._session.get_modelmeta().custom_metadata_map
         if SETTINGS_KEY not in found:
             raise ValueError(f"{self.path} was not exported by c2fvl: its metadata have no {SETTINGS_KEY}")
-        self.config: Config = parse_config(found[SETTINGS_KEY], where=f"{self.path} ({SETTINGS_KEY})")
+        self.config: Config = without_places(parse_config(found[SETTINGS_KEY], where=f"{self.path} ({SETTINGS_KEY})"))
         try:
             self.metrics: dict[str, Any] = dict(parse_json(found.get(METRICS_KEY, "{}")))
         except (ValueError, TypeError) as error:

@@ -34,6 +34,8 @@ def resolve_run(
         if config is None:
             raise ValueError("give the settings of a new run, or a run folder to resume")
         config = override(config, overrides)
+        if run is None and (Path(config.preset).name != config.preset or config.preset == ".."):
+            raise ValueError(f"preset is {config.preset!r}, which would lead out of {out}; give it a plain name")
         folder = Path(out) / config.preset / time.strftime("%Y-%m-%d_%H-%M-%S") if run is None else Path(run)
         check_not_begun(folder)
         return config, folder
