@@ -122,7 +122,7 @@ def unit_range(pixels: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def read_spacing(path: Path | str | BinaryIO) -> tuple[float, float] | None:
-    """Return the distance in mm between rows and between columns, or None if the file, or an open one, does not give it.
+    """Return the distance in mm between rows and between columns, or None if the file (a path or open) gives none.
 
     PNG, JPEG and TIFF hold a resolution. The usual resolutions of screens and printers (72, 96, 300 dots per inch and
     the like) say nothing about the body, so they are ignored.
