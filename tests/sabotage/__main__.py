@@ -24,17 +24,17 @@ from sabotage.patches import PATCHES, Patch
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
 AT_ONCE = 2
-SECONDS = 300
+SECONDS = 600
 """After which a run of tests counts as caught: a fault may make them wait for ever."""
 PASSED, FAILED = 0, 1
 """Exit statuses of pytest; any other one says that the tests were not run."""
 
 
 class Copy:
-    """A copy of the sources, made of links to the files; a fault replaces one of them and is taken back."""
+    """A copy of the sources, in which a fault takes the place of a text and is taken back."""
 
     def __init__(self, folder: Path) -> None:
-        shutil.copytree(SOURCE, folder / "src", copy_function=os.link, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(SOURCE, folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
         (folder / "pyproject.toml").symlink_to(ROOT / "pyproject.toml")
         (folder / "weights").symlink_to(ROOT / "weights")
         self.source = folder / "src"
@@ -43,11 +43,13 @@ class Copy:
         """Run tests of the checkout on this copy; return the exit status of pytest and its last lines."""
         environment = {
             **os.environ, "PYTHONPATH": str(self.source), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
+            "HYPOTHESIS_STORAGE_DIRECTORY": str(self.source.parent / "hypothesis"),
         }  # fmt: skip
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        command += [f"tests/{name}" for name in tests]
         try:
             done = subprocess.run(
-                command, cwd=ROOT / "tests", env=environment, capture_output=True, text=True, timeout=SECONDS,
+                command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS,
                 check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
@@ -57,14 +59,12 @@ class Copy:
     def run_with(self, patch: Patch) -> tuple[int, str]:
         """Run the tests of a fault on this copy with the fault in it."""
         path = self.source / "c2fvl" / patch.file
-        text = (SOURCE / "c2fvl" / patch.file).read_text(encoding="utf-8")
-        path.unlink()  # a link to the file of the checkout, which must not change
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace(patch.old, patch.new), encoding="utf-8")
         try:
-            path.write_text(text.replace(patch.old, patch.new), encoding="utf-8")
             return self.run(patch.tests.split())
         finally:
-            path.unlink(missing_ok=True)
-            os.link(SOURCE / "c2fvl" / patch.file, path)
+            path.write_text(text, encoding="utf-8")
 
 
 def missing_texts(patches: Sequence[Patch]) -> list[str]:
@@ -87,7 +87,7 @@ def main() -> int:
     began = time.monotonic()
     problems = missing_texts(patches)
     copies: dict[int, Copy] = {}
-    with tempfile.TemporaryDirectory(prefix="c2fvl-sabotage-", dir=ROOT.parent if _is_other_disk() else None) as folder:
+    with tempfile.TemporaryDirectory(prefix="c2fvl-sabotage-") as folder:
 
         def copy() -> Copy:
             number = threading.get_ident()
@@ -119,11 +119,6 @@ def _groups(patches: Sequence[Patch]) -> list[list[str]]:
     tests = list(dict.fromkeys(name for patch in patches for name in patch.tests.split()))
     half = (len(tests) + 1) // 2
     return [group for group in (tests[:half], tests[half:]) if group]
-
-
-def _is_other_disk() -> bool:
-    """Tell whether links to the checkout cannot be made in the folder for temporary files."""
-    return os.stat(tempfile.gettempdir()).st_dev != os.stat(ROOT).st_dev  # noqa: PTH116
 
 
 if __name__ == "__main__":
