@@ -314,6 +314,17 @@ def test_files_of_other_kinds(tmp_path):
         scan(tmp_path)
 
 
+def test_of_what_is_ignored_the_number_and_some_names_are_said(tmp_path, caplog):
+    folder = make_folder(tmp_path)
+    for name in ("e.txt", "f.txt", "g.txt", "h.txt"):
+        touch(folder / "img" / name)
+    with caplog.at_level(logging.WARNING):
+        scan(tmp_path)
+    (said,) = (record.getMessage() for record in caplog.records if "file kind" in record.getMessage())
+    assert "e.txt" in said and "f.txt" in said and "g.txt" in said
+    assert "So 3 more: " in said and said.endswith("and 1 more")
+
+
 def test_two_files_of_one_name(tmp_path):
     folder = make_folder(tmp_path)
     touch(folder / "img" / "a.jpg")

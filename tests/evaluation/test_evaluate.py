@@ -245,6 +245,7 @@ def test_images_without_reports_are_not_said_to_have_their_own(tiny_run, tmp_pat
     assert none.summary.as_dict()["text"]["given"] == "none, because no case has a readable one"
     assert "oracle" not in none.page.read_text()
     assert "4 of 4 images have no report" in caplog.text
+    assert "a.csv (all): 4 of 4 reports cannot be read and are not used: those of f0, f1, f2 and 1 more" in caplog.text
     some = evaluate(load_model(tiny_run), Part(tmp_path / "b.csv", split="all"), out=tmp_path / "b")
     assert some.summary.as_dict()["text"]["given"] == "correct, for the 1 of 4 cases that have one"
     with pytest.raises(ValueError, match="is a file"):

@@ -78,11 +78,14 @@ def test_sides_numbers_and_zones_by_hand():
     ]
     found = subgroups(cases_of(6), scores_of(*masks))
     assert rows_of(found, "side") == {
-        "no lesion": [0], "left of the image": [1, 4], "right of the image": [2, 5], "both sides": [3],
+        "no lesion": [0], "image left (patient's right)": [1, 4], "image right (patient's left)": [2, 5],
+        "both sides": [3],
     }  # fmt: skip
     assert rows_of(found, "number of lesions") == {"0": [0], "1": [1, 2], "2": [3, 4], "4 and more": [5]}
     assert rows_of(found, "zone with a lesion") == {
-        "upper left": [1, 4], "middle left": [3, 4], "upper right": [5], "middle right": [3, 5], "lower right": [2],
+        "image left upper zone (patient's right)": [1, 4], "image left middle zone (patient's right)": [3, 4],
+        "image right upper zone (patient's left)": [5], "image right middle zone (patient's left)": [3, 5],
+        "image right lower zone (patient's left)": [2],
     }  # fmt: skip
     overlapping = {stratum.name for stratum in found if stratum.overlapping}
     assert overlapping == {"zone with a lesion"}

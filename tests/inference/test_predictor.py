@@ -390,7 +390,10 @@ def test_a_picture_shows_the_user_s_words_and_says_whose_left_they_mean(predicto
     monkeypatch.setattr(
         to_folder, "case_panel", lambda *a, **k: captions.append(panel_caption(k["report"])) or drawn(*a, **k)
     )
-    for orientation, whose in (("patient", "left is the patient's left"), ("image", "left is the left of the image")):
+    for orientation, whose in (
+        ("patient", "left is the patient's left (image right)"),
+        ("image", "left is the image left (patient's right)"),
+    ):
         request = [Request(images[0], LEFT)]
         (record,) = predict_to_folder(predictor, request, tmp_path / orientation, overlay=True, orientation=orientation)
         assert captions[-1] == f"{LEFT} ({orientation} orientation: {whose})"

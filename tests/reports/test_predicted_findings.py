@@ -248,7 +248,7 @@ def test_an_evaluation_scores_readings_and_the_card_shows_them(folder, phantom_r
     assert found.summary.as_dict()["predicted_findings"]["num_images"] == found.summary.as_dict()["data"]["num_cases"]
     assert found.summary.as_dict()["text"]["trust"] == 0.5
     page = found.page.read_text(encoding="utf-8")
-    assert "Findings predicted from the image alone" in page and "left upper zone" in page
+    assert "Findings predicted from the image alone" in page and "image left upper zone (patient&#39;s right)" in page
     other = evaluate(model, Part(phantom_root, split="test", text="none"), out=tmp_path / "none").summary.as_dict()
     assert other["predicted_findings"] is None
     main(["fit-trust", str(folder), str(phantom_root), "--split", "test", "--keep"])

@@ -27,6 +27,7 @@ from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.data.scan import scan
 from c2fvl.files import storage
+from c2fvl.files.images import write_image, write_mask
 from c2fvl.inference.cases import NETWORK, predict_cases, score_prediction
 from c2fvl.metrics.overlap import summarise
 from c2fvl.models import build_model
@@ -527,6 +528,24 @@ def test_an_image_without_report_is_refused_or_allowed_as_set(phantom_root, tiny
     images = CaseDataset(cases, tiny_config.data)
     assert np.isnan(images[0, 0].text).all()
     assert CaseDataset(cases, dataclasses.replace(tiny_config.data, text="none"))[0, 0].text is None
+
+
+def test_reports_that_cannot_be_read_are_counted_and_named_before_a_training(tiny_config, tmp_path, caplog):
+    rows = ["image,mask,report,split"]
+    for number in range(6):
+        write_image(tmp_path / f"f{number}.png", np.full((32, 32, 3), 40 * number, np.uint8))
+        write_mask(tmp_path / f"m{number}.png", np.eye(32, k=number, dtype=np.uint8))
+        report = "Unilateral pulmonary infection, upper left lung." if number == 1 else "Follow-up."
+        rows.append(f'f{number}.png,m{number}.png,"{report if number else ""}",{"train" if number < 5 else "val"}')
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    set_up(
+        override(tiny_config, [f'data.root="{tmp_path / "table.csv"}"', "data.missing_reports=allow"]), tmp_path / "run"
+    )
+    said = [record.getMessage() for record in caplog.records if "cannot be read" in record.getMessage()]
+    assert said == [
+        f"{tmp_path / 'table.csv'} (train): 3 of 4 reports cannot be read and are not used: those of f2, f3, f4",
+        f"{tmp_path / 'table.csv'} (val): 1 of 1 reports cannot be read and are not used: those of f5",
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ processes, and a run that stops within an epoch resumes where it was.
 """
 
 import functools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from c2fvl.reports.encoders import build_text_encoder
 from c2fvl.reports.findings import FINDINGS, TRUST, findings_of
 from c2fvl.reports.perturbations import wrong_report
 from c2fvl.reports.report import Report
+
+logger = logging.getLogger(__name__)
 
 _CASE_STREAM = 1  # a stream of random numbers apart from that of the order
 _TRUSTS = (0.05, 0.95)
@@ -118,6 +121,16 @@ class CaseDataset(Dataset[Item]):
     def num_readable(self) -> int:
         """The number of cases with a report that the network can read."""
         return 0 if self.encoder is None else sum(self.encoder.reads(case.report) for case in self.cases)
+
+    def warn_of_unread_reports(self, what: str) -> None:
+        """Log how many reports the network cannot read, with the cases of three; `what` names the data."""
+        given = [case for case in self.cases if case.report is not None and str(case.report).strip()]
+        unread = [case.id for case in given if self.encoder is not None and not self.encoder.reads(case.report)]
+        if unread:
+            logger.warning(
+                "%s: %d of %d reports cannot be read and are not used: those of %s",
+                what, len(unread), len(given), listed(unread, 3),
+            )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.cases)

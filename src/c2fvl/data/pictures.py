@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from c2fvl.reports.report import Report
+from c2fvl.reports.zones import orientation_in_words
 
 FOUND = (0, 158, 115)
 """Bluish green: lesion that is predicted."""
@@ -33,9 +34,6 @@ _SHORTEST_SIDE, _LONGEST_SIDE = 320, 768
 _OPACITY = 0.4
 _PAIR_HEIGHT, _GAP, _FONT_SIZE = 320, 8, 13
 _BACKGROUND, _INK = (24, 24, 24), (230, 230, 230)
-
-
-_WHOSE_LEFT = {"image": "left is the left of the image", "patient": "left is the patient's left"}
 
 
 def overlay(
@@ -101,7 +99,7 @@ def panel_caption(report: Report | None) -> str:
     """Return the words of a report and whose left they mean, for the line under a picture."""
     if report is None:
         return "No report"
-    return f"{report.text or report} ({report.orientation} orientation: {_WHOSE_LEFT[report.orientation]})"
+    return f"{report.text or report} ({report.orientation} orientation: {orientation_in_words(report.orientation)})"
 
 
 def case_panel(

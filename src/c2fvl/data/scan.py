@@ -5,14 +5,13 @@ as a problem. No image is opened.
 """
 
 import logging
-from collections import Counter
 from pathlib import Path
 
 from c2fvl.data.cases import SPLITS, Case, Scan
 from c2fvl.data.csv_layout import inspect_csv, splits_of_csv
 from c2fvl.data.folder_layout import inspect_folders, splits_of_folders
 from c2fvl.files import storage
-from c2fvl.messages import LinesError
+from c2fvl.messages import LinesError, listed
 
 MAX_SHOWN = 10
 
@@ -40,9 +39,10 @@ def scan(root: Path | str, split: str = "train", *, table: str | Path | None = N
         noun = "problem" if len(errors) == 1 else "problems"
         head = f"{result.root} ({result.split}): {len(errors)} {noun} with the data"
         raise LinesError(head, *(f"- {problem}" for problem in errors[:MAX_SHOWN]), *more)
-    for kind, count in Counter(problem.kind for problem in result.problems).items():
-        first = next(problem for problem in result.problems if problem.kind == kind)
-        _logger.warning("%s (%s), %d time(s): %s", kind, result.split, count, first)
+    for kind in dict.fromkeys(problem.kind for problem in result.problems):
+        first, *others = (problem for problem in result.problems if problem.kind == kind)
+        also = f". So {len(others)} more: {listed([problem.where for problem in others], 2)}" if others else ""
+        _logger.warning("%s (%s): %s%s", kind, result.split, first, also)
     return list(result.cases)
 
 

@@ -221,6 +221,7 @@ def _warn_of_reports(images: CaseDataset, part: Part, model: TrainedModel) -> No
     missing = len(images) - images.num_readable
     if part.text != "none" and model.config.data.text != "none" and missing:
         logger.warning("%d of %d images have no report that the network can read", missing, len(images))
+        images.warn_of_unread_reports(f"{part.root} ({part.split})")
 
 
 def _calibration_of(prediction: CasePrediction, model: TrainedModel) -> CaseCalibration | None:

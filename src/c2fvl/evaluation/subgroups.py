@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2fvl.data.cases import STRAY_FRACTION, Case
-from c2fvl.reports.zones import HANDS, ZONES, hand_of, height_of, zones_of
+from c2fvl.reports.zones import HANDS, ZONES, hand_in_words, zone_in_words, zones_of
 
 NUM_FIFTHS = 5
 MAX_LABELS = 12
-_ZONE_NAMES = {zone: f"{height_of(zone)} {hand_of(zone)}" for zone in ZONES}
 
 Rows = tuple[tuple[str, NDArray[np.intp]], ...]
 
@@ -73,8 +72,8 @@ def _sides(scores: Mapping[str, NDArray[np.float64]]) -> Rows:
     both = (left > minimum) & (right > minimum)
     return _filled([
         ("no lesion", np.flatnonzero(left + right == 0)),
-        ("left of the image", np.flatnonzero((left > right) & ~both)),
-        ("right of the image", np.flatnonzero((right > left) & ~both)),
+        (hand_in_words("left", "image"), np.flatnonzero((left > right) & ~both)),
+        (hand_in_words("right", "image"), np.flatnonzero((right > left) & ~both)),
         ("both sides", np.flatnonzero(both)),
     ])  # fmt: skip
 
@@ -88,8 +87,11 @@ def _zones(scores: Mapping[str, NDArray[np.float64]]) -> Rows:
     minimum = STRAY_FRACTION * scores["area_target"]
     return _filled(
         [
-            (name, np.flatnonzero((scores[f"area_target_{zone}"] > minimum) & (scores["area_target"] > 0)))
-            for zone, name in _ZONE_NAMES.items()
+            (
+                zone_in_words(zone, "image"),
+                np.flatnonzero((scores[f"area_target_{zone}"] > minimum) & (scores["area_target"] > 0)),
+            )
+            for zone in ZONES
         ]
     )
 

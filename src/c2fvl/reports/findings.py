@@ -12,7 +12,7 @@ import numpy as np
 from c2fvl.messages import listed
 from c2fvl.reports.free_text.reader import ParsedText, read_free_text
 from c2fvl.reports.report import SIDES, Report
-from c2fvl.reports.zones import ZONES, hand_in_words, hand_of, hands_of, zones_in_words
+from c2fvl.reports.zones import ZONES, hand_of, hands_of, orientation_in_words, zones_in_words
 
 FINDINGS = ("side", "number", *ZONES, "trust")
 """The order of the nine numbers that the network reads."""
@@ -69,7 +69,7 @@ def explain(report: Report | None) -> tuple[str, ...]:
     as_written = replace(report, orientation="image")  # not in_orientation: left and right stay those of the report
     row = findings_of(as_written)
     zones = dict(zip(ZONES, row[FIRST_ZONE:TRUST], strict=True))
-    lines = [f"orientation: left is the {hand_in_words('left', report.orientation)}"]
+    lines = [f"orientation: {orientation_in_words(report.orientation)}"]
     lines += _line("named", zones_in_words([zone for zone, value in zones.items() if value == 1]))
     lines += _line("free", zones_in_words([zone for zone, value in zones.items() if value == 0]))
     lines += [] if np.isnan(row[0]) else [f"side: {SIDES[int(row[0])]}"]

@@ -74,6 +74,11 @@ def hand_in_words(hand: str, orientation: str = "image") -> str:
     return f"patient's {hand} (image {OTHER_HAND[hand]})"
 
 
+def orientation_in_words(orientation: str) -> str:
+    """Return whose left an orientation means: "left is the image left (patient's right)"."""
+    return f"left is the {hand_in_words('left', orientation)}"
+
+
 def check_orientation(orientation: str) -> None:
     """Raise `ValueError` for an unknown orientation."""
     if orientation not in ORIENTATIONS:

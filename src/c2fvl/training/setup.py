@@ -199,6 +199,8 @@ def _read_data(config: Config) -> tuple[Config, CaseDataset, CaseDataset]:
     classes = num_classes(config.model)
     train_data = CaseDataset(train_cases, config.data, num_classes=classes, augment=True, seed=config.train.seed)
     val_data = CaseDataset(val_cases, config.data, num_classes=classes)
+    for split, images in ((data.train_split, train_data), (data.val_split, val_data)):
+        images.warn_of_unread_reports(f"{data.root} ({split})")
     if config.data.text != "none" and not train_data.num_readable:
         logger.warning("no training case has a report that the network can read, so it cannot learn to use reports")
     return config, train_data, val_data

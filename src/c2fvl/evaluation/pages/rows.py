@@ -5,7 +5,7 @@ from typing import Any
 
 from c2fvl.evaluation.summary import FindingsSummary, Summary, TextAudit
 from c2fvl.metrics.intervals import Estimate
-from c2fvl.reports.zones import in_words
+from c2fvl.reports.zones import zone_in_words
 
 Table = tuple[list[str], list[list[str]]]
 """Header and rows."""
@@ -119,7 +119,10 @@ def findings_table(found: FindingsSummary | None) -> Table:
     header = ["finding", "area under the curve", "accuracy, %", "majority guess, %"]
     if found is None:
         return header, []
-    named = [("zones, mean", found.zones_mean), *((in_words(zone), row) for zone, row in found.zones.items())]
+    named = [
+        ("zones, mean", found.zones_mean),
+        *((zone_in_words(zone, "image"), row) for zone, row in found.zones.items()),
+    ]
     named += [("side", found.side), ("number of lesions", found.number)]
     rows = [
         [name, "–" if row.auc is None else f"{row.auc:.3f}", f"{100 * row.accuracy:.1f}", f"{100 * row.majority:.1f}"]
