@@ -6,13 +6,17 @@ SNOMED CT has an exact code for each height of a lung; the side is a modifier. S
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from c2fvl.reports.zones import HANDS, HEIGHTS, ZONES, hand_of, hands_of, height_of
+from c2fvl.reports.zones import HEIGHTS, ZONES, hand_of, height_of
 
 if TYPE_CHECKING:
     from highdicom.sr import CodedConcept
 
+Triple = tuple[str, str, str]
+"""Value, scheme and meaning of a code."""
 OWN_SCHEME = "99C2FVL"
 """The coding scheme of codes that no standard has."""
+
+IS_SOURCE = ("121322", "DCM", "Source image for image processing operation")
 
 _ABNORMAL = ("49755003", "SCT", "Morphologically abnormal structure")
 _BODY = ("123037004", "SCT", "Body structure")
@@ -64,31 +68,24 @@ def anatomic_regions(zones: Collection[str], *, has_sides: bool = True) -> "list
     return [_sided(_ZONES[height_of(zone)], hand_of(zone)) for zone in ZONES if zone in zones]
 
 
-def lung(zones: Collection[str]) -> "CodedConcept":
-    """Return the lung with the side of some zones of the patient: left, right or bilateral."""
-    hands = hands_of(zones)
-    if not hands:
-        return concept(_LUNG)
-    return _sided(_LUNG, "bilateral" if len(hands) == len(HANDS) else next(iter(hands)))
+def sites(zones: Collection[str], *, has_sides: bool = True) -> "list[tuple[CodedConcept, CodedConcept | None]]":
+    """Return the same regions as `anatomic_regions`, each with its side apart, as reports want it."""
+    found = []
+    for region in anatomic_regions(zones, has_sides=has_sides):
+        modifiers = region.get("AnatomicRegionModifierSequence")
+        if modifiers:
+            del region.AnatomicRegionModifierSequence
+        found.append((region, modifiers[0] if modifiers else None))
+    return found
 
 
-def side(hand: str) -> "CodedConcept":
-    """Return the code of "left", "right" or "bilateral"."""
-    return concept(_SIDES[hand])
-
-
-def zone(height: str) -> "CodedConcept":
-    """Return the code of the upper, middle or lower zone of a lung, without a side."""
-    return concept(_ZONES[height])
-
-
-def _sided(region: tuple[str, str, str], hand: str) -> "CodedConcept":
+def _sided(region: Triple, hand: str) -> "CodedConcept":
     sided = concept(region)
-    sided.AnatomicRegionModifierSequence = [side(hand)]
+    sided.AnatomicRegionModifierSequence = [concept(_SIDES[hand])]
     return sided
 
 
-def concept(code: tuple[str, str, str]) -> "CodedConcept":
+def concept(code: Triple) -> "CodedConcept":
     """Return a code (value, scheme, meaning) as highdicom wants it."""
     from highdicom.sr import CodedConcept
 

@@ -25,15 +25,21 @@ def equipment(about: ResultInfo) -> dict[str, Any]:
     }
 
 
+def algorithm_name(about: ResultInfo) -> tuple[str, str]:
+    """Return name and version of the model, as every result gives them."""
+    version = about.package_version + (f", model {about.model_version}" if about.model_version else "")
+    return f"c2fvl {about.model}"[:64], version[:64]
+
+
 def algorithm(about: ResultInfo) -> "AlgorithmIdentificationSequence":
     """Return name, version and settings of the model as DICOM wants them."""
     from highdicom import AlgorithmIdentificationSequence
     from pydicom.sr.codedict import codes
 
-    version = about.package_version + (f", model {about.model_version}" if about.model_version else "")
+    name, version = algorithm_name(about)
     return AlgorithmIdentificationSequence(
-        name=f"c2fvl {about.model}"[:64],
-        version=version[:64],
+        name=name,
+        version=version,
         family=codes.DCM.ArtificialIntelligence,
         parameters=about.settings,
     )

@@ -12,18 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from c2fvl.inference.outputs.codes import concept
+from c2fvl.inference.outputs.codes import IS_SOURCE, concept
 from c2fvl.inference.outputs.equipment import SERIES_NUMBERS, copy_lossy_compression, equipment, mark_deidentified
 from c2fvl.inference.outputs.result_info import RESEARCH_ONLY, ResultInfo
-from c2fvl.inference.outputs.source import Source, explained, orientation_of, read_source
+from c2fvl.inference.outputs.source import SIDES_ASSUMED, Source, explained, orientation_of, read_source
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-ASSUMED = "R and L are assumed: the file states no orientation"
 _SHORTEST_SIDE = 256
 """Smaller images are magnified, because nobody could read the words on them."""
-_IS_SOURCE = ("121322", "DCM", "Source image for image processing operation")
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 _OPPOSITE = {"L": "R", "R": "L"}
 
@@ -87,7 +85,7 @@ def mark(picture: NDArray[np.uint8], orientation: tuple[str, str] | None) -> NDA
     font, stroke = ImageFont.load_default(size=font_size), max(1, font_size // 12)
     for letter, place, anchor in _letters(orientation or ("L", "F"), canvas.size):
         pen.text(place, letter, font=font, anchor=anchor, fill=_WHITE, stroke_width=stroke, stroke_fill=_BLACK)
-    _write_lines(pen, [RESEARCH_ONLY] if orientation else [RESEARCH_ONLY, ASSUMED], canvas.size)
+    _write_lines(pen, [RESEARCH_ONLY] if orientation else [RESEARCH_ONLY, SIDES_ASSUMED], canvas.size)
     return np.array(canvas)
 
 
@@ -144,5 +142,5 @@ def _reference(header: "Dataset") -> "Dataset":
     item = Dataset()
     item.ReferencedSOPClassUID = header.SOPClassUID
     item.ReferencedSOPInstanceUID = header.SOPInstanceUID
-    item.PurposeOfReferenceCodeSequence = [concept(_IS_SOURCE)]
+    item.PurposeOfReferenceCodeSequence = [concept(IS_SOURCE)]
     return item

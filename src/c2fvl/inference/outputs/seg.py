@@ -18,6 +18,7 @@ from c2fvl.inference.outputs.equipment import (
 )
 from c2fvl.inference.outputs.result_info import RESEARCH_ONLY, ResultInfo
 from c2fvl.inference.outputs.source import (
+    SIDES_ASSUMED,
     Source,
     explained,
     new_uid,
@@ -72,7 +73,7 @@ def segmentation(
             content_creator_name="C2FVL^",
             content_qualification="RESEARCH",
             series_description=f"c2fvl mask ({RESEARCH_ONLY})"[:64],
-            omit_empty_frames=read.are_slices,
+            omit_empty_frames=read.are_slices and bool(planes.any()),
             **equipment(about),
         )
     if not read.are_slices:
@@ -150,7 +151,7 @@ def _where(about: ResultInfo, orientation: tuple[str, str] | None) -> str:
     """Return the zones in words; with the reservation where the orientation of the image is assumed."""
     text = f"Patient's {about.zones_in_words}"
     if orientation is None:
-        text += "; the file states no orientation, so the sides assume the usual display and are not coded"
+        text += f"; {SIDES_ASSUMED}, so no side is coded"
     return text
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 NOT_INSTALLED = "DICOM results need pydicom and highdicom, which are not installed: pip install 'c2fvl[dicom]'"
+SIDES_ASSUMED = "right and left are assumed: the file states no orientation"
 DEIDENTIFICATION = "c2fvl: patient and study blank, new UIDs"
 
 _IDENTIFYING = (
