@@ -72,7 +72,7 @@ def test_train_evaluate_predict_from_the_command_line(phantom_root, tmp_path, ca
         == 0
     )
     record = json.loads(capsys.readouterr().out)
-    assert record["report"]["zones"] == ["lupper"]
+    assert record["report"]["zones"] == ["image_left_upper"]
     assert (tmp_path / "out" / f"{image.stem}.png").is_file()
 
 

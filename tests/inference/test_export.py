@@ -16,7 +16,8 @@ from c2fvl.cli.main import main
 from c2fvl.config_files import override
 from c2fvl.data.part import Part
 from c2fvl.inference.predictor import Predictor
-from c2fvl.inference.to_folder import Request, predict_to_folder
+from c2fvl.inference.requests import Request
+from c2fvl.inference.to_folder import predict_to_folder
 from c2fvl.inference.torch_engine import NetworkEngine
 
 onnx = pytest.importorskip("onnx")

@@ -13,8 +13,10 @@ import c2fvl
 from c2fvl.checkpoints.model_files import write_files
 from c2fvl.files.images import read_image, read_mask, write_image
 from c2fvl.inference.predictor import Predictor
-from c2fvl.inference.to_folder import Request, collect, predict_to_folder
+from c2fvl.inference.requests import Request, collect
+from c2fvl.inference.to_folder import predict_to_folder
 from c2fvl.inference.torch_engine import largest_batch
+from c2fvl.reports.zones import zone_key
 
 RIGHT = "Unilateral pulmonary infection, one infected area, upper right lung."
 LEFT = "Unilateral pulmonary infection, one infected area, upper left lung."
@@ -87,7 +89,9 @@ def test_wrong_pixels_are_refused(predictor, image):
 
 def test_files_are_written_and_say_what_was_done(predictor, images, tmp_path):
     requests = collect([str(images[0])], report=LEFT)
-    (record,) = predict_to_folder(predictor, requests, tmp_path, probability=True, overlay=True, orientation="patient")
+    (record,) = predict_to_folder(
+        predictor, requests, tmp_path, outputs=["png", "probability", "overlay"], orientation="patient"
+    )
     stem = images[0].stem
     assert {path.name for path in tmp_path.iterdir()} == {
         f"{stem}.png", f"{stem}.json", f"{stem}_probability.png", f"{stem}_overlay.png",
@@ -100,7 +104,7 @@ def test_files_are_written_and_say_what_was_done(predictor, images, tmp_path):
     probability = cv2.imread(str(tmp_path / f"{stem}_probability.png"), cv2.IMREAD_UNCHANGED)
     assert probability.dtype == np.uint16
     assert np.abs(probability / 65535 - expected.probability).max() < 1e-5
-    assert record["report"]["zones"] == ["rupper"]
+    assert record["report"]["zones"] == ["image_right_upper"]
     assert record["report"]["orientation"] == "image"
     assert record["report"]["sentence"] == LEFT
     assert record["area"] == int(expected.mask.sum())
@@ -259,8 +263,9 @@ def test_the_column_orientation_of_a_table_counts(predictor, images, tmp_path, c
 
     first, second = masks("table", [(images[0], report, "patient"), (images[1], report, "")])
     assert (first["report"]["orientation_given"], second["report"]["orientation_given"]) == ("patient", "image")
-    assert (first["report"]["zones"], second["report"]["zones"]) == (["rlower"], ["llower"])
-    assert predictor(images[0], other).areas == first["area_per_zone"]
+    assert (first["report"]["zones"], second["report"]["zones"]) == (["image_right_lower"], ["image_left_lower"])
+    areas = {zone_key(zone, "image"): area for zone, area in predictor(images[0], other).areas.items()}
+    assert areas == first["area_per_zone"]
     assert not caplog.records
     with pytest.raises(ValueError, match=rf"row 2, column {column}: .*mine"):
         masks("wrong", [(images[0], report, "mine")])
@@ -270,7 +275,7 @@ def test_the_record_of_a_free_sentence_has_the_findings_that_were_used(images, t
     predictor = Predictor("default")
     requests = collect([str(images[0])], report="RLL consolidation")
     (record,) = predict_to_folder(predictor, requests, tmp_path, orientation="patient")
-    assert record["report"]["zones"] == ["llower"]  # of the image
+    assert record["report"]["zones"] == ["image_left_lower"]  # of the image
     assert record["report"]["not_understood"] == []
 
 
@@ -291,7 +296,7 @@ def test_films_are_never_replaced_by_their_masks(predictor, images, tmp_path):
 
 def test_a_failure_leaves_nothing_of_an_earlier_call(predictor, images, tmp_path):
     request = collect([str(images[0])])
-    list(predict_to_folder(predictor, request, tmp_path, overlay=True))
+    list(predict_to_folder(predictor, request, tmp_path, outputs=["png", "overlay"]))
     (tmp_path / "notes.txt").write_text("mine")
     bad = collect([str(images[0])], report="hello")
     (record,) = predict_to_folder(predictor, bad, tmp_path)
@@ -321,7 +326,7 @@ def test_batches_and_threads_change_nothing(tiny_run, images, phantom_root, tmp_
     for number, (batch_size, workers) in enumerate([(1, 1), (3, 2), (None, 4)]):
         predictor = Predictor(tiny_run, batch_size=batch_size)
         out = tmp_path / str(number)
-        records = list(predict_to_folder(predictor, requests, out, workers=workers, probability=True))
+        records = list(predict_to_folder(predictor, requests, out, workers=workers, outputs=["png", "probability"]))
         assert [record["image"] for record in records] == [str(request.image) for request in requests]
         assert [name for name, record in enumerate(records) if "error" in record] == [2]
         written.append({file.name: file.read_bytes() for file in out.iterdir() if "probability" not in file.name})
@@ -332,7 +337,8 @@ FLAT = """
 import sys
 from c2fvl.inference.speed import resident
 from c2fvl.inference.predictor import Predictor
-from c2fvl.inference.to_folder import Request, predict_to_folder
+from c2fvl.inference.requests import Request
+from c2fvl.inference.to_folder import predict_to_folder
 from pathlib import Path
 run, folder, out = sys.argv[1:]
 requests = [Request(film, None) for film in sorted(Path(folder).iterdir())]
@@ -383,19 +389,23 @@ def test_batches_are_halved_until_they_fit():
 
 def test_a_picture_shows_the_user_s_words_and_says_whose_left_they_mean(predictor, images, tmp_path, monkeypatch):
     from c2fvl.data.pictures import panel_caption
-    from c2fvl.inference import to_folder
+    from c2fvl.inference import save
 
     captions = []
-    drawn = to_folder.case_panel
+    drawn = save.case_panel
     monkeypatch.setattr(
-        to_folder, "case_panel", lambda *a, **k: captions.append(panel_caption(k["report"])) or drawn(*a, **k)
+        save, "case_panel", lambda *a, **k: captions.append(panel_caption(k["report"])) or drawn(*a, **k)
     )
     for orientation, whose in (
         ("patient", "left is the patient's left (image right)"),
         ("image", "left is the image left (patient's right)"),
     ):
         request = [Request(images[0], LEFT)]
-        (record,) = predict_to_folder(predictor, request, tmp_path / orientation, overlay=True, orientation=orientation)
+        (record,) = predict_to_folder(
+            predictor, request, tmp_path / orientation, outputs=["overlay"], orientation=orientation
+        )
         assert captions[-1] == f"{LEFT} ({orientation} orientation: {whose})"
-        assert record["report"]["zones"] == (["rupper"] if orientation == "patient" else ["lupper"])
+        assert record["report"]["zones"] == (
+            ["image_right_upper"] if orientation == "patient" else ["image_left_upper"]
+        )
     assert panel_caption(None) == "No report"

@@ -47,12 +47,12 @@ def test_it_predicts_with_and_without_a_report(image, tmp_path, capsys, monkeypa
     monkeypatch.chdir(tmp_path)
     assert main(["predict", str(image), "--json"]) == 0
     alone = json.loads(capsys.readouterr().out)
-    assert (tmp_path / "predictions" / alone["mask"]).is_file()
+    assert (tmp_path / "predictions" / alone["files"][0]).is_file()
     assert alone["calibrated"] and alone["predicted_findings"]["agreement"] == {} and alone["ood"] is not None
     assert main(["predict", str(image), "--report", REPORT, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["predicted_findings"]["zones"] == alone["predicted_findings"]["zones"]
-    assert 0 < told["predicted_findings"]["agreement"]["lupper"] < 1
+    assert 0 < told["predicted_findings"]["agreement"]["image_left_upper"] < 1
 
 
 def test_an_image_turned_over_is_flagged_and_a_blank_one_too(image):

@@ -70,10 +70,10 @@ def test_remarks_tell_where_report_and_image_disagree():
 def test_records_are_in_the_orientation_asked_for():
     found = reading(report=Report("unilateral", 1, frozenset({"llower"})))
     viewer, patient = found.as_dict(), found.as_dict("patient")
-    assert viewer["zones"]["lupper"] == patient["zones"]["rupper"] == pytest.approx(0.9)
+    assert viewer["zones"]["image_left_upper"] == patient["zones"]["patient_right_upper"] == pytest.approx(0.9)
     assert parse_report(viewer["report"]).zones == {"lupper", "rlower"}
     assert parse_report(patient["report"]).zones == {"rupper", "llower"}
-    assert list(patient["zones"]) == list(viewer["zones"])
+    assert list(patient["zones"]) == [name.replace("image_", "patient_") for name in viewer["zones"]]
     assert set(viewer["agreement"]) == {"side", "number", *viewer["zones"]}
     json.dumps(viewer, allow_nan=False)
 
@@ -189,8 +189,8 @@ def test_a_record_has_one_orientation_and_words_say_whose(folder, image, tmp_pat
     arguments = ["predict", str(image), "--model", str(folder), "--out", str(tmp_path / "out"), "--json"]
     assert main([*arguments, "--report", "Consolidation in the left lower lobe."]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["zones_orientation"] == record["predicted_findings"]["orientation"] == "image"
-    assert set(record["predicted_findings"]["agreement"]) == {"rlower"} == set(record["report"]["zones"])
+    assert record["predicted_findings"]["orientation"] == "image"
+    assert set(record["predicted_findings"]["agreement"]) == {"image_right_lower"} == set(record["report"]["zones"])
     assert record["report"]["orientation_given"] == "patient"
     assert record["report"]["explained"][0] == "orientation: left is the patient's left (image right)"
     for remark in record["predicted_findings"]["remarks"]:
@@ -203,7 +203,7 @@ def test_predict_writes_and_says_what_was_read(folder, image, tmp_path, capsys):
     record = json.loads(capsys.readouterr().out)
     assert record["predicted_findings"]["orientation"] == "image" and record["ood"] is None
     assert "named: left upper zone" in record["report"]["explained"]
-    assert set(record["predicted_findings"]["agreement"]) >= {"side", "number", "rupper"}
+    assert set(record["predicted_findings"]["agreement"]) >= {"side", "number", "image_right_upper"}
     assert main([*arguments, "--report", "fracture of the femur", "--json"]) == 0
     printed = capsys.readouterr()
     assert "femur" in json.loads(printed.out)["report"]["refused"] and "femur" in printed.err
@@ -217,7 +217,7 @@ def test_read_prints_a_report_and_a_probability_for_each_zone(folder, image, cap
     assert lines[0].endswith("Left is the image left (patient's right).")
     assert main(["read", str(image), "--model", str(folder), "--json", "--orientation", "patient"]) == 0
     turned = json.loads(capsys.readouterr().out)
-    assert turned["orientation"] == "patient" and f"{turned['zones']['rupper']:.2f}" == lines[1][-4:]
+    assert turned["orientation"] == "patient" and f"{turned['zones']['patient_right_upper']:.2f}" == lines[1][-4:]
 
 
 def test_read_with_a_network_that_reads_no_image_is_an_error(image, tmp_path, capsys):

@@ -10,7 +10,8 @@ import numpy as np
 from outcome import Outcome, Stage, in_child, resident
 
 from c2fvl.inference.predictor import Predictor
-from c2fvl.inference.to_folder import collect, predict_to_folder
+from c2fvl.inference.requests import collect
+from c2fvl.inference.to_folder import predict_to_folder
 
 COUNT = 2000
 MAX_GROWTH = 50 * 2**20

@@ -45,8 +45,12 @@ def _add_model(sub: argparse.ArgumentParser) -> None:
 
 def _predict_options(sub: argparse.ArgumentParser) -> None:
     from c2fvl.inference.masks import THRESHOLD
+    from c2fvl.inference.save import OUTPUTS
 
-    sub.add_argument("images", nargs="*", metavar="FILE", help="images, folders or glob patterns")
+    sub.add_argument(
+        "images", nargs="*", metavar="FILE", help="images (PNG, JPEG, TIFF, DICOM, NIfTI), folders or glob patterns"
+    )
+    sub.add_argument("--recursive", action="store_true", help="also take the images in the folders of a folder")
     _add_model(sub)
     sub.add_argument("--report", help="report that is used with every image, as a sentence")
     add_orientation(sub, "in the report", default=None)
@@ -58,7 +62,25 @@ def _predict_options(sub: argparse.ArgumentParser) -> None:
         help="table with the columns image, report and orientation; paths are relative to the table",
     )
     sub.add_argument(
-        "--out", default="predictions", metavar="DIR", help="folder for masks and records (default: %(default)s)"
+        "-o",
+        "--out",
+        default="predictions",
+        metavar="DIR",
+        help="folder for masks and records; of a folder with --recursive, its tree is kept (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--output-type",
+        default="png",
+        metavar="TYPES",
+        help=f"what to write, joined by commas: {', '.join(OUTPUTS)}; the record is always written (default: png)",
+    )
+    sub.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave out images that this model has predicted into the folder with the same report and settings",
+    )
+    sub.add_argument(
+        "--force-view", action="store_true", help="also segment lateral films, which are refused otherwise"
     )
     sub.add_argument("--probability", action="store_true", help="also save the probability map as a 16-bit PNG")
     sub.add_argument("--overlay", action="store_true", help="also save the image with the mask drawn on it")
@@ -95,40 +117,57 @@ def _predictor(options: argparse.Namespace, **arguments: Any) -> Any:
 
 def run_predict(options: argparse.Namespace) -> int:
     """Run `c2fvl predict`; return its exit status."""
+    from c2fvl.cli.terminal import TerminalProgress
     from c2fvl.inference.predictor import ONNX
-    from c2fvl.inference.to_folder import collect, predict_to_folder
+    from c2fvl.inference.requests import collect
+    from c2fvl.inference.save import check_outputs
+    from c2fvl.inference.summary_table import SummaryTable
+    from c2fvl.inference.to_folder import predict_to_folder
 
     for image in options.images:
         if Path(image).suffix == ONNX:
             raise ValueError(f"{image} is an exported model, not an image; give it as --model {image}")
     _check_report(options.report)
-    requests = collect(options.images, table=options.csv, report=options.report)
-    predictor = _predictor(options, threshold=options.threshold, batch_size=options.batch_size)
+    outputs = check_outputs([*filter(None, options.output_type.split(",")), "json", *_flagged_outputs(options)])
+    requests = collect(options.images, table=options.csv, report=options.report, recursive=options.recursive)
+    predictor = _predictor(
+        options, threshold=options.threshold, batch_size=options.batch_size, force_view=options.force_view
+    )
     if options.report is not None:  # a report that cannot be used at all ends the command here
-        _, refusal = predictor.understand_or_refuse(options.report, orientation=options.orientation)
+        refusal = predictor.understand_or_refuse(options.report, orientation=options.orientation).refusal
         if refusal:
             say(f"{PROGRAM}: the report is not used: {refusal}", error=True)
-    failed = unread = 0
-    for record in predict_to_folder(
-        predictor, requests, options.out, orientation=options.orientation,
-        probability=options.probability, overlay=options.overlay, workers=options.workers,
-    ):  # fmt: skip
-        failed += "error" in record
-        if options.json:
-            say_lines(json.dumps(record))
-        else:
-            _print_record(record, Path(options.out), overlay=options.overlay)
-        refusal = (record.get("report") or {}).get("refused")
-        if refusal:
-            unread += 1
-            if record["report"]["sentence"] != options.report:  # that one was said at the beginning
-                say(f"{record['image']}: the report is not used: {refusal}", error=True)
-    num_reports = sum(bool(request.report and request.report.strip()) for request in requests)
-    if unread:
-        say(f"{PROGRAM}: {unread} of {num_reports} reports could not be read and were not used", error=True)
-    if failed:
-        say(f"{PROGRAM}: {failed} of {len(requests)} images failed", error=True)
-    return 1 if failed else 0
+    records = predict_to_folder(
+        predictor, requests, options.out, orientation=options.orientation, outputs=outputs,
+        skip_existing=options.skip_existing, workers=options.workers,
+    )  # fmt: skip
+    table = SummaryTable(Path(options.out))
+    with TerminalProgress("Segmenting", quiet=options.json or len(requests) == 1) as progress:
+        for done, record in enumerate(records, start=1):
+            table.add(record)
+            _say(record, options)
+            if len(requests) > 1:
+                progress.advance(done, len(requests))
+    table.write()
+    for line in table.lines(num_reports=sum(bool(one.report and one.report.strip()) for one in requests)):
+        say(f"{PROGRAM}: {line}", error=True)
+    return 1 if table.num_failed else 0
+
+
+def _flagged_outputs(options: argparse.Namespace) -> list[str]:
+    """Return the outputs that have an option of their own."""
+    return [name for name in ("probability", "overlay") if getattr(options, name)]
+
+
+def _say(record: dict[str, Any], options: argparse.Namespace) -> None:
+    """Print one image's record, or what was found in it in words."""
+    if options.json:
+        say_lines(json.dumps(record))
+    else:
+        _print_record(record, Path(options.out))
+    refusal = (record.get("report") or {}).get("refused")
+    if refusal and record["report"]["sentence"] != options.report:  # that one was said at the beginning
+        say(f"{record['image']}: the report is not used: {refusal}", error=True)
 
 
 def _check_report(report: str | None) -> None:
@@ -143,24 +182,28 @@ def _check_report(report: str | None) -> None:
         )
 
 
-def _print_record(record: dict[str, Any], out: Path, *, overlay: bool) -> None:
+def _print_record(record: dict[str, Any], out: Path) -> None:
     """Print what was found in one image; errors and warnings go to the error stream."""
     if "error" in record:
         say(f"{record['image']}: {record['error']}", error=True)
         return
+    if "skipped" in record:
+        say(f"{record['image']}: already predicted, left as it is")
+        return
     pixels = record["height"] * record["width"]
     areas = ", ".join(f"{name}: {100 * area / pixels:.1f} %" for name, area in record["area_per_class"].items())
-    warnings = (record["ood"] or {}).get("reasons", ())
+    warnings = [f"do not rely on this result: {reason}" for reason in (record["ood"] or {}).get("reasons", ())]
     estimate = ""
     if record["estimated_dice"] is not None and not warnings:
         uncalibrated = "" if record["calibrated"] else " (not calibrated)"
         estimate = f" Estimated Dice: {record['estimated_dice']:.2f}{uncalibrated}."
-    drawn = f" Overlay: {out / Path(record['mask']).stem}_overlay.png" if overlay else ""
-    say(f"{out / record['mask']}: {areas[0].upper()}{areas[1:]} of the image.{estimate}{drawn}")
+    overlay = next((name for name in record["files"] if name.endswith("_overlay.png")), None)
+    drawn = "" if overlay is None else f" Overlay: {out / overlay}"
+    say(f"{out / record['files'][0]}: {areas[0].upper()}{areas[1:]} of the image.{estimate}{drawn}")
     for remark in (record["predicted_findings"] or {}).get("remarks", ()):
         say(f"  {remark}")
-    for warning in warnings:
-        say(f"{record['image']}: do not rely on this result: {warning}", error=True)
+    for warning in (*record["source"]["warnings"], *warnings):
+        say(f"{record['image']}: {warning}", error=True)
 
 
 def _read_options(sub: argparse.ArgumentParser) -> None:
@@ -174,7 +217,7 @@ def _read_options(sub: argparse.ArgumentParser) -> None:
 
 def run_read(options: argparse.Namespace) -> int:
     """Run `c2fvl read`; return its exit status."""
-    from c2fvl.inference.to_folder import collect
+    from c2fvl.inference.requests import collect
 
     predictor = _predictor(options)
     failed = 0

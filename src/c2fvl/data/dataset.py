@@ -209,7 +209,8 @@ class CaseDataset(Dataset[Item]):
         return stored
 
     def _decode(self, case: Case, image_file: bytes, mask_file: bytes | None) -> StoredImage:
-        image, original = decode_image(image_file, case.image), None
+        # Grey is resized as one channel, here as where an image is predicted: three would differ in the last bit.
+        image, original = as_grey(decode_image(image_file, case.image)), None
         if mask_file is not None and case.mask is not None:
             original = decode_mask(mask_file, case.mask, self.config.mask)
             self._check_labels(original, case.mask)
@@ -227,7 +228,7 @@ class CaseDataset(Dataset[Item]):
             )
         except ValueError as error:
             raise ValueError(f"{case.image}: {error}") from error
-        return StoredImage(as_grey(sample.image), sample.mask, original)
+        return StoredImage(sample.image, sample.mask, original)
 
     def _check_labels(self, mask: np.ndarray, path: Path) -> None:
         known = max(self.num_classes, 2)  # one logit stands for two classes, lesion and background

@@ -26,7 +26,7 @@ from c2fvl.files.tiff import decode_tiff
 
 _logger = logging.getLogger(__name__)
 
-DECODER = 2
+DECODER = 3
 """Raised whenever the same file gives other pixels than before, so that caches of decoded images are made again."""
 MAX_PIXELS = 100_000_000
 _MAX_BYTES_PER_PIXEL = 16  # twice 16-bit RGBA: a larger file is no image within the limit

@@ -109,7 +109,7 @@ class OodDetector:
         return replace(detector, weights=weights)
 
     def score(self, image: np.ndarray) -> OodScore:
-        """Return the scores of an image (H, W, 3) in [0, 1]."""
+        """Return the scores of an image (H, W) or (H, W, 3) in [0, 1]."""
         if image.std() < MIN_CONTRAST:
             return OodScore(0.0, 0.0, ("it is blank: its brightness hardly varies",))
         return self.score_thumbnail(thumbnail(image))
@@ -156,8 +156,9 @@ class OodDetector:
 
 
 def thumbnail(image: np.ndarray) -> Floats:
-    """Return an image (H, W, 3) as a thumbnail (256,) with mean 0 and standard deviation 1."""
-    small = cv2.resize(image.mean(axis=2).astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel()
+    """Return an image (H, W) or (H, W, 3) as a thumbnail (256,) with mean 0 and standard deviation 1."""
+    grey = image if image.ndim == 2 else image.mean(axis=2)
+    small = cv2.resize(grey.astype(np.float32, copy=False), (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel()
     centred = small.astype(np.float64) - small.mean()
     return np.asarray(centred / max(float(centred.std()), _SMOOTHING))
 

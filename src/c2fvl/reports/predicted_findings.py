@@ -8,7 +8,17 @@ import numpy as np
 
 from c2fvl.reports.findings import FINDINGS, TRUST
 from c2fvl.reports.report import SIDES, Report
-from c2fvl.reports.zones import HANDS, ZONES, hand_in_words, hand_of, hands_of, mirrored, zone_in_words, zones_of
+from c2fvl.reports.zones import (
+    HANDS,
+    ZONES,
+    hand_in_words,
+    hand_of,
+    hands_of,
+    mirrored,
+    zone_in_words,
+    zone_key,
+    zones_of,
+)
 
 LOGITS = ("zones", "number", "side", "agreement")
 """The outputs of the network beside its mask, in the order of its findings."""
@@ -130,11 +140,15 @@ class PredictedFindings:
         return (report, *zones, f"side: {sides}", f"lesions: {numbers}")
 
     def as_dict(self, orientation: str = "image") -> dict[str, Any]:
-        """Return the record of the findings in an orientation, "image" or "patient"."""
+        """Return the record of the findings in an orientation, "image" or "patient", which names each zone."""
 
         def named(values: dict[str, float]) -> dict[str, float]:
             oriented = {_oriented(name, orientation): round(value, 4) for name, value in values.items()}
-            return {name: oriented[name] for name in FINDINGS if name in oriented}
+            return {
+                zone_key(name, orientation) if name in ZONES else name: oriented[name]
+                for name in FINDINGS
+                if name in oriented
+            }
 
         return {
             "orientation": orientation,

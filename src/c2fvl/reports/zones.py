@@ -57,6 +57,12 @@ def zone_in_words(zone: str, orientation: str) -> str:
     return f"image {in_words(zone)} (patient's {OTHER_HAND[hand_of(zone)]})"
 
 
+def zone_key(zone: str, orientation: str) -> str:
+    """Return the name of a zone in records, which says whose left it is: "image_left_upper", "patient_right_lower"."""
+    check_orientation(orientation)
+    return f"{orientation}_{hand_of(zone)}_{height_of(zone)}"
+
+
 def zones_in_words(zones: Collection[str]) -> list[str]:
     """Return zones in words, in the order of `ZONES`; a lung with all of its zones is one entry, "left lung"."""
     words: list[str] = []

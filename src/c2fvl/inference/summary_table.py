@@ -1,0 +1,65 @@
+"""The table of everything that one call of `c2fvl predict` did: `predictions.csv`. No torch."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from c2fvl.files.tables import write_cells
+
+NAME = "predictions.csv"
+COLUMNS = (
+    "image", "status", "reason", "file", "area_fraction", "area_mm2", "estimated_dice", "is_in_distribution",
+    "report", "warnings",
+)  # fmt: skip
+
+
+class SummaryTable:
+    """Collects the records of images and writes one row for each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[list[object]] = []
+        self.reasons: Counter[str] = Counter()
+        self.num_failed = self.num_skipped = self.num_refused = 0
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Take in the record of one image."""
+        if "error" in record:
+            self.num_failed += 1
+            self.reasons[record["error"].partition(";")[0].partition(":")[0][:80]] += 1
+            self.rows.append([record["image"], "failed", record["error"], *[""] * (len(COLUMNS) - 3)])
+            return
+        report, ood = record["report"] or {}, record["ood"]
+        self.num_skipped += "skipped" in record
+        self.num_refused += "refused" in report
+        warnings = [*record["source"]["warnings"], *((ood or {}).get("reasons", ()))]
+        status = "skipped" if "skipped" in record else "done"
+        self.rows.append(
+            [
+                record["image"], status, "", record["files"][0], f"{record['area_fraction']:.6f}",
+                _cell(record["area_mm2"]), _cell(record["estimated_dice"]),
+                "" if ood is None else ood["is_in_distribution"],
+                "refused" if "refused" in report else "followed" if report else "none", " | ".join(warnings),
+            ]
+        )  # fmt: skip
+
+    def write(self) -> None:
+        """Write the table, in the order of the images."""
+        write_cells(self.folder / NAME, [COLUMNS, *self.rows])
+
+    def lines(self, *, num_reports: int) -> list[str]:
+        """Return in words what was not done, and why."""
+        lines = []
+        if self.num_refused:
+            lines.append(f"{self.num_refused} of {num_reports} reports could not be read and were not used")
+        if self.num_skipped:
+            lines.append(f"{self.num_skipped} of {len(self.rows)} images were predicted before and left as they are")
+        if self.num_failed:
+            most = "; ".join(f"{count} × {reason}" for reason, count in self.reasons.most_common(5))
+            why = f" ({most})" if len(self.rows) > 1 else ""
+            lines.append(f"{self.num_failed} of {len(self.rows)} images failed{why}")
+        return lines
+
+
+def _cell(value: object) -> object:
+    return "" if value is None else value
