@@ -39,13 +39,13 @@ def rows_of(out):
         return list(csv.DictReader(file))
 
 
-def test_a_tree_of_folders_is_kept(tree, tiny_run, tmp_path, capsys):
+def test_a_tree_of_folders_is_kept(tree, tiny_run, tmp_path, capsys, caplog):
     out = tmp_path / "out"
     arguments = ["predict", str(tree), "--model", str(tiny_run), "--out", str(out), "--report", REPORT]
     assert main(arguments) == 0
     assert [row["image"] for row in rows_of(out)] == [str(tree / "a.png")]
     assert main([*arguments, "--recursive"]) == 0
-    assert "notes.txt" in capsys.readouterr().err
+    assert "notes.txt" in caplog.text
     for name in ("a", "one/b", "one/two/c"):
         assert read_mask(out / f"{name}.png").shape == (64, 64)
         assert json.loads((out / f"{name}.json").read_text())["files"][0] == f"{name}.png"

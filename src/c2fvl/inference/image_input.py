@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 
 from c2fvl.data.image_cache import as_grey
+from c2fvl.files.dicom_film import read_film
 from c2fvl.files.images import remarks_on_range
 from c2fvl.files.picture import Picture
-from c2fvl.files.read_picture import read_film, read_picture
+from c2fvl.files.read_picture import read_picture
 from c2fvl.reports.report import Report
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def as_picture(image: Any, *, force_view: bool = False) -> Picture:
     if isinstance(image, str | os.PathLike):
         return read_picture(Path(image), force_view=force_view)
     if isinstance(image, bytes | bytearray | memoryview):
-        return read_picture(bytes(image), name="the image", force_view=force_view)
+        return read_picture(bytes(image), force_view=force_view)
     if type(image).__module__.partition(".")[0] == "pydicom":
         return read_film(image, force_view=force_view)
     array = as_grey(_checked_array(image))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from c2fvl.files.read_picture import is_readable_kind
+from c2fvl.files.kinds import is_readable_kind
 from c2fvl.files.tables import read_csv
 from c2fvl.inference.save import file_names
 from c2fvl.messages import listed
