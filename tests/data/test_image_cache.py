@@ -11,12 +11,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from c2fvl.config import DataConfig
 from c2fvl.data.batches import collate
 from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.image_cache import ImageCache, StoredImage, as_grey
 from c2fvl.data.scan import scan
+from c2fvl.files import images as image_files
 
 SIDE = 16
 GREY_8 = (np.arange(SIDE * SIDE).reshape(SIDE, SIDE) % 256 / np.float32(255)).astype(np.float32)
@@ -98,6 +100,28 @@ def test_the_second_time_nothing_is_unpacked(phantom_root, tmp_path, monkeypatch
 
     monkeypatch.setattr(cv2, "imdecode", refuse)
     assert all(same(CaseDataset(cases, settings(tmp_path))[0, place], first[place]) for place in range(3))
+
+
+def test_what_is_odd_about_a_file_is_said_from_the_cache_too(tmp_path, caplog):
+    """Each process says it once, whether it decodes the files or takes them from the cache."""
+    root, exif = tmp_path / "data", Image.Exif()
+    exif[0x0112] = 6
+    image, mask = root / "Val_Folder/img/a.png", root / "Val_Folder/labelcol/mask_a.png"
+    for file in (image, mask):
+        file.parent.mkdir(parents=True)
+    Image.fromarray(np.full((32, 32), 3000, np.uint16)).save(image, exif=exif)
+    Image.fromarray(np.eye(32, dtype=np.uint8)).save(mask, exif=exif)
+    found = []
+    for cache in ("none", tmp_path / "cache", tmp_path / "cache"):
+        image_files._warn_once.cache_clear()  # as in a new process
+        caplog.clear()
+        cases = CaseDataset(scan(root, "val"), settings(cache))
+        assert same(cases[0, 0], cases[0, 0])
+        found.append(sorted(record.getMessage() for record in caplog.records))
+    assert len(entries(tmp_path / "cache")) == 1
+    assert len(found[0]) == 3  # the tags of both, and the range of the image
+    assert sum(f"{mask}: the orientation tag" in message for message in found[0]) == 1
+    assert found[0] == found[1] == found[2]
 
 
 def test_a_changed_image_or_mask_is_read_anew(tmp_path):

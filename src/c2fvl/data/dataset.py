@@ -19,7 +19,15 @@ from c2fvl.data.cases import Case
 from c2fvl.data.classes import check_classes, check_mirroring, mirrored_classes_table
 from c2fvl.data.image_cache import ImageCache, StoredImage, as_grey
 from c2fvl.files import storage
-from c2fvl.files.images import decode_image, decode_mask, read_image_bytes
+from c2fvl.files.images import (
+    decode_mask,
+    decode_pixels,
+    read_image_bytes,
+    remarks_on_header,
+    remarks_on_range,
+    unit_rgb,
+    warn_once,
+)
 from c2fvl.messages import listed
 from c2fvl.reports.encoders import build_text_encoder
 from c2fvl.reports.findings import FINDINGS, TRUST, findings_of
@@ -204,15 +212,22 @@ class CaseDataset(Dataset[Item]):
             mask = None if case.mask is None else read_image_bytes(case.mask)
             return self._decode(case, read_image_bytes(case.image), mask)
         stored = self.cache.get(case.image, case.mask, functools.partial(self._decode, case))
+        warn_once(case.image, stored.remarks)  # also where another call decoded the files
+        warn_once(case.mask or "", stored.mask_remarks)
         if case.mask is not None and stored.original_mask is not None:
             self._check_labels(stored.original_mask, case.mask)
         return stored
 
     def _decode(self, case: Case, image_file: bytes, mask_file: bytes | None) -> StoredImage:
+        pixels, _, remarks = decode_pixels(image_file, case.image)
+        remarks += remarks_on_range(pixels)
+        warn_once(case.image, remarks)
         # Grey is resized as one channel, here as where an image is predicted: three would differ in the last bit.
-        image, original = as_grey(decode_image(image_file, case.image)), None
+        image, original = as_grey(unit_rgb(pixels)), None
+        mask_remarks: tuple[str, ...] = ()
         if mask_file is not None and case.mask is not None:
             original = decode_mask(mask_file, case.mask, self.config.mask)
+            mask_remarks = remarks_on_header(mask_file)
             self._check_labels(original, case.mask)
             if original.shape != image.shape[:2]:
                 raise ValueError(
@@ -228,7 +243,7 @@ class CaseDataset(Dataset[Item]):
             )
         except ValueError as error:
             raise ValueError(f"{case.image}: {error}") from error
-        return StoredImage(sample.image, sample.mask, original)
+        return StoredImage(sample.image, sample.mask, original, remarks, mask_remarks)
 
     def _check_labels(self, mask: np.ndarray, path: Path) -> None:
         known = max(self.num_classes, 2)  # one logit stands for two classes, lesion and background

@@ -7,6 +7,7 @@ share; a damaged entry is made again. Nothing depends on the cache: without it i
 """
 
 import hashlib
+import json
 import logging
 import os
 import time
@@ -29,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 SETTLED = 2.0
 """Seconds since a file's last change from which its times show the next one; within a clock tick they would not."""
+_ABOUT = "about"
+"""The one key of an entry's metadata, because safetensors writes several in any order."""
+_ENTRIES = 2
+"""Raised when an entry holds more than before, so that older ones are made again."""
 _WHOLE_NUMBERS = (np.dtype(np.uint8), np.dtype(np.uint16))
 _Stamp = tuple[int, ...]
 
@@ -43,6 +48,9 @@ class StoredImage:
     """(S, S) uint8, the class of each pixel."""
     original_mask: np.ndarray | None
     """(H, W) uint8 as in the file; None exactly where `mask` is None."""
+    remarks: tuple[str, ...] = ()
+    """What is odd about the image file, to be said each time."""
+    mask_remarks: tuple[str, ...] = ()
 
 
 def as_grey(image: np.ndarray) -> np.ndarray:
@@ -60,7 +68,7 @@ class ImageCache:
     """
 
     def __init__(self, folder: Path, settings: str) -> None:
-        libraries = f"opencv {cv2.__version__}, decoder {DECODER}"
+        libraries = f"opencv {cv2.__version__}, decoder {DECODER}, entries {_ENTRIES}"
         self.folder = folder / hashlib.sha256(f"{settings}; {libraries}".encode()).hexdigest()[:16]
         self.can_write = True
         self._keys: dict[tuple[Path, Path | None], tuple[_Stamp, str]] = {}
@@ -103,9 +111,11 @@ class ImageCache:
                 content = file.read()
             arrays = parse_safetensors(content)
             header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
-            if self._verified.get(key) != stamp and header["__metadata__"]["crc32"] != _checksum(arrays):
+            about = parse_json(header["__metadata__"][_ABOUT])
+            remarks = about["remarks"]
+            if self._verified.get(key) != stamp and about["crc32"] != _checksum(arrays, remarks):
                 return None
-            stored = _from_arrays(arrays)
+            stored = _from_arrays(arrays, *map(tuple, remarks))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
         if _settled(stamp, began):
@@ -164,26 +174,29 @@ def _to_bytes(stored: StoredImage) -> bytes:
             arrays["original_mask"] = np.ascontiguousarray(original)
         elif not np.array_equal(stored.mask, original):
             arrays |= {"packed_mask": np.packbits(original), "packed_shape": np.array(original.shape, np.int32)}
-    return to_safetensors(arrays, {"crc32": _checksum(arrays)})
+    remarks = [list(stored.remarks), list(stored.mask_remarks)]
+    return to_safetensors(arrays, {_ABOUT: json.dumps({"crc32": _checksum(arrays, remarks), "remarks": remarks})})
 
 
-def _from_arrays(arrays: Mapping[str, np.ndarray]) -> StoredImage:
+def _from_arrays(
+    arrays: Mapping[str, np.ndarray], remarks: tuple[str, ...], mask_remarks: tuple[str, ...]
+) -> StoredImage:
     stored, mask = arrays["image"], arrays.get("mask")
     image = stored if stored.dtype == np.float32 else _scaled(stored)
     original = arrays.get("original_mask", mask)
     if "packed_mask" in arrays:
         height, width = arrays["packed_shape"].tolist()
         original = np.unpackbits(arrays["packed_mask"], count=height * width).reshape(height, width)
-    return StoredImage(image, mask, original)
+    return StoredImage(image, mask, original, remarks, mask_remarks)
 
 
-def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
-    """Return the CRC-32 of all names, types, shapes and values."""
-    crc = 0
+def _checksum(arrays: Mapping[str, np.ndarray], remarks: list[list[str]]) -> int:
+    """Return the CRC-32 of the remarks and of all names, types, shapes and values."""
+    crc = zlib.crc32(json.dumps(remarks).encode())
     for name in sorted(arrays):
         array = arrays[name]
         crc = zlib.crc32(array.data, zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc))
-    return str(crc)
+    return crc
 
 
 def _smallest(image: np.ndarray) -> np.ndarray:

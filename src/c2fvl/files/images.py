@@ -11,6 +11,7 @@ import io
 import logging
 import math
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -61,8 +62,7 @@ def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.
 def decode_image(data: bytes, path: Path | str, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
     """Decode the content of an image file as `read_image` does; errors name `path`."""
     pixels, header = _decode_pixels(data, path, max_pixels)
-    for remark in (*_remarks_on_header(header), *remarks_on_range(pixels)):
-        _warn_once(str(path), remark)
+    warn_once(path, (*_remarks_on_header(header), *remarks_on_range(pixels)))
     return unit_rgb(pixels)
 
 
@@ -97,6 +97,11 @@ def remarks_on_range(pixels: NDArray[Any]) -> tuple[str, ...]:
         )
         + " and save it again",
     )
+
+
+def remarks_on_header(data: bytes) -> tuple[str, ...]:
+    """Return what is odd about the header of an image file; `ValueError` where it has none."""
+    return _remarks_on_header(read_header(data))
 
 
 def _remarks_on_header(header: Header) -> tuple[str, ...]:
@@ -139,7 +144,13 @@ def read_spacing(path: Path | str | BinaryIO) -> tuple[float, float] | None:
     return (_MM_PER_INCH / down, _MM_PER_INCH / across)
 
 
-@functools.lru_cache(maxsize=4096)  # each remark once for each file
+def warn_once(path: Path | str, remarks: Iterable[str]) -> None:
+    """Log remarks on a file, each once for each file."""
+    for remark in remarks:
+        _warn_once(str(path), remark)
+
+
+@functools.lru_cache(maxsize=4096)
 def _warn_once(path: str, remark: str) -> None:
     _logger.warning("%s: %s", path, remark)
 
@@ -358,8 +369,7 @@ def _check_floating(pixels: NDArray[Any]) -> None:
 def _decode_grey(data: bytes, path: Path | str) -> NDArray[Any]:
     """Return one value per pixel (H, W) of a file that is grey or has equal channels."""
     pixels, header = _decode_pixels(data, path)
-    for remark in _remarks_on_header(header):
-        _warn_once(str(path), remark)
+    warn_once(path, _remarks_on_header(header))
     if pixels.ndim == 2:
         return pixels
     if (pixels[:, :, :1] != pixels[:, :, 1:]).any():
