@@ -45,7 +45,6 @@ def _add_model(sub: argparse.ArgumentParser) -> None:
 
 def _predict_options(sub: argparse.ArgumentParser) -> None:
     from c2fvl.inference.masks import THRESHOLD
-    from c2fvl.inference.save import OUTPUTS
 
     sub.add_argument(
         "images", nargs="*", metavar="FILE", help="images (PNG, JPEG, TIFF, DICOM, NIfTI), folders or glob patterns"
@@ -61,6 +60,26 @@ def _predict_options(sub: argparse.ArgumentParser) -> None:
         metavar="TABLE",
         help="table with the columns image, report and orientation; paths are relative to the table",
     )
+    sub.add_argument(
+        "--force-view", action="store_true", help="also segment lateral films, which are refused otherwise"
+    )
+    _add_outputs(sub)
+    sub.add_argument(
+        "--threshold",
+        type=float,
+        default=THRESHOLD,
+        help="a pixel is lesion from this probability on (default: %(default)s)",
+    )
+    add_device(sub)
+    add_batch_size(sub)
+    add_number(sub, "--workers", 1, "threads that read images, and as many that write masks")
+    add_json(sub, "one line per image")
+
+
+def _add_outputs(sub: argparse.ArgumentParser) -> None:
+    """Add what is written, and where."""
+    from c2fvl.inference.save import OUTPUTS
+
     sub.add_argument(
         "-o",
         "--out",
@@ -80,20 +99,18 @@ def _predict_options(sub: argparse.ArgumentParser) -> None:
         help="leave out images that this model has predicted into the folder with the same report and settings",
     )
     sub.add_argument(
-        "--force-view", action="store_true", help="also segment lateral films, which are refused otherwise"
+        "--keep-text", action="store_true", help="write the report that was given into the DICOM report (sr)"
     )
+    add_choice(
+        sub,
+        "--seg-geometry",
+        ("none", "synthetic"),
+        "none",
+        "synthetic gives the DICOM segmentation of a film a place in space, for programs that need one",
+    )
+    sub.add_argument("--deidentify", action="store_true", help="leave patient and study blank in DICOM results")
     sub.add_argument("--probability", action="store_true", help="also save the probability map as a 16-bit PNG")
     sub.add_argument("--overlay", action="store_true", help="also save the image with the mask drawn on it")
-    sub.add_argument(
-        "--threshold",
-        type=float,
-        default=THRESHOLD,
-        help="a pixel is lesion from this probability on (default: %(default)s)",
-    )
-    add_device(sub)
-    add_batch_size(sub)
-    add_number(sub, "--workers", 1, "threads that read images, and as many that write masks")
-    add_json(sub, "one line per image")
 
 
 def _predictor(options: argparse.Namespace, **arguments: Any) -> Any:
@@ -118,6 +135,7 @@ def _predictor(options: argparse.Namespace, **arguments: Any) -> Any:
 def run_predict(options: argparse.Namespace) -> int:
     """Run `c2fvl predict`; return its exit status."""
     from c2fvl.cli.terminal import TerminalProgress
+    from c2fvl.inference.outputs.endings import ClinicalOptions
     from c2fvl.inference.predictor import ONNX
     from c2fvl.inference.requests import collect
     from c2fvl.inference.save import check_outputs
@@ -140,6 +158,7 @@ def run_predict(options: argparse.Namespace) -> int:
     records = predict_to_folder(
         predictor, requests, options.out, orientation=options.orientation, outputs=outputs,
         skip_existing=options.skip_existing, workers=options.workers,
+        clinical=ClinicalOptions(options.keep_text, options.seg_geometry, options.deidentify),
     )  # fmt: skip
     table = SummaryTable(Path(options.out))
     with TerminalProgress("Segmenting", quiet=options.json or len(requests) == 1) as progress:

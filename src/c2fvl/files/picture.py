@@ -5,7 +5,7 @@ top, the patient's right at the left of the image, as radiographs are shown. A f
 when it is read, and everything that was computed is turned back by `to_file`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,11 @@ from numpy.typing import NDArray
 WINDOW_SOURCES = ("values", "voi_lut", "window", "modality_lut", "bits", "percentile", "given")
 """What decides which values are black and white: the stored values themselves (PNG, JPEG, TIFF), a table or a window
 of the file, the range of its bits, percentiles of the pixels, or the user."""
+CLINICAL_KINDS = ("dicom", "nifti")
+SIDES_ASSUMED = (
+    "The file does not say how the image lies; its left side is taken as the patient's right, as in standard display. "
+    "Check every side that is named here."
+)
 ORIENTATION_SOURCES = ("file", "assumed", "given")
 SPACING_SOURCES = ("calibrated", "magnification", "detector", "file", "given", "unknown")
 
@@ -44,6 +49,8 @@ class Picture:
     """Whether the pixels were compressed with loss."""
     warnings: tuple[str, ...] = ()
     """What a user must know before relying on the result, each a whole sentence."""
+    header: Any = field(default=None, repr=False, compare=False)
+    """The `pydicom.Dataset` of the file without its pixels, for results that refer to it; None for other kinds."""
 
     def to_file(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return a map (H, W) or (C, H, W) of this picture as it lies in the file."""
@@ -65,6 +72,12 @@ class Picture:
             values = values[..., ::-1, :]
         return np.ascontiguousarray(values)
 
+    @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """Return the warnings, and for a clinical file that does not say how it lies, that its sides are assumed."""
+        is_unsure = self.kind in CLINICAL_KINDS and self.orientation_source == "assumed"
+        return (*self.warnings, SIDES_ASSUMED) if is_unsure else self.warnings
+
     def as_record(self) -> dict[str, Any]:
         """Return what the record of a prediction says about the file."""
         return {
@@ -76,5 +89,5 @@ class Picture:
             "spacing_mm": None if self.spacing is None else list(self.spacing),
             "spacing_source": self.spacing_source,
             "lossy": self.lossy,
-            "warnings": list(self.warnings),
+            "warnings": list(self.all_warnings),
         }

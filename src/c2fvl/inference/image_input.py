@@ -11,13 +11,12 @@ from PIL import Image
 from c2fvl.data.image_cache import as_grey
 from c2fvl.files.dicom_film import read_film
 from c2fvl.files.images import remarks_on_range
-from c2fvl.files.picture import Picture
+from c2fvl.files.picture import CLINICAL_KINDS, Picture
 from c2fvl.files.read_picture import read_picture
 from c2fvl.reports.report import Report
 
 logger = logging.getLogger(__name__)
 
-CLINICAL_KINDS = ("dicom", "nifti")
 ImageInput = Any
 """A path, the bytes of a file, a pydicom dataset, a Pillow picture, an array, or a `Picture`."""
 _PILLOW_MODES = ("L", "RGB", "I;16", "I;16B", "I;16L", "F")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from c2fvl.files.picture import Picture
+from c2fvl.inference.outputs.endings import ClinicalOptions
 from c2fvl.metrics.confidence import estimated_dice
 from c2fvl.metrics.out_of_distribution import OodScore
 from c2fvl.reports.from_mask import zone_areas
@@ -101,7 +102,14 @@ class Prediction:
 
         return record_of(self)
 
-    def save(self, folder: str | Path, name: str, outputs: Sequence[str] = ("png", "json")) -> list[Path]:
+    def save(
+        self,
+        folder: str | Path,
+        name: str,
+        outputs: Sequence[str] = ("png", "json"),
+        *,
+        clinical: ClinicalOptions = ClinicalOptions(),
+    ) -> list[Path]:
         """Write the prediction to a folder as `name` with the endings of `outputs`; return the files.
 
         `outputs` are names of `c2fvl.inference.save.OUTPUTS`. Raises `ValueError` for an output that this image cannot
@@ -109,7 +117,7 @@ class Prediction:
         """
         from c2fvl.inference.save import save_prediction
 
-        return save_prediction(self, Path(folder), name, outputs)
+        return save_prediction(self, Path(folder), name, outputs, clinical=clinical)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,19 @@ from typing import Any
 from c2fvl.data.pictures import case_panel
 from c2fvl.files import storage
 from c2fvl.files.images import unit_rgb, write_image, write_labels, write_mask, write_probability
+from c2fvl.inference.outputs.endings import ENDINGS, ClinicalOptions
 from c2fvl.inference.prediction import Prediction
 
 OUTPUTS = {
     "png": "the mask as PNG, in the pixels of the file",
     "probability": "the probability as 16-bit PNG",
     "overlay": "a picture of the image and of the mask on it",
+    "seg": "the mask as DICOM segmentation",
+    "sc": "the mask drawn on the image, as DICOM secondary capture, for viewers that show no segmentation of a film",
+    "sr": "the finding as a DICOM report",
+    "measurements": "area and zones as a DICOM report of measurements (TID 1500)",
+    "nifti": "the mask as NIfTI",
+    "nrrd": "the mask as NRRD",
     "json": "the record",
 }
 """What can be written, in this order."""
@@ -25,6 +32,7 @@ def file_names(name: str, classes: Sequence[str], outputs: Sequence[str] = tuple
         "png": [".png"],
         "probability": [f"_probability{number}.png" for number in numbers],
         "overlay": ["_overlay.png"],
+        **{output: [ending] for output, ending in ENDINGS.items()},
         "json": [".json"],
     }
     return [f"{name}{ending}" for output in OUTPUTS if output in outputs for ending in endings[output]]
@@ -39,12 +47,23 @@ def check_outputs(outputs: Sequence[str]) -> tuple[str, ...]:
 
 
 def save_prediction(
-    prediction: Prediction, folder: Path, name: str, outputs: Sequence[str], *, record: dict[str, Any] | None = None
+    prediction: Prediction,
+    folder: Path,
+    name: str,
+    outputs: Sequence[str],
+    *,
+    record: dict[str, Any] | None = None,
+    clinical: ClinicalOptions = ClinicalOptions(),
 ) -> list[Path]:
     """Write the files of one image and return them; the record, of the prediction if none is given, comes last."""
     outputs = check_outputs(outputs)
     names = file_names(name, prediction.model.classes, outputs)
     several = len(prediction.model.classes) > 1
+    made = {}
+    if set(outputs) & set(ENDINGS):
+        from c2fvl.inference.outputs.of_prediction import clinical_files
+
+        made = clinical_files(prediction, outputs, clinical)
     storage.make_folder((folder / name).parent)
     if "png" in outputs:
         (write_labels if several else write_mask)(folder / f"{name}.png", prediction.mask)
@@ -54,6 +73,8 @@ def save_prediction(
             write_probability(folder / file, of_class)
     if "overlay" in outputs:
         write_image(folder / f"{name}_overlay.png", panel_of(prediction))
+    for output, data in made.items():
+        storage.write_bytes(folder / f"{name}{ENDINGS[output]}", data)
     if "json" in outputs:
         storage.write_json(folder / f"{name}.json", prediction.to_dict() if record is None else record)
     return [folder / file for file in names]

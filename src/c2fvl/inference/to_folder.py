@@ -9,6 +9,7 @@ from typing import Any
 from c2fvl.data.prefetch import prefetch
 from c2fvl.files import storage
 from c2fvl.inference.engine import Computed
+from c2fvl.inference.outputs.endings import ClinicalOptions
 from c2fvl.inference.prediction import Prepared
 from c2fvl.inference.predictor import Predictor
 from c2fvl.inference.requests import Request, check_names
@@ -23,6 +24,7 @@ def predict_to_folder(
     orientation: str | None = None,
     outputs: Sequence[str] = ("png", "json"),
     skip_existing: bool = False,
+    clinical: ClinicalOptions = ClinicalOptions(),
     workers: int = 1,
 ) -> Iterator[dict[str, Any]]:
     """Predict one image after another into `out` and yield the record of each, which is also written as `<name>.json`.
@@ -50,7 +52,7 @@ def predict_to_folder(
         return _Job(request, prepared)
 
     def write(job: _Job) -> dict[str, Any]:
-        return _write(predictor, job, out, outputs)
+        return _write(predictor, job, out, outputs, clinical)
 
     maximum = predictor.batch_size
     read = prefetch(prepare, requests, workers=workers, maximum=maximum)
@@ -120,7 +122,9 @@ def _computed(predictor: Predictor, images: Iterable[_Job]) -> Iterator[_Job]:
     yield from compute()
 
 
-def _write(predictor: Predictor, job: _Job, out: Path, outputs: Sequence[str]) -> dict[str, Any]:
+def _write(
+    predictor: Predictor, job: _Job, out: Path, outputs: Sequence[str], clinical: ClinicalOptions
+) -> dict[str, Any]:
     """Write the files of one image and return its record."""
     request = job.request
     if job.record is not None:
@@ -130,11 +134,11 @@ def _write(predictor: Predictor, job: _Job, out: Path, outputs: Sequence[str]) -
             (out / name).unlink(missing_ok=True)
     if job.prepared is None or job.found is None:
         return {"image": str(request.image), "error": job.error}
+    files = file_names(request.name, predictor.model.classes, outputs)
     try:
         prediction = predictor.finish(job.prepared, job.found)
+        record = {"image": str(request.image), "files": files, **prediction.to_dict()}
+        save_prediction(prediction, out, request.name, outputs, record=record, clinical=clinical)
     except ValueError as error:
         return {"image": str(request.image), "error": str(error)}
-    files = file_names(request.name, predictor.model.classes, outputs)
-    record = {"image": str(request.image), "files": files, **prediction.to_dict()}
-    save_prediction(prediction, out, request.name, outputs, record=record)
     return record

@@ -1,0 +1,109 @@
+"""The clinical files of one prediction: DICOM segmentation, overlay and reports, NIfTI and NRRD."""
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from c2fvl.data.cases import STRAY_FRACTION
+from c2fvl.data.pictures import overlay
+from c2fvl.files.images import unit_rgb
+from c2fvl.inference.outputs.endings import NEED_DICOM, ClinicalOptions
+from c2fvl.inference.outputs.measurement_report import measurements
+from c2fvl.inference.outputs.nifti_nrrd import grid_of_film, nifti, nrrd
+from c2fvl.inference.outputs.result_info import ResultInfo, patient_zones
+from c2fvl.inference.outputs.secondary_capture import secondary_capture
+from c2fvl.inference.outputs.seg import segmentation
+from c2fvl.inference.outputs.structured_report import report
+from c2fvl.inference.prediction import Prediction
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+
+def clinical_files(
+    prediction: Prediction, outputs: tuple[str, ...], options: ClinicalOptions = ClinicalOptions()
+) -> dict[str, bytes]:
+    """Return the content of each of the clinical outputs of a prediction, by their names.
+
+    Raises `ValueError` for a DICOM output of an image that is no DICOM file, and as the writers do.
+    """
+    header = prediction.picture.header
+    needing = [output for output in outputs if output in NEED_DICOM]
+    if needing and header is None:
+        raise ValueError(
+            f"{', '.join(needing)} can be written for DICOM files only, and this is {prediction.picture.kind}; leave "
+            "it out of --output-type"
+        )
+    about = info_of(prediction)
+    found: dict[str, bytes] = {}
+    if "seg" in outputs or "measurements" in outputs:
+        made = segmentation(
+            header, prediction.mask, about, geometry=options.geometry, deidentified=options.deidentified
+        )
+        if "seg" in outputs:
+            found["seg"] = _bytes_of(made)
+        if "measurements" in outputs:
+            area = prediction.to_dict()["area_mm2"]
+            found["measurements"] = _bytes_of(
+                measurements(header, made, about, area_mm2=area, deidentified=options.deidentified)
+            )
+    if "sc" in outputs:
+        found["sc"] = _bytes_of(
+            secondary_capture(header, overlay_in_file(prediction), about, deidentified=options.deidentified)
+        )
+    if "sr" in outputs:
+        found["sr"] = _bytes_of(
+            report(
+                header, sentence_of(prediction, about), about, given_report=prediction.given.sentence or "",
+                keep_text=options.keep_text, deidentified=options.deidentified,
+            )
+        )  # fmt: skip
+    if "nifti" in outputs or "nrrd" in outputs:
+        height, width = prediction.mask.shape
+        grid = grid_of_film((height, width), header)
+        found |= {name: write(prediction.mask, grid) for name, write in _GRIDDED.items() if name in outputs}
+    return found
+
+
+_GRIDDED = {"nifti": nifti, "nrrd": nrrd}
+
+
+def info_of(prediction: Prediction) -> ResultInfo:
+    """Return what clinical files say about the model and the result of a prediction."""
+    model, areas = prediction.model, prediction.areas
+    least = STRAY_FRACTION * sum(areas.values())
+    return ResultInfo(
+        model=model.name,
+        weights_sha256=model.weights_sha256 or "",
+        model_version=model.preset,
+        threshold=model.threshold,
+        trust=model.trust,
+        report_used=prediction.report is not None,
+        zones=patient_zones({zone: pixels if pixels > least else 0 for zone, pixels in areas.items()}),
+        estimated_dice=prediction.estimated_dice,
+        classes=model.classes,
+    )
+
+
+def sentence_of(prediction: Prediction, about: ResultInfo) -> str:
+    """Return what was found in one sentence, in which sides are the patient's."""
+    fraction = 100 * float(np.mean(prediction.mask > 0))
+    if not about.zones:
+        return "No lesion was segmented."
+    return f"Lesion segmented in the patient's {about.zones_in_words}; {fraction:.1f} % of the image."
+
+
+def overlay_in_file(prediction: Prediction) -> np.ndarray:
+    """Return the image with the mask drawn on it, (H, W, 3) uint8, as it lies in the file."""
+    picture = prediction.picture
+    drawn = overlay(
+        unit_rgb(picture.pixels), prediction.upright_mask, num_classes=len(prediction.model.classes), keep_size=True
+    )
+    return np.ascontiguousarray(np.moveaxis(picture.to_file(np.moveaxis(drawn, 2, 0)), 0, 2))
+
+
+def _bytes_of(dataset: "Dataset | Any") -> bytes:
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()

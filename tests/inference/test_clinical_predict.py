@@ -1,0 +1,115 @@
+"""A DICOM film through `c2fvl predict`: mask, record and clinical results, and what cannot be had."""
+
+import csv
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+pydicom = pytest.importorskip("pydicom")
+highdicom = pytest.importorskip("highdicom")
+
+from pydicom.data import get_testdata_file  # noqa: E402
+
+from c2fvl.cli.main import main  # noqa: E402
+from c2fvl.files.images import read_mask, write_image  # noqa: E402
+from c2fvl.files.picture import SIDES_ASSUMED  # noqa: E402
+from c2fvl.inference.outputs.endings import ClinicalOptions  # noqa: E402
+from c2fvl.inference.predictor import Predictor  # noqa: E402
+
+REPORT = "Consolidation in the left lower lobe."
+
+
+def film(name):
+    path = get_testdata_file(name, download=False)
+    if path is None:
+        pytest.skip(f"{name} of pydicom-data is not here")
+    return path
+
+
+@pytest.fixture(scope="module")
+def predicted(tmp_path_factory):
+    """The real chest film with every output."""
+    out = tmp_path_factory.mktemp("clinical")
+    types = "png,seg,sc,sr,measurements,nifti,nrrd"
+    command = ["predict", film("RG1_J2KR.dcm"), "--report", REPORT, "-o", str(out), "--output-type", types]
+    assert main(command) == 0
+    return out
+
+
+def test_the_record_of_a_chest_film(predicted):
+    record = json.loads((predicted / "RG1_J2KR.json").read_text())
+    source = record["source"]
+    assert (source["kind"], source["window_source"], source["orientation_source"]) == ("dicom", "window", "file")
+    assert (source["spacing_mm"], record["area_mm2"], source["warnings"]) == (None, None, [])
+    assert record["report"]["orientation_given"] == "patient"  # nobody said so
+    assert record["report"]["zones"] == ["image_right_lower"]
+    assert (record["height"], record["width"]) == (1955, 1841)
+    assert all(name.split("_")[0] == "image" for name in record["area_per_zone"])
+    assert all((predicted / name).is_file() for name in record["files"])
+
+
+def test_every_result_holds_the_same_mask(predicted):
+    import nibabel
+
+    mask = read_mask(predicted / "RG1_J2KR.png")
+    assert 0.05 < mask.mean() < 0.4
+    seg = highdicom.seg.segread(predicted / "RG1_J2KR_seg.dcm")
+    uid = pydicom.dcmread(film("RG1_J2KR.dcm"), stop_before_pixels=True).SOPInstanceUID
+    found = seg.get_pixels_by_source_instance([uid], combine_segments=True)[0]
+    assert np.array_equal(found, mask)
+    volume = np.asarray(nibabel.load(predicted / "RG1_J2KR.nii.gz").dataobj)
+    assert np.array_equal(volume[..., 0].T, mask)
+    drawn = pydicom.dcmread(predicted / "RG1_J2KR_sc.dcm").pixel_array
+    is_green = (drawn[..., 1].astype(int) - drawn[..., 0]) > 20
+    assert np.mean(is_green[mask == 1]) > 0.95 and np.mean(is_green[mask == 0]) < 0.02
+    said = pydicom.dcmread(predicted / "RG1_J2KR_sr.dcm").to_json()
+    assert "Lesion segmented in the patient's" in said and "Consolidation" not in said
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy of dicom3tools is not installed")
+def test_results_are_sound_dicom(predicted):
+    for file in sorted(predicted.glob("*.dcm")):
+        said = subprocess.run(["dciodvfy", str(file)], capture_output=True, text=True, check=False)
+        assert "Error" not in said.stdout + said.stderr, file.name
+
+
+def test_the_text_of_a_report_travels_only_where_it_is_asked_for(tmp_path):
+    found = Predictor("default")(film("RG1_UNCR.dcm"), REPORT)
+    found.save(tmp_path, "kept", ["sr"], clinical=ClinicalOptions(keep_text=True))
+    assert REPORT in pydicom.dcmread(tmp_path / "kept_sr.dcm").to_json()
+
+
+def test_a_mirrored_film_is_mirrored_in_and_back(tmp_path):
+    """The chest film stored with left and right exchanged, and saying so, gives the exchanged mask."""
+    stored = pydicom.dcmread(film("RG1_UNCR.dcm"))
+    turned = pydicom.dcmread(film("RG1_UNCR.dcm"))
+    turned.PatientOrientation = ["R", "F"]
+    turned.PixelData = np.ascontiguousarray(stored.pixel_array[:, ::-1]).tobytes()
+    predictor = Predictor("default")
+    plain, mirrored = predictor(stored, REPORT), predictor(turned, REPORT)
+    assert mirrored.picture.mirrored and not plain.picture.mirrored
+    assert np.array_equal(mirrored.mask, plain.mask[:, ::-1])
+    assert mirrored.areas == plain.areas
+    assert np.array_equal(mirrored.upright_mask, plain.mask)
+
+
+def test_unknown_sides_are_said(tmp_path, capsys):
+    unknown = pydicom.dcmread(film("RG1_UNCR.dcm"))
+    del unknown.PatientOrientation
+    unknown.save_as(tmp_path / "film")
+    assert main(["predict", str(tmp_path), "--report", REPORT, "-o", str(tmp_path / "out")]) == 0
+    assert "taken as the patient's right" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "film.json").read_text())["source"]["warnings"] == [SIDES_ASSUMED]
+
+
+def test_a_picture_that_is_no_dicom_has_no_dicom_results(tmp_path, capsys):
+    write_image(tmp_path / "in" / "a.png", np.full((64, 64), 90, np.uint8))
+    out = tmp_path / "out"
+    assert main(["predict", str(tmp_path / "in"), "-o", str(out), "--output-type", "png,seg"]) == 1
+    assert "seg can be written for DICOM files only, and this is png" in capsys.readouterr().err
+    assert [entry.name for entry in out.iterdir()] == ["predictions.csv"]
+    with (out / "predictions.csv").open(encoding="utf-8-sig", newline="") as file:
+        assert [row["status"] for row in csv.DictReader(file)] == ["failed"]
