@@ -71,7 +71,7 @@ def test_the_users_report_is_kept_only_when_wanted(tmp_path):
 def test_an_assumed_orientation_is_said():
     source = dicom("RG1_UNCR.dcm")
     del source.PatientOrientation
-    assert "right and left are assumed" in dict(texts(report(source, FINDING, ABOUT)))["Comment"]
+    assert "Right and left are assumed" in dict(texts(report(source, FINDING, ABOUT)))["Comment"]
     given = dataclasses.replace(ABOUT, orientation=("L", "F"))
     assert "assumed" not in dict(texts(report(source, FINDING, given)))["Comment"]
 

@@ -176,7 +176,17 @@ def test_a_picture_that_does_not_fit_is_refused(picture, reason):
         secondary_capture(dicom("CT_small.dcm"), picture, ABOUT)
 
 
-def test_a_source_in_colour_is_refused():
+@pytest.mark.parametrize("name", ["693_UNCR.dcm", "J2K_pixelrep_mismatch.dcm"])
+def test_slices_without_a_place_and_tilted_ones_have_an_overlay(name, tmp_path):
+    source = dicom(name)
+    made = written(secondary_capture(source, picture_of(source), ABOUT), tmp_path / "sc.dcm")
+    assert letter_at(made.pixel_array, "left") == "R"
+    assert validation_errors(tmp_path / "sc.dcm") == []
+
+
+@pytest.mark.parametrize("photometric", ["RGB", "PALETTE COLOR"])
+def test_a_source_in_colour_is_refused(photometric):
     source = dicom("SC_rgb_small_odd.dcm")
+    source.PhotometricInterpretation = photometric
     with pytest.raises(ValueError, match="in colour"):
         secondary_capture(source, picture_of(source), ABOUT)

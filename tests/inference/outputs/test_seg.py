@@ -2,11 +2,13 @@
 
 import copy
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
 from support.clinical_files import SECRETS, dicom, validation_errors, with_secrets, written
 
+from c2fvl.inference.outputs.encode import dicom_bytes
 from c2fvl.inference.outputs.result_info import ResultInfo, patient_zones
 from c2fvl.inference.outputs.seg import segmentation
 from c2fvl.reports.from_mask import zone_areas
@@ -167,7 +169,7 @@ def test_zones_are_on_the_patients_side_and_the_mask_in_the_grid_of_the_file(nam
     assert zones == {"rlower"}
     made = segmentation(source, mask, dataclasses.replace(ABOUT, zones=zones))
     assert regions_of(made) == [("281394001", "Right")]
-    assert made.SegmentSequence[0].SegmentDescription == "Patient's right lower zone"
+    assert made.SegmentSequence[0].SegmentDescription == "Of the patient: lower zone of lung, right."
     assert list(made.PatientOrientation) == list(source.PatientOrientation)
     assert (read_back(made, [source], tmp_path / "seg.dcm")[0] == mask).all()
 
@@ -179,6 +181,15 @@ def test_every_zone_has_its_code():
     assert sorted(regions_of(made)) == sorted(
         (code, side) for code in ("281392002", "281393007", "281394001") for side in ("Left", "Right")
     )
+
+
+@pytest.mark.parametrize(
+    ("zones", "side"), [(["rlower", "rupper"], ["Right"]), (["rlower", "lupper"], ["Bilateral"]), ([], [])]
+)
+def test_slices_have_a_side_and_no_zone_of_the_lung(zones, side):
+    source = dicom("CT_small.dcm")
+    made = segmentation(source, mask_of(source), dataclasses.replace(ABOUT, zones=frozenset(zones)))
+    assert regions_of(made) == [("39607008", *side)]
 
 
 def test_an_assumed_orientation_is_said_and_no_side_is_coded(tmp_path):
@@ -285,6 +296,29 @@ def test_odd_values_of_the_source_are_left_out(tmp_path):
     assert validation_errors(tmp_path / "seg.dcm") == []
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("SOPInstanceUID", "1.2.x"), ("StudyInstanceUID", "1.2.003"), ("PatientID", "9" * 80),
+                        ("AccessionNumber", "7" * 30), ("PatientName", "A" * 70)],
+)  # fmt: skip
+def test_identifiers_that_break_the_rules_are_repeated_but_not_logged(name, value, tmp_path, caplog):
+    source = dicom("dicomdirtests/77654033/CR1/6154")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        setattr(source, name, value)
+    mask = mask_of(source)
+    caplog.clear()
+    with caplog.at_level("DEBUG"):
+        data = dicom_bytes(segmentation(source, mask, ABOUT))
+    assert not caplog.records
+    assert value.encode() in data
+    (tmp_path / "seg.dcm").write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        read = highdicom.seg.segread(tmp_path / "seg.dcm")
+        found = read.get_pixels_by_source_instance([source.SOPInstanceUID], combine_segments=True)
+    assert (found[0] == mask).all()
+
+
 @pytest.mark.parametrize("thickness", [None, "", 0])
 def test_slices_without_a_thickness_are_read_back(thickness, tmp_path):
     sources = series()
@@ -327,7 +361,10 @@ def replaced(source, **values):
         (lambda s: [without(s[0], "StudyInstanceUID")], "no StudyInstanceUID"),
         (lambda s: [without(s[0], "ImagePositionPatient")], "no ImagePositionPatient"),
         (lambda s: [without(s[0], "FrameOfReferenceUID")], "no FrameOfReferenceUID"),
-        (lambda s: [replaced(s[0], PixelSpacing=[0, 0])], "two positive numbers"),
+        (lambda s: [replaced(s[0], PixelSpacing=[0, 0])], "no positive PixelSpacing"),
+        (lambda s: [dicom("MR_small.dcm")], "the source is MR Image Storage"),
+        (lambda s: [dicom("liver_1frame.dcm")], "the source is Segmentation Storage"),
+        (lambda s: [dicom("eCT_Supplemental.dcm")], "the source is Enhanced CT"),
         (lambda s: [replaced(s[0], NumberOfFrames=3)], "3 frames"),
         (lambda s: [s[0], replaced(s[1], SeriesInstanceUID="1.2.3")], "differ in SeriesInstanceUID"),
         (lambda s: [s[0], replaced(s[1], StudyInstanceUID="1.2.3")], "differ in StudyInstanceUID"),

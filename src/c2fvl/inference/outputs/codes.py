@@ -3,13 +3,13 @@
 SNOMED CT has an exact code for each height of a lung; the side is a modifier. Sides are always the patient's.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from c2fvl.reports.zones import HEIGHTS, ZONES, hand_of, height_of
+from c2fvl.reports.zones import HANDS, HEIGHTS, ZONES, hand_of, hands_of, height_of
 
 if TYPE_CHECKING:
-    from highdicom.sr import CodedConcept
+    from highdicom.sr import CodedConcept, FindingSite
 
 Triple = tuple[str, str, str]
 """Value, scheme and meaning of a code."""
@@ -55,34 +55,43 @@ def class_codes(name: str) -> "tuple[CodedConcept, CodedConcept]":
     return concept(_BODY), concept((value or "CLASS", OWN_SCHEME, name[:64]))
 
 
-def anatomic_regions(zones: Collection[str], *, has_sides: bool = True) -> "list[CodedConcept]":
-    """Return the regions of some zones of the patient, each with its side; the lung without a side if there are none.
+def places_of(zones: Collection[str], *, has_sides: bool, has_heights: bool) -> list[tuple[Triple, str]]:
+    """Return the region of each of some zones of the patient, and its side: "left", "right", "bilateral" or "".
 
-    Without `has_sides`, where nobody knows the orientation of the image, the heights are returned alone.
+    Without `has_sides`, where nobody knows which side an image shows, the heights are returned alone. Without
+    `has_heights`, as on slices, whose zones are not those of a lung, the lung is returned with its side. The lung alone
+    is returned where nothing is known.
     """
-    if not zones:
-        return [concept(_LUNG)]
-    if not has_sides:
+    if has_sides and has_heights and zones:
+        return [(_ZONES[height_of(zone)], hand_of(zone)) for zone in ZONES if zone in zones]
+    if has_heights and zones:
         heights = {height_of(zone) for zone in zones}
-        return [concept(_ZONES[height]) for height in HEIGHTS if height in heights]
-    return [_sided(_ZONES[height_of(zone)], hand_of(zone)) for zone in ZONES if zone in zones]
+        return [(_ZONES[height], "") for height in HEIGHTS if height in heights]
+    hands = hands_of(zones) if has_sides else set()
+    return [(_LUNG, "bilateral" if len(hands) == len(HANDS) else next(iter(hands), ""))]
 
 
-def sites(zones: Collection[str], *, has_sides: bool = True) -> "list[tuple[CodedConcept, CodedConcept | None]]":
-    """Return the same regions as `anatomic_regions`, each with its side apart, as reports want it."""
+def regions(places: Sequence[tuple[Triple, str]]) -> "list[CodedConcept]":
+    """Return places as anatomic regions, the side as a modifier in each."""
     found = []
-    for region in anatomic_regions(zones, has_sides=has_sides):
-        modifiers = region.get("AnatomicRegionModifierSequence")
-        if modifiers:
-            del region.AnatomicRegionModifierSequence
-        found.append((region, modifiers[0] if modifiers else None))
+    for place, hand in places:
+        region = concept(place)
+        if hand:
+            region.AnatomicRegionModifierSequence = [concept(_SIDES[hand])]
+        found.append(region)
     return found
 
 
-def _sided(region: Triple, hand: str) -> "CodedConcept":
-    sided = concept(region)
-    sided.AnatomicRegionModifierSequence = [concept(_SIDES[hand])]
-    return sided
+def sites(places: Sequence[tuple[Triple, str]]) -> "list[FindingSite]":
+    """Return places as finding sites of a report."""
+    from highdicom.sr import FindingSite
+
+    return [FindingSite(concept(place), concept(_SIDES[hand]) if hand else None) for place, hand in places]
+
+
+def in_words(places: Sequence[tuple[Triple, str]]) -> str:
+    """Return places in words: "upper zone of lung, left"."""
+    return "; ".join(f"{meaning.lower()}{f', {hand}' * bool(hand)}" for (_, _, meaning), hand in places)
 
 
 def concept(code: Triple) -> "CodedConcept":

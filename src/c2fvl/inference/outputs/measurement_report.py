@@ -1,15 +1,15 @@
 """Measurements of a lesion as a DICOM measurement report (TID 1500), for programs that read numbers with codes."""
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from c2fvl.inference.outputs.codes import OWN_SCHEME, Triple, concept, is_lesion, sites
+from c2fvl.inference.outputs.codes import OWN_SCHEME, Triple, concept, is_lesion, places_of, sites
 from c2fvl.inference.outputs.equipment import SERIES_NUMBERS, algorithm_name, equipment, mark_deidentified
 from c2fvl.inference.outputs.result_info import RESEARCH_ONLY, ResultInfo
-from c2fvl.inference.outputs.source import Source, explained, new_uid, orientation_of, read_source
+from c2fvl.inference.outputs.sides import has_sides, orientation_of
+from c2fvl.inference.outputs.source import Source, explained, new_uid, read_source, tolerant
 from c2fvl.inference.outputs.structured_report import ENGLISH, observation_context
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ _ESTIMATED_DICE, _NO_UNIT = ("EST_DICE", OWN_SCHEME, "Estimated Dice coefficient
 _AI = ("123110", "DCM", "Artificial Intelligence")
 
 
+@tolerant
 def measurements(
     source: "Dataset | Sequence[Dataset]",
     segmentation: "Dataset",
@@ -54,15 +55,13 @@ def measurements(
         ],
         language_of_content_item_and_descendants=highdicom.sr.LanguageOfContentItemAndDescendants(concept(ENGLISH)),
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # names without a caret, which are the patient's
-        made = highdicom.sr.ComprehensiveSR(
-            evidence=[*read.headers, segmentation],
-            content=content,
-            series_number=SERIES_NUMBERS["measurements"],
-            series_description=f"c2fvl measurements ({RESEARCH_ONLY})"[:64],
-            **equipment(about),
-        )
+    made = highdicom.sr.ComprehensiveSR(
+        evidence=[*read.headers, segmentation],
+        content=content,
+        series_number=SERIES_NUMBERS["measurements"],
+        series_description=f"c2fvl measurements ({RESEARCH_ONLY})"[:64],
+        **equipment(about),
+    )
     if deidentified:
         mark_deidentified(made)
     return made
@@ -106,16 +105,16 @@ def _values(about: ResultInfo, name: Triple, value: float | None, unit: Triple) 
 
 def _described(about: ResultInfo, read: Source) -> dict[str, Any]:
     """Return what every group says: its tracking, the algorithm, what is looked for, and where."""
-    from highdicom.sr import AlgorithmIdentification, FindingSite, TrackingIdentifier
+    from highdicom.sr import AlgorithmIdentification, TrackingIdentifier
 
     name, version = algorithm_name(about)
-    has_sides = orientation_of(read.first, about.orientation) is not None
+    sided = has_sides(orientation_of(read.first, about.orientation))
     return {
         "tracking_identifier": TrackingIdentifier(uid=new_uid(), identifier="c2fvl lesion"),
         "algorithm_id": AlgorithmIdentification(
             name, version, [f"{key}={value}" for key, value in about.settings.items()], concept(_AI)
         ),
-        "finding_sites": [FindingSite(place, side) for place, side in sites(about.zones, has_sides=has_sides)],
+        "finding_sites": sites(places_of(about.zones, has_sides=sided, has_heights=not read.are_slices)),
     }
 
 

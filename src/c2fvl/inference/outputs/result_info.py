@@ -1,12 +1,22 @@
 """What a clinical file says about the model and the result that it holds."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from c2fvl.reports.zones import HANDS, ZONES, hands_of, mirrored, zones_in_words
+from c2fvl.files.picture import Picture
+from c2fvl.reports.zones import ZONES, mirrored
 from c2fvl.version import __version__
 
+if TYPE_CHECKING:
+    from c2fvl.inference.prediction import Prediction
+
 RESEARCH_ONLY = "AI result, research use only, not for diagnosis"
+
+Orientation = tuple[str, str]
+"""Where the rows and the columns of a file run in the patient, as in PatientOrientation: ("L", "F") is upright."""
+_AXES = {"L": "side", "R": "side", "A": "depth", "P": "depth", "H": "height", "F": "height"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,7 @@ class ResultInfo:
     """The Dice that the model estimates for its mask."""
     classes: tuple[str, ...] = ("lesion",)
     """The names of the classes of the mask, from 1 on."""
-    orientation: tuple[str, str] | None = None
+    orientation: Orientation | None = None
     """What the user gave in place of the file's PatientOrientation, such as ("L", "F"); None to read the file."""
     package_version: str = __version__
 
@@ -41,17 +51,11 @@ class ResultInfo:
             raise ValueError(f"there is no zone {', '.join(unknown)}; expected some of {', '.join(ZONES)}")
         if not self.classes:
             raise ValueError("the result names no class; give at least one, such as 'lesion'")
-
-    @property
-    def side(self) -> str:
-        """Return the patient's side with lesion: "left", "right", "bilateral", or "" without zones."""
-        hands = hands_of(self.zones)
-        return "bilateral" if len(hands) == len(HANDS) else next(iter(hands), "")
-
-    @property
-    def zones_in_words(self) -> str:
-        """Return the zones in words, of the patient: "right lung, left upper zone"; "" without zones."""
-        return ", ".join(zones_in_words(self.zones))
+        if self.orientation is not None and not are_directions(self.orientation):
+            raise ValueError(
+                f"the orientation is {self.orientation}; expected where the rows and the columns run, such as "
+                "('L', 'F')"
+            )
 
     @property
     def settings(self) -> dict[str, str]:
@@ -65,9 +69,45 @@ class ResultInfo:
         }
 
 
+def are_directions(values: Sequence[str]) -> bool:
+    """Tell whether two values are directions in the patient as DICOM writes them, of two different axes."""
+    if len(values) != 2 or not all(re.fullmatch("[LRAPHF]{1,3}", value) for value in values):
+        return False
+    return len(axes_of((values[0], values[1]))) == 2
+
+
+def axes_of(orientation: Orientation) -> set[str]:
+    """Return the axes of the patient along which an image lies: two of "side", "depth" and "height"."""
+    return {_AXES[direction[0]] for direction in orientation}
+
+
 def patient_zones(areas: Mapping[str, int]) -> frozenset[str]:
     """Return the zones with lesion, of the patient, from the pixels in each zone of an upright image.
 
     The left of an upright image is the patient's right, so every zone changes its side.
     """
     return frozenset(mirrored(zone) for zone, pixels in areas.items() if pixels)
+
+
+def orientation_of_picture(picture: Picture) -> Orientation | None:
+    """Return where the rows and the columns of the file of a picture run in the patient; None if that is assumed."""
+    if picture.orientation_source == "assumed":
+        return None
+    across, down = "R" if picture.mirrored else "L", "H" if picture.flipped else "F"
+    return (down, across) if picture.transposed else (across, down)
+
+
+def info_of(prediction: "Prediction") -> ResultInfo:
+    """Return what a clinical file says about a prediction of an image that was read upright."""
+    model = prediction.model
+    return ResultInfo(
+        model=model.name,
+        weights_sha256=model.weights_sha256 or "",
+        threshold=model.threshold,
+        trust=model.trust,
+        report_used=prediction.report is not None and model.trust != 0,
+        zones=patient_zones(prediction.areas),
+        estimated_dice=prediction.estimated_dice,
+        classes=model.classes,
+        orientation=orientation_of_picture(prediction.picture),
+    )

@@ -5,7 +5,6 @@ the source: R and L of the patient and what the picture is are written on it.
 """
 
 import textwrap
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from c2fvl.inference.outputs.codes import IS_SOURCE, concept
 from c2fvl.inference.outputs.equipment import SERIES_NUMBERS, copy_lossy_compression, equipment, mark_deidentified
-from c2fvl.inference.outputs.result_info import RESEARCH_ONLY, ResultInfo
-from c2fvl.inference.outputs.source import SIDES_ASSUMED, Source, explained, orientation_of, read_source
+from c2fvl.inference.outputs.result_info import RESEARCH_ONLY, Orientation, ResultInfo
+from c2fvl.inference.outputs.sides import ASSUMED, orientation_of
+from c2fvl.inference.outputs.source import Source, explained, read_source, tolerant
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -26,6 +26,7 @@ _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 _OPPOSITE = {"L": "R", "R": "L"}
 
 
+@tolerant
 def secondary_capture(
     source: "Dataset", picture: NDArray[np.uint8], about: ResultInfo, *, deidentified: bool = False
 ) -> "Dataset":
@@ -39,27 +40,24 @@ def secondary_capture(
     with explained():
         import highdicom
         from pydicom.uid import JPEGLSLossless
-    read = read_source(source, deidentified=deidentified)
+    read = read_source(source, deidentified=deidentified, needs_place=False)
     _check_picture(picture, read)
     orientation = orientation_of(read.first, about.orientation)
     drawn = mark(picture, orientation)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # names without a caret, which are the patient's
-        made = highdicom.sc.SCImage.from_ref_dataset(
-            read.first,
-            drawn,
-            "RGB",
-            8,
-            coordinate_system="PATIENT",
-            patient_orientation=orientation or ("L", "F"),
-            series_number=SERIES_NUMBERS["sc"],
-            series_description=f"c2fvl overlay ({RESEARCH_ONLY})"[:64],
-            specific_character_set="ISO_IR 192",
-            transfer_syntax_uid=JPEGLSLossless,
-            **equipment(about),
-        )
-    if orientation is None:
-        made.PatientOrientation = []
+    made = highdicom.sc.SCImage.from_ref_dataset(
+        read.first,
+        drawn,
+        "RGB",
+        8,
+        coordinate_system="PATIENT",
+        patient_orientation=("L", "F"),  # replaced below, since highdicom knows few combinations of letters
+        series_number=SERIES_NUMBERS["sc"],
+        series_description=f"c2fvl overlay ({RESEARCH_ONLY})"[:64],
+        specific_character_set="ISO_IR 192",
+        transfer_syntax_uid=JPEGLSLossless,
+        **equipment(about),
+    )
+    made.PatientOrientation = list(orientation or ())
     made.Laterality = str(read.first.get("Laterality") or "")
     made.ConversionType = "WSD"
     made.BurnedInAnnotation = "YES"
@@ -71,7 +69,7 @@ def secondary_capture(
     return made
 
 
-def mark(picture: NDArray[np.uint8], orientation: tuple[str, str] | None) -> NDArray[np.uint8]:
+def mark(picture: NDArray[np.uint8], orientation: Orientation | None) -> NDArray[np.uint8]:
     """Return a picture (H, W, 3) with R and L of the patient and the warning of use, magnified if it is small.
 
     `orientation` is that of the file, such as ("R", "F"). Without one, the usual display is assumed and said.
@@ -85,11 +83,11 @@ def mark(picture: NDArray[np.uint8], orientation: tuple[str, str] | None) -> NDA
     font, stroke = ImageFont.load_default(size=font_size), max(1, font_size // 12)
     for letter, place, anchor in _letters(orientation or ("L", "F"), canvas.size):
         pen.text(place, letter, font=font, anchor=anchor, fill=_WHITE, stroke_width=stroke, stroke_fill=_BLACK)
-    _write_lines(pen, [RESEARCH_ONLY] if orientation else [RESEARCH_ONLY, SIDES_ASSUMED], canvas.size)
+    _write_lines(pen, [RESEARCH_ONLY] if orientation else [RESEARCH_ONLY, ASSUMED.capitalize()], canvas.size)
     return np.array(canvas)
 
 
-def _letters(orientation: tuple[str, str], size: tuple[int, int]) -> list[tuple[str, tuple[int, int], str]]:
+def _letters(orientation: Orientation, size: tuple[int, int]) -> list[tuple[str, tuple[int, int], str]]:
     """Return each letter with its place on a picture of (width, height), and which of its points lies there.
 
     An axis that runs neither to the left nor to the right of the patient has no letters.
@@ -123,7 +121,7 @@ def _write_lines(pen: ImageDraw.ImageDraw, lines: list[str], size: tuple[int, in
 
 
 def _check_picture(picture: NDArray[Any], read: Source) -> None:
-    if read.are_slices is False and int(read.first.get("SamplesPerPixel") or 1) != 1:
+    if not str(read.first.get("PhotometricInterpretation")).startswith("MONOCHROME"):
         raise ValueError(
             "the source image is in colour, and its colours could be taken for the result; use the mask or the "
             "segmentation"

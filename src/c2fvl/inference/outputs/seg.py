@@ -1,6 +1,5 @@
 """A mask as a DICOM segmentation (SEG) that refers to its source image."""
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2fvl.data.pictures import class_colour
-from c2fvl.inference.outputs.codes import anatomic_regions, class_codes, is_lesion
+from c2fvl.inference.outputs.codes import class_codes, in_words, is_lesion, places_of, regions
 from c2fvl.inference.outputs.equipment import (
     SERIES_NUMBERS,
     algorithm,
@@ -16,16 +15,17 @@ from c2fvl.inference.outputs.equipment import (
     equipment,
     mark_deidentified,
 )
-from c2fvl.inference.outputs.result_info import RESEARCH_ONLY, ResultInfo
+from c2fvl.inference.outputs.result_info import RESEARCH_ONLY, Orientation, ResultInfo
+from c2fvl.inference.outputs.sides import has_sides, orientation_of, remark_on_sides
 from c2fvl.inference.outputs.source import (
-    SIDES_ASSUMED,
+    SPACINGS,
     Source,
     explained,
     new_uid,
-    orientation_of,
     read_source,
     spacing_in_viewers,
     spacing_of_film,
+    tolerant,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 GEOMETRIES = ("none", "synthetic")
 
 
+@tolerant
 def segmentation(
     source: "Dataset | Sequence[Dataset]",
     mask: NDArray[Any],
@@ -60,22 +61,20 @@ def segmentation(
     orientation = orientation_of(read.first, about.orientation)
     if not read.are_slices:
         _place_film(read.first, synthetic=geometry == "synthetic")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # names without a caret, which are the patient's
-        made = highdicom.seg.Segmentation(
-            source_images=read.headers,
-            pixel_array=_by_class(planes, len(about.classes)),
-            segmentation_type="BINARY",
-            segment_descriptions=_segments(about, orientation),
-            series_number=SERIES_NUMBERS["seg"],
-            content_label="C2FVL_LESION",
-            content_description=_description(about, orientation, read.are_slices, geometry),
-            content_creator_name="C2FVL^",
-            content_qualification="RESEARCH",
-            series_description=f"c2fvl mask ({RESEARCH_ONLY})"[:64],
-            omit_empty_frames=read.are_slices and bool(planes.any()),
-            **equipment(about),
-        )
+    made = highdicom.seg.Segmentation(
+        source_images=read.headers,
+        pixel_array=_by_class(planes, len(about.classes)),
+        segmentation_type="BINARY",
+        segment_descriptions=_segments(about, orientation, read.are_slices),
+        series_number=SERIES_NUMBERS["seg"],
+        content_label="C2FVL_LESION",
+        content_description=_description(read.are_slices, geometry),
+        content_creator_name="C2FVL^",
+        content_qualification="RESEARCH",
+        series_description=f"c2fvl mask ({RESEARCH_ONLY})"[:64],
+        omit_empty_frames=read.are_slices and bool(planes.any()),
+        **equipment(about),
+    )
     if not read.are_slices:
         made.PatientOrientation = list(orientation or ())
     if len(read.headers) == 1:
@@ -119,10 +118,12 @@ def _by_class(planes: NDArray[np.uint8], num_classes: int) -> NDArray[np.uint8]:
     return np.stack([planes == number for number in range(1, num_classes + 1)], axis=-1).astype(np.uint8)
 
 
-def _segments(about: ResultInfo, orientation: tuple[str, str] | None) -> "list[SegmentDescription]":
+def _segments(about: ResultInfo, orientation: Orientation | None, are_slices: bool) -> "list[SegmentDescription]":
     from highdicom.color import CIELabColor
     from highdicom.seg import SegmentDescription
 
+    places = places_of(about.zones, has_sides=has_sides(orientation), has_heights=not are_slices)
+    remark = remark_on_sides(orientation)
     segments = []
     for number, name in enumerate(about.classes, start=1):
         category, kind = class_codes(name)
@@ -136,26 +137,17 @@ def _segments(about: ResultInfo, orientation: tuple[str, str] | None) -> "list[S
             algorithm_identification=algorithm(about),
             tracking_uid=new_uid(),
             tracking_id=f"c2fvl {name}"[:64],
-            anatomic_regions=anatomic_regions(about.zones, has_sides=orientation is not None)
-            if is_the_lesion
-            else None,
+            anatomic_regions=regions(places) if is_the_lesion else None,
             display_color=CIELabColor.from_rgb(*class_colour(number)),
         )
         if is_the_lesion and about.zones:
-            segment.SegmentDescription = _where(about, orientation)
+            where = f"Of the patient: {in_words(places)}"
+            segment.SegmentDescription = f"{where}. No side is coded: {remark}." if remark else f"{where}."
         segments.append(segment)
     return segments
 
 
-def _where(about: ResultInfo, orientation: tuple[str, str] | None) -> str:
-    """Return the zones in words; with the reservation where the orientation of the image is assumed."""
-    text = f"Patient's {about.zones_in_words}"
-    if orientation is None:
-        text += f"; {SIDES_ASSUMED}, so no side is coded"
-    return text
-
-
-def _description(about: ResultInfo, orientation: tuple[str, str] | None, are_slices: bool, geometry: str) -> str:
+def _description(are_slices: bool, geometry: str) -> str:
     """Return what the file is, in at most 64 characters."""
     if not are_slices and geometry == "synthetic":
         return "AI lesion mask, research use only; synthetic geometry"
@@ -169,7 +161,7 @@ def _place_film(header: "Dataset", *, synthetic: bool) -> None:
     out. The synthetic place is the one at which ITK shows the image.
     """
     spacing = spacing_in_viewers(header) if synthetic else spacing_of_film(header)
-    for name in ("PixelSpacing", "ImagerPixelSpacing", "PixelSpacingCalibrationType", "NominalScannedPixelSpacing"):
+    for name in SPACINGS:
         if name in header:
             del header[name]
     if spacing is not None:

@@ -8,21 +8,24 @@ with the attributes named here. Attributes that the standard wants but lets be e
 import contextlib
 import functools
 import hashlib
+import logging
 import os
 import re
 import uuid
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
+
+from c2fvl.files.dicom_headers import numbers, quiet, value, whole
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+P = ParamSpec("P")
+R = TypeVar("R")
 NOT_INSTALLED = "DICOM results need pydicom and highdicom, which are not installed: pip install 'c2fvl[dicom]'"
-SIDES_ASSUMED = "right and left are assumed: the file states no orientation"
 DEIDENTIFICATION = "c2fvl: patient and study blank, new UIDs"
 
 _IDENTIFYING = (
@@ -32,23 +35,32 @@ _IDENTIFYING = (
 """Identifiers of patient and study, by which an archive finds where a result belongs."""
 _NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
 _DESCRIBING = (
-    "Modality", "SeriesNumber", "InstanceNumber", "Laterality", "ImageLaterality", "PatientOrientation",
+    "Modality", "SeriesNumber", "InstanceNumber", "Laterality", "PatientOrientation", "AnatomicalOrientationType",
     "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
 )  # fmt: skip
 _OF_SLICES = ("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 _UIDS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 _BLANK = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
           "StudyTime", "ReferringPhysicianName", "Modality")  # fmt: skip
 _FORMS = {
     "PatientBirthDate": r"\d{8}",
     "PatientSex": "[MFO]",
+    "Laterality": "[LR]",
     "StudyDate": r"\d{8}",
     "StudyTime": r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?",
 }
 """Values of another form are left out, because no writer accepts them."""
-_SLICE_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.128")
-"""CT, MR and PET images, which lie in space."""
+_CT = "1.2.840.10008.5.1.4.1.1.2"
+_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.1": "CR",
+    "1.2.840.10008.5.1.4.1.1.1.1": "DX",
+    "1.2.840.10008.5.1.4.1.1.1.1.1": "DX for processing",
+    "1.2.840.10008.5.1.4.1.1.7": "secondary capture",
+    _CT: "CT",
+}
+"""The SOP classes of images to which a result can refer."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +82,37 @@ class Source:
         return int(self.first.Rows), int(self.first.Columns)
 
 
-def read_source(images: "Dataset | Sequence[Dataset]", *, deidentified: bool = False) -> Source:
+def tolerant(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function take odd values of a source as they are: names without a caret, identifiers that are too long.
+
+    A result must repeat them to be found. pydicom and highdicom write them into warnings and logs, where a patient's
+    name must not be.
+    """
+
+    @functools.wraps(function)
+    def silenced(*args: P.args, **kwargs: P.kwargs) -> R:
+        with quiet():  # one thread at a time, so that the levels are put back
+            levels = {logger: logger.level for logger in map(logging.getLogger, ("pydicom", "highdicom"))}
+            try:
+                for logger in levels:
+                    logger.setLevel(logging.ERROR)
+                return function(*args, **kwargs)
+            finally:
+                for logger, level in levels.items():
+                    logger.setLevel(level)
+
+    return silenced
+
+
+@tolerant
+def read_source(
+    images: "Dataset | Sequence[Dataset]", *, deidentified: bool = False, needs_place: bool = True
+) -> Source:
     """Return the cleaned headers of one projection image or of the slices of one series.
 
-    `deidentified` blanks the identifiers and dates, and replaces each UID by a new one, the same for the same UID as
-    long as the process runs. Raises `ValueError` for several series, images of several sizes, multi-frame images and
+    With `needs_place`, slices must say where they lie, and several images must be slices. `deidentified` blanks the
+    identifiers and dates, and replaces each UID by a new one, the same for the same UID as long as the process runs.
+    Raises `ValueError` for several series, images of several sizes, multi-frame images, images of other kinds, and
     missing attributes that cannot be blank.
     """
     with explained():
@@ -82,17 +120,17 @@ def read_source(images: "Dataset | Sequence[Dataset]", *, deidentified: bool = F
     given = [images] if isinstance(images, Dataset) else list(images)
     if not given:
         raise ValueError("there is no source image; give the dataset that was segmented")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd values of the source, which were said when it was read
-        for image in given:
-            _check(image)
-        slices = [_lies_in_space(image) for image in given]
-        if len(given) > 1:
-            _check_series(given, slices)
-        headers = [_cleaned(image, slices[0], deidentified) for image in given]
-    if slices[0]:
+    for image in given:
+        _check(image)
+    are_slices = all(_lies_in_space(image, needs_place) for image in given)
+    if len(given) > 1:
+        _check_series(given)
+        if needs_place and not are_slices:
+            raise ValueError(f"{len(given)} projection images were given; make one result for each image")
+    headers = [_cleaned(image, are_slices, deidentified) for image in given]
+    if are_slices:
         _add_thickness(headers, given)
-    return Source(headers, slices[0])
+    return Source(headers, are_slices)
 
 
 @contextlib.contextmanager
@@ -109,22 +147,6 @@ def new_uid() -> str:
     from pydicom.uid import generate_uid
 
     return str(generate_uid(prefix=None))
-
-
-def orientation_of(header: "Dataset", given: tuple[str, str] | None = None) -> tuple[str, str] | None:
-    """Return where the rows and the columns of an image run in the patient, such as ("L", "F"); None if unknown.
-
-    `given` replaces what the header says. The first value is the direction from the first to the last column.
-    """
-    if given is not None:
-        return given
-    stated = header.get("PatientOrientation")
-    if stated and not isinstance(stated, str) and len(stated) == 2 and all(stated):
-        return str(stated[0]), str(stated[1])
-    vectors = [float(value) for value in header.get("ImageOrientationPatient") or []]
-    if len(vectors) == 6:
-        return _letters(vectors[:3]), _letters(vectors[3:])
-    return None
 
 
 def spacing_of_film(header: "Dataset") -> tuple[float, float] | None:
@@ -147,54 +169,42 @@ def spacing_in_viewers(header: "Dataset") -> tuple[float, float]:
 
 
 def _spacing(header: "Dataset", name: str) -> tuple[float, float] | None:
-    try:
-        rows, columns = (float(value) for value in header.get(name) or ())
-    except (TypeError, ValueError):
-        return None
-    return (rows, columns) if 0 < rows < np.inf and 0 < columns < np.inf else None
-
-
-def _letters(direction: Sequence[float]) -> str:
-    """Return the letters of a direction in the patient, the strongest first."""
-    names = (("L", "R"), ("P", "A"), ("H", "F"))
-    order = sorted(range(3), key=lambda axis: -abs(direction[axis]))
-    return "".join(names[axis][direction[axis] < 0] for axis in order if abs(direction[axis]) > 1e-4)
+    found = numbers(header, name)
+    return (found[0], found[1]) if len(found) == 2 and min(found) > 0 else None
 
 
 def _check(image: "Dataset") -> None:
-    missing = [name for name in _NEEDED if image.get(name) in (None, "")]
+    missing = [name for name in _NEEDED if value(image, name) is None]
     if missing:
         raise ValueError(
             f"the source image has no {', '.join(missing)}, without which no result can refer to it; take the image "
             "as the archive gives it"
         )
-    frames = int(image.get("NumberOfFrames") or 1)
+    if str(image.SOPClassUID) not in _CLASSES:
+        kind = getattr(image.SOPClassUID, "name", image.SOPClassUID)
+        raise ValueError(f"the source is {kind}; a result can refer to {', '.join(_CLASSES.values())} images")
+    frames = whole(image, "NumberOfFrames", 1)
     if frames > 1:
         raise ValueError(
             f"the source image has {frames} frames; a result can refer to single-frame images only; split it into them"
         )
 
 
-def _lies_in_space(image: "Dataset") -> bool:
-    missing = [name for name in _OF_SLICES if not image.get(name)]
-    if not missing:
-        spacing = _spacing(image, "PixelSpacing")
-        if spacing is None:
-            raise ValueError(f"the slice has the PixelSpacing {image.PixelSpacing}; expected two positive numbers")
-        return True
-    if str(image.SOPClassUID) in _SLICE_CLASSES:
+def _lies_in_space(image: "Dataset", needs_place: bool) -> bool:
+    missing = [name for name in _OF_SLICES if value(image, name) is None]
+    if not missing and _spacing(image, "PixelSpacing") is None:
+        missing = ["positive PixelSpacing"]
+    if missing and needs_place and str(image.SOPClassUID) == _CT:
         raise ValueError(
-            f"the slice {image.SOPInstanceUID} has no {', '.join(missing)}, so its place in the patient is unknown; "
-            "take the slice as the archive gives it"
+            f"the CT slice has no {', '.join(missing)}, so its place in the patient is unknown; take the slice as the "
+            "archive gives it"
         )
-    return False
+    return not missing
 
 
-def _check_series(given: "Sequence[Dataset]", slices: Sequence[bool]) -> None:
-    if not all(slices):
-        raise ValueError(f"{len(given)} projection images were given; make one result for each image")
+def _check_series(given: "Sequence[Dataset]") -> None:
     for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID"):
-        if len({str(image[name].value) for image in given}) > 1:
+        if len({str(image.get(name, "")) for image in given}) > 1:
             raise ValueError(f"the source images differ in {name}; give the slices of one series")
     sizes = {(int(image.Rows), int(image.Columns)) for image in given}
     if len(sizes) > 1:
@@ -212,14 +222,13 @@ def _cleaned(image: "Dataset", is_slice: bool, deidentified: bool) -> "Dataset":
         setattr(header, name, "")
     kept: tuple[str, ...] = (*_NEEDED, *_DESCRIBING, *(_OF_SLICES if is_slice else ()))
     for name in kept if deidentified else (*kept, *_IDENTIFYING):
-        value = _readable(image, name)
-        if value not in (None, "", []):
-            setattr(header, name, value)
+        found = _readable(image, name)
+        if found not in (None, "", []):
+            setattr(header, name, found)
     if not is_slice:
-        for name in ("PixelSpacing", "ImagerPixelSpacing", "PixelSpacingCalibrationType", "NominalScannedPixelSpacing"):
-            value = _readable(image, name)
-            if value is not None:
-                setattr(header, name, value)
+        for name in SPACINGS:
+            if _spacing(image, name):
+                setattr(header, name, list(numbers(image, name)))
     if deidentified:
         for name in _UIDS:
             if name in header:
@@ -229,12 +238,9 @@ def _cleaned(image: "Dataset", is_slice: bool, deidentified: bool) -> "Dataset":
 
 def _readable(image: "Dataset", name: str) -> Any:
     """Return a value of the source; None if it cannot be decoded or has a form that no writer accepts."""
-    try:
-        value = image.get(name)
-    except (ValueError, TypeError, KeyError, NotImplementedError, AttributeError):
-        return None
+    found = value(image, name)
     form = _FORMS.get(name)
-    return value if form is None or value is None or re.fullmatch(form, str(value).strip()) else None
+    return found if form is None or re.fullmatch(form, str(found).strip()) else None
 
 
 def _add_thickness(headers: "Sequence[Dataset]", given: "Sequence[Dataset]") -> None:
@@ -242,18 +248,10 @@ def _add_thickness(headers: "Sequence[Dataset]", given: "Sequence[Dataset]") -> 
 
     Without it, a segmentation cannot be read back.
     """
-    stated = [_positive(image.get("SliceThickness")) for image in given]
     fallback = _distance(headers)
-    for header, thickness in zip(headers, stated, strict=True):
-        header.SliceThickness = f"{thickness or fallback:.10g}"
-
-
-def _positive(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if 0 < number < np.inf else None
+    for header, image in zip(headers, given, strict=True):
+        stated = numbers(image, "SliceThickness")
+        header.SliceThickness = f"{stated[0] if stated and stated[0] > 0 else fallback:.10g}"
 
 
 def _distance(headers: "Sequence[Dataset]") -> float:

@@ -5,14 +5,14 @@ It is marked as neither complete nor verified, since nobody has confirmed what a
 
 import hashlib
 import uuid
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from c2fvl.inference.outputs.codes import IS_SOURCE, Triple, concept
 from c2fvl.inference.outputs.equipment import SERIES_NUMBERS, algorithm_name, equipment, mark_deidentified
 from c2fvl.inference.outputs.result_info import RESEARCH_ONLY, ResultInfo
-from c2fvl.inference.outputs.source import SIDES_ASSUMED, Source, explained, orientation_of, read_source
+from c2fvl.inference.outputs.sides import orientation_of, remark_on_sides
+from c2fvl.inference.outputs.source import Source, explained, read_source, tolerant
 
 if TYPE_CHECKING:
     from highdicom.sr import ContainerContentItem, ObservationContext
@@ -25,6 +25,7 @@ _COMMENT = ("121106", "DCM", "Comment")
 ENGLISH = ("en-US", "RFC5646", "English (United States)")
 
 
+@tolerant
 def report(
     source: "Dataset | Sequence[Dataset]",
     finding: str,
@@ -44,7 +45,7 @@ def report(
         import highdicom
     if not finding.strip():
         raise ValueError("the finding is empty; give the sentence that says what the model found")
-    read = read_source(source, deidentified=deidentified)
+    read = read_source(source, deidentified=deidentified, needs_place=False)
     findings = [_text(_FINDING, finding), _text(_COMMENT, _comment(about, read)), *_images(read)]
     sections = [_section(_FINDINGS, findings)]
     if keep_text and given_report.strip():
@@ -52,15 +53,13 @@ def report(
     language = highdicom.sr.LanguageOfContentItemAndDescendants(concept(ENGLISH))
     root = highdicom.sr.ContainerContentItem(concept(_REPORT), is_content_continuous=False, template_id="2000")
     root.ContentSequence = highdicom.sr.ContentSequence([*language, *observation_context(about), *sections])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # names without a caret, which are the patient's
-        made = highdicom.sr.EnhancedSR(
-            evidence=read.headers,
-            content=root,
-            series_number=SERIES_NUMBERS["sr"],
-            series_description=f"c2fvl report ({RESEARCH_ONLY})"[:64],
-            **equipment(about),
-        )
+    made = highdicom.sr.EnhancedSR(
+        evidence=read.headers,
+        content=root,
+        series_number=SERIES_NUMBERS["sr"],
+        series_description=f"c2fvl report ({RESEARCH_ONLY})"[:64],
+        **equipment(about),
+    )
     if deidentified:
         mark_deidentified(made)
     return made
@@ -90,8 +89,9 @@ def _comment(about: ResultInfo, read: Source) -> str:
     """Return what a reader must know of the finding: what made it, and that its sides are assumed, if they are."""
     settings = ", ".join(f"{name} {value}" for name, value in about.settings.items())
     parts = [f"{RESEARCH_ONLY}.", f"{' '.join(algorithm_name(about))} ({settings})."]
-    if orientation_of(read.first, about.orientation) is None:
-        parts.append(f"{SIDES_ASSUMED}.")
+    remark = remark_on_sides(orientation_of(read.first, about.orientation))
+    if remark:
+        parts.append(f"{remark.capitalize()}.")
     return " ".join(parts)
 
 
