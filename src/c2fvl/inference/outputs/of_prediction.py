@@ -1,24 +1,19 @@
 """The clinical files of one prediction: DICOM segmentation, overlay and reports, NIfTI and NRRD."""
 
-import io
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 
 from c2fvl.data.cases import STRAY_FRACTION
 from c2fvl.data.pictures import overlay
 from c2fvl.files.images import unit_rgb
+from c2fvl.inference.outputs.encode import dicom_bytes
 from c2fvl.inference.outputs.endings import NEED_DICOM, ClinicalOptions
 from c2fvl.inference.outputs.measurement_report import measurements
 from c2fvl.inference.outputs.nifti_nrrd import grid_of_film, nifti, nrrd
-from c2fvl.inference.outputs.result_info import ResultInfo, patient_zones
+from c2fvl.inference.outputs.result_info import ResultInfo, orientation_of_picture, patient_zones
 from c2fvl.inference.outputs.secondary_capture import secondary_capture
 from c2fvl.inference.outputs.seg import segmentation
 from c2fvl.inference.outputs.structured_report import report
 from c2fvl.inference.prediction import Prediction
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
 
 
 def clinical_files(
@@ -42,18 +37,18 @@ def clinical_files(
             header, prediction.mask, about, geometry=options.geometry, deidentified=options.deidentified
         )
         if "seg" in outputs:
-            found["seg"] = _bytes_of(made)
+            found["seg"] = dicom_bytes(made)
         if "measurements" in outputs:
             area = prediction.to_dict()["area_mm2"]
-            found["measurements"] = _bytes_of(
+            found["measurements"] = dicom_bytes(
                 measurements(header, made, about, area_mm2=area, deidentified=options.deidentified)
             )
     if "sc" in outputs:
-        found["sc"] = _bytes_of(
+        found["sc"] = dicom_bytes(
             secondary_capture(header, overlay_in_file(prediction), about, deidentified=options.deidentified)
         )
     if "sr" in outputs:
-        found["sr"] = _bytes_of(
+        found["sr"] = dicom_bytes(
             report(
                 header, sentence_of(prediction, about), about, given_report=prediction.given.sentence or "",
                 keep_text=options.keep_text, deidentified=options.deidentified,
@@ -79,10 +74,11 @@ def info_of(prediction: Prediction) -> ResultInfo:
         model_version=model.preset,
         threshold=model.threshold,
         trust=model.trust,
-        report_used=prediction.report is not None,
+        report_used=prediction.report is not None and model.trust != 0,
         zones=patient_zones({zone: pixels if pixels > least else 0 for zone, pixels in areas.items()}),
         estimated_dice=prediction.estimated_dice,
         classes=model.classes,
+        orientation=orientation_of_picture(prediction.picture),
     )
 
 
@@ -101,9 +97,3 @@ def overlay_in_file(prediction: Prediction) -> np.ndarray:
         unit_rgb(picture.pixels), prediction.upright_mask, num_classes=len(prediction.model.classes), keep_size=True
     )
     return np.ascontiguousarray(np.moveaxis(picture.to_file(np.moveaxis(drawn, 2, 0)), 0, 2))
-
-
-def _bytes_of(dataset: "Dataset | Any") -> bytes:
-    buffer = io.BytesIO()
-    dataset.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()

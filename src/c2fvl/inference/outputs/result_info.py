@@ -3,14 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from c2fvl.files.picture import Picture
-from c2fvl.reports.zones import ZONES, mirrored
+from c2fvl.reports.zones import ZONES, mirrored, zones_in_words
 from c2fvl.version import __version__
-
-if TYPE_CHECKING:
-    from c2fvl.inference.prediction import Prediction
 
 RESEARCH_ONLY = "AI result, research use only, not for diagnosis"
 
@@ -58,6 +54,11 @@ class ResultInfo:
             )
 
     @property
+    def zones_in_words(self) -> str:
+        """Return the zones of the patient in words: "right lung, left upper zone"; "" without zones."""
+        return ", ".join(zones_in_words(self.zones))
+
+    @property
     def settings(self) -> dict[str, str]:
         """Return what the result depends on besides the image, as text."""
         trust = {} if self.trust is None else {"trust": f"{self.trust:g}"}
@@ -95,19 +96,3 @@ def orientation_of_picture(picture: Picture) -> Orientation | None:
         return None
     across, down = "R" if picture.mirrored else "L", "H" if picture.flipped else "F"
     return (down, across) if picture.transposed else (across, down)
-
-
-def info_of(prediction: "Prediction") -> ResultInfo:
-    """Return what a clinical file says about a prediction of an image that was read upright."""
-    model = prediction.model
-    return ResultInfo(
-        model=model.name,
-        weights_sha256=model.weights_sha256 or "",
-        threshold=model.threshold,
-        trust=model.trust,
-        report_used=prediction.report is not None and model.trust != 0,
-        zones=patient_zones(prediction.areas),
-        estimated_dice=prediction.estimated_dice,
-        classes=model.classes,
-        orientation=orientation_of_picture(prediction.picture),
-    )
