@@ -122,9 +122,12 @@ def all_kinds(root: Path, run: Path, evaluation: Path, exported: Path) -> list[K
         Kind("official checkpoint", [_checkpoint()], "a.pth", read_checkpoint, mutate_archive),
         Kind("onnx", [exported.read_bytes()], "a.onnx", OnnxModel, _plain(BINARY)),
     ]
-    for file in sorted(best.iterdir()):
-        change = mutate_safetensors if file.suffix == ".safetensors" else _plain(TEXT)
-        found.append(Kind(f"model: {file.name}", [file.read_bytes()], file.name, _load, change, best))
+    unlisted = run.parent / "unlisted"  # without a manifest, which refuses every change before the content is read
+    shutil.copytree(best, unlisted, ignore=shutil.ignore_patterns("manifest.json"))
+    for name, folder in (("model", best), ("model without manifest", unlisted)):
+        for file in sorted(folder.iterdir()):
+            change = mutate_safetensors if file.suffix == ".safetensors" else _plain(TEXT)
+            found.append(Kind(f"{name}: {file.name}", [file.read_bytes()], file.name, _load, change, folder))
     for file in sorted(last.iterdir()):
         change = mutate_safetensors if file.suffix == ".safetensors" else _plain(TEXT)
         name = f"last/{last.name}/{file.name}"
