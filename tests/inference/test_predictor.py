@@ -249,6 +249,19 @@ def test_a_folder_says_what_is_left_out(images, tmp_path, caplog):
     assert "._one" not in caplog.text and "DS_Store" not in caplog.text
 
 
+def test_a_damaged_image_of_a_folder_fails_and_is_not_passed_over(predictor, images, tmp_path):
+    """Its name says that it is an image, so it may not be missing among the records in silence."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "whole.png").write_bytes(images[0].read_bytes())
+    for name, data in (("empty.png", b""), ("text.jpg", b"no image"), ("cut.tif", images[0].read_bytes()[:20])):
+        (folder / name).write_bytes(data)
+    records = list(predict_to_folder(predictor, collect([str(folder)]), tmp_path / "out"))
+    assert {record["image"].rpartition("/")[2]: "error" in record for record in records} == {
+        "whole.png": False, "empty.png": True, "text.jpg": True, "cut.tif": True,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("column", ["orientation", "frame"])
 def test_the_column_orientation_of_a_table_counts(predictor, images, tmp_path, caplog, column):
     report = "Unilateral pulmonary infection, one infected area, lower left lung."

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from c2fvl.data.file_names import SUFFIXES
 from c2fvl.files.kinds import is_readable_kind
 from c2fvl.files.tables import read_csv
 from c2fvl.inference.save import file_names
@@ -97,7 +98,8 @@ def _expand(item: str, *, recursive: bool) -> list[tuple[Path, Path]]:
 def _images_below(root: Path, *, recursive: bool) -> list[tuple[Path, Path]]:
     entries = sorted(root.rglob("*") if recursive else root.iterdir())
     files = [entry for entry in entries if not entry.is_dir() and not _is_hidden(entry.relative_to(root))]
-    images = [entry for entry in files if is_readable_kind(entry)]
+    # What is an image by name alone is damaged: it must fail, and not be passed over as other files are.
+    images = [entry for entry in files if is_readable_kind(entry) or entry.suffix.lower() in SUFFIXES]
     others = [str(entry.relative_to(root)) for entry in files if entry not in set(images)]
     what = f"{len(others)} file(s) that are no image that can be read: {listed(others, _MAX_NAMES)}"
     if not images:
