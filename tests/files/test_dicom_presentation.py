@@ -54,7 +54,7 @@ def gamma_table(count: int, bits: int) -> np.ndarray:
 def elements_and_reference(window: str, values: np.ndarray, bits: int) -> tuple[dict, np.ndarray]:
     """Return the elements of a way to be shown, and the expected grey values (MONOCHROME2), pixel by pixel."""
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if values.min() < 0 else (0, 2**bits - 1)
-    center, width = float(round(low + 0.45 * (high - low))), float(round(0.8 * (high - low)))
+    center, width = float(round(low + 0.48 * (high - low))), float(high - low)
     windowed = np.clip((values - (center - 0.5)) / (width - 1) + 0.5, 0, 1)
     by_percentile = np.percentile(values, (0.5, 99.5))
     stretched = np.clip((values - by_percentile[0]) / (by_percentile[1] - by_percentile[0]), 0, 1)
@@ -124,12 +124,12 @@ def test_highdicom_agrees(window, encoding):
     stored, values, bits = stored_pixels(encoding)
     elements, _ = elements_and_reference(window, values, bits)
     if window == "table of 8":
-        entries = gamma_table(min(2**bits, 60000), 8).astype(np.uint8)
+        entries = gamma_table(min(2**bits, 65000), 8).astype(np.uint8)
         elements["VOILUTSequence"][0].LUTDescriptor = [len(entries), min(0, int(values.min())), 8]
         elements["VOILUTSequence"][0].LUTData = entries.tobytes()
     if window == "table of 16" and bits == 16:
-        elements["VOILUTSequence"][0].LUTDescriptor = [40000, 0, 16]
-        elements["VOILUTSequence"][0].LUTData = gamma_table(40000, 16).astype("<u2").tobytes()
+        elements["VOILUTSequence"][0].LUTDescriptor = [65000, 0, 16]
+        elements["VOILUTSequence"][0].LUTData = gamma_table(65000, 16).astype("<u2").tobytes()
     if window == "rescaled":
         elements["VOILUTFunction"] = "LINEAR_EXACT"
     for photometric in ("MONOCHROME1", "MONOCHROME2"):
@@ -142,7 +142,7 @@ def test_highdicom_agrees(window, encoding):
 def test_functions_of_windows(function):
     highdicom = pytest.importorskip("highdicom")
     stored, _, bits = stored_pixels("12 bits")
-    content = as_bytes(film(stored, bits=bits, WindowCenter=1800.0, WindowWidth=2500.0, VOILUTFunction=function))
+    content = as_bytes(film(stored, bits=bits, WindowCenter=2030.0, WindowWidth=4030.0, VOILUTFunction=function))
     shown = highdicom.imread(io.BytesIO(content)).get_frame(1, apply_voi_transform=None, voi_output_range=(0, 1))
     np.testing.assert_allclose(read_picture(content).pixels, shown, atol=1e-5)
 

@@ -69,6 +69,7 @@ def read_film(
         pixels = pixels[:, ::-1]
     if lie.flipped:
         pixels = pixels[::-1]
+    remarks += sanity.remarks_on_film(sanity.sampled(pixels if pixels.ndim == 2 else pixels.mean(axis=2)))
     spacing, spacing_source = spacing_of(dataset)
     return Picture(
         np.ascontiguousarray(pixels),
@@ -136,23 +137,27 @@ def _shown(
     counts = ~table.is_padding[sample]
     if hidden is not None:
         counts &= ~sanity.sampled(hidden)
-    sample = sample[counts]
-    shown, source, remarks = _sound_table(table, sample)
+    shown, source, remarks = _sound_table(table, sample, counts)
     pixels = _looked_up(shown, decoded.codes)
     if hidden is not None:
         pixels[hidden] = 0
     return pixels, source, (*table.warnings, *remarks)
 
 
-def _sound_table(table: GreyTable, sample: NDArray[Any]) -> tuple[NDArray[np.float32], str, tuple[str, ...]]:
-    """Return the grey values for each code, by percentiles if those of the file are senseless for these pixels."""
-    remark = "" if table.shown is None else sanity.fault(table.shown[sample])
-    if table.shown is not None and not remark:
+def _sound_table(
+    table: GreyTable, sample: NDArray[Any], counts: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], str, tuple[str, ...]]:
+    """Return the grey values for each code, by percentiles if those of the file are senseless and others are better."""
+    found = None if table.shown is None else sanity.fault_of(table.shown[sample], counts)
+    if table.shown is not None and found is None:
         return table.shown, table.source, ()
-    low, high = sanity.stretch(table.values[sample])
-    stretched = table.stretched(low, high)
-    remarks = (sanity.repaired(remark),) if remark else ()
-    return stretched, "percentile", remarks
+    values = table.values[sample[counts if found is None else found.counts]]
+    stretched = table.stretched(*sanity.stretch_range(values))
+    remaining = sanity.fault_of(stretched[sample], counts)
+    if table.shown is not None and found is not None and found.is_lost and remaining is not None:
+        return table.shown, table.source, (found.remaining,)
+    warnings = () if found is None else (found.repaired,)
+    return stretched, "percentile", (*warnings, *(() if remaining is None else (remaining.remaining,)))
 
 
 def _looked_up(table: NDArray[np.float32], codes: NDArray[Any]) -> NDArray[np.float32]:
