@@ -100,7 +100,7 @@ def main() -> None:
     for name, found in rows.items():
         as_is, after, warned, silent = np.mean(found, axis=0)
         print(f"{name:42} {100 * as_is:5.1f} {100 * after:5.1f} {100 * warned:5.1f} {100 * silent:5.1f}")
-    remarks = [check_grey_values(read_picture(case.image).pixels).warnings for case in cases]
+    remarks = [read_picture(case.image).warnings for case in cases]
     print(f"{sum(map(bool, remarks))} of {len(cases)} sound images have a warning")
     for case, said in zip(cases, remarks, strict=True):
         for remark in said:

@@ -19,7 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2fvl.files import dicom_worker
-from c2fvl.files.dicom_headers import NATIVE_SYNTAXES, PixelLayout, import_pydicom, one_line, quiet, text, value
+from c2fvl.files.dicom_headers import (
+    NATIVE_SYNTAXES,
+    PixelLayout,
+    import_pydicom,
+    one_line,
+    quiet,
+    text,
+    uid_name,
+    value,
+)
 
 
 @dataclass(frozen=True)
@@ -88,16 +97,12 @@ def decode_frame(dataset: Any, layout: PixelLayout, frame: int = 0) -> Decoded:
         return _native_frame(dataset, layout, bytes(pixels), frame)
     syntax = _COMPRESSED.get(layout.syntax)
     if syntax is None or (layout.syntax == _JPEG_12_BIT and layout.stored > 8):
-        name = syntax.name if syntax else _syntax_name(layout.syntax)
+        name = syntax.name if syntax else uid_name(layout.syntax)
         raise ValueError(
             f"its pixels are compressed as {name}, for which there is no decoder here; export the image uncompressed "
             "(explicit VR little endian)"
         )
     return _compressed_frame(layout, syntax, bytes(pixels), frame)
-
-
-def _syntax_name(uid: str) -> str:
-    return str(import_pydicom().uid.UID(uid).name)
 
 
 def _native_frame(dataset: Any, layout: PixelLayout, pixels: bytes, frame: int) -> Decoded:

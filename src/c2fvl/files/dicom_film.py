@@ -22,6 +22,7 @@ from c2fvl.files.dicom_headers import (
     read_layout,
     text,
     texts,
+    uid_name,
     value,
     whole,
 )
@@ -101,7 +102,7 @@ def _accepted(dataset: Any) -> list[str]:
     uid = str(value(dataset, "SOPClassUID") or value(meta, "MediaStorageSOPClassUID") or "").strip()
     modality = text(dataset, "Modality")
     if uid not in _FILMS if uid else modality not in _FILM_MODALITIES:
-        name = import_pydicom().uid.UID(uid).name if uid else "an object without SOPClassUID"
+        name = uid_name(uid) if uid else "an object without SOPClassUID"
         raise ValueError(
             f"the DICOM file is {name} ({modality or 'no modality'}), expected a chest film: computed radiography "
             "(CR), digital X-ray (DX) or a secondary capture of one"
@@ -118,9 +119,10 @@ def _accepted(dataset: Any) -> list[str]:
 def _frame_index(layout: PixelLayout, frame: int | None) -> int:
     if frame is None and layout.frames > 1:
         raise ValueError(f"the DICOM file holds {layout.frames} images; choose one with --frame, 1 to {layout.frames}")
-    if not 1 <= (frame or 1) <= layout.frames:
-        raise ValueError(f"there is no frame {frame}; the DICOM file holds {layout.frames}, counted from 1")
-    return (frame or 1) - 1
+    number = 1 if frame is None else frame
+    if not 1 <= number <= layout.frames:
+        raise ValueError(f"there is no frame {number}; the DICOM file holds {layout.frames}, counted from 1")
+    return number - 1
 
 
 def _shown(

@@ -7,6 +7,7 @@ is imported when the first DICOM file is met.
 
 import contextlib
 import io
+import itertools
 import math
 import threading
 import warnings
@@ -14,6 +15,8 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from c2fvl.messages import printable
 
 _MAX_READS = 400_000
 """Each element takes two or three; a multi-frame header has some ten thousand elements, a film a few hundred."""
@@ -29,6 +32,8 @@ NATIVE_SYNTAXES = {
 """Transfer syntaxes without compression of the pixels, and their order of bytes."""
 _DEFAULT_SYNTAX = "1.2.840.10008.1.2.1"  # explicit, little endian
 _BIG_ENDIAN_SYNTAX = "1.2.840.10008.1.2.2"
+_MAX_VALUES, _MAX_LETTERS = 1000, 80
+"""Of an element that is a text or numbers; a polygonal shutter has the most values."""
 _quiet_lock = threading.RLock()
 
 
@@ -155,17 +160,21 @@ def has_value(dataset: Any, keyword: str) -> bool:
 
 def text(dataset: Any, keyword: str) -> str:
     """Return the text of an element in capitals, several values joined by a backslash; empty if there is none."""
-    return "\\".join(texts(dataset, keyword))
+    return "\\".join(texts(dataset, keyword)[:6])
 
 
 def texts(dataset: Any, keyword: str) -> tuple[str, ...]:
-    """Return the values of an element as texts in capitals."""
+    """Return the values of an element as texts in capitals, short and without control characters."""
     found = value(dataset, keyword)
     items = () if found is None else (found,) if isinstance(found, str | bytes | int | float) else found
     try:
-        return tuple(str(item).strip().upper() for item in items)
+        return tuple(_readable(item) for item in itertools.islice(items, _MAX_VALUES))
     except TypeError:
-        return (str(found).strip().upper(),)
+        return (_readable(found),)
+
+
+def _readable(item: object) -> str:
+    return "".join(letter for letter in str(item)[:_MAX_LETTERS] if letter.isprintable()).strip().upper()
 
 
 def numbers(dataset: Any, keyword: str) -> tuple[float, ...]:
@@ -251,6 +260,12 @@ def transfer_syntax(dataset: Any) -> str:
     return _BIG_ENDIAN_SYNTAX if getattr(dataset, "original_encoding", (None, None))[1] is False else _DEFAULT_SYNTAX
 
 
+def uid_name(uid: str) -> str:
+    """Return the name that the standard gives to a class or a transfer syntax, or the UID of an unknown one."""
+    with quiet():
+        return one_line(import_pydicom().uid.UID(uid).name)
+
+
 def one_line(reason: object) -> str:
     """Return the message of another library as a part of a sentence."""
-    return " ".join(str(reason).split())[:200].rstrip(".") or type(reason).__name__
+    return " ".join(printable(str(reason)[:1000]).split())[:200].rstrip(".") or type(reason).__name__

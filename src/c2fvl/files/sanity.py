@@ -21,6 +21,8 @@ _QUARTER, _MIN_BEYOND_QUARTER = 0.25, 0.05
 _MAX_BLACK, _MAX_WHITE, _MAX_BOTH = 0.6, 0.2, 0.55
 _MAX_INSIDE = ((0.0, 0.17), (0.2, 0.04))
 """Of black and white pixels together in a chest film without its border, less this part of the rest on each side."""
+_MIN_SIDE = 32
+"""Of an image that can be taken for a chest film."""
 _MAX_JUMPS = 0.02
 """Of neighbours that differ by more than half of the range: where upper bits are cut off, values jump."""
 _MIN_CONTRAST = 0.03
@@ -120,7 +122,7 @@ def fault_of(sample: NDArray[Any], counts: NDArray[np.bool_] | None = None, *, f
     low, high = np.percentile(values, (1, 99))
     if high - low < _MIN_RANGE:
         return Fault(f"98 % of the pixels lie within {100 * (high - low):.1f} % of the range", counts, False)
-    return _fault_in_center(sample, counts) if film else None
+    return _fault_in_center(sample, counts) if film and min(sample.shape) >= _MIN_SIDE else None
 
 
 def _fault_in_center(sample: NDArray[Any], counts: NDArray[np.bool_]) -> Fault | None:
@@ -147,7 +149,7 @@ def stretch_range(sample: NDArray[Any]) -> tuple[float, float]:
 
 def remarks_on_film(sample: NDArray[Any]) -> tuple[str, ...]:
     """Return what a chest film (H, W), in [0, 1], has that no frontal chest film has."""
-    if min(sample.shape) < 2:
+    if min(sample.shape) < _MIN_SIDE:
         return ()
     jumps = np.mean(np.abs(np.diff(sample, axis=1)) > 0.5)
     if jumps > _MAX_JUMPS:
