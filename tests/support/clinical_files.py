@@ -1,9 +1,11 @@
 """DICOM files that come with packages, and the validator of DICOM files."""
 
+import gzip
 import shutil
 import subprocess
 import warnings
 
+import numpy as np
 import pytest
 
 
@@ -55,3 +57,23 @@ def with_secrets(source):
     block = source.private_block(0x0099, "SECRET maker", create=True)
     block.add_new(1, "LO", "SECRET private")
     return source
+
+
+_NRRD_TYPES = {"uint8": np.uint8, "unsigned char": np.uint8, "short": np.int16, "unsigned short": np.uint16}
+
+
+def read_nrrd(data):
+    """Return array (i, j, k), matrix (4, 4) to LPS and the fields of a NRRD file."""
+    head, _, body = data.partition(b"\n\n")
+    magic, *lines = head.decode("ascii").splitlines()
+    assert magic in ("NRRD0004", "NRRD0005")
+    fields = dict(line.split(": ", 1) for line in lines if not line.startswith("#"))
+    assert fields["space"] == "left-posterior-superior"
+    assert fields.get("endian", "little") == "little"
+    body = gzip.decompress(body) if fields["encoding"] == "gzip" else body
+    vectors = [vector.strip("()").split(",") for vector in fields["space directions"].split()]
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.array(vectors, float).T
+    matrix[:3, 3] = [float(value) for value in fields["space origin"].strip("()").split(",")]
+    sizes = [int(size) for size in fields["sizes"].split()]
+    return np.frombuffer(body, _NRRD_TYPES[fields["type"]]).reshape(sizes, order="F"), matrix, fields

@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
-from support.clinical_files import dicom
+from support.clinical_files import dicom, read_nrrd
 
 from c2fvl.inference.outputs.nifti_nrrd import grid_of_film, grid_of_nifti, grid_of_series, nifti, nrrd
 
@@ -19,23 +19,6 @@ def noise(shape, seed=0):
 
 def read_nifti(data):
     return nibabel.Nifti1Image.from_bytes(gzip.decompress(data))
-
-
-def read_nrrd(data):
-    """Return array (i, j, k), matrix (4, 4) to LPS and the fields of a NRRD file."""
-    head, _, body = data.partition(b"\n\n")
-    magic, *lines = head.decode("ascii").splitlines()
-    assert magic == "NRRD0004"
-    fields = dict(line.split(": ", 1) for line in lines if not line.startswith("#"))
-    assert fields["space"] == "left-posterior-superior"
-    assert fields["type"] == "uint8"
-    body = gzip.decompress(body) if fields["encoding"] == "gzip" else body
-    vectors = [vector.strip("()").split(",") for vector in fields["space directions"].split()]
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.array(vectors, float).T
-    matrix[:3, 3] = [float(value) for value in fields["space origin"].strip("()").split(",")]
-    sizes = [int(size) for size in fields["sizes"].split()]
-    return np.frombuffer(body, np.uint8).reshape(sizes, order="F"), matrix, fields
 
 
 @pytest.mark.parametrize("compress", [True, False])

@@ -2,13 +2,16 @@
 
 import copy
 import dataclasses
+import shutil
+import subprocess
 import warnings
 
 import numpy as np
 import pytest
-from support.clinical_files import SECRETS, dicom, validation_errors, with_secrets, written
+from support.clinical_files import SECRETS, dicom, read_nrrd, validation_errors, with_secrets, written
 
 from c2fvl.inference.outputs.encode import dicom_bytes
+from c2fvl.inference.outputs.nifti_nrrd import grid_of_film, grid_of_series, nrrd
 from c2fvl.inference.outputs.result_info import ResultInfo, patient_zones
 from c2fvl.inference.outputs.seg import segmentation
 from c2fvl.reports.from_mask import zone_areas
@@ -132,7 +135,6 @@ def test_a_known_spacing_of_a_film_goes_with_a_thickness(pixel, detector, expect
         measures = groups.PixelMeasuresSequence[0]
         assert [float(value) for value in measures.PixelSpacing] == expected
         assert measures.SliceThickness == 1
-        assert "SpacingBetweenSlices" not in measures
     assert "FrameOfReferenceUID" not in made
     assert validation_errors(tmp_path / "seg.dcm") == []
 
@@ -333,6 +335,43 @@ def test_slices_without_a_thickness_are_read_back(thickness, tmp_path):
     heights = sorted(float(source.ImagePositionPatient[2]) for source in sources)
     thickness = made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness
     assert thickness == pytest.approx(np.median(np.diff(heights)))
+
+
+def test_the_distance_of_one_slice_is_its_thickness():
+    source = dicom("CT_small.dcm")
+    measures = segmentation(source, mask_of(source), ABOUT).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert measures.SliceThickness == measures.get("SpacingBetweenSlices") == source.SliceThickness == 5
+
+
+def by_dcmqi(made, folder):
+    """Return the array (i, j, k) of the first segment and its matrix, as dcmqi and so 3D Slicer read the file."""
+    reader = shutil.which("segimage2itkimage")
+    if reader is None:
+        pytest.skip("segimage2itkimage is not installed; it comes with dcmqi")
+    (folder / "seg.dcm").write_bytes(dicom_bytes(made))
+    command = [reader, "--inputDICOM", folder / "seg.dcm", "--outputDirectory", folder, "-t", "nrrd"]
+    subprocess.run([str(word) for word in command], check=True, capture_output=True)
+    return read_nrrd((folder / "1.nrrd").read_bytes())[:2]
+
+
+def places_of(array, matrix):
+    return sorted(tuple((matrix @ [*voxel, 1])[:3].round(3)) for voxel in np.argwhere(array))
+
+
+def test_dcmqi_reads_the_lesion_of_slices_where_our_nrrd_has_it(tmp_path):
+    sources = series()
+    mask = np.zeros((5, sources[0].Rows, sources[0].Columns), np.uint8)
+    mask[1:3, 3:9, 4:7] = mask[3, 2, 11] = 1
+    found = by_dcmqi(segmentation(sources, mask, ABOUT), tmp_path)
+    assert places_of(*found) == places_of(*read_nrrd(nrrd(mask, grid_of_series(sources)))[:2])
+
+
+def test_dcmqi_reads_a_film_of_synthetic_geometry_where_our_nrrd_has_it(tmp_path):
+    source = with_spacing((0.13, 0.15), (0.2, 0.3))
+    mask = np.zeros((source.Rows, source.Columns), np.uint8)
+    mask[100:110, 50:53] = 1
+    found = by_dcmqi(segmentation(source, mask, ABOUT, geometry="synthetic"), tmp_path)
+    assert places_of(*found) == places_of(*read_nrrd(nrrd(mask, grid_of_film(mask.shape, source)))[:2])
 
 
 def test_loss_of_the_source_is_said():

@@ -7,7 +7,7 @@ import numpy as np
 
 from c2fvl.inference.outputs.codes import OWN_SCHEME, Triple, concept, is_lesion, places_of, sites
 from c2fvl.inference.outputs.equipment import SERIES_NUMBERS, algorithm_name, equipment, mark_deidentified
-from c2fvl.inference.outputs.result_info import RESEARCH_ONLY, ResultInfo
+from c2fvl.inference.outputs.result_info import ResultInfo
 from c2fvl.inference.outputs.sides import has_sides, orientation_of
 from c2fvl.inference.outputs.source import Source, explained, new_uid, read_source, tolerant
 from c2fvl.inference.outputs.structured_report import ENGLISH, observation_context
@@ -20,7 +20,6 @@ _FILM, _CT = ("399208008", "SCT", "Plain chest X-ray"), ("169069000", "SCT", "CT
 _AREA, _SQUARE_MM = ("42798000", "SCT", "Area"), ("mm2", "UCUM", "square millimeter")
 _VOLUME, _ML = ("118565006", "SCT", "Volume"), ("ml", "UCUM", "milliliter")
 _ESTIMATED_DICE, _NO_UNIT = ("EST_DICE", OWN_SCHEME, "Estimated Dice coefficient"), ("1", "UCUM", "no units")
-_AI = ("123110", "DCM", "Artificial Intelligence")
 
 
 @tolerant
@@ -59,7 +58,7 @@ def measurements(
         evidence=[*read.headers, segmentation],
         content=content,
         series_number=SERIES_NUMBERS["measurements"],
-        series_description=f"c2fvl measurements ({RESEARCH_ONLY})"[:64],
+        series_description="c2fvl measurements, research use only",
         **equipment(about),
     )
     if deidentified:
@@ -112,7 +111,7 @@ def _described(about: ResultInfo, read: Source) -> dict[str, Any]:
     return {
         "tracking_identifier": TrackingIdentifier(uid=new_uid(), identifier="c2fvl lesion"),
         "algorithm_id": AlgorithmIdentification(
-            name, version, [f"{key}={value}" for key, value in about.settings.items()], concept(_AI)
+            name, version, [f"{key}={value}" for key, value in about.settings.items()]
         ),
         "finding_sites": sites(places_of(about.zones, has_sides=sided, has_heights=not read.are_slices)),
     }

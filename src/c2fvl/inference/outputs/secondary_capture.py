@@ -52,7 +52,7 @@ def secondary_capture(
         coordinate_system="PATIENT",
         patient_orientation=("L", "F"),  # replaced below, since highdicom knows few combinations of letters
         series_number=SERIES_NUMBERS["sc"],
-        series_description=f"c2fvl overlay ({RESEARCH_ONLY})"[:64],
+        series_description="c2fvl overlay, research use only",
         specific_character_set="ISO_IR 192",
         transfer_syntax_uid=JPEGLSLossless,
         **equipment(about),

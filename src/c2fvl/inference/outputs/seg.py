@@ -15,7 +15,7 @@ from c2fvl.inference.outputs.equipment import (
     equipment,
     mark_deidentified,
 )
-from c2fvl.inference.outputs.result_info import RESEARCH_ONLY, Orientation, ResultInfo
+from c2fvl.inference.outputs.result_info import Orientation, ResultInfo
 from c2fvl.inference.outputs.sides import has_sides, orientation_of, remark_on_sides
 from c2fvl.inference.outputs.source import (
     SPACINGS,
@@ -71,25 +71,25 @@ def segmentation(
         content_description=_description(read.are_slices, geometry),
         content_creator_name="C2FVL^",
         content_qualification="RESEARCH",
-        series_description=f"c2fvl mask ({RESEARCH_ONLY})"[:64],
+        series_description="c2fvl mask, research use only",
         omit_empty_frames=read.are_slices and bool(planes.any()),
         **equipment(about),
     )
     if not read.are_slices:
         made.PatientOrientation = list(orientation or ())
     if len(read.headers) == 1:
-        _remove_invented_distance(made)
+        _replace_invented_distance(made)
     copy_lossy_compression(read.first, made)
     if deidentified:
         mark_deidentified(made)
     return made
 
 
-def _remove_invented_distance(made: "Dataset") -> None:
-    """Remove SpacingBetweenSlices, which highdicom sets to 1 mm for one image, where there is none."""
+def _replace_invented_distance(made: "Dataset") -> None:
+    """Let SpacingBetweenSlices be the thickness: of one image, highdicom says 1 mm, and viewers compute with it."""
     for measures in made.SharedFunctionalGroupsSequence[0].get("PixelMeasuresSequence", ()):
         if "SpacingBetweenSlices" in measures:
-            del measures.SpacingBetweenSlices
+            measures.SpacingBetweenSlices = measures.SliceThickness
 
 
 def checked_mask(mask: NDArray[Any], source: Source, num_classes: int) -> NDArray[np.uint8]:
@@ -142,7 +142,7 @@ def _segments(about: ResultInfo, orientation: Orientation | None, are_slices: bo
         )
         if is_the_lesion and about.zones:
             where = f"Of the patient: {in_words(places)}"
-            segment.SegmentDescription = f"{where}. No side is coded: {remark}." if remark else f"{where}."
+            segment.SegmentDescription = f"{where}. No side is coded, since {remark}." if remark else f"{where}."
         segments.append(segment)
     return segments
 

@@ -9,8 +9,8 @@ from c2fvl.inference.outputs.result_info import Orientation, are_directions, axe
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-ASSUMED = "right and left are assumed: the file states no orientation"
-NOT_SHOWN = "the image is seen from the side, so right and left cannot be told"
+ASSUMED = "right and left are assumed, because the file states no orientation"
+NOT_SHOWN = "the image is seen from the side and does not tell right from left"
 
 
 def orientation_of(header: "Dataset", given: Orientation | None = None) -> Orientation | None:

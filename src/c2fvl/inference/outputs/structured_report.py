@@ -57,7 +57,7 @@ def report(
         evidence=read.headers,
         content=root,
         series_number=SERIES_NUMBERS["sr"],
-        series_description=f"c2fvl report ({RESEARCH_ONLY})"[:64],
+        series_description="c2fvl finding, research use only",
         **equipment(about),
     )
     if deidentified:
