@@ -136,7 +136,7 @@ class StandardisedConvolution(nn.Conv2d):
 
     def for_inference(self) -> Convolution:
         """Return the convolution by the standardised weight."""
-        return Convolution.of(self, self.standardised(), activate=False)
+        return Convolution.of(self, self.standardised())
 
     def standardised(self) -> Tensor:
         """Return the weight that is convolved with."""

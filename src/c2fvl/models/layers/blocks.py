@@ -36,7 +36,7 @@ class ConvNormReLU(nn.Module):
     def for_inference(self) -> Convolution:
         """Return the unit with its norm folded into the convolution."""
         fused = fuse_conv_bn_eval(self.convolution, self.norm)
-        return Convolution.of(fused, fused.weight, activate=True)
+        return Convolution.of(fused, fused.weight, activation="relu")
 
 
 def conv_stack(in_channels: int, out_channels: int, *, bias: bool = True) -> nn.Sequential:
@@ -80,7 +80,7 @@ class SkipFusion(nn.ModuleList):
         first, second = (unit.for_inference() for unit in self.units)
         from_skip, from_coarse = first.weight.split(self.channels, dim=1)
         return FoldedSkipFusion(
-            Convolution(from_skip, first.bias, stride=1, padding=1, activate=True),
+            Convolution(from_skip, first.bias, stride=1, padding=1, activation="relu"),
             UpsamplingConvolution(upsampling_kernel(from_coarse)),
             second,
         )

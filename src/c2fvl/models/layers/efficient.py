@@ -12,6 +12,9 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from c2fvl.models.layers.folded import Convolution
 
 STEM_WIDTH = 32
 STAGES = (
@@ -148,3 +151,32 @@ class InvertedBottleneck(nn.Module):
             keeps = torch.rand(len(narrowed), 1, 1, 1, device=narrowed.device) >= self.drop
             narrowed = narrowed * (keeps / (1 - self.drop)).to(narrowed.dtype)
         return features + narrowed
+
+    def for_inference(self) -> "FoldedBottleneck":
+        """Return the block with its norms folded in."""
+        expand = None if isinstance(self.expand, nn.Identity) else _folded(self.expand, self.expand_norm, "relu6")
+        return FoldedBottleneck(
+            expand,
+            _folded(self.depthwise, self.depthwise_norm, "relu6"),
+            _folded(self.project, self.project_norm, "none"),
+            adds=self.adds,
+        )
+
+
+class FoldedBottleneck(nn.Module):
+    """An inverted bottleneck whose convolutions hold their norms and activations."""
+
+    def __init__(self, expand: Convolution | None, depthwise: Convolution, project: Convolution, *, adds: bool) -> None:
+        super().__init__()
+        self.expand, self.depthwise, self.project, self.adds = expand, depthwise, project, adds
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the map (B, out, H / stride, W / stride)."""
+        widened = features if self.expand is None else self.expand(features)
+        return self.project(self.depthwise(widened), features if self.adds else None)
+
+
+def _folded(convolution: nn.Module, norm: nn.Module, activation: str) -> Convolution:
+    assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+    fused = fuse_conv_bn_eval(convolution, norm)
+    return Convolution.of(fused, fused.weight, activation=activation)

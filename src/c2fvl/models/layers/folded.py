@@ -1,26 +1,52 @@
 """Parts of an inference model: convolutions with their norms folded in, which can be packed for oneDNN."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda values: values,
+    "relu": functional.relu,
+    "relu6": functional.relu6,
+}
+_ATTRIBUTES: dict[str, tuple[str, list[float]]] = {
+    "none": ("none", []),
+    "relu": ("relu", []),
+    "relu6": ("hardtanh", [0.0, 6.0]),
+}
+"""How oneDNN calls them, with their numbers."""
 
 
 class Convolution(nn.Module):
     """A convolution with its norm folded in; packed, it activates and adds a summand in the same pass."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, stride: int, padding: int, activate: bool) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        stride: int,
+        padding: int,
+        activation: str = "none",
+        groups: int = 1,
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        self.stride, self.padding, self.activate = stride, padding, activate
+        self.stride, self.padding, self.activation, self.groups = stride, padding, activation, groups
         self.packed: PackedConvolution | None = None
 
     @classmethod
-    def of(cls, convolution: nn.Conv2d, weight: Tensor, *, activate: bool) -> "Convolution":
-        """Return a convolution by `weight` with the stride, padding and bias of another."""
+    def of(cls, convolution: nn.Conv2d, weight: Tensor, *, activation: str = "none") -> "Convolution":
+        """Return a convolution by `weight` with the stride, padding, groups and bias of another."""
         (stride, _), padding = convolution.stride, convolution.padding
         assert isinstance(padding, tuple)
-        return cls(weight, convolution.bias, stride=stride, padding=padding[0], activate=activate)
+        return cls(
+            weight, convolution.bias, stride=stride, padding=padding[0], activation=activation,
+            groups=convolution.groups,
+        )  # fmt: skip
 
     def pack(self, input_shape: torch.Size) -> None:
         """Put the weight into the memory order of oneDNN for inputs of that shape."""
@@ -32,10 +58,10 @@ class Convolution(nn.Module):
         """Return the convolved features, plus `added`, activated."""
         if self.packed is not None:
             return self.packed(features, added)
-        convolved = functional.conv2d(features, self.weight, self.bias, self.stride, self.padding)
+        convolved = functional.conv2d(features, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
         if added is not None:
             convolved = convolved + added
-        return functional.relu(convolved) if self.activate else convolved
+        return ACTIVATIONS[self.activation](convolved)
 
 
 class PackedConvolution(nn.Module):
@@ -44,22 +70,23 @@ class PackedConvolution(nn.Module):
     def __init__(self, unpacked: Convolution, input_shape: torch.Size) -> None:
         super().__init__()
         self.stride, self.padding = [unpacked.stride] * 2, [unpacked.padding] * 2
-        self.attribute = "relu" if unpacked.activate else "none"
-        self.bias = unpacked.bias
+        self.attribute, self.scalars = _ATTRIBUTES[unpacked.activation]
+        self.groups, self.bias = unpacked.groups, unpacked.bias
         self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
-            unpacked.weight.detach().to_mkldnn(), self.padding, self.stride, [1, 1], 1, list(input_shape)
+            unpacked.weight.detach().to_mkldnn(), self.padding, self.stride, [1, 1], self.groups, list(input_shape)
         )
 
     def forward(self, features: Tensor, added: Tensor | None = None) -> Tensor:
         """Return the convolved features, plus `added`, activated."""
         if added is None:
             return torch.ops.mkldnn._convolution_pointwise(
-                features, self.weight, self.bias, self.padding, self.stride, [1, 1], 1, self.attribute, [], ""
-            )
-        activation = self.attribute if self.attribute == "relu" else None
+                features, self.weight, self.bias, self.padding, self.stride, [1, 1], self.groups, self.attribute,
+                self.scalars, "",
+            )  # fmt: skip
+        activation = None if self.attribute == "none" else self.attribute
         return torch.ops.mkldnn._convolution_pointwise.binary(
-            features, added, self.weight, self.bias, self.padding, self.stride, [1, 1], 1, "add", 1.0,
-            activation, [], "",
+            features, added, self.weight, self.bias, self.padding, self.stride, [1, 1], self.groups, "add", 1.0,
+            activation, self.scalars, "",
         )  # fmt: skip
 
 
@@ -120,7 +147,7 @@ class FoldedPixelGate(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, bottleneck: nn.Module, *, keeps_both: bool) -> None:
         super().__init__()
-        self.convolution = Convolution(weight, bias, stride=1, padding=0, activate=True)
+        self.convolution = Convolution(weight, bias, stride=1, padding=0, activation="relu")
         self.bottleneck, self.keeps_both = bottleneck, keeps_both
 
     def forward(self, skip: Tensor) -> Tensor:
