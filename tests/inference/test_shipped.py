@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import c2fvl
-from c2fvl.checkpoints.folders import CARD, CHECKOUT, SHIPPED, TRUST_CURVE
+from c2fvl.checkpoints.folders import CARD, SHIPPED, TRUST_CURVE
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.cli.main import main
 from c2fvl.files.images import read_image
@@ -28,7 +28,7 @@ def test_the_default_model_is_whole_and_small():
     curve = json.loads((folder / TRUST_CURVE).read_text(encoding="utf-8"))
     assert curve["default"] == model.network.trust == model.config.model.arguments["trust"]
     assert curve["weights_sha256"] == model.metrics["weights_sha256"]
-    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) <= 10e6
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 10e6
     card = (folder / CARD).read_text(encoding="utf-8")
     assert "not for diagnosis" in card and "## Trust in reports" in card and "## What the text does" in card
     assert "/work/" not in card and "/tmp/" not in card
@@ -72,10 +72,9 @@ def test_more_trust_moves_the_mask_to_the_report(image):
     assert fractions[0] < fractions[1] < fractions[2]
 
 
-@pytest.mark.skipif(not (CHECKOUT / "weights").is_dir(), reason="the package does not run from a checkout")
-def test_weights_of_the_checkout_are_found_by_name(image, tmp_path, capsys):
+def test_the_model_for_ct_is_in_the_package(image, tmp_path, capsys):
     model = load_model("ct_small")
-    assert model.path == CHECKOUT / "weights" / "ct_small"
+    assert model.path == SHIPPED / "ct_small"
     assert model.config.model.name == "filmfirst"
     curve = json.loads((model.path / TRUST_CURVE).read_text(encoding="utf-8"))
     assert curve["default"] == model.network.trust
