@@ -98,14 +98,14 @@ def places(group):
 
 
 @pytest.mark.parametrize("name", ["RG1_UNCR.dcm", "RG3_UNCR.dcm"])
-@pytest.mark.parametrize("area", [None, 123.5])
+@pytest.mark.parametrize("area", [None, 0.02])
 def test_the_measurements_of_a_film_are_read_back_from_a_valid_file(name, area, tmp_path):
     source = dicom(name)
     mask = np.zeros((source.Rows, source.Columns))
     mask[100:300, 40:90] = 1
-    segments, made = both(source, mask, area_mm2=area)
+    segments, made = both(source, mask, pixel_mm2=area)
     (group,) = saved(made, tmp_path / "sr.dcm").content.get_planar_roi_measurement_groups()
-    expected = {} if area is None else {"Area": (area, "mm2")}
+    expected = {} if area is None else {"Area": (200 * 50 * area, "mm2")}
     assert numbers(group) == {**expected, "Estimated Dice coefficient": (0.71, "1")}
     assert group.finding_type.value == "112001"
     assert places(group) == [("281392002", "Left"), ("281394001", "Right")]
@@ -125,13 +125,30 @@ def test_the_measurements_refer_to_the_frame_of_the_lesion(tmp_path):
     assert (written(segments, tmp_path / "seg.dcm").pixel_array[number - 1] == (mask == 2)).all()
 
 
+def test_each_lesion_class_is_measured_apart_and_organs_are_not(tmp_path):
+    source = dicom("RG3_UNCR.dcm")
+    mask = np.zeros((source.Rows, source.Columns))
+    mask[100:300, 40:90], mask[400:500, 400:700], mask[800:810, 4:7] = 1, 2, 4
+    classes = ("lung", "consolidation", "ground-glass opacity", "lesion")
+    about = dataclasses.replace(ABOUT, classes=classes, estimated_dice=None)
+    segments, made = both(source, mask, about, pixel_mm2=0.5)
+    groups = saved(made, tmp_path / "sr.dcm").content.get_planar_roi_measurement_groups()
+    frames = [group.referenced_segmentation_frame[0].ReferencedSOPSequence[0].ReferencedFrameNumber for group in groups]
+    assert frames == [2, 4]  # the third class is empty
+    assert [numbers(group) for group in groups] == [{"Area": (15000, "mm2")}, {"Area": (15, "mm2")}]
+    assert (written(segments, tmp_path / "seg.dcm").pixel_array[frames[1] - 1] == (mask == 4)).all()
+    assert validation_errors(tmp_path / "sr.dcm") == []
+    with pytest.raises(ValueError, match="no lesion to measure among the classes lung, heart"):
+        both(source, mask * 0, dataclasses.replace(ABOUT, classes=("lung", "heart")))
+
+
 def test_the_measurements_of_slices_are_of_a_volume(tmp_path):
     sources = [dicom(name) for name in SERIES]
     mask = np.zeros((5, sources[0].Rows, sources[0].Columns))
     mask[2, 3:9, 4:8] = 1
-    segments, made = both(sources, mask, dataclasses.replace(ABOUT, zones=frozenset()), volume_ml=1.25)
+    segments, made = both(sources, mask, dataclasses.replace(ABOUT, zones=frozenset()), voxel_ml=0.5)
     (group,) = saved(made, tmp_path / "sr.dcm").content.get_volumetric_roi_measurement_groups()
-    assert numbers(group)["Volume"] == (1.25, "ml")
+    assert numbers(group)["Volume"] == (6 * 4 * 0.5, "ml")
     assert places(group) == [("39607008", None)]
     segment = group.referenced_segment[0].ReferencedSOPSequence[0]
     assert (segment.ReferencedSOPInstanceUID, segment.ReferencedSegmentNumber) == (segments.SOPInstanceUID, 1)
@@ -142,7 +159,7 @@ def test_the_measurements_of_slices_are_of_a_volume(tmp_path):
 def test_an_empty_mask_says_that_there_is_no_opacity(name, tmp_path):
     source = dicom(name)
     empty = dataclasses.replace(ABOUT, zones=frozenset())
-    made = saved(both(source, np.zeros((source.Rows, source.Columns)), empty, area_mm2=0)[1], tmp_path / "sr.dcm")
+    made = saved(both(source, np.zeros((source.Rows, source.Columns)), empty, pixel_mm2=1)[1], tmp_path / "sr.dcm")
     assert not made.content.get_planar_roi_measurement_groups()
     (group,) = made.content.get_image_measurement_groups()
     (answer,) = group.get_qualitative_evaluations()

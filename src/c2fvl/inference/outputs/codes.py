@@ -41,6 +41,11 @@ def is_lesion(name: str) -> bool:
     return name.lower() in _LESIONS
 
 
+def lesion_numbers(classes: Sequence[str]) -> list[int]:
+    """Return the numbers in a mask of those classes that are lesions; classes count from 1."""
+    return [number for number, name in enumerate(classes, start=1) if is_lesion(name)]
+
+
 def class_codes(name: str) -> "tuple[CodedConcept, CodedConcept]":
     """Return category and type of a class by its name.
 

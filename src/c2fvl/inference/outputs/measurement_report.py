@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from c2fvl.inference.outputs.codes import OWN_SCHEME, Triple, concept, is_lesion, places_of, sites
+from c2fvl.inference.outputs.codes import OWN_SCHEME, Triple, concept, lesion_numbers, places_of, sites
 from c2fvl.inference.outputs.equipment import SERIES_NUMBERS, algorithm_name, equipment, mark_deidentified
 from c2fvl.inference.outputs.result_info import ResultInfo
 from c2fvl.inference.outputs.sides import has_sides, orientation_of
@@ -28,30 +28,32 @@ def measurements(
     segmentation: "Dataset",
     about: ResultInfo,
     *,
-    area_mm2: float | None = None,
-    volume_ml: float | None = None,
+    pixel_mm2: float | None = None,
+    voxel_ml: float | None = None,
     deidentified: bool = False,
 ) -> "Dataset":
-    """Return what is measured of the lesion as a measurement report in Comprehensive SR.
+    """Return what is measured of each lesion class as a measurement report in Comprehensive SR.
 
-    `segmentation` comes from `c2fvl.inference.outputs.seg` for the same source, and is de-identified if this is. Give
-    `area_mm2` of a projection image only if its spacing is known, and `volume_ml` of slices only if their distance is.
-    An empty segment becomes the statement that there is no opacity. Raises `ValueError` if the segmentation is of other
-    images.
+    `segmentation` comes from `c2fvl.inference.outputs.seg` for the same source, and is de-identified if this is; its
+    pixels are counted. Give `pixel_mm2`, the area of a pixel, for a projection image only if its spacing is known, and
+    `voxel_ml` for slices only if their distance is. Without any lesion, the report states that there is no opacity.
+    Raises `ValueError` if the segmentation is of other images, or if no class is a lesion.
     """
     with explained():
         import highdicom
     read = read_source(source, deidentified=deidentified)
     _check_reference(segmentation, read)
-    number = next((number for number, name in enumerate(about.classes, start=1) if is_lesion(name)), 1)
-    is_empty = _is_empty(segmentation, number)
-    size = (_VOLUME, volume_ml, _ML) if read.are_slices else (_AREA, area_mm2, _SQUARE_MM)
+    lesions = lesion_numbers(about.classes)
+    if not lesions:
+        raise ValueError(f"there is no lesion to measure among the classes {', '.join(about.classes)}")
+    unit = voxel_ml if read.are_slices else pixel_mm2
+    counts = {number: _num_pixels(segmentation, number) for number in lesions}
+    sizes = {number: None if unit is None else round(count * unit, 3) for number, count in counts.items() if count}
+    groups = [_group(read, segmentation, number, about, size) for number, size in sizes.items()]
     content = highdicom.sr.MeasurementReport(
         observation_context=observation_context(about),
         procedure_reported=concept(_CT if read.are_slices else _FILM),
-        imaging_measurements=[
-            _absent(read, about) if is_empty else _group(read, segmentation, number, about, _values(about, *size))
-        ],
+        imaging_measurements=groups or [_absent(read, about, lesions[0])],
         language_of_content_item_and_descendants=highdicom.sr.LanguageOfContentItemAndDescendants(concept(ENGLISH)),
     )
     made = highdicom.sr.ComprehensiveSR(
@@ -79,16 +81,17 @@ def _check_reference(segmentation: "Dataset", read: Source) -> None:
         )
 
 
-def _is_empty(segmentation: "Dataset", number: int) -> bool:
-    """Tell whether no pixel belongs to a segment."""
+def _num_pixels(segmentation: "Dataset", number: int) -> int:
+    """Return the number of pixels of a segment, in all of its frames."""
     frames = segmentation.pixel_array
     frames = frames[None] if frames.ndim == 2 else frames
     shared = segmentation.SharedFunctionalGroupsSequence[0]
+    found = 0
     for frame, groups in zip(frames, segmentation.PerFrameFunctionalGroupsSequence, strict=True):
         identified = groups.get("SegmentIdentificationSequence") or shared.SegmentIdentificationSequence
-        if int(identified[0].ReferencedSegmentNumber) == number and np.any(frame):
-            return False
-    return True
+        if int(identified[0].ReferencedSegmentNumber) == number:
+            found += int(np.count_nonzero(frame))
+    return found
 
 
 def _values(about: ResultInfo, name: Triple, value: float | None, unit: Triple) -> list[Any]:
@@ -102,14 +105,14 @@ def _values(about: ResultInfo, name: Triple, value: float | None, unit: Triple) 
     ]
 
 
-def _described(about: ResultInfo, read: Source) -> dict[str, Any]:
+def _described(about: ResultInfo, read: Source, number: int) -> dict[str, Any]:
     """Return what every group says: its tracking, the algorithm, what is looked for, and where."""
     from highdicom.sr import AlgorithmIdentification, TrackingIdentifier
 
     name, version = algorithm_name(about)
     sided = has_sides(orientation_of(read.first, about.orientation))
     return {
-        "tracking_identifier": TrackingIdentifier(uid=new_uid(), identifier="c2fvl lesion"),
+        "tracking_identifier": TrackingIdentifier(uid=new_uid(), identifier=f"c2fvl {about.classes[number - 1]}"),
         "algorithm_id": AlgorithmIdentification(
             name, version, [f"{key}={value}" for key, value in about.settings.items()]
         ),
@@ -117,11 +120,12 @@ def _described(about: ResultInfo, read: Source) -> dict[str, Any]:
     }
 
 
-def _group(read: Source, segmentation: "Dataset", number: int, about: ResultInfo, values: list[Any]) -> Any:
+def _group(read: Source, segmentation: "Dataset", number: int, about: ResultInfo, size: float | None) -> Any:
     """Return the measurements of a segment: of a plane for a projection image, of a volume for slices."""
     from highdicom import sr
 
-    described = {**_described(about, read), "finding_type": concept(_OPACITY), "measurements": values or None}
+    values = _values(about, *((_VOLUME, size, _ML) if read.are_slices else (_AREA, size, _SQUARE_MM)))
+    described = {**_described(about, read, number), "finding_type": concept(_OPACITY), "measurements": values or None}
     ids = (segmentation.SOPClassUID, segmentation.SOPInstanceUID)
     if read.are_slices:
         series = sr.SourceSeriesForSegmentation(read.first.SeriesInstanceUID)
@@ -133,12 +137,12 @@ def _group(read: Source, segmentation: "Dataset", number: int, about: ResultInfo
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_segment=frame, **described)
 
 
-def _absent(read: Source, about: ResultInfo) -> Any:
+def _absent(read: Source, about: ResultInfo, number: int) -> Any:
     """Return the statement that there is no opacity in the images."""
     from highdicom import sr
 
     return sr.MeasurementsAndQualitativeEvaluations(
-        **_described(about, read),
+        **_described(about, read, number),
         qualitative_evaluations=[sr.QualitativeEvaluation(concept(_OPACITY), concept(_ABSENT))],
         source_images=[
             sr.SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID) for header in read.headers

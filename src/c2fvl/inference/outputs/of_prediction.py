@@ -5,6 +5,7 @@ import numpy as np
 from c2fvl.data.cases import STRAY_FRACTION
 from c2fvl.data.pictures import overlay
 from c2fvl.files.images import unit_rgb
+from c2fvl.inference.outputs.codes import lesion_numbers
 from c2fvl.inference.outputs.encode import dicom_bytes
 from c2fvl.inference.outputs.endings import NEED_DICOM, ClinicalOptions
 from c2fvl.inference.outputs.measurement_report import measurements
@@ -14,6 +15,7 @@ from c2fvl.inference.outputs.secondary_capture import secondary_capture
 from c2fvl.inference.outputs.seg import segmentation
 from c2fvl.inference.outputs.structured_report import report
 from c2fvl.inference.prediction import Prediction
+from c2fvl.reports.from_mask import zone_areas
 
 
 def clinical_files(
@@ -39,9 +41,10 @@ def clinical_files(
         if "seg" in outputs:
             found["seg"] = dicom_bytes(made)
         if "measurements" in outputs:
-            area = prediction.to_dict()["area_mm2"]
+            spacing = prediction.picture.spacing
+            area = None if spacing is None else spacing[0] * spacing[1]
             found["measurements"] = dicom_bytes(
-                measurements(header, made, about, area_mm2=area, deidentified=options.deidentified)
+                measurements(header, made, about, pixel_mm2=area, deidentified=options.deidentified)
             )
     if "sc" in outputs:
         found["sc"] = dicom_bytes(
@@ -66,7 +69,7 @@ _GRIDDED = {"nifti": nifti, "nrrd": nrrd}
 
 def info_of(prediction: Prediction) -> ResultInfo:
     """Return what clinical files say about the model and the result of a prediction."""
-    model, areas = prediction.model, prediction.areas
+    model, areas = prediction.model, zone_areas(_lesion(prediction))
     least = STRAY_FRACTION * sum(areas.values())
     return ResultInfo(
         model=model.name,
@@ -84,10 +87,17 @@ def info_of(prediction: Prediction) -> ResultInfo:
 
 def sentence_of(prediction: Prediction, about: ResultInfo) -> str:
     """Return what was found in one sentence, in which sides are the patient's."""
-    fraction = 100 * float(np.mean(prediction.mask > 0))
+    if not lesion_numbers(about.classes):
+        return f"Segmented: {', '.join(about.classes)}. No lesion was looked for."
     if not about.zones:
         return "No lesion was segmented."
+    fraction = 100 * float(np.mean(_lesion(prediction)))
     return f"Lesion segmented in the patient's {about.zones_in_words}; {fraction:.1f} % of the image."
+
+
+def _lesion(prediction: Prediction) -> np.ndarray:
+    """Return where the upright image has a lesion, of whatever class: (H, W) uint8, 0 and 1."""
+    return np.isin(prediction.upright_mask, lesion_numbers(prediction.model.classes)).astype(np.uint8)
 
 
 def overlay_in_file(prediction: Prediction) -> np.ndarray:
