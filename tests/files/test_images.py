@@ -140,7 +140,11 @@ def test_a_damaged_png_is_refused(tmp_path):
             bytes(128) + b"DICM" + bytes(50),
             r"this is a DICOM file, and a data set holds PNG, JPEG or TIFF; export",
         ),
-        ("scan.nii", struct.pack("<i", 348) + bytes(340) + b"n+1\x00", r"NIfTI files are not read yet; export"),
+        (
+            "scan.nii",
+            struct.pack("<i", 348) + bytes(340) + b"n+1\x00",
+            r"this is a NIfTI file, and a data set holds PNG, JPEG or TIFF; export",
+        ),
         ("noise.png", bytes(range(200)), "not an image"),
         ("sized.png", png_of_size(0, 5), r"0 x 5 pixels; the file is damaged"),
         ("pages.tif", None, r"pages\.tif: .*several pages; save the page"),

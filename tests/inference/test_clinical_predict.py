@@ -113,3 +113,25 @@ def test_a_picture_that_is_no_dicom_has_no_dicom_results(tmp_path, capsys):
     assert [entry.name for entry in out.iterdir()] == ["predictions.csv"]
     with (out / "predictions.csv").open(encoding="utf-8-sig", newline="") as file:
         assert [row["status"] for row in csv.DictReader(file)] == ["failed"]
+
+
+@pytest.mark.parametrize("has_place", [True, False])
+def test_a_film_as_nifti_gets_its_mask_in_the_same_grid(tmp_path, has_place):
+    import nibabel
+
+    pixels = np.rint(255 * Predictor("default")(film("RG1_UNCR.dcm")).picture.pixels[::8, ::8]).astype(np.uint8)
+    image = nibabel.Nifti1Image(pixels.T[..., None], np.diag([-0.8, -0.9, 1, 1]))
+    image.set_qform(image.affine, code=int(has_place))
+    image.set_sform(image.affine, code=2 * has_place)
+    image.to_filename(tmp_path / "film.nii.gz")
+    assert (
+        main(["predict", str(tmp_path / "film.nii.gz"), "-o", str(tmp_path / "out"), "--output-type", "png,nifti"]) == 0
+    )
+    record = json.loads((tmp_path / "out" / "film.json").read_text())
+    assert record["source"]["kind"] == "nifti" and SIDES_ASSUMED in record["source"]["warnings"]
+    mask = nibabel.load(tmp_path / "out" / "film.nii.gz")
+    given = nibabel.load(tmp_path / "film.nii.gz")
+    assert mask.shape == given.shape and np.array_equal(mask.affine, given.affine)
+    assert all(mask.header[code] == given.header[code] for code in ("qform_code", "sform_code"))
+    png = read_mask(tmp_path / "out" / "film.png")
+    assert png.shape == pixels.shape and png.any() and np.array_equal(np.asarray(mask.dataobj)[..., 0].T, png)

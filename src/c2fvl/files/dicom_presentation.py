@@ -88,6 +88,13 @@ def grey_table(dataset: Any, layout: PixelLayout) -> GreyTable:
     return GreyTable(table._finished(shown), source, values, table.is_padding, table.is_inverted, table.warnings)
 
 
+def rescaled(dataset: Any, layout: PixelLayout) -> tuple[_Values, NDArray[np.bool_], tuple[str, ...]]:
+    """Return for each code its value after the modality transform and whether it is padding, and warnings."""
+    stored = _stored_values(layout)
+    values, _, _, remarks = _modality(dataset, layout, stored)
+    return values, _padding(dataset, layout, stored), tuple(remarks)
+
+
 def _stored_values(layout: PixelLayout) -> NDArray[np.int64]:
     stored = (np.arange(2**layout.allocated) >> layout.shift) & (2**layout.stored - 1)
     if layout.signed:

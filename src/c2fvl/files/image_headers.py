@@ -24,7 +24,7 @@ _MAX_JPEG_SCANS = 100
 _ORIENTATION_TAG = 0x0112
 _NOT_HERE = {
     "dicom": "this is a DICOM file, and a data set holds PNG, JPEG or TIFF; export the image as PNG",
-    "nifti": "NIfTI files are not read yet; export the slices as PNG",
+    "nifti": "this is a NIfTI file, and a data set holds PNG, JPEG or TIFF; export the slices as PNG",
 }
 
 

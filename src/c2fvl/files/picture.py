@@ -51,6 +51,8 @@ class Picture:
     """What a user must know before relying on the result, each a whole sentence."""
     header: Any = field(default=None, repr=False, compare=False)
     """The `pydicom.Dataset` of the file without its pixels, for results that refer to it; None for other kinds."""
+    grid: Any = field(default=None, repr=False, compare=False)
+    """Where the pixels of a NIfTI file lie, as `grid_of_nifti` takes it; None for other kinds."""
 
     def to_file(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return a map (H, W) or (C, H, W) of this picture as it lies in the file."""

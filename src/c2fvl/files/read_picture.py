@@ -9,7 +9,8 @@ from c2fvl.files.dicom_film import read_film
 from c2fvl.files.dicom_headers import parse
 from c2fvl.files.images import MAX_PIXELS, decode_pixels, read_image_bytes, read_spacing, unit_range
 from c2fvl.files.kinds import HEAD_BYTES, kind_of
-from c2fvl.files.picture import Picture
+from c2fvl.files.nifti import read_nifti_picture
+from c2fvl.files.picture import CLINICAL_KINDS, Picture
 from c2fvl.files.sanity import check_grey_values
 
 
@@ -34,9 +35,12 @@ def read_picture(
         data, name = source, name or "the image"
     else:
         data, name = read_image_bytes(source, max_pixels=max_pixels), name or str(source)
-    if kind_of(data[:HEAD_BYTES]) != "dicom":
+    kind = kind_of(data[:HEAD_BYTES])
+    if kind not in CLINICAL_KINDS:
         return _read_plain(data, name, max_pixels, film)
     try:
+        if kind == "nifti":
+            return read_nifti_picture(data, max_pixels=max_pixels, film=film)
         return read_film(parse(data), max_pixels=max_pixels, force_view=force_view, frame=frame)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error

@@ -125,6 +125,7 @@ def nifti(mask: NDArray[Any], grid: Grid) -> bytes:
         header = nibabel.Nifti1Header()
         for name in _PLACE:
             header[name] = grid.header[name]
+        header.set_data_shape(array.shape)  # without codes, the affine follows from it
         image = nibabel.Nifti1Image(array, grid.affine, header)
     image.header.set_data_dtype(np.uint8)
     image.header.set_slope_inter(1, 0)

@@ -9,7 +9,7 @@ from c2fvl.inference.outputs.codes import lesion_numbers
 from c2fvl.inference.outputs.encode import dicom_bytes
 from c2fvl.inference.outputs.endings import NEED_DICOM, ClinicalOptions
 from c2fvl.inference.outputs.measurement_report import measurements
-from c2fvl.inference.outputs.nifti_nrrd import grid_of_film, nifti, nrrd
+from c2fvl.inference.outputs.nifti_nrrd import Grid, grid_of_film, grid_of_nifti, nifti, nrrd
 from c2fvl.inference.outputs.result_info import ResultInfo, orientation_of_picture, patient_zones
 from c2fvl.inference.outputs.secondary_capture import secondary_capture
 from c2fvl.inference.outputs.seg import segmentation
@@ -58,13 +58,21 @@ def clinical_files(
             )
         )  # fmt: skip
     if "nifti" in outputs or "nrrd" in outputs:
-        height, width = prediction.mask.shape
-        grid = grid_of_film((height, width), header)
-        found |= {name: write(prediction.mask, grid) for name, write in _GRIDDED.items() if name in outputs}
+        mask, grid = _in_grid(prediction)
+        found |= {name: write(mask, grid) for name, write in _GRIDDED.items() if name in outputs}
     return found
 
 
 _GRIDDED = {"nifti": nifti, "nrrd": nrrd}
+
+
+def _in_grid(prediction: Prediction) -> tuple[np.ndarray, Grid]:
+    """Return the mask and its place in space; NIfTI stores an image (H, W) as (W, H)."""
+    picture = prediction.picture
+    if picture.grid is not None:
+        return prediction.mask.T, grid_of_nifti(picture.grid)
+    height, width = prediction.mask.shape
+    return prediction.mask, grid_of_film((height, width), picture.header)
 
 
 def info_of(prediction: Prediction) -> ResultInfo:
