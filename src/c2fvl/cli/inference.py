@@ -17,6 +17,7 @@ from c2fvl.cli.options import (
     add_json,
     add_number,
     add_orientation,
+    add_precision,
     add_table,
     add_text_model,
     add_trust,
@@ -71,6 +72,7 @@ def _predict_options(sub: argparse.ArgumentParser) -> None:
         help="a pixel is lesion from this probability on (default: %(default)s)",
     )
     add_device(sub)
+    add_precision(sub)
     add_batch_size(sub)
     add_number(sub, "--workers", 1, "threads that read images, and as many that write masks")
     add_json(sub, "one line per image")
@@ -123,7 +125,9 @@ def _predictor(options: argparse.Namespace, **arguments: Any) -> Any:
 
         batch_size = arguments.get("batch_size", 1)
         model = load_named_model(options)
-        network = NetworkEngine(model, device=device_of(options), batch_size=batch_size, in_place=True)
+        network = NetworkEngine(
+            model, device=device_of(options), batch_size=batch_size, precision=options.precision, in_place=True
+        )
         return Predictor(network, **arguments)
     if options.text_model is not None:
         raise ValueError("--text-model needs a model folder; export the model again for another language model")
@@ -231,7 +235,7 @@ def _read_options(sub: argparse.ArgumentParser) -> None:
     add_orientation(sub, "in the output")
     add_device(sub)
     add_json(sub, "one line per image")
-    sub.set_defaults(text_model=None, trust=None)
+    sub.set_defaults(text_model=None, trust=None, precision="auto")
 
 
 def run_read(options: argparse.Namespace) -> int:

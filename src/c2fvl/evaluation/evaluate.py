@@ -192,7 +192,7 @@ def score(
         predicted_findings=_findings(scored, images.cases) if part.text == "right" else None,
         settings=to_toml(model.config),
         loss_curves=LOG if history else None,
-        software=provenance(torch.device(compute.device)),
+        software=provenance(torch.device(compute.device)) | {"precision": compute.precision},
         seconds=round(time.monotonic() - began, 2),
     )  # fmt: skip
     return ScoredPart(model, images.cases, images, scored, columns, summary, history)

@@ -100,17 +100,18 @@ def predict_cases(
     """Yield the prediction of every case of this process, in the order of the data set.
 
     The network, which lies on the device of `compute`, is put in eval mode for it and left in it. Without a batch size
-    it is run image by image. Raises `ValueError`, which names the case, where the network gives numbers that are no
-    probabilities; with a `loss`, the loss tells.
+    it is run image by image, and "auto" is fp32: `for_inference` settles both. Raises `ValueError`, which names the
+    case, where the network gives numbers that are no probabilities; with a `loss`, the loss tells.
     """
     network.eval()
+    precision = "fp32" if compute.precision == "auto" else compute.precision
     device = torch.device(compute.device)
     batches = EpochBatches(len(dataset), compute.batch_size or 1, rank=rank, world=world)
     indices = [index for batch in batches for _, index in batch]
     done = 0
     items = iterate_batches(dataset, batches, workers=compute.workers, pin_memory=device.type == "cuda")
     for batch in (batch.to(device) for batch in items):
-        output = infer(network, batch, device=device, precision=compute.precision)
+        output = infer(network, batch, device=device, precision=precision)
         probability = probabilities(output).cpu().numpy()
         losses = None if loss is None else _losses(loss, output, batch)
         logits = [values.float().cpu().numpy() for values in output.findings or ()]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+CHOICES = ("auto", *PRECISIONS)
 MEASURABLE = ("inference", "training", "loading", "metrics")
 """What `c2fvl bench` can measure."""
 
@@ -17,5 +18,5 @@ class Compute:
     """Images at once; None for what suits the device."""
     workers: int = 0
     """Processes that read images; 0 for a thread."""
-    precision: str = "fp32"
-    """fp32, bf16 or fp16."""
+    precision: str = "auto"
+    """fp32, bf16 or fp16; auto is what suits network and device, where a trained model predicts."""

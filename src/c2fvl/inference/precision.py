@@ -3,8 +3,12 @@
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import nn
 
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+FASTER_IN_BF16 = ("c2fvl", "unet")
+"""Networks whose predictions in bf16 were measured: faster on a processor, with the same Dice within 0.05 points."""
+_MIN_PARAMETERS = 5_000_000
 
 
 def check_precision(device: torch.device | str, precision: str) -> None:
@@ -25,6 +29,20 @@ def settled_precision(device: torch.device | str, precision: str) -> str:
     if torch.device(device).type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+
+
+def suited_precision(name: str, network: nn.Module, device: torch.device | str, precision: str) -> str:
+    """Return the precision in which a trained network predicts, "auto" settled.
+
+    That is bf16 on a processor which computes in it, for networks of `FASTER_IN_BF16` at their full width, and fp32
+    everywhere else.
+    """
+    if precision != "auto":
+        check_precision(device, precision)
+        return precision
+    is_large = sum(weights.numel() for weights in network.parameters()) >= _MIN_PARAMETERS
+    on_cpu = torch.device(device).type == "cpu"
+    return settled_precision(device, "auto") if on_cpu and is_large and name in FASTER_IN_BF16 else "fp32"
 
 
 def is_emulated(device: torch.device | str, precision: str) -> bool:

@@ -52,6 +52,8 @@ class PredictedBy:
     """Besides the background."""
     reads_images: bool
     """Whether the network predicts findings from the image before it reads the report."""
+    precision: str = "fp32"
+    """The number format that the network computed in."""
 
 
 @dataclass(frozen=True)

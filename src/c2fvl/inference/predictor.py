@@ -78,6 +78,7 @@ class Predictor:
         self.model = PredictedBy(
             config.model.name, config.preset, str(self.engine.path), self.engine.metrics.get("weights_sha256"),
             threshold, own if trust is None else trust, self.is_calibrated, tuple(self.classes), self.reads_images,
+            getattr(self.engine, "precision", "fp32"),
         )  # fmt: skip
 
     def __call__(

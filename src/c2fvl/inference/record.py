@@ -44,6 +44,7 @@ def record_of(prediction: Prediction) -> dict[str, Any]:
             "preset": model.preset,
             "path": model.path,
             "weights_sha256": model.weights_sha256,
+            "precision": model.precision,
         },
     }
 

@@ -11,17 +11,17 @@ from c2fvl.checkpoints.trained_model import TrainedModel, check_device
 from c2fvl.data.batches import Batch
 from c2fvl.inference.compute import Compute
 from c2fvl.inference.engine import Computed
-from c2fvl.inference.precision import autocast, check_precision
+from c2fvl.inference.precision import autocast, suited_precision
 from c2fvl.models import Output
 from c2fvl.models.inference_model import optimize
 from c2fvl.reports.encoders import text_shape
 
 
 def for_inference(model: TrainedModel, compute: Compute) -> tuple[nn.Module, Compute]:
-    """Return the inference form of a model's network and `compute` with a batch size, both as the device suits."""
-    compute = dataclasses.replace(compute, batch_size=compute.batch_size or automatic_batch(model))
-    if compute.precision != "fp32":
-        check_precision(compute.device, compute.precision)
+    """Return the inference form of a model's network and `compute` with batch size and precision, as they suit."""
+    precision = suited_precision(model.config.model.name, model.network, compute.device, compute.precision)
+    compute = dataclasses.replace(compute, batch_size=compute.batch_size or automatic_batch(model), precision=precision)
+    if precision != "fp32":
         return optimize(model.network), compute
     return inference_form(model, batch_size=compute.batch_size or 1), compute
 
@@ -74,8 +74,8 @@ def largest_batch(attempt: Callable[[int], object], *, maximum: int) -> int:
 class NetworkEngine:
     """A trained network that gives probabilities for arrays, in its inference form.
 
-    `batch_size` is how many images it is prepared for at once, None for what suits the device; `in_place` as in
-    `optimize`.
+    `batch_size` is how many images it is prepared for at once, None for what suits the device; `precision` as in
+    `Compute`; `in_place` as in `optimize`.
     """
 
     def __init__(
@@ -84,19 +84,24 @@ class NetworkEngine:
         *,
         device: torch.device | str = "cpu",
         batch_size: int | None = 1,
+        precision: str = "auto",
         in_place: bool = False,
     ) -> None:
         self.config, self.path, self.metrics = model.config, model.path, model.metrics
         self.calibration, self.ood_detector = model.calibration, model.ood_detector
         self.device = check_device(device)
         self.batch_size = batch_size or automatic_batch(model)
-        self.network = inference_form(model, batch_size=self.batch_size, in_place=in_place)
+        self.precision = suited_precision(model.config.model.name, model.network, self.device, precision)
+        if self.precision == "fp32":
+            self.network = inference_form(model, batch_size=self.batch_size, in_place=in_place)
+        else:
+            self.network = optimize(model.network, in_place=in_place)
 
     def compute(self, images: np.ndarray, text: np.ndarray | None) -> Computed:
         """Return what the network makes of images (B, 3, S, S) and their text (B, T, F), as `Engine` says."""
         rows = None if text is None else torch.from_numpy(text)
         batch = Batch([""] * len(images), torch.from_numpy(images), None, rows, [None] * len(images))
-        output = infer(self.network, batch, device=self.device, precision="fp32")
+        output = infer(self.network, batch, device=self.device, precision=self.precision)
         logits = tuple(values.cpu().numpy() for values in output.findings or ())
         return Computed(probabilities(output).cpu().numpy(), logits)
 
