@@ -22,6 +22,7 @@ class Patch:
 
 _LOOP = "training/test_loop.py::"
 _PREDICTOR = "inference/test_predictor.py::"
+_OUTPUTS = "inference/outputs/"
 
 PATCHES = (
     # files
@@ -138,6 +139,30 @@ PATCHES = (
     Patch("inference/torch_engine.py", "return fractions[:, 1] if logits.shape[1] == 2",
           "return fractions[:, 0] if logits.shape[1] == 2",
           "data/test_classes.py::test_two_logits_are_background_and_lesion"),
+    # clinical files
+    Patch("inference/outputs/result_info.py", "frozenset(mirrored(zone) for zone,", "frozenset(zone for zone,",
+          f"{_OUTPUTS}test_sides.py::test_a_lesion_of_the_patients_right_is_coded_right_in_every_file"),
+    Patch("inference/outputs/result_info.py", '"R" if picture.mirrored else "L"', '"L" if picture.mirrored else "R"',
+          f"{_OUTPUTS}test_sides.py::test_an_orientation_that_is_assumed_or_given_follows_the_picture"),
+    Patch("inference/outputs/sides.py", "return orientation is not None and", "return orientation is None or",
+          f"{_OUTPUTS}test_seg.py::test_an_assumed_orientation_is_said_and_no_side_is_coded"),
+    Patch("inference/outputs/secondary_capture.py", '_OPPOSITE = {"L": "R", "R": "L"}',
+          '_OPPOSITE = {"L": "L", "R": "R"}',
+          f"{_OUTPUTS}test_secondary_capture.py::test_letters_are_where_the_patients_right_and_left_are"),
+    Patch("inference/outputs/seg.py", '        header.SliceThickness = "1"\n', "",
+          f"{_OUTPUTS}test_seg.py::test_a_known_spacing_of_a_film_goes_with_a_thickness"),
+    Patch("inference/outputs/source.py", '    "Modality", "SeriesNumber",',
+          '    "PatientComments", "Modality", "SeriesNumber",',
+          f"{_OUTPUTS}test_seg.py::test_free_text_and_private_attributes_stay_behind"),
+    Patch("inference/outputs/source.py", "for name in kept if deidentified else (*kept, *_IDENTIFYING):",
+          "for name in (*kept, *_IDENTIFYING):",
+          f"{_OUTPUTS}test_seg.py::test_a_deidentified_segmentation_holds_no_identifier_and_new_uids"),
+    Patch("inference/outputs/structured_report.py", "if keep_text and given_report.strip():",
+          "if given_report.strip():", f"{_OUTPUTS}test_reports.py::test_the_users_report_is_kept_only_when_wanted"),
+    Patch("inference/outputs/nifti_nrrd.py", "return Grid(_LPS @ matrix,", "return Grid(matrix,",
+          f"{_OUTPUTS}test_nifti_nrrd.py::test_each_pixel_of_a_series_lies_where_dicom_says"),
+    Patch("inference/outputs/of_prediction.py", "zone_areas(_lesion(prediction))", "prediction.areas",
+          f"{_OUTPUTS}test_of_prediction.py::test_zones_are_those_of_the_lesion_and_not_of_the_lungs"),
     # training
     Patch("training/random_state.py", "np.asarray(keys, np.uint32), position,", "np.asarray(keys, np.uint32), 0,",
           f"{_LOOP}test_generators_are_restored_to_what_they_were"),
