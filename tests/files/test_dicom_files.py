@@ -50,7 +50,7 @@ def test_what_is_no_film_is_refused_with_the_reason(name):
 
 READ = {
     "RG1_UNCR.dcm": ("window", ()),
-    "RG3_UNCR.dcm": ("window", ("BodyPartExamined is EXTREMITY", "white")),
+    "RG3_UNCR.dcm": ("window", ("BodyPartExamined is EXTREMITY",)),
     "77654033/CR2/6247": ("percentile", ("BodyPartExamined is CSPINE", "98 % of the pixels")),
     "vlut_04.dcm": ("voi_lut", ("black",)),
     "mlut_18.dcm": ("modality_lut", ("black",)),

@@ -70,7 +70,7 @@ def read_film(
         pixels = pixels[:, ::-1]
     if lie.flipped:
         pixels = pixels[::-1]
-    remarks += sanity.remarks_on_film(sanity.sampled(pixels if pixels.ndim == 2 else pixels.mean(axis=2)))
+    remarks += sanity.remarks_on_chest(sanity.sampled(pixels))
     spacing, spacing_source = spacing_of(dataset)
     return Picture(
         np.ascontiguousarray(pixels),

@@ -108,7 +108,7 @@ def read_nifti_volume(source: Path | str | bytes) -> Volume:
     return replace(volume, warnings=(*warnings, *remarks_on_values(volume)))
 
 
-def read_nifti_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, film: bool = True) -> Picture:
+def read_nifti_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read a single image, (W, H) or (W, H, 1) as NIfTI stores it, from the content of a file.
 
     Such a file does not say whose left is at the left of the image. Raises `ValueError` for a volume, and as
@@ -130,7 +130,7 @@ def read_nifti_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, film: bool 
     scale = _scale_of(values, head)
     grey = values.T.astype(np.float64) * scale.slope + scale.intercept
     if scale.highest:
-        found = check_grey_values(np.ascontiguousarray(np.clip(grey, 0, 1), np.float32), film=film)
+        found = check_grey_values(np.ascontiguousarray(np.clip(grey, 0, 1), np.float32))
     else:
         low, high = stretch_range(sampled(grey))
         stretched = np.clip((grey - low) / (high - low), 0, 1)

@@ -21,14 +21,12 @@ def read_picture(
     max_pixels: int = MAX_PIXELS,
     force_view: bool = False,
     frame: int | None = None,
-    film: bool = True,
 ) -> Picture:
     """Read an image file, or the content of one.
 
     A grey image has pixels (H, W), and so has a colour image of equal channels. `name` stands in messages in place of
     the path. `force_view` and `frame`, counted from 1, are for DICOM: let a lateral film pass, and choose an image of a
-    file that holds several. `film` says that a chest film is expected, so that exchanged black and white is noticed;
-    set it to False for slices. Raises `FileNotFoundError`, or `ValueError` for a file that is no image, is damaged, cut
+    file that holds several. Raises `FileNotFoundError`, or `ValueError` for a file that is no image, is damaged, cut
     short or over `max_pixels`, or is of a kind that is not supported.
     """
     if isinstance(source, bytes):
@@ -37,21 +35,21 @@ def read_picture(
         data, name = read_image_bytes(source, max_pixels=max_pixels), name or str(source)
     kind = kind_of(data[:HEAD_BYTES])
     if kind not in CLINICAL_KINDS:
-        return _read_plain(data, name, max_pixels, film)
+        return _read_plain(data, name, max_pixels)
     try:
         if kind == "nifti":
-            return read_nifti_picture(data, max_pixels=max_pixels, film=film)
+            return read_nifti_picture(data, max_pixels=max_pixels)
         return read_film(parse(data), max_pixels=max_pixels, force_view=force_view, frame=frame)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
 
-def _read_plain(data: bytes, name: str, max_pixels: int, film: bool) -> Picture:
+def _read_plain(data: bytes, name: str, max_pixels: int) -> Picture:
     pixels, kind, remarks = decode_pixels(data, name, max_pixels=max_pixels)
     if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
         pixels = np.ascontiguousarray(pixels[:, :, 0])
     spacing = read_spacing(io.BytesIO(data))
-    checked = check_grey_values(unit_range(pixels), film=film)
+    checked = check_grey_values(unit_range(pixels))
     return Picture(
         checked.pixels,
         kind,
