@@ -244,3 +244,15 @@ def test_spacing_says_where_it_comes_from(values, spacing, source):
     picture = read_picture(as_bytes(film(pixels, bits=12, **values)))
     assert picture.spacing_source == source
     assert picture.spacing == (None if spacing is None else pytest.approx(spacing))
+
+
+def test_the_header_that_is_kept_has_no_pixels_and_only_what_can_be_read():
+    dataset = film(np.random.default_rng(0).integers(0, 4096, (40, 30)).astype(np.uint16), bits=12, PatientAge="012Y")
+    dataset.add_new(0x00091001, "OB", bytes(2**20 + 2))
+    dataset.SeriesNumber = "7"
+    content = as_bytes(dataset).replace(b"\x20\x00\x11\x00IS", b"\x20\x00\x11\x00ZZ")
+    header = read_picture(content).header
+    assert header.PatientAge == "012Y"
+    assert header.file_meta.TransferSyntaxUID == dataset.file_meta.TransferSyntaxUID
+    for left_out in ("PixelData", "SeriesNumber", 0x00091001):
+        assert left_out not in header

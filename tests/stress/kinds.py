@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import random
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from c2fvl.config_files import load_config
 from c2fvl.data.scan import inspect
 from c2fvl.evaluation.compare.compare import compare
 from c2fvl.files.images import read_image, read_mask, read_spacing
+from c2fvl.files.read_picture import read_picture
 from c2fvl.files.tables import read_cells, read_csv
 from c2fvl.inference.onnx_engine import OnnxModel
 from c2fvl.inference.predictor import Predictor
@@ -111,8 +113,10 @@ def all_kinds(root: Path, run: Path, evaluation: Path, exported: Path) -> list[K
     image_readers = _every(read_image, read_spacing, *masks, *labels)
     xlsx = (root / "Test_Folder" / "Test_text.xlsx").read_bytes()
     table = (root / "Test_Folder" / "Test_films.csv").read_bytes()
+    films = dicom_films()
     best, last = run / "best", max((run / "last").iterdir())
     found = [Kind(ending, pictures[ending], f"a.{ending}", image_readers, _plain(BINARY)) for ending in pictures]
+    found += [Kind(name, [film], "a.dcm", read_picture, _pixels_or_header(film)) for name, film in films.items()]
     found += [
         Kind("xlsx", [xlsx], "a.xlsx", _every(read_cells, read_table), mutate_archive),
         Kind("csv", [table], "a.csv", _every(read_csv, read_cells, read_table), _plain(TEXT)),
@@ -136,6 +140,39 @@ def all_kinds(root: Path, run: Path, evaluation: Path, exported: Path) -> list[K
         content = (evaluation / name).read_bytes()
         found.append(Kind(f"evaluation: {name}", [content], name, _compared, _plain(TEXT), evaluation))
     return found
+
+
+def dicom_films() -> dict[str, bytes]:
+    """Return a small film in each compression that can be written here, and others; none without pydicom."""
+    try:
+        from pydicom.data import get_testdata_file
+        from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+        from support.dicom import as_bytes, film
+    except ImportError:
+        return {}
+    pixels = np.random.default_rng(0).integers(0, 4096, (64, 48)).astype(np.uint16)
+    found = {"dicom": as_bytes(film(pixels, bits=12, WindowCenter=2048, WindowWidth=4096, PixelSpacing=[0.1, 0.1]))}
+    for syntax in (JPEG2000Lossless, JPEGLSLossless, RLELossless):
+        dataset = film(pixels, bits=12)
+        dataset.compress(syntax)
+        found[f"dicom {syntax.name}"] = as_bytes(dataset)
+    for name in ("JPEG-LL.dcm", "SC_rgb_jpeg_dcmtk.dcm"):
+        path = get_testdata_file(name, download=False)
+        if path is not None:
+            found[f"dicom {name}"] = Path(path).read_bytes()
+    return found
+
+
+def _pixels_or_header(film: bytes) -> Mutation:
+    """Return a mutation of the header or of the pixels, so that each is damaged with the other whole."""
+    begin = film.rindex(b"\xe0\x7f\x10\x00")
+
+    def change(data: bytes, draw: random.Random) -> bytes:
+        if draw.random() < 0.5:
+            return mutate(data[:begin], draw, BINARY) + data[begin:]
+        return data[:begin] + mutate(data[begin:], draw, BINARY)
+
+    return change
 
 
 def _understood(path: Path) -> None:

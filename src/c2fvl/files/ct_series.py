@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2fvl.files.dicom_decode import decode_frame, is_lossy
-from c2fvl.files.dicom_film import header_of
-from c2fvl.files.dicom_headers import has_value, numbers, parse, read_layout, text, texts, value, whole
+from c2fvl.files.dicom_headers import has_value, header_of, numbers, parse, read_layout, text, texts, value, whole
 from c2fvl.files.dicom_presentation import rescaled
 from c2fvl.files.images import MAX_PIXELS, read_image_bytes
 from c2fvl.files.volume import AIR, MAX_BYTES, Volume, nearest_lie, remarks_on_values

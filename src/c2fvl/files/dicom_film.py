@@ -15,6 +15,7 @@ from c2fvl.files.dicom_decode import Decoded, decode_frame, is_lossy
 from c2fvl.files.dicom_geometry import lie_of, spacing_of
 from c2fvl.files.dicom_headers import (
     PixelLayout,
+    header_of,
     import_pydicom,
     numbers,
     one_line,
@@ -45,8 +46,6 @@ _CHEST = {"", "CHEST", "THORAX", "LUNG", "LUNGS", "CHEST AND ABDOMEN", "CHESTABD
 _RGB = {"RGB", "YBR_RCT", "YBR_ICT"}
 _PALETTE = "PALETTE COLOR"
 _ROWS_AT_ONCE = 16
-_PIXEL_TAGS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
-"""Pixels as floats, as doubles and as whole numbers."""
 
 
 def read_film(
@@ -86,14 +85,6 @@ def read_film(
         (*warnings, *remarks),
         header_of(dataset),
     )
-
-
-def header_of(dataset: Any) -> Any:
-    """Return a dataset without its pixels."""
-    header = import_pydicom().Dataset()
-    header.update({element.tag: element for element in dataset.values() if element.tag not in _PIXEL_TAGS})
-    header.file_meta = getattr(dataset, "file_meta", None)
-    return header
 
 
 def _accepted(dataset: Any) -> list[str]:

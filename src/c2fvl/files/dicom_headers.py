@@ -21,8 +21,10 @@ from c2fvl.messages import printable
 _MAX_READS = 400_000
 """Each element takes two or three; a multi-frame header has some ten thousand elements, a film a few hundred."""
 _MAX_INFLATED = 2**28
-_MAX_SEQUENCE_BYTES = 2**20
-"""Of an unparsed sequence of tables; a table has at most 65536 entries of two bytes."""
+_MAX_ELEMENT_BYTES = 2**20
+"""Of an unparsed element, such as a sequence of tables; a table has at most 65536 entries of two bytes."""
+_PIXEL_TAGS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
+"""Pixels as floats, as doubles and as whole numbers."""
 NATIVE_SYNTAXES = {
     "1.2.840.10008.1.2": "<",
     "1.2.840.10008.1.2.1": "<",
@@ -198,13 +200,28 @@ def first_item(dataset: Any, keyword: str) -> Any:
         unparsed = getattr(dataset.get_item(keyword), "value", None)
     except Exception:
         return None
-    if isinstance(unparsed, bytes) and len(unparsed) > _MAX_SEQUENCE_BYTES:
+    if isinstance(unparsed, bytes) and len(unparsed) > _MAX_ELEMENT_BYTES:
         return None
     found = value(dataset, keyword)
     try:
         return found[0] if found else None
     except Exception:
         return None
+
+
+def header_of(dataset: Any) -> Any:
+    """Return a dataset without its pixels, its very large elements, and those that cannot be read."""
+    header = import_pydicom().Dataset()
+    with quiet():
+        for tag in list(dataset.keys()):
+            try:
+                unparsed = dataset.get_item(tag).value
+                if tag not in _PIXEL_TAGS and not (isinstance(unparsed, bytes) and len(unparsed) > _MAX_ELEMENT_BYTES):
+                    header[tag] = dataset[tag]
+            except Exception:  # an unknown form or a senseless value
+                continue
+    header.file_meta = getattr(dataset, "file_meta", None)
+    return header
 
 
 def read_layout(dataset: Any, max_pixels: int) -> PixelLayout:
