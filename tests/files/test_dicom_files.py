@@ -216,6 +216,14 @@ def test_frontal_words_are_no_lateral_film(description):
     read_picture(as_bytes(film(pixels, bits=12, SeriesDescription=description)))
 
 
+def test_the_orientation_of_an_animal_is_not_that_of_a_person():
+    pixels = np.random.default_rng(0).integers(0, 4096, (40, 30)).astype(np.uint16)
+    values = {"PatientOrientation": ["R", "F"], "AnatomicalOrientationType": "QUADRUPED"}
+    picture = read_picture(as_bytes(film(pixels, bits=12, **values)))
+    assert (picture.orientation_source, picture.mirrored) == ("assumed", False)
+    assert any("animal" in warning for warning in picture.warnings)
+
+
 def test_the_side_of_the_body_says_nothing_of_the_orientation():
     pixels = np.random.default_rng(0).integers(0, 4096, (40, 30)).astype(np.uint16)
     picture = read_picture(as_bytes(film(pixels, bits=12, PatientOrientation=None, Laterality="R")))

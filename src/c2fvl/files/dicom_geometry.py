@@ -35,6 +35,8 @@ def lie_of(dataset: Any, *, force_view: bool = False) -> Lie:
             raise ValueError(f"this is a lateral film ({reason}), expected a frontal one (PA or AP); {_FORCE}")
         return Lie(warnings=(f"This is a lateral film ({reason}); networks are trained on frontal ones.",))
     given = texts(dataset, "PatientOrientation")
+    if text(dataset, "AnatomicalOrientationType") == "QUADRUPED":  # there "R" is rostral and "L" the left
+        return Lie(warnings=(*remarks, "The film is of an animal (AnatomicalOrientationType QUADRUPED)."))
     across, down = (direction[:1] for direction in given) if len(given) == 2 else ("", "")
     transposed = across in ("H", "F") and down in ("L", "R")
     if transposed:
