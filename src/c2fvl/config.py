@@ -44,6 +44,11 @@ class DataConfig:
         "8 bits, and every touched pixel of the mask counts; none: images must already have data.image_size",
         choices=("exact", "published", "none"),
     )
+    ct_window: str = _setting(
+        "",
+        "for networks that segment CT slices: center,width in HU of the window by which a CT volume becomes grey "
+        "values; empty for chest films",
+    )
     channel_order: str = _setting("rgb", "order of the colour channels in the network's input", choices=("rgb", "bgr"))
     augmentation: str = _setting(
         "consistent",

@@ -23,7 +23,7 @@ def chest(num_slices: int = 6, rows: int = 48, columns: int = 56) -> np.ndarray:
     for center in (0.3, 0.7):
         values[((row / rows - 0.5) / 0.3) ** 2 + ((column / columns - center) / 0.15) ** 2 < 1] = -850
     values = np.repeat(values[None], num_slices, axis=0)
-    values[:, rows // 20 : rows // 10, columns // 2 :] = 900  # in front, on the left
+    values[:, 0, columns // 2 :] = 900  # in front, on the left
     values[num_slices // 2 :, rows * 13 // 20 : rows * 15 // 20, columns * 13 // 20 : columns * 15 // 20] = -200
     values[0, -4:, :4] = 400  # at the feet, behind, on the right
     return values

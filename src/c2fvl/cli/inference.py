@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from c2fvl.cli.options import (
     whole_number,
 )
 from c2fvl.cli.output import say, say_lines
+from c2fvl.progress import SILENT
 
 
 def add(commands: Commands) -> None:
@@ -62,7 +64,15 @@ def _predict_options(sub: argparse.ArgumentParser) -> None:
         help="table with the columns image, report and orientation; paths are relative to the table",
     )
     sub.add_argument(
-        "--force-view", action="store_true", help="also segment lateral films, which are refused otherwise"
+        "--force-view",
+        action="store_true",
+        help="also segment lateral films, and films with a model for CT; both are refused otherwise",
+    )
+    sub._negative_number_matcher = re.compile(r"-\d[\d.,]*$")  # else -600,1500 would be taken for an option
+    sub.add_argument(
+        "--window",
+        metavar="CENTER,WIDTH",
+        help="window in HU for CT volumes (default: that of the model); with it any model segments them",
     )
     _add_outputs(sub)
     sub.add_argument(
@@ -91,9 +101,9 @@ def _add_outputs(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--output-type",
-        default="png",
         metavar="TYPES",
-        help=f"what to write, joined by commas: {', '.join(OUTPUTS)}; the record is always written (default: png)",
+        help=f"what to write, joined by commas: {', '.join(OUTPUTS)}; the record is always written (default: png; of a "
+        "CT volume nifti or seg, and png writes one for each slice)",
     )
     sub.add_argument(
         "--skip-existing",
@@ -139,10 +149,11 @@ def _predictor(options: argparse.Namespace, **arguments: Any) -> Any:
 def run_predict(options: argparse.Namespace) -> int:
     """Run `c2fvl predict`; return its exit status."""
     from c2fvl.cli.terminal import TerminalProgress
+    from c2fvl.inference.ct_window import parse_window
     from c2fvl.inference.outputs.endings import ClinicalOptions
     from c2fvl.inference.predictor import ONNX
     from c2fvl.inference.requests import collect
-    from c2fvl.inference.save import check_outputs
+    from c2fvl.inference.series_requests import is_volume
     from c2fvl.inference.summary_table import SummaryTable
     from c2fvl.inference.to_folder import predict_to_folder
 
@@ -150,7 +161,8 @@ def run_predict(options: argparse.Namespace) -> int:
         if Path(image).suffix == ONNX:
             raise ValueError(f"{image} is an exported model, not an image; give it as --model {image}")
     _check_report(options.report)
-    outputs = check_outputs([*filter(None, options.output_type.split(",")), "json", *_flagged_outputs(options)])
+    window = None if options.window is None else parse_window(options.window)
+    outputs = _outputs(options)
     requests = collect(options.images, table=options.csv, report=options.report, recursive=options.recursive)
     predictor = _predictor(
         options, threshold=options.threshold, batch_size=options.batch_size, force_view=options.force_view
@@ -159,17 +171,19 @@ def run_predict(options: argparse.Namespace) -> int:
         refusal = predictor.understand_or_refuse(options.report, orientation=options.orientation).refusal
         if refusal:
             say(f"{PROGRAM}: the report is not used: {refusal}", error=True)
-    records = predict_to_folder(
-        predictor, requests, options.out, orientation=options.orientation, outputs=outputs,
-        skip_existing=options.skip_existing, workers=options.workers,
-        clinical=ClinicalOptions(options.keep_text, options.seg_geometry, options.deidentify),
-    )  # fmt: skip
+    is_single = len(requests) == 1
+    is_quiet = options.json or (is_single and not is_volume(requests[0]))
     table = SummaryTable(Path(options.out))
-    with TerminalProgress("Segmenting", quiet=options.json or len(requests) == 1) as progress:
+    with TerminalProgress("Segmenting", quiet=is_quiet) as progress:
+        records = predict_to_folder(
+            predictor, requests, options.out, orientation=options.orientation, outputs=outputs, window=window,
+            skip_existing=options.skip_existing, workers=options.workers, progress=progress if is_single else SILENT,
+            clinical=ClinicalOptions(options.keep_text, options.seg_geometry, options.deidentify),
+        )  # fmt: skip
         for done, record in enumerate(records, start=1):
             table.add(record)
             _say(record, options)
-            if len(requests) > 1:
+            if not is_single:
                 progress.advance(done, len(requests))
     table.write()
     for line in table.lines(num_reports=sum(bool(one.report and one.report.strip()) for one in requests)):
@@ -177,9 +191,14 @@ def run_predict(options: argparse.Namespace) -> int:
     return 1 if table.num_failed else 0
 
 
-def _flagged_outputs(options: argparse.Namespace) -> list[str]:
-    """Return the outputs that have an option of their own."""
-    return [name for name in ("probability", "overlay") if getattr(options, name)]
+def _outputs(options: argparse.Namespace) -> tuple[str, ...] | None:
+    """Return the outputs that the options name; None for none, so that they suit each image."""
+    from c2fvl.inference.save import check_outputs
+
+    flagged = [name for name in ("probability", "overlay") if getattr(options, name)]
+    if options.output_type is None:
+        return check_outputs(["png", *flagged]) if flagged else None
+    return check_outputs([*filter(None, options.output_type.split(",")), "json", *flagged])
 
 
 def _say(record: dict[str, Any], options: argparse.Namespace) -> None:
@@ -213,6 +232,9 @@ def _print_record(record: dict[str, Any], out: Path) -> None:
     if "skipped" in record:
         say(f"{record['image']}: already predicted, left as it is")
         return
+    if "slices" in record:
+        _print_volume(record, out)
+        return
     pixels = record["height"] * record["width"]
     areas = ", ".join(f"{name}: {100 * area / pixels:.1f} %" for name, area in record["area_per_class"].items())
     warnings = [f"do not rely on this result: {reason}" for reason in (record["ood"] or {}).get("reasons", ())]
@@ -229,6 +251,20 @@ def _print_record(record: dict[str, Any], out: Path) -> None:
         say(f"{record['image']}: {warning}", error=True)
 
 
+def _print_volume(record: dict[str, Any], out: Path) -> None:
+    """Print what was found in a CT volume."""
+    sizes = [f"{100 * record['voxels_fraction']:.2f} % of the volume"]
+    if record["volume_ml"] is not None:
+        sides = record["volume_ml_per_side"]
+        each = ", ".join(f"patient's {side}: {sides[f'patient_{side}']:.1f} ml" for side in ("right", "left"))
+        sizes = [f"{record['volume_ml']:.1f} ml ({each})"]
+    count, largest = record["slices_with_lesion"], record["largest_slice"]
+    where = f" Largest in slice {largest['number']} from the feet." if largest else ""
+    say(f"{out / record['files'][0]}: lesion: {sizes[0]}, in {count} of {record['slices']} slices.{where}")
+    for warning in record["source"]["warnings"]:
+        say(f"{record['image']}: {warning}", error=True)
+
+
 def _read_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("images", nargs="+", metavar="FILE", help="images, folders or glob patterns")
     _add_model(sub)
@@ -241,11 +277,14 @@ def _read_options(sub: argparse.ArgumentParser) -> None:
 def run_read(options: argparse.Namespace) -> int:
     """Run `c2fvl read`; return its exit status."""
     from c2fvl.inference.requests import collect
+    from c2fvl.inference.series_requests import is_volume
 
     predictor = _predictor(options)
     failed = 0
     for request in collect(options.images):
         try:
+            if is_volume(request):
+                raise ValueError("this is a CT volume; `c2fvl predict` segments it, read takes single images")
             found = predictor.describe(request.image)
         except (OSError, ValueError) as error:
             failed += 1

@@ -12,6 +12,11 @@ _TIFF_SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _NIFTI_HEADER_BYTES = 352
 _UID_ELEMENT = re.compile(rb"(?:\x02\x00[\x02\x10]\x00|\x08\x00\x16\x00).{4}1\.2\.840\.10008\.", re.DOTALL)
 """What every DICOM image has: the class of the object, or the transfer syntax."""
+_CT_CLASS = re.compile(
+    rb"(?:[\x02\x08]\x00[\x02\x16]\x00|\x00\x08\x00\x16).{4}1\.2\.840\.10008\.5\.1\.4\.1\.1\.2(?:\.[12])?(?![.0-9])",
+    re.DOTALL,
+)
+"""CT image and enhanced CT images, in little or big endian."""
 _DICOM_FOLDER = re.compile(rb"\x02\x00\x02\x00.{4}1\.2\.840\.10008\.1\.3\.10", re.DOTALL)
 
 
@@ -48,6 +53,11 @@ def is_readable_kind(path: Path | str) -> bool:
     except OSError:
         return False
     return kind_of(head) is not None and not _DICOM_FOLDER.search(head)
+
+
+def is_ct(head: bytes) -> bool:
+    """Tell whether the first `HEAD_BYTES` of a DICOM file are those of a CT image."""
+    return kind_of(head) == "dicom" and _CT_CLASS.search(head) is not None
 
 
 def _is_nifti(head: bytes) -> bool:

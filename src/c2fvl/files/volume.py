@@ -110,6 +110,7 @@ class Volume:
         """Return what the record of a prediction says about the file."""
         return {
             "kind": self.kind,
+            "series_instance_uid": str(self.headers[0].get("SeriesInstanceUID", "")) if self.headers else None,
             "orientation_source": self.orientation_source,
             "spacing_mm": None if self.spacing is None else [round(distance, 6) for distance in self.spacing],
             "lossy": self.lossy,

@@ -10,6 +10,7 @@ import numpy as np
 
 from c2fvl.data.classes import class_names
 from c2fvl.data.transforms import in_channel_order, resize_image
+from c2fvl.inference.ct_window import check_is_for_films
 from c2fvl.inference.engine import Computed, Engine
 from c2fvl.inference.image_input import ImageInput, as_picture, default_of
 from c2fvl.inference.masks import THRESHOLD, check_probability, to_labels, to_original
@@ -44,7 +45,8 @@ class Predictor:
     is a path (PNG, JPEG, TIFF, DICOM or 2-D NIfTI, known by its content), the bytes of such a file, a pydicom dataset,
     a Pillow picture, or a grey or RGB array (H, W) or (H, W, 3), float in [0, 1], uint8 or uint16. `trust`, from 0 (the
     image alone) to 1 (follow the report), is for networks that read the image before the report; None takes the
-    model's own. `force_view` also takes lateral films, which are refused otherwise.
+    model's own. `force_view` also takes lateral films, and films for a model of CT slices; both are refused otherwise.
+    CT volumes are segmented by `c2fvl.inference.volumes.predict_volume`.
     """
 
     def __init__(
@@ -130,6 +132,8 @@ class Predictor:
     ) -> Prepared:
         """Return image and report ready for `run`. Raises as a call does."""
         picture = as_picture(image, force_view=self.force_view)
+        if not self.force_view:
+            check_is_for_films(self.engine.config, picture)
         given = self.understand_or_refuse(report, orientation=orientation, default=default_of(picture, report))
         config = self.engine.config.data
         resized = in_channel_order(resize_image(picture.pixels, config.image_size, rule=config.resize), config)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from c2fvl.inference.prediction import Given, Prediction
+from c2fvl.inference.prediction import Given, PredictedBy, Prediction
 from c2fvl.reports.findings import FINDINGS, TRUST, explain, findings_of
 from c2fvl.reports.free_text.reader import read_free_text
 from c2fvl.reports.report import Report
@@ -34,22 +34,27 @@ def record_of(prediction: Prediction) -> dict[str, Any]:
         "trust": model.trust,
         "estimated_dice": None if sure is None else round(sure, 4),  # further digits depend on the size of the batch
         "calibrated": model.is_calibrated,
-        "report": _said(prediction.given, reads_images=model.reads_images),
+        "report": report_record(prediction.given, reads_images=model.reads_images),
         "ood": None if prediction.ood is None else prediction.ood.as_dict(),
         "predicted_findings": None
         if findings is None
         else findings.as_dict("image") | {"remarks": list(findings.remarks(prediction.given.orientation))},
-        "model": {
-            "name": model.name,
-            "preset": model.preset,
-            "path": model.path,
-            "weights_sha256": model.weights_sha256,
-            "precision": model.precision,
-        },
+        "model": model_record(model),
     }
 
 
-def _said(given: Given, *, reads_images: bool) -> dict[str, Any] | None:
+def model_record(model: PredictedBy) -> dict[str, Any]:
+    """Return what names the model of a prediction."""
+    return {
+        "name": model.name,
+        "preset": model.preset,
+        "path": model.path,
+        "weights_sha256": model.weights_sha256,
+        "precision": model.precision,
+    }
+
+
+def report_record(given: Given, *, reads_images: bool) -> dict[str, Any] | None:
     """Return what was read of the report; None without one."""
     understood = given.report
     if understood is None:

@@ -10,6 +10,7 @@ from c2fvl.data.file_names import SUFFIXES
 from c2fvl.files.kinds import is_readable_kind
 from c2fvl.files.tables import read_csv
 from c2fvl.inference.save import file_names
+from c2fvl.inference.series_requests import with_series
 from c2fvl.messages import listed
 from c2fvl.reports.zones import read_orientation
 
@@ -29,11 +30,20 @@ class Request:
     """Whose left the report means, where a table says it."""
     folder: Path = Path()
     """Where in the output folder the results go: the image's own place below the folder that was searched."""
+    slices: tuple[Path, ...] = ()
+    """The files of a CT series; `image` is then the folder that holds them, or the only one."""
+    series_name: str = ""
+    """The name of the results of a series."""
 
     @property
     def name(self) -> str:
         """Return the name of the results, below the output folder and without an ending."""
-        return str(self.folder / name_of(self.image))
+        return str(self.folder / (self.series_name or name_of(self.image)))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Return the files that are read."""
+        return self.slices or (self.image,)
 
 
 def name_of(image: Path) -> str:
@@ -50,8 +60,10 @@ def collect(
     """Return the images of files, folders, globs and a csv table (columns image, report, orientation), each once.
 
     Of a folder the images are taken, known by their content, with `recursive` also those of the folders in it; what
-    else lies there is named in a warning, hidden files apart. Raises `FileNotFoundError` for what is not there, and
-    `ValueError` for two images whose results would have one name, and for one image with two reports.
+    else lies there is named in a warning, hidden files apart. The CT slices of a series are one request.
+
+    Raises `FileNotFoundError` for what is not there, and `ValueError` for two images whose results would have one name,
+    and for one image with two reports.
     """
     requests = [
         Request(path, report, folder=folder) for item in inputs for path, folder in _expand(item, recursive=recursive)
@@ -60,9 +72,10 @@ def collect(
         requests += list(_from_table(Path(table), report))
     if not requests:
         raise ValueError("there is no image to predict; name files, folders, globs, or a table with --csv")
-    images: dict[Path, Request] = {}
+    requests = with_series(requests, named={Path(item) for item in inputs})
+    images: dict[tuple[Path, ...], Request] = {}
     for request in requests:
-        other = images.setdefault(request.image.resolve(), request)
+        other = images.setdefault(tuple(file.resolve() for file in request.files), request)
         if (other.report, other.orientation) != (request.report, request.orientation):
             raise ValueError(f"{request.image} is given with two reports; predict it into two folders")
     check_names(list(images.values()))

@@ -8,8 +8,8 @@ from c2fvl.files.tables import write_cells
 
 NAME = "predictions.csv"
 COLUMNS = (
-    "image", "status", "reason", "file", "area_fraction", "area_mm2", "estimated_dice", "is_in_distribution",
-    "report", "warnings",
+    "image", "status", "reason", "file", "area_fraction", "area_mm2", "volume_ml", "estimated_dice",
+    "is_in_distribution", "report", "warnings",
 )  # fmt: skip
 
 
@@ -29,15 +29,16 @@ class SummaryTable:
             self.reasons[record["error"].partition(";")[0].partition(":")[0][:80]] += 1
             self.rows.append([record["image"], "failed", record["error"], *[""] * (len(COLUMNS) - 3)])
             return
-        report, ood = record["report"] or {}, record["ood"]
+        report, ood = record["report"] or {}, record.get("ood")
         self.num_skipped += "skipped" in record
         self.num_refused += "refused" in report
         warnings = [*record["source"]["warnings"], *((ood or {}).get("reasons", ()))]
+        fraction = record["voxels_fraction"] if "voxels_fraction" in record else record["area_fraction"]
         status = "skipped" if "skipped" in record else "done"
         self.rows.append(
             [
-                record["image"], status, "", record["files"][0], f"{record['area_fraction']:.6f}",
-                _cell(record["area_mm2"]), _cell(record["estimated_dice"]),
+                record["image"], status, "", record["files"][0], f"{fraction:.6f}",
+                _cell(record.get("area_mm2")), _cell(record.get("volume_ml")), _cell(record.get("estimated_dice")),
                 "" if ood is None else ood["is_in_distribution"],
                 "refused" if "refused" in report else "followed" if report else "none", " | ".join(warnings),
             ]

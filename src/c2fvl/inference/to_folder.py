@@ -1,19 +1,23 @@
 """Predictions of many images, written to a folder."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from c2fvl.data.prefetch import prefetch
 from c2fvl.files import storage
+from c2fvl.inference.ct_window import window_of
 from c2fvl.inference.engine import Computed
 from c2fvl.inference.outputs.endings import ClinicalOptions
 from c2fvl.inference.prediction import Prepared
 from c2fvl.inference.predictor import Predictor
 from c2fvl.inference.requests import Request, check_names
 from c2fvl.inference.save import check_outputs, file_names, save_prediction
+from c2fvl.inference.series_requests import is_volume
+from c2fvl.inference.volume_to_folder import VolumeOptions, volume_to_folder
+from c2fvl.progress import SILENT, Progress
 
 
 def predict_to_folder(
@@ -22,27 +26,34 @@ def predict_to_folder(
     out: Path | str,
     *,
     orientation: str | None = None,
-    outputs: Sequence[str] = ("png", "json"),
+    outputs: Sequence[str] | None = None,
+    window: tuple[float, float] | None = None,
     skip_existing: bool = False,
     clinical: ClinicalOptions = ClinicalOptions(),
     workers: int = 1,
+    progress: Progress = SILENT,
 ) -> Iterator[dict[str, Any]]:
     """Predict one image after another into `out` and yield the record of each, which is also written as `<name>.json`.
 
     While the network computes, `workers` threads read the next images and as many write the last results; only a few
     images are held at a time, however many there are. `outputs` are some of `save.OUTPUTS`; the record is always
-    written. With `skip_existing` an image whose record of the same model, report and settings is there is not predicted
-    again: its record comes with "skipped".
+    written. None writes the mask as PNG, that of a CT volume as NIfTI or DICOM segmentation. `window` is for volumes as
+    in `predict_volume`, and `progress` follows the slices of a volume. With `skip_existing` an image whose record of
+    the same model, report and settings is there is not predicted again: its record comes with "skipped".
 
     Raises `ValueError`, before anything is written, where results would replace one of the images or each other. Files
     of an image from an earlier call are removed first. For an image that cannot be read the record has an "error" and
     no file is written; the images after it are still predicted.
     """
     out, requests = storage.check_folder(out, what="masks"), list(requests)
-    outputs = check_outputs((*outputs, "json"))
+    of_volumes = VolumeOptions(outputs, orientation, window, clinical, skip_existing, progress)
+    outputs = check_outputs((*(outputs or ("png",)), "json"))
+    for_ct = window is not None or window_of(predictor.engine.config) is not None
     _check_names(requests, out, predictor.model.classes)
 
     def prepare(request: Request) -> _Job:
+        if is_volume(request, for_ct=for_ct):
+            return _Job(request, is_volume=True)
         if skip_existing and (record := _existing(predictor, request, out, outputs, orientation)):
             return _Job(request, record=record)
         try:
@@ -56,12 +67,16 @@ def predict_to_folder(
 
     maximum = predictor.batch_size
     read = prefetch(prepare, requests, workers=workers, maximum=maximum)
-    return prefetch(write, _computed(predictor, read), workers=workers, maximum=maximum)
+
+    def compute_volume(request: Request) -> dict[str, Any]:
+        return volume_to_folder(predictor, request, out, of_volumes)
+
+    return prefetch(write, _computed(predictor, read, compute_volume), workers=workers, maximum=maximum)
 
 
 def _check_names(requests: Sequence[Request], out: Path, classes: Sequence[str]) -> None:
     check_names(requests, classes)
-    images = {request.image.resolve() for request in requests}
+    images = {file.resolve() for request in requests for file in request.files}
     for request in requests:
         for name in file_names(request.name, classes):
             if (out / name).resolve() in images:
@@ -77,7 +92,8 @@ class _Job:
     found: Computed | None = None
     error: str = ""
     record: dict[str, Any] | None = None
-    """Of an earlier call, where the image is skipped."""
+    """Of an earlier call, where the image is skipped, or of a volume."""
+    is_volume: bool = False
 
 
 def _existing(
@@ -105,7 +121,9 @@ def _is_newer(image: Path, record: Path) -> bool:
     return image.stat().st_mtime_ns > record.stat().st_mtime_ns
 
 
-def _computed(predictor: Predictor, images: Iterable[_Job]) -> Iterator[_Job]:
+def _computed(
+    predictor: Predictor, images: Iterable[_Job], compute_volume: Callable[[Request], dict[str, Any]]
+) -> Iterator[_Job]:
     """Yield the images in order with what was computed for them in batches; those with an error stay as they are."""
     waiting: list[_Job] = []
 
@@ -115,6 +133,11 @@ def _computed(predictor: Predictor, images: Iterable[_Job]) -> Iterator[_Job]:
         return [image if image.prepared is None else replace(image, found=next(found)) for image in waiting]
 
     for image in images:
+        if image.is_volume:
+            yield from compute()
+            waiting.clear()
+            yield replace(image, record=compute_volume(image.request))
+            continue
         waiting.append(image)
         if sum(image.prepared is not None for image in waiting) == predictor.batch_size:
             yield from compute()
