@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("pydicom")
 
-from support.dicom import as_bytes, film, lookup_table
+from support.dicom import as_bytes, example, film, lookup_table
 
 from c2fvl.files.read_picture import read_picture
 
@@ -154,6 +154,28 @@ def test_a_table_comes_before_a_window():
     picture = read_picture(as_bytes(film(stored, bits=bits, **table, **window)))
     np.testing.assert_allclose(picture.pixels, expected, atol=1e-5)
     assert picture.window_source == "voi_lut"
+
+
+def test_a_table_that_is_too_large_is_not_passed_over_for_the_window():
+    stored, values, bits = stored_pixels("12 bits")
+    dataset = film(stored, bits=bits, WindowCenter=100.0, WindowWidth=50.0)
+    dataset.VOILUTSequence = [lookup_table(gamma_table(2**12, 12), 12)]
+    dataset.VOILUTSequence[0].LUTExplanation = "A"
+    dataset.VOILUTSequence[0].add_new(0x00091001, "OB", bytes(2**20))
+    picture = read_picture(as_bytes(dataset))
+    assert picture.window_source == "percentile"
+    assert any("VOILUTSequence" in warning for warning in picture.warnings)
+    by_percentile = np.percentile(values, (0.5, 99.5))
+    shown = np.clip((values - by_percentile[0]) / (by_percentile[1] - by_percentile[0]), 0, 1)
+    np.testing.assert_allclose(picture.pixels, shown, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["RG1_UNCR.dcm", "RG3_UNCR.dcm"])
+def test_highdicom_agrees_on_real_films(name):
+    highdicom = pytest.importorskip("highdicom")
+    shown = highdicom.imread(example(name)).get_frame(1, apply_voi_transform=None, voi_output_range=(0, 1))
+    picture = read_picture(example(name))
+    np.testing.assert_allclose(picture.to_file(picture.pixels), shown, atol=1e-5)
 
 
 @pytest.mark.parametrize("entries_as", ["bytes", "words", "single bytes"])

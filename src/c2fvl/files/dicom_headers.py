@@ -96,7 +96,8 @@ def import_pydicom() -> Any:
         raise ValueError(f"reading DICOM needs {error.name}: pip install 'c2fvl[dicom]'") from error
     except Exception as error:  # a broken installation, or a module of the working folder that hides another
         raise ValueError(
-            f"pydicom cannot be imported ({error}); install it again, and start in a folder without Python modules"
+            f"pydicom cannot be imported ({error}); start in another folder, in case a name in this one "
+            "hides a Python module, or install pydicom again"
         ) from error
     return pydicom
 
@@ -192,6 +193,14 @@ def whole(dataset: Any, keyword: str, default: int = 0) -> int:
     """Return the value of an element as a whole number, or `default`."""
     found = numbers(dataset, keyword)
     return int(found[0]) if found else default
+
+
+def has_items(dataset: Any, keyword: str) -> bool:
+    """Tell whether a sequence is there and not empty, readable or not."""
+    try:
+        return bool(len(dataset.get_item(keyword).value))
+    except Exception:  # none, or one whose value is nothing
+        return False
 
 
 def first_item(dataset: Any, keyword: str) -> Any:

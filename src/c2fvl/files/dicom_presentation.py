@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from c2fvl.files.dicom_headers import PixelLayout, first_item, has_value, numbers, text, texts, value, whole
+from c2fvl.files.dicom_headers import PixelLayout, first_item, has_items, has_value, numbers, text, texts, value, whole
 
 _Values = NDArray[np.float64]
 _PADDING = "PixelPaddingValue"
@@ -66,7 +66,7 @@ def grey_table(dataset: Any, layout: PixelLayout) -> GreyTable:
     values, (low, high), source, remarks = _modality(dataset, layout, stored)
     warnings = [*remarks, *_photometric_remarks(dataset, layout)]
     shown: _Values | None
-    if first_item(dataset, "VOILUTSequence") is not None:
+    if has_items(dataset, "VOILUTSequence"):
         source, shown = "voi_lut", None
         lookup = _lookup(first_item(dataset, "VOILUTSequence"), layout.signed or low < 0)
         if lookup is not None:
@@ -108,9 +108,8 @@ def _modality(
     """Return the values after the modality transform, their range, what gives the range, and warnings."""
     warnings: list[str] = []
     values = stored.astype(np.float64)
-    item = first_item(dataset, "ModalityLUTSequence")
-    if item is not None:
-        lookup = _lookup(item, layout.signed)
+    if has_items(dataset, "ModalityLUTSequence"):
+        lookup = _lookup(first_item(dataset, "ModalityLUTSequence"), layout.signed)
         if lookup is not None:
             return lookup(values), (0, 2**lookup.bits - 1), "modality_lut", warnings
         warnings.append("The modality table of the file (ModalityLUTSequence) is senseless and was not used.")
@@ -145,7 +144,9 @@ def _windowed(dataset: Any, values: _Values) -> _Values | None:
 
 
 def _lookup(item: Any, signed: bool) -> _Lookup | None:
-    """Return the table of an item of a sequence; None if it contradicts itself."""
+    """Return the table of an item of a sequence; None if it contradicts itself or there is no item."""
+    if item is None:
+        return None
     descriptor, data = numbers(item, "LUTDescriptor"), value(item, "LUTData")
     if len(descriptor) != 3 or data is None:
         return None
