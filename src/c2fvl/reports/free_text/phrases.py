@@ -1,6 +1,7 @@
 """What turns the meaning of a sentence: comparisons with earlier images, advice, causes, unknown words. No torch."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from c2fvl.reports.free_text import terms
 from c2fvl.reports.free_text.neutral_words import NEUTRAL
@@ -29,6 +30,8 @@ _ADVISING = frozenset({
     "suggest", "suggests", "recommend", "recommends", "recommended", "advise", "advised", "please", "a", "for", "with",
     "and", "needs", "requires", ",", "-", "–", "—", "is", "short", "interval",
 })  # fmt: skip
+_LYING = frozenset({"lying", "decubitus", "turned", "tilted", "leaning", "leans"})
+_PREPOSITIONS = frozenset({"at", "in", "within", "behind", "above", "below", "beside", "next", "near", "along"})
 _REFERRING = frozenset({"this", "these", "it", "they", "that", "which", "the", "such", "both", "all"})
 _BELONGING = frozenset({"adjacent", "underlying", "associated", "ipsilateral", "accompanying"})
 
@@ -86,6 +89,8 @@ def has_other_cause(sentence: Sequence[Word]) -> bool:
         before = {earlier.term.kind for earlier in sentence[:index]}
         is_other = bool(rest & {terms.OTHER, terms.ORGAN})
         if word.text == "=" and is_other:
+            return True
+        if word.text.lower() in terms.MIMICS and terms.FINDING in before | rest:
             return True
         if word.term.kind == terms.CAUSE and (is_other or terms.FINDING not in rest):
             return True
@@ -149,7 +154,11 @@ def has_doubtful_lobe(sentence: Sequence[Word]) -> bool:
 
 
 def has_doubtful_hand(sentence: Sequence[Word]) -> bool:
-    """Tell whether a side is one of two ("either base"), or is said to be that of the image."""
+    """Tell whether a side may be none of the finding.
+
+    It is one of two ("either base"), said to be that of the image, the side on which the patient lies, or an adverb
+    ("right at the left base", "no opacity left in the right lung").
+    """
     texts = [word.text.lower() for word in sentence]
     is_denied = any(word.term.kind in (terms.NEGATION, terms.DENIAL) for word in sentence)
     of_image = any(
@@ -158,7 +167,19 @@ def has_doubtful_hand(sentence: Sequence[Word]) -> bool:
         )
         for index, word in enumerate(sentence)
     )  # fmt: skip
-    return of_image or ("either" in texts and not is_denied)
+    is_adverb = any(
+        text in ("left", "right") and following in _PREPOSITIONS and before.term.kind in (terms.FINDING, terms.SHOWS)
+        for before, text, following in zip(sentence, texts[1:], texts[2:], strict=False)
+    )  # fmt: skip
+    is_lying = bool(_LYING & set(texts))
+    return of_image or is_adverb or is_lying or ("either" in texts and not is_denied)
+
+
+def has_less(sentence: Sequence[Word]) -> bool:
+    """Tell whether there is less of a finding than before: "less opacity in the left base"."""
+    return any(
+        word.text.lower() in _LESSER and following.term.kind == terms.FINDING for word, following in pairwise(sentence)
+    )
 
 
 def belongs_to_neighbour(words: Sequence[Word]) -> bool:

@@ -10,6 +10,7 @@ step goes through the text once.
 """
 
 import functools
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -30,6 +31,14 @@ MAX_STATEMENTS = 200
 _CACHE_SIZE = 512
 
 _ENGLISH = frozenset({"the", "is", "are", "in", "of", "at", "and", "on", "with", "there", "no", "to", "both"})
+_EXCHANGED = re.compile(
+    r"\b(?:mirrored|mirror[- ]image|flipped|swapped|interchanged|mislabell?ed|wrong[- ]side|left is right|right is left"
+    r"|(?:sides?|markers?|left and right|label\w*)\b[^.;]{0,40}\b(?:reversed|exchanged|incorrect(?:ly)?|wrong(?:ly)?)"
+    r"|(?:reversed|incorrect(?:ly)?|wrong(?:ly)?)\b[^.;]{0,20}\b(?:label\w*|markers?|sides?))\b",
+    re.IGNORECASE,
+)
+"""The text says that left and right, or their markers, are exchanged on the image."""
+_SIDES_IN_DOUBT = "the text says that left and right are exchanged on the image; write the sides as they are"
 _NOTHING = "no side and no zone could be read"
 _CONTRADICTED = "no side and no zone could be read: the text contradicts itself"
 
@@ -79,6 +88,8 @@ def read_free_text(text: str, orientation: str = "image") -> ParsedText:
         return ParsedText(not_understood=(shortened(text),), refusal=refusal)
     if any(word.term.kind == terms.FOREIGN for word in words) and not tokens & _ENGLISH:
         return ParsedText(not_understood=(shortened(text),), refusal=_NOTHING)
+    if _EXCHANGED.search(text):
+        return ParsedText(not_understood=(shortened(text),), refusal=_SIDES_IN_DOUBT)
     parsed = _resolve(read_statements(text, words))
     if parsed.refusal and not (parsed.uncertain or parsed.not_understood or parsed.contradictions):
         parsed = replace(parsed, not_understood=(shortened(text),))
@@ -185,6 +196,10 @@ def _deny(claim: _Claim, places: Places, content: TextContent) -> bool:
         return False
     is_part = bool(terms.PARTIAL & {word.text.lower() for word in statement.words})
     limited = is_part or any(part.has(terms.LIMIT) and part.findings() for part in statement.parts)
+    if is_absent and not statement.num_places:
+        limited |= bool(terms.RELATIVE & {word.text.lower() for word in statement.words})
+    is_left_over = is_absent and statement.has(terms.ELSEWHERE)
+    limited |= is_left_over and all(other.kind != "present" for other in content.statements)
     half = is_absent and not is_spared and any(word.term.place.is_bilateral for word in statement.words)
     if limited or half or statement.has(terms.UNILATERAL):
         content.uncertain.append(claim.phrase)

@@ -144,6 +144,7 @@ def _leave_doubts(sentence: Sequence[Word], parts: list[Part], quoted: str, cont
     is_earlier = bool(kinds & {terms.EARLIER, terms.RESOLVED})
     is_strange = bool(phrases.unknown_words(sentence)) or phrases.has_other_cause(sentence)
     is_strange |= phrases.has_doubtful_lobe(sentence) or phrases.has_doubtful_hand(sentence)
+    is_strange |= phrases.has_less(sentence)
     if is_earlier or is_strange or len(unsure) > len(apart):
         if not (any(part.findings() for part in parts) or (terms.PLACE in kinds and terms.CLEAR in kinds)):
             content.not_understood.append(quoted)
@@ -210,6 +211,9 @@ class _Joiner:
                 return None
             if part.lead == "but" and kind != "place" and self.before is not None:
                 self.before.is_open = False
+            is_denied = any(earlier.has(terms.NEGATION) for earlier in parts[:index]) or part.has(terms.DENIAL)
+            if kind == "present" and part.lead == "or" and parts[index - 1].kind == "other" and not is_denied:
+                return None  # "effusion or consolidation at the left base"
             if kind == "place":
                 following = next((later.kind for later in parts[index + 1 :] if later.kind not in ("", "place")), "")
                 is_sure = self._add_place(part, following)
@@ -257,8 +261,18 @@ class _Joiner:
     def _add(self, part: Part) -> bool:
         """Add a part that says something, with the places before it that belong to it."""
         kind, before = "other" if _is_nor(part) and not part.findings() else part.kind, self.before
+        if before is not None and self._is_doubled(before, part, kind):
+            return False
         joined = [*self._places_of(part), part]
-        if kind == "other":
+        if (
+            kind == "absent"
+            and _is_nor(part)
+            and before is not None
+            and before.kind == "absent"
+            and (not before.num_places or not (part.num_places or len(joined) > 1))
+        ):  # "neither opacity nor consolidation in the left base"
+            before.parts += joined
+        elif kind == "other":
             self._add_other(part, joined)
         elif kind == "present" and before is not None and before.kind == "absent" and before.is_open:
             self._add_to_denial(before, part, joined)
@@ -269,6 +283,21 @@ class _Joiner:
         else:
             self.statements.append(Statement(kind, joined))
         return True
+
+    def _is_doubled(self, before: Statement, part: Part, kind: str) -> bool:
+        """Tell whether a part leaves two meanings to the statement before it.
+
+        It may be what the finding is ("opacity, atelectasis"), its alternative ("consolidation or effusion"), or its
+        denial ("consolidation: none").
+        """
+        if before.kind != "present":
+            return False
+        if kind == "other" and part.lead == "or":
+            return True
+        if all(word.term.kind in (terms.NEGATION, terms.DENIAL) for word in part.words):
+            return True
+        is_name = part.lead in ("comma", "colon") and part.has(terms.OTHER, "opaque") and not part.num_places
+        return kind == "other" and is_name and before.findings() == {"opacity"}
 
     def _places_of(self, part: Part) -> list[Part]:
         """Return the pending places that belong to a part; the others go to the statement before, or stay open."""

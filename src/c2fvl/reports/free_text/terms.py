@@ -169,7 +169,7 @@ TERMS: dict[tuple[str, ...], Term] = {
               "tibia, thyroid, breast, breasts, sinus, sinuses, orbit, retina, lumbar, meniscus, gallbladder, "
               "arm, leg, thigh, urinary, ear, throat, "
               "quadrant, upper quadrant, lower quadrant, tooth, teeth, skin, lip, nuclei, nucleus"),
-    **_spread(NEGATION, "no, non, without, nil, negative for, no evidence of, without evidence of, no sign of, "
+    **_spread(NEGATION, "no, without, nil, negative for, no evidence of, without evidence of, no sign of, "
               "no signs of, free of, free from, clear of, absence of, lack of, lacks, neither, nor, never, none, "
               "zero"),
     **_spread(DENIAL, "not seen, not identified, not present, not demonstrated, not evident, not visible, "
@@ -201,6 +201,7 @@ TERMS: dict[tuple[str, ...], Term] = {
               "unconfirmed, confirm, reportedly, reported, presumptive, assumed, supposed, supposedly, impending, "
               "contralateral, overlying, superimposed, superimposition, summation, projected, "
               "projecting, projectional, "
+              "non, noninfectious, noninfective, nonpneumonic, 0, (-), +/-, should read, should be, "
               "technical, poor inspiration, simulating, simulates, pseudo, ?, "
               "mimic, mimics, mimicking, uncertain, borderline, risk, impossible, nowhere, nothing, denies"),
     **_spread(EARLIER, "previously, previous, prior, earlier, compared, comparison, since, improved, improving, "
@@ -249,13 +250,26 @@ ABBREVIATIONS = frozenset({"bilat", "bil", "l", "r", "lt", "rt", "approx", "resp
 """After these a full stop does not end the sentence if a small letter follows."""
 WHITED = frozenset({"white out", "whiteout", "whited out"})
 """Findings that concern the whole lung that is named."""
-CORRECTIONS = frozenset({"addendum", "correction", "erratum", "corrected", "dictated", "misdictated", "amended"})
+CORRECTIONS = frozenset({
+    "addendum", "correction", "erratum", "corrected", "dictated", "misdictated", "amended", "disregard", "ignore",
+    "meant", "error", "mistake", "mistakenly", "typo", "should read",
+})  # fmt: skip
 """After one of these words nothing that the text says before counts."""
 PARTIAL = frozenset({
     "retrocardiac", "subpleural", "peripheral", "central", "medial", "lateral", "anterior", "posterior", "paracardiac",
     "subsegmental", "whiteout", "white-out", "white out", "whited out",
 })  # fmt: skip
 """Denied with one of these words, a finding may be elsewhere in its zone."""
+RELATIVE = frozenset({
+    "underlying", "adjacent", "associated", "surrounding", "accompanying", "neighbouring", "neighboring", "ipsilateral",
+    "there", "here", "side",
+})  # fmt: skip
+"""Denied with one of these words and no place, a finding may be anywhere but at the place that is meant."""
+MIMICS = frozenset({
+    "nipple", "nipples", "skin fold", "skin folds", "scapula", "scapular", "breast", "breasts", "soft tissue",
+    "soft tissues",
+})  # fmt: skip
+"""What looks like an opacity and is not in the lung."""
 NEUTRAL_MARKS = frozenset(".,;:()[]\"'’“”%*•-–—/#&")
 
 LUNG_EVIDENCE = frozenset({

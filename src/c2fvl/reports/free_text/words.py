@@ -14,7 +14,7 @@ from c2fvl.reports.free_text.terms import Place, Term
 MAX_QUOTED = 160
 """Longer phrases are cut when they are quoted."""
 
-_TOKEN = re.compile(r"[^\W\d_]\w*(?:['’][^\W\d_]+)?|\d+(?:[.,]\d+)*\w*|\n[^\S\n]*|[^\w\s]|_")
+_TOKEN = re.compile(r"\(-\)|\+/-|[^\W\d_]\w*(?:['’][^\W\d_]+)?|\d+(?:[.,]\d+)*\w*|\n[^\S\n]*|[^\w\s]|_")
 _SENTENCE_ENDS = frozenset(".;!?")
 _COMMAS = frozenset(",():–—")
 _BETWEEN = frozenset({"the", "to", "on", "much", "slightly", "side", "sided", "than"})
