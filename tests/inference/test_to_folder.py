@@ -117,6 +117,20 @@ def test_several_images_at_once_are_those_one_by_one(predictor, tree, tmp_path):
         predictor.batch(images, [REPORT])
 
 
+def test_odd_names_and_links_to_nothing_cost_no_other_image(tree, tiny_run, tmp_path, capsys):
+    (tmp_path / "x\x1b[31m.png").write_bytes((tree / "a.png").read_bytes())
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    out = tmp_path / "out"
+    named = ["predict", *map(str, (tmp_path / "x\x1b[31m.png", tmp_path / "gone.png")), "--model", str(tiny_run)]
+    for command in (named, ["predict", str(tmp_path / "*.png"), "--model", str(tiny_run)]):
+        assert main([*command, "--out", str(out)]) == 1
+        assert "gone.png: the file does not exist" in capsys.readouterr().err
+        table = (out / "predictions.csv").read_text()
+        assert "x\\x1b[31m.png,done" in table
+        assert "gone.png,failed" in table
+        (out / "predictions.csv").unlink()
+
+
 def test_unknown_outputs_are_refused_before_anything_is_read(tree, tiny_run, tmp_path, capsys):
     command = ["predict", str(tree / "a.png"), "--model", str(tiny_run), "--out", str(tmp_path / "out")]
     assert main([*command, "--output-type", "png,dicom"]) == 2

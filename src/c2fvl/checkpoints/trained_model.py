@@ -1,6 +1,7 @@
 """Trained models: a network with its settings, saved to a model folder and loaded from it. Nothing loaded executes."""
 
 import logging
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -114,7 +115,8 @@ def check_device(device: torch.device | str) -> torch.device:
         found = torch.device("cuda" if device == "gpu" else device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = re.split(r"\n|\. ", str(error))[0]  # torch goes on with pages on its build
+        reason = f"this build of torch has no {found.type}" if isinstance(error, NotImplementedError) else reason
         raise ValueError(f"the device {str(device)!r} cannot be used here ({reason}); cpu always can") from error
     return found
 

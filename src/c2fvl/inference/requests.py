@@ -100,12 +100,12 @@ def _expand(item: str, *, recursive: bool) -> list[tuple[Path, Path]]:
     path = Path(item)
     if path.is_dir():
         return _images_below(path, recursive=recursive)
-    if path.exists():
+    if path.exists() or path.is_symlink():  # a link to nothing fails as an image does, and is not passed over
         return [(path, Path())]
     found = sorted(Path(name) for name in glob.glob(item, recursive=True))  # noqa: PTH207 - patterns may be absolute
     if not found:
         raise FileNotFoundError(f"{item!r} matches no file or folder; check the name")
-    return [(entry, Path()) for entry in found if entry.is_file()]
+    return [(entry, Path()) for entry in found if not entry.is_dir()]
 
 
 def _images_below(root: Path, *, recursive: bool) -> list[tuple[Path, Path]]:

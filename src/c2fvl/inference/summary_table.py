@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from c2fvl.files.tables import write_cells
+from c2fvl.messages import printable
 
 NAME = "predictions.csv"
 COLUMNS = (
@@ -46,7 +47,7 @@ class SummaryTable:
 
     def write(self) -> None:
         """Write the table, in the order of the images."""
-        write_cells(self.folder / NAME, [COLUMNS, *self.rows])
+        write_cells(self.folder / NAME, [COLUMNS, *(list(map(_shown, row)) for row in self.rows)])
 
     def lines(self, *, num_reports: int) -> list[str]:
         """Return in words what was not done, and why."""
@@ -60,6 +61,11 @@ class SummaryTable:
             why = f" ({most})" if len(self.rows) > 1 else ""
             lines.append(f"{self.num_failed} of {len(self.rows)} images failed{why}")
         return lines
+
+
+def _shown(cell: object) -> object:
+    """Return a cell with control characters spelled out: one odd file name must not cost the whole table."""
+    return printable(cell) if isinstance(cell, str) else cell
 
 
 def _cell(value: object) -> object:
