@@ -1,0 +1,1 @@
+"""The local web page and the REST server: `c2fvl serve`. Needs the extra `serve`."""
