@@ -75,7 +75,8 @@ def run_serve(options: argparse.Namespace) -> int:
     certificate = None if options.tls_cert is None else Certificate(options.tls_cert, options.tls_key)
     if certificate is not None:
         certificate.check()
-    made = options.token_file is None and needs_token(options.host)
+    is_reached = needs_token(options.host) or bool(options.allow_host)  # a proxy passes on what others send
+    made = options.token_file is None and is_reached
     token = new_token() if made else None if options.token_file is None else read_token(options.token_file)
     settings = ServerSettings(
         options.host, options.port, token, tuple(options.allow_host), tuple(options.allow_origin),
