@@ -328,6 +328,22 @@ def test_a_single_slice_is_a_volume_too(tmp_path, predictor):
     assert record["slices"] == 1 and record["voxels"] == EXPECTED[3].sum()
 
 
+def test_memory_grows_by_little_more_than_the_volume(tmp_path):
+    """The whole size, 300 × 512 × 512 through the model for CT, is measured by `make stress`."""
+    import tracemalloc
+
+    values = chest(64, 160, 160)
+    volume_of(values, "RAS", tmp_path / "ct.nii.gz")
+    predictor = Predictor(Bright(), batch_size=4)
+    list(predict_to_folder(predictor, [Request(tmp_path / "ct.nii.gz")], tmp_path / "out"))  # imports
+    tracemalloc.start()
+    (record,) = predict_to_folder(predictor, [Request(tmp_path / "ct.nii.gz")], tmp_path / "out")
+    used = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "error" not in record
+    assert used < 3.2 * values.nbytes  # int16 itself, the mask and its copies in the file's order
+
+
 def test_a_volume_is_read_from_whatever_holds_it(tmp_path):
     folder = write_series(tmp_path / "ct", VALUES)
     (folder / "notes.txt").write_text("nothing")

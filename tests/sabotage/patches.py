@@ -23,6 +23,7 @@ class Patch:
 _LOOP = "training/test_loop.py::"
 _PREDICTOR = "inference/test_predictor.py::"
 _OUTPUTS = "inference/outputs/"
+_NIFTI, _SERIES, _VOLUMES = "files/test_nifti.py::", "files/test_ct_series.py::", "inference/test_volumes.py::"
 
 PATCHES = (
     # files
@@ -157,6 +158,31 @@ PATCHES = (
     Patch("inference/outputs/source.py", "for name in kept if deidentified else (*kept, *_IDENTIFYING):",
           "for name in (*kept, *_IDENTIFYING):",
           f"{_OUTPUTS}test_seg.py::test_a_deidentified_segmentation_holds_no_identifier_and_new_uids"),
+    Patch("files/volume.py", "head, back, left = (bool(value < 0)", "head, back, left = (bool(value > 0)",
+          f"{_NIFTI}test_a_volume_is_the_same_in_all_48_orientations"),
+    Patch("files/volume.py", "np.transpose(values[self._turn], np.argsort(self.axes))",
+          "np.transpose(values[self._turn], self.axes)", f"{_NIFTI}test_a_volume_is_the_same_in_all_48_orientations"),
+    Patch("files/volume.py", "np.float32(center - width / 2)", "np.float32(center - width)",
+          f"{_NIFTI}test_a_window_makes_grey_values"),
+    Patch("files/nifti.py", "    file.read(1)  # at its end", "    # at its end",
+          f"{_NIFTI}test_what_cannot_be_read_is_one_sentence"),
+    Patch("files/ct_series.py", "np.where(is_padding, AIR, table)", "table",
+          f"{_SERIES}test_each_slice_has_its_own_rescaling_and_padding_becomes_air"),
+    Patch("files/ct_series.py", "return normal if normal[2] >= 0 else -normal", "return normal",
+          f"{_SERIES}test_slices_that_lie_otherwise_are_turned_and_masks_turned_back"),
+    Patch("files/ct_series.py", "if words & _LOCALIZERS:", "if not words:",
+          f"{_SERIES}test_what_is_no_slice_of_the_series_is_left_out_counted_and_said"),
+    Patch("inference/volumes.py", '{"left": self.mask[..., self.midline :], "right": self.mask[..., : self.midline]}',
+          '{"right": self.mask[..., self.midline :], "left": self.mask[..., : self.midline]}',
+          f"{_VOLUMES}test_the_record_of_a_volume"),
+    Patch("inference/volumes.py", "predictor.prepare(Picture(volume.shown(number, used_window), volume.kind), used)",
+          "predictor.prepare(Picture(volume.shown(number, used_window), volume.kind), given.report)",
+          f"{_VOLUMES}test_of_a_report_only_the_side_reaches_the_network"),
+    Patch("inference/volume_to_folder.py", "planes = found.mask_in_file if found.volume.headers else found.mask",
+          "planes = found.mask", f"{_VOLUMES}test_a_series_that_is_turned_gets_its_masks_turned_back"),
+    Patch("inference/requests.py", "images.setdefault(tuple(file.resolve() for file in request.files), request)",
+          "images.setdefault((request.image.resolve(),), request)",
+          f"{_VOLUMES}test_a_study_of_several_series_is_sorted_out"),
     Patch("inference/outputs/structured_report.py", "if keep_text and given_report.strip():",
           "if given_report.strip():", f"{_OUTPUTS}test_reports.py::test_the_users_report_is_kept_only_when_wanted"),
     Patch("inference/outputs/nifti_nrrd.py", "return Grid(_LPS @ matrix,", "return Grid(matrix,",

@@ -1,8 +1,8 @@
 """Random and hostile use: `make stress`, for STRESS_MINUTES (20) from STRESS_SEED (0).
 
 Damaged files go through every public reader, training runs are killed at any moment, thousands of images are
-predicted, and every network runs at its full size. It prints what was tried and what failed, with the files that
-failed, and ends with status 1 if anything did.
+predicted, every network runs at its full size, and a large CT volume is predicted within bounds of memory and time.
+It prints what was tried and what failed, with the files that failed, and ends with status 1 if anything did.
 """
 
 import logging
@@ -25,6 +25,7 @@ from networks import run_networks
 from outcome import Outcome, Stage, in_child
 from readers import damage_files
 from support.tiny_runs import TINY
+from volumes import predict_volumes
 
 from c2fvl.config import Config
 from c2fvl.config_files import load_config
@@ -74,6 +75,7 @@ def main() -> int:
         lambda: kill_runs(stage(KILLS), config),
         lambda: predict_images(stage(IMAGES), [run, folder / "network.onnx"]),
         lambda: run_networks(stage(NETWORKS)),
+        lambda: predict_volumes(stage(0)),
     ):
         outcomes.append(act())
         print(f"{outcomes[-1].name}, tried:", flush=True)

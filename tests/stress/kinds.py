@@ -1,6 +1,7 @@
 """The kinds of files that c2fvl reads: some whole files of each, how they are damaged, and how they are read."""
 
 import contextlib
+import gzip
 import io
 import random
 import shutil
@@ -22,6 +23,7 @@ from c2fvl.data.scan import inspect
 from c2fvl.evaluation.compare.compare import compare
 from c2fvl.files.images import read_image, read_mask, read_spacing
 from c2fvl.files.read_picture import read_picture
+from c2fvl.files.read_volume import read_volume
 from c2fvl.files.tables import read_cells, read_csv
 from c2fvl.inference.onnx_engine import OnnxModel
 from c2fvl.inference.predictor import Predictor
@@ -118,6 +120,11 @@ def all_kinds(root: Path, run: Path, evaluation: Path, exported: Path) -> list[K
     found = [Kind(ending, pictures[ending], f"a.{ending}", image_readers, _plain(BINARY)) for ending in pictures]
     found += [Kind(name, [film], "a.dcm", read_picture, _pixels_or_header(film)) for name, film in films.items()]
     found += [
+        Kind(name, volumes, "a.nii", _every(_volume, read_picture), _plain(BINARY))
+        for name, volumes in nifti_files().items()
+    ]
+    found += [Kind("ct slice", [ct], "a.dcm", _volume, _pixels_or_header(ct)) for ct in ct_slices()]
+    found += [
         Kind("xlsx", [xlsx], "a.xlsx", _every(read_cells, read_table), mutate_archive),
         Kind("csv", [table], "a.csv", _every(read_csv, read_cells, read_table), _plain(TEXT)),
         Kind("data set", [table], "Test_films.csv", _inspected, _plain(TEXT), root / "Test_Folder"),
@@ -161,6 +168,36 @@ def dicom_films() -> dict[str, bytes]:
         if path is not None:
             found[f"dicom {name}"] = Path(path).read_bytes()
     return found
+
+
+def nifti_files() -> dict[str, list[bytes]]:
+    """Return small volumes and an image as NIfTI, plain and compressed; none without nibabel."""
+    try:
+        import nibabel
+    except ImportError:
+        return {}
+    values = np.random.default_rng(0).integers(-1000, 400, (12, 10, 8)).astype(np.int16)
+    affine = np.diag([-0.7, -0.8, 2.0, 1.0])
+    made = [kind(values, affine).to_bytes() for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image)]
+    made += [nibabel.Nifti1Image(shaped, affine).to_bytes() for shaped in (values[..., 0], values.astype(np.float32))]
+    return {"nifti": made, "nifti gz": [gzip.compress(data) for data in made]}
+
+
+def ct_slices() -> list[bytes]:
+    """Return a CT slice; none without pydicom."""
+    try:
+        from support.dicom import as_bytes
+        from support.volumes import chest, slice_of
+    except ImportError:
+        return []
+    return [as_bytes(slice_of(chest(), 3))]
+
+
+def _volume(path: Path) -> None:
+    volume = read_volume(path)
+    for number in range(len(volume.values)):
+        volume.shown(number, (-285.0, 1530.0))
+    volume.to_file(np.zeros(volume.values.shape, np.uint8))
 
 
 def _pixels_or_header(film: bytes) -> Mutation:

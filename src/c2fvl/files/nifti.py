@@ -31,6 +31,7 @@ _HEADER_BYTES = 540
 _MAX_ITEM_BYTES = 8
 _MIN_MM, _MAX_MM, _MIN_DETERMINANT = 1e-4, 1e4, 1e-3
 _SAID_ANGLE = 1.0
+_MAX_GREY = 1e30
 _LPS = np.diag([-1.0, -1.0, 1.0])
 _GET_AGAIN = "copy or download it again"
 ASSUMED = (
@@ -125,10 +126,11 @@ def read_nifti_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
         if math.prod(shape) > max_pixels:
             raise ValueError(f"the NIfTI file has the shape {shape}, over the limit of {max_pixels} pixels")
         values = _read_values(file, head).reshape((*shape, 1)[:2], order="F")
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise ValueError("the NIfTI file holds values that are not finite numbers (NaN or infinity); replace them")
     scale = _scale_of(values, head)
-    grey = values.T.astype(np.float64) * scale.slope + scale.intercept
+    with np.errstate(over="ignore", invalid="ignore"):
+        grey = values.T.astype(np.float64) * scale.slope + scale.intercept
+    if not (np.abs(grey) < _MAX_GREY).all():  # false for NaN too
+        raise ValueError("the NIfTI file holds values that are not finite numbers (NaN or infinity); replace them")
     if scale.highest:
         found = check_grey_values(np.ascontiguousarray(np.clip(grey, 0, 1), np.float32))
     else:
@@ -209,8 +211,8 @@ def _check_voxels(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
 
 
 def _check_affine(affine: NDArray[np.float64]) -> None:
-    is_finite = bool(np.isfinite(affine).all())
-    lengths = np.linalg.norm(affine[:3, :3], axis=0) if is_finite else np.zeros(3)
+    is_sound = bool(np.isfinite(affine).all() and np.abs(affine[:3, :3]).max() < _MAX_MM)
+    lengths = np.linalg.norm(affine[:3, :3], axis=0) if is_sound else np.zeros(3)
     if not (lengths.min() > _MIN_MM and lengths.max() < _MAX_MM):
         raise ValueError(
             "the NIfTI header gives voxels without size or place (pixdim, qform, sform); convert the file again"
@@ -263,11 +265,19 @@ def _lie_of(grid: NiftiGrid) -> tuple[Lie, tuple[str, ...], str]:
     if not (qform or sform):
         return lie, (ASSUMED,), "assumed"
     warnings = [OBLIQUE.format(angle=angle)] if angle > _SAID_ANGLE else []
-    if qform and sform:
-        other = np.asarray(grid.header.get_qform(), np.float64)[:3, :3]
-        if nearest_lie(_LPS @ other)[0] != lie:
-            warnings.append(CONTRADICTION)
+    if qform and sform and _lie_of_qform(grid.header) not in (None, lie):
+        warnings.append(CONTRADICTION)
     return lie, tuple(warnings), "file"
+
+
+def _lie_of_qform(header: Any) -> Lie | None:
+    """Return how the volume lies by its qform; None for one that is damaged."""
+    try:
+        directions = np.asarray(header.get_qform(), np.float64)[:3, :3]
+        _check_affine(directions)
+    except Exception:  # of nibabel, on a qform that is none; the sform was sound
+        return None
+    return nearest_lie(_LPS @ directions)[0]
 
 
 def _import_nibabel() -> Any:

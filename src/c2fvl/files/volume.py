@@ -80,13 +80,15 @@ class Volume:
     def hounsfield(self, number: int) -> NDArray[np.float32]:
         """Return a slice, counted from 0, in HU. Raises `ValueError` for a value that is no number."""
         found = self.values[number].astype(np.float32)
-        if self.values.dtype.kind == "f" and not np.isfinite(found).all():
+        is_rescaled = (self.slope, self.intercept) != (1, 0)
+        if is_rescaled:
+            with np.errstate(over="ignore", invalid="ignore"):
+                found = found * np.float32(self.slope) + np.float32(self.intercept)
+        if (is_rescaled or self.values.dtype.kind == "f") and not np.isfinite(found).all():
             raise ValueError(
                 f"slice {number + 1} holds values that are not finite numbers (NaN or infinity); replace them by the "
                 "value of air, -1000, and save the volume again"
             )
-        if (self.slope, self.intercept) != (1, 0):
-            found = found * np.float32(self.slope) + np.float32(self.intercept)
         return found
 
     def shown(self, number: int, window: tuple[float, float]) -> NDArray[np.float32]:
