@@ -109,7 +109,10 @@ def _accepted(dataset: Any) -> list[str]:
 
 def _frame_index(layout: PixelLayout, frame: int | None) -> int:
     if frame is None and layout.frames > 1:
-        raise ValueError(f"the DICOM file holds {layout.frames} images; choose one with --frame, 1 to {layout.frames}")
+        raise ValueError(
+            f"the DICOM file holds {layout.frames} images, expected one; save the one to segment as a file of its own, "
+            f"or read it in Python with read_picture(..., frame=1 to {layout.frames})"
+        )
     number = 1 if frame is None else frame
     if not 1 <= number <= layout.frames:
         raise ValueError(f"there is no frame {number}; the DICOM file holds {layout.frames}, counted from 1")
