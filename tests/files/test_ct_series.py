@@ -124,6 +124,15 @@ def test_a_damaged_slice_is_named_and_the_others_are_read(tmp_path):
     assert any("1 slice(s) are missing in 1 place(s)" in warning for warning in volume.warnings)
 
 
+def test_a_series_of_damaged_slices_is_given_up(tmp_path):
+    write_series(tmp_path, chest(24))
+    for path in tmp_path.iterdir():
+        if not path.name.endswith("_0.dcm"):
+            path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"more than 20 slices cannot be read, the first 00_13.dcm: .*cut short"):
+        read(tmp_path)
+
+
 def test_missing_slices_jitter_and_tilt_are_said(tmp_path):
     folder = write_series(tmp_path / "gap", chest(9))
     for number in (3, 4):

@@ -33,6 +33,8 @@ _SAID_TILT, _SAME_PLACE_MM, _SAID_JITTER_MM, _GAP = 1.0, 0.01, 0.1, 1.5
 _SAME_COSINE = 0.02
 _INT16 = 2**15
 _DAMAGED = "damaged"
+_MAX_DAMAGED = 20
+"""A decoder may take half a minute on a damaged slice, and a mask with many holes is of no use."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def read_series(paths: Iterable[Path | str], *, max_pixels: int = MAX_PIXELS) ->
     """Read the slices of one series.
 
     Files that are no slice of it are left out and counted in `Volume.skipped`. Raises `ValueError` where no slice is
-    left, for several series, and for slices of more than `MAX_BYTES` in all.
+    left, for several series, for many damaged files, and for slices of more than `MAX_BYTES` in all.
     """
     skipped: Counter[str] = Counter()
     damaged: list[str] = []
@@ -112,6 +114,8 @@ def read_series(paths: Iterable[Path | str], *, max_pixels: int = MAX_PIXELS) ->
         except (OSError, ValueError) as error:
             skipped[_DAMAGED] += 1
             damaged.append(f"{path.name}: {str(error).removeprefix(f'{path}: ')}")
+            if len(damaged) > _MAX_DAMAGED:
+                raise ValueError(f"more than {_MAX_DAMAGED} slices cannot be read, the first {damaged[0]}") from error
             continue
         uids.add(uid)
         series.add(series_of(dataset))
