@@ -215,7 +215,7 @@ def test_reports_of_a_table_that_cannot_be_read_are_said_and_counted(phantom_roo
     assert main(["predict", "--csv", str(table), "--out", str(tmp_path / "out")]) == 0
     errors = capsys.readouterr().err
     assert f"{first}: the report is not used: " in errors
-    assert f"{second}: the report" not in errors  # of the drawn image itself, something may be said
+    assert f"{second}: the report" not in errors
     assert "1 of 2 reports could not be read and were not used" in errors
 
 

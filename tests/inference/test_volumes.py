@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -383,3 +384,19 @@ def test_slices_of_a_table_form_one_series(tmp_path, predictor):
     (tmp_path / "table.csv").write_text("\n".join(lines))
     (request,) = collect([], table=tmp_path / "table.csv")
     assert len(request.slices) == 6 and request.report == "No opacity."
+
+
+@pytest.mark.real
+def test_real_slices_as_a_volume_in_hu_get_the_masks_that_they_get_as_pictures(real_data, tmp_path):
+    """The whole way: frame, window and back, against the same slices as grey images through `Predictor`."""
+    jpegls = pytest.importorskip("jpeg_ls")
+    with zipfile.ZipFile(real_data / "mosmeddata-plus" / "val.zip") as zipped:
+        names = sorted(name for name in zipped.namelist() if "coronacases" in name and name.endswith(".jls"))[:40:10]
+        greys = [jpegls.decode(np.frombuffer(zipped.read(name), np.uint8)) for name in names]
+    assert len(greys) == 4
+    values = np.stack([np.rint((grey / 255 - 0.5) * WINDOW[1] + WINDOW[0]) for grey in greys]).astype(np.int16)
+    volume_of(values, "RAS", tmp_path / "ct.nii.gz")
+    predictor = Predictor("ct_small", batch_size=4)
+    found = predict_volume(predictor, tmp_path / "ct.nii.gz").mask
+    expected = np.stack([one.mask for one in predictor.batch(greys)])
+    assert expected.mean() > 0.005 and np.mean(found != expected) < 0.0005
