@@ -35,10 +35,12 @@ def run(parts, out, stages, *, minutes=3.0):
     return status, json.loads((out / "results.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_training_with_scores_and_weights_then_the_next_call_goes_on(parts, tmp_path):
     train = f"train:debug@25s:{TINY}:train.batch_size=8"
-    status, found = run(parts, tmp_path / "out", f"{train},score:no_such_model@10s,figures:debug@40s:{TINY}")
+    status, found = run(
+        parts, tmp_path / "out", f"{train},score:no_such_model@10s,figures:debug@250s:{TINY}", minutes=8
+    )
     assert status == 1
     trained, missing, figures = found["stages"].values()
     assert (trained["status"], missing["status"], figures["status"]) == ("done", "failed", "done")
@@ -67,13 +69,13 @@ def test_a_training_with_scores_and_weights_then_the_next_call_goes_on(parts, tm
     assert all((tmp_path / "out2" / entry["file"]).is_file() for entry in weights["files"])
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_cross_validation_teaches_the_next_training(parts, tmp_path):
-    tiny = "data.image_size=32:model.arguments.widths=[8;8;16;16]:train.threads=1".replace(";", ",")
-    folds = f"crossval:filmfirst_phantom@75s:{tiny}"
+    tiny = "data.image_size=32:model.arguments.widths=[8,8,16,16]:train.threads=1:train.minutes=0:train.epochs=1"
+    folds = f"crossval:filmfirst_phantom@250s:{tiny}"
     key = parse_stages(folds)[0].key
-    taught = f'train:filmfirst_phantom@25s:{tiny}:train.teachers=["{{work}}/{key}/folds"]:train.best=last'
-    status, found = run(parts, tmp_path / "out", f"{folds},{taught}")
+    taught = f'train:filmfirst_phantom@100s:{tiny}:train.teachers=["{{work}}/{key}/folds"]:train.best=last'
+    status, found = run(parts, tmp_path / "out", f"{folds},{taught}", minutes=8)
     assert status == 0, found
     crossval, training = found["stages"].values()
     assert set(crossval["result"]["summary"]["reports"]) == {"none", "right", "right_trust_1"}

@@ -192,7 +192,7 @@ def test_a_network_of_classes_is_scored_and_predicts_from_the_command_line(run, 
     assert record["area_per_class"] == {"left": int((labels == 1).sum()), "right": int((labels == 2).sum())}
     names = sorted(path.name for path in (tmp_path / "masks").iterdir())
     endings = [".json", ".png", "_overlay.png", "_probability_1.png", "_probability_2.png"]
-    assert names == sorted(image.stem + ending for ending in endings)
+    assert names == ["predictions.csv", *sorted(image.stem + ending for ending in endings)]
     prediction = Predictor(run)(image)
     assert prediction.probability.shape == (3, 64, 64)
     assert np.allclose(prediction.probability.sum(0), 1, atol=1e-5)

@@ -28,8 +28,10 @@ from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.part import Part
 from c2fvl.data.scan import scan
 from c2fvl.files.images import read_mask
+from c2fvl.files.picture import Picture
 from c2fvl.inference.cases import CasePrediction, predict_cases
-from c2fvl.inference.predictor import Prediction, Predictor
+from c2fvl.inference.prediction import Given, Prediction
+from c2fvl.inference.predictor import Predictor
 from c2fvl.metrics.calibration import PixelCalibration, of_case, summarise
 from c2fvl.metrics.confidence import estimated_dice, risk_coverage
 from c2fvl.metrics.temperature import LogitHistogram, TemperatureScaling
@@ -563,7 +565,8 @@ def test_several_classes_are_refused(folder, root):
 
 def test_a_mask_of_several_classes_has_no_expected_dice():
     several = np.full((3, 4, 4), 1 / 3, np.float32)
-    assert Prediction(np.zeros((4, 4), np.uint8), several, None).estimated_dice is None
+    picture, model = Picture(np.zeros((4, 4), np.float32), "array"), Predictor("default").model
+    assert Prediction(np.zeros((4, 4), np.uint8), several, picture, Given(), model).estimated_dice is None
 
 
 def test_the_pages_name_every_key(folder, root):

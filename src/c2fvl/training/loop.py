@@ -217,6 +217,7 @@ def _finish_epoch(run: Run, observer: Observer) -> None:
     progress, settings, number = run.progress, run.config.train, run.progress.epoch + 1
     is_last = run.budget.is_used or (not run.budget.is_set and number == settings.epochs)
     if run.budget.is_used:
+        progress.ended_minutes = settings.minutes
         save_run(run)  # the weights are safe before the last validation
     began = time.monotonic()
     scores: dict[str, Any] = {}

@@ -82,6 +82,7 @@ def restore_run(run: Run) -> None:
         run.scaler.load_state_dict(scaler)
     run.progress = Progress(**progress)
     run.budget.used_before, run.budget.first_step = run.progress.used_seconds, run.progress.first_step
+    run.budget.has_ended = run.budget.is_set and run.progress.ended_minutes == run.config.train.minutes
     if run.is_main:
         write_log(run)
     prefix = f"{run.rank}."

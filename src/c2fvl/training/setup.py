@@ -61,6 +61,8 @@ class Progress:
     """Of `train.minutes`, over all calls."""
     first_step: float | None = None
     """Of these, the seconds used when training began."""
+    ended_minutes: float = 0.0
+    """`train.minutes` of the call that used all of its time; 0 until then."""
 
 
 @dataclass

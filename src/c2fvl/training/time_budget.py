@@ -21,6 +21,8 @@ class TimeBudget:
         """Seconds kept for the last validation and saving."""
         self.window = 0.0
         """Seconds from one reading of the clock in an epoch to the next: so much later the end may be noticed."""
+        self.has_ended = False
+        """Whether a call before used all of the time, so that a resumed run has nothing left to do."""
         self._began = monotonic()
 
     @property
@@ -43,6 +45,8 @@ class TimeBudget:
 
     def now(self) -> float:
         """Return the fraction of the time to train in that is used, from 0 to 1."""
+        if self.has_ended:
+            return 1.0
         used = self.used()
         if self.first_step is None:
             self.first_step = used
