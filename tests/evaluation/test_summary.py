@@ -283,7 +283,7 @@ def test_every_number_is_the_mean_of_its_column(scored):
         "estimated_dice",
     }
     assert wanted <= found["per_image"].keys()
-    assert not any(name.startswith(("area_l", "area_r", "lesions")) for name in found["per_image"])
+    assert not any(name.startswith(("area_image_", "lesions")) for name in found["per_image"])
 
 
 def test_intervals_are_those_of_another_bootstrap_by_groups(scored):

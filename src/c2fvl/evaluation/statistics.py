@@ -16,7 +16,7 @@ Scores = dict[str, NDArray[np.float64]]
 """Each score as one value per case."""
 
 _WITH_QUARTILES = ("dice", "iou", "hd95", "assd", "area_difference")
-_NO_MEANS = ("lesions", "area_target_", "area_l", "area_r")
+_NO_MEANS = ("lesions", "area_target_", "area_image_")
 """Scores whose names begin so are counts, or areas of zones; they are not averaged over cases."""
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2fvl.data.cases import STRAY_FRACTION, Case
-from c2fvl.reports.zones import HANDS, ZONES, hand_in_words, zone_in_words, zones_of
+from c2fvl.reports.zones import HANDS, ZONES, hand_in_words, zone_in_words, zone_key, zones_of
 
 NUM_FIFTHS = 5
 MAX_LABELS = 12
@@ -64,9 +64,14 @@ def _sizes(area: NDArray[np.float64]) -> Rows:
     return _filled([("no lesion", np.flatnonzero(area == 0)), *fifths])
 
 
+def _true_area(zone: str) -> str:
+    """Return the name of the true area in a zone."""
+    return f"area_target_{zone_key(zone, 'image')}"
+
+
 def _sides(scores: Mapping[str, NDArray[np.float64]]) -> Rows:
     left, right = (
-        np.sum([scores[f"area_target_{zone}"] for zone in zones_of(hand)], axis=0, dtype=np.float64) for hand in HANDS
+        np.sum([scores[_true_area(zone)] for zone in zones_of(hand)], axis=0, dtype=np.float64) for hand in HANDS
     )
     minimum = STRAY_FRACTION * (left + right)
     both = (left > minimum) & (right > minimum)
@@ -89,7 +94,7 @@ def _zones(scores: Mapping[str, NDArray[np.float64]]) -> Rows:
         [
             (
                 zone_in_words(zone, "image"),
-                np.flatnonzero((scores[f"area_target_{zone}"] > minimum) & (scores["area_target"] > 0)),
+                np.flatnonzero((scores[_true_area(zone)] > minimum) & (scores["area_target"] > 0)),
             )
             for zone in ZONES
         ]

@@ -1,6 +1,5 @@
 """Everything that `Predictor` takes as an image, as a `Picture`. No torch."""
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,11 @@ from PIL import Image
 
 from c2fvl.data.image_cache import as_grey
 from c2fvl.files.dicom_film import read_film
-from c2fvl.files.images import remarks_on_range
+from c2fvl.files.images import unit_range
 from c2fvl.files.picture import CLINICAL_KINDS, Picture
 from c2fvl.files.read_picture import read_picture
+from c2fvl.files.sanity import check_grey_values
 from c2fvl.reports.report import Report
-
-logger = logging.getLogger(__name__)
 
 ImageInput = Any
 """A path, the bytes of a file, a pydicom dataset, a Pillow picture, an array, or a `Picture`."""
@@ -41,10 +39,8 @@ def as_picture(image: Any, *, force_view: bool = False) -> Picture:
         return read_picture(bytes(image), force_view=force_view)
     if type(image).__module__.partition(".")[0] == "pydicom":
         return read_film(image, force_view=force_view)
-    array = as_grey(_checked_array(image))
-    if array.dtype.kind == "f":
-        return Picture(array.astype(np.float32, copy=False), "array")
-    return Picture(np.divide(array, np.float32(np.iinfo(array.dtype).max), dtype=np.float32), "array")
+    found = check_grey_values(unit_range(as_grey(_checked_array(image))))
+    return Picture(found.pixels, "array", window_source=found.window_source, warnings=found.warnings)
 
 
 def _checked_array(image: Any) -> np.ndarray:
@@ -66,8 +62,7 @@ def _checked_array(image: Any) -> np.ndarray:
             f"the image has the shape {array.shape}; it must be (height, width), or (height, width, 3) RGB"
         )
     if array.dtype in (np.uint8, np.uint16):
-        for remark in remarks_on_range(array):
-            logger.warning("the image given as an array: %s", remark)
-    elif array.dtype.kind != "f" or not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+        return array
+    if array.dtype.kind != "f" or not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
         raise ValueError("the image must be uint8, uint16, or floating point in [0, 1] without NaN")
     return array

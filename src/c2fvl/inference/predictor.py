@@ -103,7 +103,8 @@ class Predictor:
     ) -> list[Prediction]:
         """Return the predictions for several images and their reports, computed `batch_size` at a time.
 
-        Raises `ValueError` for the first image or report that cannot be read, and for lists of different length.
+        What a user must know of an image is in `picture.warnings` and is logged. Raises `ValueError` for the first
+        image or report that cannot be read, and for lists of different length.
         """
         reports = [None] * len(images) if reports is None else reports
         found: list[Prediction] = []
@@ -113,6 +114,10 @@ class Predictor:
                 self.prepare(image, report, orientation=orientation)
                 for image, report in pairs[start : start + self.batch_size]
             ]
+            for image, one in zip(images[start:], some, strict=False):
+                name = image if isinstance(image, str | Path) else f"the image ({type(image).__name__})"
+                for warning in one.picture.all_warnings:
+                    self._say_once(f"{name}: {warning}")
             found += [self.finish(one, computed) for one, computed in zip(some, self.run(some), strict=True)]
         return found
 
