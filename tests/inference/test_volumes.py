@@ -24,6 +24,7 @@ from c2fvl.files.images import read_mask  # noqa: E402
 from c2fvl.files.read_volume import read_volume  # noqa: E402
 from c2fvl.inference.ct_window import MOSMED_WINDOW, parse_window, window_of  # noqa: E402
 from c2fvl.inference.engine import Computed  # noqa: E402
+from c2fvl.inference.outputs.endings import ClinicalOptions  # noqa: E402
 from c2fvl.inference.predictor import Predictor  # noqa: E402
 from c2fvl.inference.requests import Request, collect  # noqa: E402
 from c2fvl.inference.to_folder import predict_to_folder  # noqa: E402
@@ -183,6 +184,15 @@ def test_a_series_gets_a_segmentation_that_refers_to_its_slices(tmp_path, predic
     assert (region.CodeValue, region.AnatomicRegionModifierSequence[0].CodeMeaning) == ("39607008", "Left")
     assert record["largest_slice"]["sop_instance_uid"] == "1.2.3.9.4"
     assert record["volume_ml_per_side"]["patient_right"] == 0 < record["volume_ml_per_side"]["patient_left"]
+
+
+def test_no_uid_of_the_series_is_written_where_the_patient_is_left_blank(tmp_path, predictor):
+    folder = write_series(tmp_path / "ct", VALUES)
+    blank = ClinicalOptions(deidentified=True)
+    (record,) = predict_to_folder(predictor, collect([str(folder)]), tmp_path / "out", clinical=blank)
+    assert record["largest_slice"]["number"] == 4
+    for name in record["files"]:
+        assert b"1.2.3." not in (tmp_path / "out" / name).read_bytes(), name
 
 
 def test_a_series_that_is_turned_gets_its_masks_turned_back(tmp_path, predictor):

@@ -65,6 +65,8 @@ def _save(found: VolumePrediction, request: Request, out: Path, options: VolumeO
     files = [f"{request.name}{ENDINGS[output]}" for output in made]
     slices = slice_names(request.name, len(found.mask)) if "png" in outputs else []
     record = {"image": str(request.image), "files": [*files, *slices, f"{request.name}.json"], **found.to_dict()}
+    if options.clinical.deidentified:
+        _remove_uids(record)
     if left_out:
         record["source"]["warnings"].append(f"{', '.join(left_out)} cannot be written for a volume.")
     storage.make_folder((out / request.name).parent)
@@ -77,6 +79,13 @@ def _save(found: VolumePrediction, request: Request, out: Path, options: VolumeO
         write(out / name, plane)
     storage.write_json(out / f"{request.name}.json", record)
     return record
+
+
+def _remove_uids(record: dict[str, Any]) -> None:
+    """Leave out by which UIDs an archive finds the patient."""
+    record["source"]["series_instance_uid"] = None
+    if record["largest_slice"]:
+        record["largest_slice"].pop("sop_instance_uid", None)
 
 
 def _clinical(found: VolumePrediction, outputs: Sequence[str], clinical: ClinicalOptions) -> dict[str, bytes]:
