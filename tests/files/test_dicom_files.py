@@ -161,7 +161,7 @@ def test_a_frame_must_be_chosen_where_there_are_several():
     dataset = film(np.vstack([pixels, 4095 - pixels]), bits=12, SOPClassUID=f"{SECONDARY}.3")
     dataset.Rows, dataset.NumberOfFrames = 40, 2
     content = as_bytes(dataset)
-    with pytest.raises(ValueError, match=r"holds 2 images, expected one; .* read_picture\(\.\.\., frame=1 to 2\)"):
+    with pytest.raises(ValueError, match="holds 2 images, expected one; choose one with --frame, 1 to 2"):
         read_picture(content)
     for number in (0, 3):
         with pytest.raises(ValueError, match=f"there is no frame {number}; the DICOM file holds 2, counted from 1"):

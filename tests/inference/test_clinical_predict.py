@@ -135,3 +135,15 @@ def test_a_film_as_nifti_gets_its_mask_in_the_same_grid(tmp_path, has_place):
     assert all(mask.header[code] == given.header[code] for code in ("qform_code", "sform_code"))
     png = read_mask(tmp_path / "out" / "film.png")
     assert png.shape == pixels.shape and png.any() and np.array_equal(np.asarray(mask.dataobj)[..., 0].T, png)
+
+
+def test_one_image_of_several_is_chosen(tmp_path, capsys):
+    stored = pydicom.dcmread(film("RG1_UNCR.dcm"))
+    both = pydicom.dcmread(film("RG1_UNCR.dcm"))
+    both.NumberOfFrames, both.PixelData = 2, stored.PixelData + np.flipud(stored.pixel_array).tobytes()
+    both.save_as(tmp_path / "two.dcm")
+    command = ["predict", str(tmp_path / "two.dcm"), "-o", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert "choose one with --frame, 1 to 2" in capsys.readouterr().err
+    assert main([*command, "--frame", "1"]) == 0
+    assert np.array_equal(read_mask(tmp_path / "out" / "two.png"), Predictor("default")(film("RG1_UNCR.dcm")).mask)

@@ -64,6 +64,9 @@ def _predict_options(sub: argparse.ArgumentParser) -> None:
         help="table with the columns image, report and orientation; paths are relative to the table",
     )
     sub.add_argument(
+        "--frame", type=whole_number(1), metavar="N", help="image of a DICOM file that holds several, counted from 1"
+    )
+    sub.add_argument(
         "--force-view",
         action="store_true",
         help="also segment lateral films, and films with a model for CT; both are refused otherwise",
@@ -165,7 +168,11 @@ def run_predict(options: argparse.Namespace) -> int:
     outputs = _outputs(options)
     requests = collect(options.images, table=options.csv, report=options.report, recursive=options.recursive)
     predictor = _predictor(
-        options, threshold=options.threshold, batch_size=options.batch_size, force_view=options.force_view
+        options,
+        threshold=options.threshold,
+        batch_size=options.batch_size,
+        force_view=options.force_view,
+        frame=options.frame,
     )
     if options.report is not None:  # a report that cannot be used at all ends the command here
         refusal = predictor.understand_or_refuse(options.report, orientation=options.orientation).refusal

@@ -110,8 +110,7 @@ def _accepted(dataset: Any) -> list[str]:
 def _frame_index(layout: PixelLayout, frame: int | None) -> int:
     if frame is None and layout.frames > 1:
         raise ValueError(
-            f"the DICOM file holds {layout.frames} images, expected one; save the one to segment as a file of its own, "
-            f"or read it in Python with read_picture(..., frame=1 to {layout.frames})"
+            f"the DICOM file holds {layout.frames} images, expected one; choose one with --frame, 1 to {layout.frames}"
         )
     number = 1 if frame is None else frame
     if not 1 <= number <= layout.frames:

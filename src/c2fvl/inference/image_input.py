@@ -29,16 +29,16 @@ def default_of(picture: Picture, report: str | Report | None) -> str | None:
     return "patient" if picture.kind in CLINICAL_KINDS and isinstance(report, str) else None
 
 
-def as_picture(image: Any, *, force_view: bool = False) -> Picture:
+def as_picture(image: Any, *, force_view: bool = False, frame: int | None = None) -> Picture:
     """Return an image of any of the kinds that `Predictor` takes as a picture. Raises `ValueError` for others."""
     if isinstance(image, Picture):
         return image
     if isinstance(image, str | os.PathLike):
-        return read_picture(Path(image), force_view=force_view)
+        return read_picture(Path(image), force_view=force_view, frame=frame)
     if isinstance(image, bytes | bytearray | memoryview):
-        return read_picture(bytes(image), force_view=force_view)
+        return read_picture(bytes(image), force_view=force_view, frame=frame)
     if type(image).__module__.partition(".")[0] == "pydicom":
-        return read_film(image, force_view=force_view)
+        return read_film(image, force_view=force_view, frame=frame)
     found = check_grey_values(unit_range(as_grey(_checked_array(image))))
     return Picture(found.pixels, "array", window_source=found.window_source, warnings=found.warnings)
 

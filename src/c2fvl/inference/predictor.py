@@ -46,6 +46,7 @@ class Predictor:
     a Pillow picture, or a grey or RGB array (H, W) or (H, W, 3), float in [0, 1], uint8 or uint16. `trust`, from 0 (the
     image alone) to 1 (follow the report), is for networks that read the image before the report; None takes the
     model's own. `force_view` also takes lateral films, and films for a model of CT slices; both are refused otherwise.
+    `frame`, counted from 1, chooses an image of a DICOM file that holds several.
     CT volumes are segmented by `c2fvl.inference.volumes.predict_volume`.
     """
 
@@ -58,12 +59,13 @@ class Predictor:
         batch_size: int | None = 1,
         trust: float | None = None,
         force_view: bool = False,
+        frame: int | None = None,
     ) -> None:
         if not 0 < threshold < 1:
             raise ValueError(f"the threshold is {threshold}; expected a probability between 0 and 1")
         self.engine = _engine(model, device, batch_size)
         self.batch_size = self.engine.batch_size if batch_size is None else batch_size
-        self.threshold, self.force_view = threshold, force_view
+        self.threshold, self.force_view, self.frame = threshold, force_view, frame
         self.is_calibrated = self.engine.calibration is not None
         self.scaling = TemperatureScaling.of(self.engine.calibration)
         self._said: set[str] = set()
@@ -136,7 +138,7 @@ class Predictor:
         self, image: ImageInput, report: str | Report | None = None, *, orientation: str | None = None
     ) -> Prepared:
         """Return image and report ready for `run`. Raises as a call does."""
-        picture = as_picture(image, force_view=self.force_view)
+        picture = as_picture(image, force_view=self.force_view, frame=self.frame)
         if not self.force_view:
             check_is_for_films(self.engine.config, picture)
         given = self.understand_or_refuse(report, orientation=orientation, default=default_of(picture, report))
