@@ -1,8 +1,9 @@
 """Random and hostile use: `make stress`, for STRESS_MINUTES (20) from STRESS_SEED (0).
 
 Damaged files go through every public reader, training runs are killed at any moment, thousands of images are
-predicted, every network runs at its full size, and a large CT volume is predicted within bounds of memory and time.
-It prints what was tried and what failed, with the files that failed, and ends with status 1 if anything did.
+predicted, a server answers many clients, every network runs at its full size, and a large CT volume is predicted within
+bounds of memory and time. It prints what was tried and what failed, with the files that failed, and ends with status 1
+if anything did.
 """
 
 import logging
@@ -24,13 +25,14 @@ from kinds import all_kinds
 from networks import run_networks
 from outcome import Outcome, Stage, in_child
 from readers import damage_files
+from servers import load_servers
 from support.tiny_runs import TINY
 from volumes import predict_volumes
 
 from c2fvl.config import Config
 from c2fvl.config_files import load_config
 
-READERS, KILLS, IMAGES, NETWORKS = 0.35, 0.35, 0.15, 0.15
+READERS, KILLS, IMAGES, SERVERS, NETWORKS = 0.32, 0.32, 0.14, 0.08, 0.14
 """Fractions of the time."""
 
 
@@ -74,6 +76,7 @@ def main() -> int:
         lambda: damage_files(stage(READERS), kinds),
         lambda: kill_runs(stage(KILLS), config),
         lambda: predict_images(stage(IMAGES), [run, folder / "network.onnx"]),
+        lambda: load_servers(stage(SERVERS)),
         lambda: run_networks(stage(NETWORKS)),
         lambda: predict_volumes(stage(0)),
     ):
