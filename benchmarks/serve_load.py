@@ -200,9 +200,7 @@ def main() -> int:
         alone = put_under_load(address, clients=1, images=max(20, options.images // 20))
         load = put_under_load(address, clients=options.clients, images=options.images)
     print(f"Load of the machine before and after: {before:.1f}, {os.getloadavg()[0]:.1f}; {os.cpu_count()} cores\n")
-    print(
-        "| clients | results | 503 | errors | CPU, ms each | images a batch | p95 / p50 | memory, end / after the first 500 |"
-    )
+    print("| clients | results | 503 | errors | CPU, ms each | images a batch | p95 / p50 | memory, end / first 500 |")
     print("|---:|---:|---:|---:|---:|---:|---:|---:|")
     for clients, found in ((1, alone), (options.clients, load)):
         p50, p95 = (statistics.quantiles(found.seconds, n=20)[at] for at in (9, 18))
