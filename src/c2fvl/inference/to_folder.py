@@ -10,7 +10,7 @@ from c2fvl.data.prefetch import prefetch
 from c2fvl.files import storage
 from c2fvl.inference.ct_window import window_of
 from c2fvl.inference.engine import Computed
-from c2fvl.inference.outputs.endings import ClinicalOptions
+from c2fvl.inference.outputs.endings import ClinicalOptions, remarks_on_outputs
 from c2fvl.inference.prediction import Prepared
 from c2fvl.inference.predictor import Predictor
 from c2fvl.inference.requests import Request, check_names
@@ -161,6 +161,7 @@ def _write(
     try:
         prediction = predictor.finish(job.prepared, job.found)
         record = {"image": str(request.image), "files": files, **prediction.to_dict()}
+        record["source"]["warnings"] += remarks_on_outputs(prediction.picture, outputs)
         save_prediction(prediction, out, request.name, outputs, record=record, clinical=clinical)
     except ValueError as error:
         return {"image": str(request.image), "error": str(error)}
