@@ -250,6 +250,36 @@ def test_keys_themes_and_errors(page):
     page.said[:] = [line for line in page.said if "422" not in line]  # the browser's own note of the answer
 
 
+def test_a_mask_that_is_not_that_of_the_settings_cannot_be_saved(page, tmp_path):
+    choose(page, film_png(0, size=256))
+    changing(page, lambda: slide(page, "threshold", 0.3))
+    with page.expect_download() as download:
+        page.click("#downloads [data-as=mask]")
+    download.value.save_as(tmp_path / "mask.png")
+    shown = page.evaluate("Array.from(state.view.labels).reduce((sum, label) => sum + label, 0)")
+    assert np.count_nonzero(cv2.imread(str(tmp_path / "mask.png"), cv2.IMREAD_UNCHANGED)) == shown
+
+    problem = '{"detail": "Unmistakable."}'
+    page.route("**/predict?as=view", lambda route: route.fulfill(status=422, body=problem))
+    slide(page, "threshold", 0.6)
+    assert page.locator("#downloads [data-as=mask]").is_disabled(), "at once, not only when the answer is there"
+    page.wait_for_selector("#error:not([hidden])")
+    assert page.locator("#error").text_content().startswith("Unmistakable. The mask that is shown is the one before")
+    assert page.locator("#downloads [data-as=mask]").is_disabled()
+    assert "old" in page.locator("#stage").get_attribute("class")
+    page.unroute("**/predict?as=view")
+    changing(page, lambda: slide(page, "threshold", 0.5))
+    assert page.locator("#downloads [data-as=mask]").is_enabled()
+    assert page.locator("#error").is_hidden()
+
+    page.route("**/read", lambda route: route.fulfill(status=500, body=problem))
+    page.click("[data-zone=left_lower]")
+    page.wait_for_selector("#error:not([hidden])")
+    page.wait_for_timeout(600)
+    assert page.locator("#downloads [data-as=mask]").is_disabled(), "zones that were not read are not segmented by"
+    page.said.clear()  # the browser's own notes of these answers
+
+
 def test_an_injected_script_does_not_run(page):
     assert page.evaluate(INJECT) is False
     refused = [line for line in page.said if "Content Security Policy" in line]
