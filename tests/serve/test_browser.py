@@ -79,7 +79,8 @@ def choose(page, content, name="film.png"):
 
 
 def changing(page, act):
-    """Return the record of the answer that an action leads to, when it is drawn."""
+    """Return the record of the answer that an action leads to, when it is drawn; earlier actions are waited for."""
+    page.wait_for_selector("#busy", state="hidden")
     with page.expect_response("**/predict?as=view") as answer:
         act()
     view = answer.value.json()

@@ -436,7 +436,7 @@ def test_a_client_that_goes_away_gives_its_place_back(serve, gate):
 
 
 def test_slow_clients_hold_no_place_and_are_ended(serve, gate):
-    server = serve(gated(gate), limits=Limits(queue=1, upload_seconds=0.4))
+    server = serve(gated(gate), limits=Limits(queue=1, upload_seconds=2))
     gate.opened.set()
     extra = "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 500\r\n"
     slow = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(5)]
