@@ -10,11 +10,14 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import cv2
 import httpx
+import numpy as np
 import pytest
+from support.dicom import as_bytes, film
 from support.servers import film_png
 
 from c2fvl.cli.main import main, parser
@@ -60,6 +63,8 @@ def test_it_prints_its_address_answers_keeps_no_words_and_stops(process, monkeyp
     with httpx.Client(base_url=address, headers={"X-C2FVL": "1"}, trust_env=False) as client:
         client.post(f"api/v1/predict?as={SECRET}", files={"image": (f"{SECRET}.png", b"no image")})
         client.post("api/v1/predict", files={"image": (f"{SECRET}.png", b"no image")}, data={"report": report})
+        for wanted in ("json", "seg", "sr"):
+            client.post(f"api/v1/predict?as={wanted}", files={"image": film_with_wrong_values()})
         client.post("api/v1/read", content=f'{{"report": "{SECRET}'.encode())
         assert client.get(f"/{SECRET}?{SECRET}").status_code == 404
         keeping = client.get("api/v1/health")  # an open connection does not hold up the end
@@ -75,6 +80,15 @@ def test_it_prints_its_address_answers_keeps_no_words_and_stops(process, monkeyp
     assert "Traceback" not in errors
     assert errors.strip().endswith("c2fvl: stopped by SIGTERM")
     assert sorted(path.name for path in process.folder.iterdir()) == ["errors.txt"], "nothing is written"
+
+
+def film_with_wrong_values():
+    """Return a DICOM film with values that break their rules; pydicom warns of these and quotes them."""
+    pytest.importorskip("pydicom")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return as_bytes(film(np.full((64, 64), 90, np.uint8), PatientName=f"{SECRET}^A", PatientID=f"{SECRET}\\1",
+                             PatientBirthDate=SECRET, StudyDate=SECRET, AccessionNumber=9 * SECRET))  # fmt: skip
 
 
 def refused(capsys, *words):

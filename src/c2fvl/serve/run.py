@@ -6,6 +6,7 @@ import socket
 import ssl
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,11 +136,16 @@ class _Server(uvicorn.Server):
 
 
 def quiet_logs() -> None:
-    """Keep out of the logs what is said about single images and reports: it quotes them."""
-    for name in ("c2fvl.inference", "c2fvl.files", "c2fvl.reports", "c2fvl.data"):
+    """Keep out of the logs what is said about single images and reports: it quotes them, as pydicom quotes values."""
+    warnings.simplefilter("ignore")
+    for name in _QUOTING:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+_QUOTING = (
+    "c2fvl.inference", "c2fvl.files", "c2fvl.reports", "c2fvl.data",
+    "uvicorn", "asyncio", "pydicom", "highdicom", "nibabel", "PIL",
+)  # fmt: skip
 
 
 def needs_token(host: str) -> bool:
