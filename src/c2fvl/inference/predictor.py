@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ONNX = ".onnx"
+_MAX_SAID = 1000
 _DOUBTS = ("uncertain:", "not read:", "contradiction:")
 """How the lines of `explain` begin that a user should see."""
 
@@ -241,6 +242,8 @@ class Predictor:
     def _say_once(self, message: str) -> None:
         with self._speaking:
             if message not in self._said:
+                if len(self._said) >= _MAX_SAID:  # a program that runs for weeks does not keep every sentence
+                    self._said.clear()
                 self._said.add(message)
                 logger.warning("%s", message)
 
