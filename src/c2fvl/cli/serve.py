@@ -129,4 +129,4 @@ def _models(options: argparse.Namespace) -> list[Any]:
 def _open_browser(address: str) -> None:
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return  # a browser in the terminal would take it from the server
-    webbrowser.open(address)
+    webbrowser.open_new_tab(address)

@@ -16,12 +16,13 @@ def test_the_python_of_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dicom("RG1_UNCR.dcm").save_as("film.dcm")
     found = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-    assert len(found) == 2
+    assert len(found) == 3
     said, namespace = io.StringIO(), {}
     for block in found:
         with contextlib.redirect_stdout(said):
             exec(compile(block, PAGE.name, "exec"), namespace)
-    first, second = said.getvalue().splitlines()
+    record, first, second = said.getvalue().splitlines()
+    assert "'window_source': 'window'" in record
     assert first.startswith("Of the patient: ")
     assert "right" in first
     assert second == "Of the patient: lower zone of lung, right."
