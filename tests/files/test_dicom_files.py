@@ -48,6 +48,24 @@ def test_what_is_no_film_is_refused_with_the_reason(name):
     assert "\n" not in str(caught.value)
 
 
+def test_a_compressed_film_that_is_cut_short_is_said_to_be_so(tmp_path, caplog):
+    content = example("RG1_J2KR.dcm").read_bytes()
+    (cut := tmp_path / "cut.dcm").write_bytes(content[: len(content) // 2])
+    with pytest.raises(
+        ValueError, match=r"cut\.dcm: the DICOM file has no pixels .* or it is cut short; .* copy it again"
+    ):
+        read_picture(cut)
+    assert not caplog.records
+
+
+def test_nothing_that_pydicom_logs_about_a_header_reaches_a_user(caplog):
+    sound = film(np.arange(4096, dtype=np.uint16).reshape(64, 64), SpecificCharacterSet="ISO_IR 100", PatientName="a^b")
+    content = as_bytes(sound).replace(b"ISO_IR 100", b"SECRET 100")
+    assert b"SECRET 100" in content
+    assert read_picture(content).pixels.shape == (64, 64)
+    assert not caplog.records
+
+
 READ = {
     "RG1_UNCR.dcm": ("window", ()),
     "RG3_UNCR.dcm": ("window", ("BodyPartExamined is EXTREMITY",)),

@@ -18,6 +18,7 @@ from c2fvl.files.images import read_mask, write_image  # noqa: E402
 from c2fvl.files.picture import SIDES_ASSUMED  # noqa: E402
 from c2fvl.inference.outputs.endings import ClinicalOptions  # noqa: E402
 from c2fvl.inference.predictor import Predictor  # noqa: E402
+from c2fvl.inference.save import panel_of  # noqa: E402
 
 REPORT = "Consolidation in the left lower lobe."
 
@@ -50,6 +51,17 @@ def test_the_record_of_a_chest_film(predicted):
     assert (record["height"], record["width"]) == (1955, 1841)
     assert all(name.split("_")[0] == "image" for name in record["area_per_zone"])
     assert all((predicted / name).is_file() for name in record["files"])
+
+
+def test_an_overlay_says_below_it_where_right_and_left_are_assumed():
+    model, header = Predictor("default"), pydicom.dcmread(film("RG1_UNCR.dcm"))
+    known = panel_of(model(header))
+    del header.PatientOrientation
+    assumed = panel_of(model(header))
+    height = len(assumed) - len(known)
+    assert 10 < height < 40 and assumed.shape[1] == known.shape[1]  # one line more
+    changed = np.argwhere((assumed[: len(known)] != known).any(2))
+    assert changed[:, 0].min() > len(known) - 3 * height  # below the images and the report
 
 
 def test_every_result_holds_the_same_mask(predicted):

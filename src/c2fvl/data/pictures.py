@@ -110,21 +110,22 @@ def case_panel(
     report: Report | None = None,
     dice: float | None = None,
     classes: Sequence[str] = ("lesion",),
+    note: str = "",
 ) -> np.ndarray:
     """Return image and overlay side by side, with the report below and the Dice in the corner, (h, w, 3) uint8.
 
     R and L at the edges are the patient's right and left in an image in standard orientation, as chest films and CT
     slices are shown.
 
-    `classes` names the classes besides the background.
+    `classes` names the classes besides the background, `note` is written below the report.
     """
     drawn = overlay(image, prediction, target, num_classes=len(classes))
     height, width = drawn.shape[:2]
     plain = _displayed(image, (width, height))
     font_size = max(13, width // 26)
     font = ImageFont.load_default(size=font_size)
-    text = panel_caption(report)
-    lines = textwrap.wrap(text, width=max(20, int(2 * width / (0.52 * font_size))))[:4]
+    letters = max(20, int(2 * width / (0.52 * font_size)))
+    lines = [*textwrap.wrap(panel_caption(report), letters)[:4], *textwrap.wrap(note, letters)]
     legend = [("found", FOUND), ("false positive", FALSE_POSITIVE), ("missed", MISSED)] if target is not None else []
     legend = legend or [(f"predicted {classes[0]}", FOUND)]
     legend = [*legend, ("contour of the prediction", PREDICTION_LINE)]

@@ -8,6 +8,7 @@ is imported when the first DICOM file is met.
 import contextlib
 import io
 import itertools
+import logging
 import math
 import threading
 import warnings
@@ -104,10 +105,20 @@ def import_pydicom() -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Drop the warnings of pydicom, which real files raise on their syntax; what a user must know is checked apart."""
-    with _quiet_lock, warnings.catch_warnings():  # the filters of warnings belong to all threads
+    """Drop what pydicom and highdicom warn of and log, which real files raise on their syntax.
+
+    What a user must know is checked apart. The messages may quote the header, and a patient's name must not be shown.
+    """
+    with _quiet_lock, warnings.catch_warnings():  # filters and levels belong to all threads, and are put back in order
         warnings.simplefilter("ignore")
-        yield
+        levels = {logger: logger.level for logger in map(logging.getLogger, ("pydicom", "highdicom"))}
+        try:
+            for logger in levels:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in levels.items():
+                logger.setLevel(level)
 
 
 def parse(data: bytes) -> Any:
@@ -241,7 +252,10 @@ def read_layout(dataset: Any, max_pixels: int) -> PixelLayout:
     if has_value(dataset, "FloatPixelData") or has_value(dataset, "DoubleFloatPixelData"):
         raise ValueError("the DICOM file holds floating-point pixels; export it with 8 to 16 bits")
     if not has_value(dataset, "PixelData"):
-        raise ValueError("the DICOM file has no pixels (no PixelData); export the image itself")
+        raise ValueError(
+            "the DICOM file has no pixels (no PixelData): it is no image, or it is cut short; export the image itself, "
+            "or copy it again"
+        )
     rows, columns = whole(dataset, "Rows"), whole(dataset, "Columns")
     if rows < 1 or columns < 1:
         raise ValueError(f"the DICOM header says {columns} x {rows} pixels; the file is damaged, get it again")

@@ -77,8 +77,12 @@ class Picture:
     @property
     def all_warnings(self) -> tuple[str, ...]:
         """Return the warnings, and for a clinical file that does not say how it lies, that its sides are assumed."""
-        is_unsure = self.kind in CLINICAL_KINDS and self.orientation_source == "assumed"
-        return (*self.warnings, SIDES_ASSUMED) if is_unsure else self.warnings
+        return (*self.warnings, SIDES_ASSUMED) if self.has_assumed_sides else self.warnings
+
+    @property
+    def has_assumed_sides(self) -> bool:
+        """Tell whether this is a clinical file that does not say how it lies."""
+        return self.kind in CLINICAL_KINDS and self.orientation_source == "assumed"
 
     def as_record(self) -> dict[str, Any]:
         """Return what the record of a prediction says about the file."""

@@ -80,6 +80,9 @@ def save_prediction(
     return [folder / file for file in names]
 
 
+_SIDES_ASSUMED = "Right and left are assumed, because the file states no orientation."
+
+
 def panel_of(prediction: Prediction) -> Any:
     """Return the upright image, and beside it the image with the mask, (h, w, 3) uint8."""
     return case_panel(
@@ -87,4 +90,5 @@ def panel_of(prediction: Prediction) -> Any:
         prediction.upright_mask,
         report=prediction.given.as_worded,
         classes=prediction.model.classes,
+        note=_SIDES_ASSUMED if prediction.picture.has_assumed_sides else "",
     )

@@ -8,7 +8,6 @@ with the attributes named here. Attributes that the standard wants but lets be e
 import contextlib
 import functools
 import hashlib
-import logging
 import os
 import re
 import uuid
@@ -91,15 +90,8 @@ def tolerant(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def silenced(*args: P.args, **kwargs: P.kwargs) -> R:
-        with quiet():  # one thread at a time, so that the levels are put back
-            levels = {logger: logger.level for logger in map(logging.getLogger, ("pydicom", "highdicom"))}
-            try:
-                for logger in levels:
-                    logger.setLevel(logging.ERROR)
-                return function(*args, **kwargs)
-            finally:
-                for logger, level in levels.items():
-                    logger.setLevel(level)
+        with quiet():
+            return function(*args, **kwargs)
 
     return silenced
 
