@@ -17,6 +17,7 @@ from c2fvl.cli.main import main  # noqa: E402
 from c2fvl.files.images import read_mask, write_image  # noqa: E402
 from c2fvl.files.picture import SIDES_ASSUMED  # noqa: E402
 from c2fvl.inference.outputs.endings import ClinicalOptions  # noqa: E402
+from c2fvl.inference.outputs.of_prediction import info_of, sentence_of  # noqa: E402
 from c2fvl.inference.predictor import Predictor  # noqa: E402
 from c2fvl.inference.save import panel_of  # noqa: E402
 
@@ -62,6 +63,15 @@ def test_an_overlay_says_below_it_where_right_and_left_are_assumed():
     assert 10 < height < 40 and assumed.shape[1] == known.shape[1]  # one line more
     changed = np.argwhere((assumed[: len(known)] != known).any(2))
     assert changed[:, 0].min() > len(known) - 3 * height  # below the images and the report
+
+
+def test_the_finding_of_a_lateral_film_that_is_forced_names_no_side():
+    header = pydicom.dcmread(film("RG1_UNCR.dcm"))
+    header.PatientOrientation = ["A", "F"]
+    prediction = Predictor("default", force_view=True)(header)
+    finding = sentence_of(prediction, info_of(prediction))
+    assert finding.startswith("Lesion segmented; ") and "seen from the side" in finding
+    assert "patient's" not in finding
 
 
 def test_every_result_holds_the_same_mask(predicted):

@@ -13,6 +13,7 @@ from c2fvl.inference.outputs.nifti_nrrd import Grid, grid_of_film, grid_of_nifti
 from c2fvl.inference.outputs.result_info import ResultInfo, orientation_of_picture, patient_zones
 from c2fvl.inference.outputs.secondary_capture import secondary_capture
 from c2fvl.inference.outputs.seg import segmentation
+from c2fvl.inference.outputs.sides import NOT_SHOWN, orientation_of, remark_on_sides
 from c2fvl.inference.outputs.structured_report import report
 from c2fvl.inference.prediction import Prediction
 from c2fvl.reports.from_mask import zone_areas
@@ -100,6 +101,9 @@ def sentence_of(prediction: Prediction, about: ResultInfo) -> str:
     if not about.zones:
         return "No lesion was segmented."
     fraction = 100 * float(np.mean(_lesion(prediction)))
+    header = prediction.picture.header
+    if header is not None and remark_on_sides(orientation_of(header, about.orientation)) == NOT_SHOWN:
+        return f"Lesion segmented; {fraction:.1f} % of the image. No zone is named, since {NOT_SHOWN}."
     return f"Lesion segmented in the patient's {about.zones_in_words}; {fraction:.1f} % of the image."
 
 
