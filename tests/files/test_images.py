@@ -134,7 +134,7 @@ def test_a_damaged_png_is_refused(tmp_path):
     [
         ("veil.tif", encoded(Image.fromarray(np.dstack([COLOUR, GREY])), "TIFF"), "transparency that varies; save it"),
         ("empty.png", b"", r"empty\.png: the file is empty.*again"),
-        ("page.png", b"<html>not found</html>", r"page\.png: .*not an image.*<html>.*give a PNG, JPEG or TIFF"),
+        ("page.png", b"<html>not found</html>", r"page\.png: .*not an image.*<html>.*give a PNG, JPEG, TIFF"),
         (
             "film.dcm",
             bytes(128) + b"DICM" + bytes(50),

@@ -128,36 +128,23 @@ def test_unknown_sides_are_said(tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "film.json").read_text())["source"]["warnings"] == [SIDES_ASSUMED]
 
 
-def test_a_picture_that_is_no_dicom_has_no_dicom_results(tmp_path, capsys):
+def test_an_output_that_an_image_cannot_have_costs_no_other(tmp_path, capsys):
     write_image(tmp_path / "in" / "a.png", np.full((64, 64), 90, np.uint8))
     out = tmp_path / "out"
-    assert main(["predict", str(tmp_path / "in"), "-o", str(out), "--output-type", "png,seg"]) == 1
+    command = ["predict", str(tmp_path / "in"), "-o", str(out)]
+    assert main([*command, "--output-type", "seg"]) == 1
     assert "seg can be written for DICOM files only, and this is png" in capsys.readouterr().err
     assert [entry.name for entry in out.iterdir()] == ["predictions.csv"]
     with (out / "predictions.csv").open(encoding="utf-8-sig", newline="") as file:
         assert [row["status"] for row in csv.DictReader(file)] == ["failed"]
-
-
-@pytest.mark.parametrize("has_place", [True, False])
-def test_a_film_as_nifti_gets_its_mask_in_the_same_grid(tmp_path, has_place):
-    import nibabel
-
-    pixels = np.rint(255 * Predictor("default")(film("RG1_UNCR.dcm")).picture.pixels[::8, ::8]).astype(np.uint8)
-    image = nibabel.Nifti1Image(pixels.T[..., None], np.diag([-0.8, -0.9, 1, 1]))
-    image.set_qform(image.affine, code=int(has_place))
-    image.set_sform(image.affine, code=2 * has_place)
-    image.to_filename(tmp_path / "film.nii.gz")
-    assert (
-        main(["predict", str(tmp_path / "film.nii.gz"), "-o", str(tmp_path / "out"), "--output-type", "png,nifti"]) == 0
-    )
-    record = json.loads((tmp_path / "out" / "film.json").read_text())
-    assert record["source"]["kind"] == "nifti" and SIDES_ASSUMED in record["source"]["warnings"]
-    mask = nibabel.load(tmp_path / "out" / "film.nii.gz")
-    given = nibabel.load(tmp_path / "film.nii.gz")
-    assert mask.shape == given.shape and np.array_equal(mask.affine, given.affine)
-    assert all(mask.header[code] == given.header[code] for code in ("qform_code", "sform_code"))
-    png = read_mask(tmp_path / "out" / "film.png")
-    assert png.shape == pixels.shape and png.any() and np.array_equal(np.asarray(mask.dataobj)[..., 0].T, png)
+    both = [*command, "--output-type", "png,nifti,seg"]
+    assert main(both) == 0
+    assert "seg is not written: seg can be written for DICOM files only" in capsys.readouterr().err
+    assert sorted(entry.name for entry in out.iterdir()) == ["a.json", "a.nii.gz", "a.png", "predictions.csv"]
+    assert list(json.loads((out / "a.json").read_text())["left_out"]) == ["seg"]
+    assert main([*both, "--skip-existing"]) == 0
+    with (out / "predictions.csv").open(encoding="utf-8-sig", newline="") as file:
+        assert [row["status"] for row in csv.DictReader(file)] == ["skipped"]
 
 
 def test_one_image_of_several_is_chosen(tmp_path, capsys):

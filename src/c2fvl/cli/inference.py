@@ -254,7 +254,8 @@ def _print_record(record: dict[str, Any], out: Path) -> None:
     say(f"{out / record['files'][0]}: {areas[0].upper()}{areas[1:]} of the image.{estimate}{drawn}")
     for remark in (record["predicted_findings"] or {}).get("remarks", ()):
         say(f"  {remark}")
-    for warning in (*record["source"]["warnings"], *warnings):
+    left_out = [f"{output} is not written: {reason}" for output, reason in record.get("left_out", {}).items()]
+    for warning in (*record["source"]["warnings"], *left_out, *warnings):
         say(f"{record['image']}: {warning}", error=True)
 
 

@@ -73,8 +73,8 @@ def _kind(data: bytes) -> str:
     kind = kind_of(data[:HEAD_BYTES])
     if kind is None:
         raise ValueError(
-            f"the file is not an image that can be read (its first bytes are {data[:8]!r}); give a PNG, JPEG or TIFF "
-            "file"
+            f"the file is not an image that can be read (its first bytes are {data[:8]!r}); give a PNG, JPEG, "
+            "TIFF, DICOM or NIfTI file (a DICOM file without its header is not known as one)"
         )
     return kind
 

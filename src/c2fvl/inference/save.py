@@ -54,13 +54,17 @@ def save_prediction(
     *,
     record: dict[str, Any] | None = None,
     clinical: ClinicalOptions = ClinicalOptions(),
+    made: dict[str, bytes] | None = None,
 ) -> list[Path]:
-    """Write the files of one image and return them; the record, of the prediction if none is given, comes last."""
+    """Write the files of one image and return them; the record, of the prediction if none is given, comes last.
+
+    `made` are the clinical files where they were made before.
+    """
     outputs = check_outputs(outputs)
     names = file_names(name, prediction.model.classes, outputs)
     several = len(prediction.model.classes) > 1
-    made = {}
-    if set(outputs) & set(ENDINGS):
+    made = made or {}
+    if set(outputs) & set(ENDINGS) - set(made):
         from c2fvl.inference.outputs.of_prediction import clinical_files
 
         made = clinical_files(prediction, outputs, clinical)

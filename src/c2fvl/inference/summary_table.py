@@ -1,5 +1,6 @@
 """The table of everything that one call of `c2fvl predict` did: `predictions.csv`. No torch."""
 
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from c2fvl.files.tables import write_cells
 from c2fvl.messages import printable
 
 NAME = "predictions.csv"
+_LONGEST_REASON = 90
 COLUMNS = (
     "image", "status", "reason", "file", "area_fraction", "area_mm2", "volume_ml", "estimated_dice",
     "is_in_distribution", "report", "warnings",
@@ -27,13 +29,15 @@ class SummaryTable:
         """Take in the record of one image."""
         if "error" in record:
             self.num_failed += 1
-            self.reasons[record["error"].partition(";")[0].partition(":")[0][:80]] += 1
+            reason = record["error"].partition(";")[0].partition(":")[0]
+            self.reasons[textwrap.shorten(reason, _LONGEST_REASON, placeholder=" …")] += 1
             self.rows.append([record["image"], "failed", record["error"], *[""] * (len(COLUMNS) - 3)])
             return
         report, ood = record["report"] or {}, record.get("ood")
         self.num_skipped += "skipped" in record
         self.num_refused += "refused" in report
-        warnings = [*record["source"]["warnings"], *((ood or {}).get("reasons", ()))]
+        left_out = [f"{output} is not written: {reason}" for output, reason in record.get("left_out", {}).items()]
+        warnings = [*record["source"]["warnings"], *left_out, *((ood or {}).get("reasons", ()))]
         fraction = record["voxels_fraction"] if "voxels_fraction" in record else record["area_fraction"]
         status = "skipped" if "skipped" in record else "done"
         self.rows.append(

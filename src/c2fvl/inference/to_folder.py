@@ -10,8 +10,8 @@ from c2fvl.data.prefetch import prefetch
 from c2fvl.files import storage
 from c2fvl.inference.ct_window import window_of
 from c2fvl.inference.engine import Computed
-from c2fvl.inference.outputs.endings import ClinicalOptions, remarks_on_outputs
-from c2fvl.inference.prediction import Prepared
+from c2fvl.inference.outputs.endings import ENDINGS, ClinicalOptions, remarks_on_outputs
+from c2fvl.inference.prediction import Prediction, Prepared
 from c2fvl.inference.predictor import Predictor
 from c2fvl.inference.requests import Request, check_names
 from c2fvl.inference.save import check_outputs, file_names, save_prediction
@@ -100,11 +100,15 @@ def _existing(
     predictor: Predictor, request: Request, out: Path, outputs: Sequence[str], orientation: str | None
 ) -> dict[str, Any] | None:
     """Return the record of an earlier call that would be made again the same; None where there is none."""
-    files = [out / name for name in file_names(request.name, predictor.model.classes, outputs)]
+    written = out / f"{request.name}.json"
     try:
-        if not all(file.is_file() for file in files) or _is_newer(request.image, files[-1]):
+        if not written.is_file() or _is_newer(request.image, written):
             return None
-        record = json.loads(files[-1].read_text(encoding="utf-8"))
+        record = json.loads(written.read_text(encoding="utf-8"))
+        possible = [output for output in outputs if output not in record["left_out"]]
+        names = file_names(request.name, predictor.model.classes, possible)
+        if not all((out / name).is_file() for name in names):
+            return None
         said, model = record["report"] or {}, predictor.model
         sentence = request.report if request.report and request.report.strip() else None
         whose = request.orientation or orientation or said.get("orientation_given")
@@ -157,12 +161,27 @@ def _write(
             (out / name).unlink(missing_ok=True)
     if job.prepared is None or job.found is None:
         return {"image": str(request.image), "error": job.error}
-    files = file_names(request.name, predictor.model.classes, outputs)
     try:
         prediction = predictor.finish(job.prepared, job.found)
-        record = {"image": str(request.image), "files": files, **prediction.to_dict()}
-        record["source"]["warnings"] += remarks_on_outputs(prediction.picture, outputs)
-        save_prediction(prediction, out, request.name, outputs, record=record, clinical=clinical)
+        made, reasons = _clinical_files(prediction, outputs, clinical)
+        kept = [output for output in outputs if output not in reasons]
+        if reasons and kept == ["json"]:
+            raise ValueError("; ".join(reasons.values()))
+        files = file_names(request.name, predictor.model.classes, kept)
+        record = {"image": str(request.image), "files": files, "left_out": reasons, **prediction.to_dict()}
+        record["source"]["warnings"] += remarks_on_outputs(prediction.picture, kept)
+        save_prediction(prediction, out, request.name, kept, record=record, made=made)
     except ValueError as error:
         return {"image": str(request.image), "error": str(error)}
     return record
+
+
+def _clinical_files(
+    prediction: Prediction, outputs: Sequence[str], clinical: ClinicalOptions
+) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Return the clinical files of a prediction, and why others cannot be had; nothing where none is asked for."""
+    if not set(outputs) & set(ENDINGS):
+        return {}, {}
+    from c2fvl.inference.outputs.of_prediction import possible_files
+
+    return possible_files(prediction, tuple(outputs), clinical)

@@ -7,7 +7,7 @@ from c2fvl.data.pictures import overlay
 from c2fvl.files.images import unit_rgb
 from c2fvl.inference.outputs.codes import lesion_numbers
 from c2fvl.inference.outputs.encode import dicom_bytes
-from c2fvl.inference.outputs.endings import NEED_DICOM, ClinicalOptions
+from c2fvl.inference.outputs.endings import ENDINGS, NEED_DICOM, ClinicalOptions
 from c2fvl.inference.outputs.measurement_report import measurements
 from c2fvl.inference.outputs.nifti_nrrd import Grid, grid_of_film, grid_of_nifti, nifti, nrrd
 from c2fvl.inference.outputs.result_info import ResultInfo, orientation_of_picture, patient_zones
@@ -62,6 +62,20 @@ def clinical_files(
         mask, grid = _in_grid(prediction)
         found |= {name: write(mask, grid) for name, write in _GRIDDED.items() if name in outputs}
     return found
+
+
+def possible_files(
+    prediction: Prediction, outputs: tuple[str, ...], options: ClinicalOptions = ClinicalOptions()
+) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Return the clinical outputs that can be written for a prediction, and why each of the others cannot be."""
+    found: dict[str, bytes] = {}
+    reasons: dict[str, str] = {}
+    for output in (output for output in ENDINGS if output in outputs):
+        try:
+            found |= clinical_files(prediction, (output,), options)
+        except ValueError as error:
+            reasons[output] = str(error)
+    return found, reasons
 
 
 _GRIDDED = {"nifti": nifti, "nrrd": nrrd}
