@@ -144,3 +144,17 @@ def test_a_grey_image_and_its_colour_copy_give_the_same(predictor, tmp_path):
     write_image(tmp_path / "colour.png", np.repeat(grey[:, :, None], 3, axis=2))
     first, second = (predictor(tmp_path / f"{name}.png") for name in ("grey", "colour"))
     assert np.array_equal(first.probability, second.probability)
+
+
+def test_results_in_the_folder_that_is_searched_are_no_images(tree, tiny_run):
+    command = ["predict", str(tree), "--recursive", "--model", str(tiny_run), "--out", str(tree / "masks")]
+    assert main([*command, "--report", REPORT]) == 0
+    assert main([*command, "--report", REPORT, "--overlay"]) == 0
+    assert len(rows_of(tree / "masks")) == 3
+    assert not (tree / "masks" / "masks").exists()
+
+
+def test_an_archive_is_refused_with_a_word(tree, tiny_run, tmp_path, capsys):
+    shutil.make_archive(str(tmp_path / "films"), "zip", tree)
+    assert main(["predict", str(tmp_path / "films.zip"), "--model", str(tiny_run), "--out", str(tmp_path / "out")]) == 1
+    assert "this is a zip archive; unpack it" in capsys.readouterr().err

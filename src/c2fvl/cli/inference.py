@@ -166,7 +166,9 @@ def run_predict(options: argparse.Namespace) -> int:
     _check_report(options.report)
     window = None if options.window is None else parse_window(options.window)
     outputs = _outputs(options)
-    requests = collect(options.images, table=options.csv, report=options.report, recursive=options.recursive)
+    requests = collect(
+        options.images, table=options.csv, report=options.report, recursive=options.recursive, results=options.out
+    )
     predictor = _predictor(
         options,
         threshold=options.threshold,

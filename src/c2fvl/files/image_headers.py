@@ -71,6 +71,8 @@ def _kind(data: bytes) -> str:
     if not data:
         raise ValueError("the file is empty (0 bytes); copy or download it again")
     kind = kind_of(data[:HEAD_BYTES])
+    if data.startswith(b"PK\x03\x04"):
+        raise ValueError("this is a zip archive; unpack it, and give the folder with its images")
     if kind is None:
         raise ValueError(
             f"the file is not an image that can be read (its first bytes are {data[:8]!r}); give a PNG, JPEG, "

@@ -55,18 +55,26 @@ def name_of(image: Path) -> str:
 
 
 def collect(
-    inputs: Sequence[str], *, table: Path | str | None = None, report: str | None = None, recursive: bool = False
+    inputs: Sequence[str],
+    *,
+    table: Path | str | None = None,
+    report: str | None = None,
+    recursive: bool = False,
+    results: Path | str | None = None,
 ) -> list[Request]:
     """Return the images of files, folders, globs and a csv table (columns image, report, orientation), each once.
 
     Of a folder the images are taken, known by their content, with `recursive` also those of the folders in it; what
-    else lies there is named in a warning, hidden files apart. The CT slices of a series are one request.
+    else lies there is named in a warning, hidden files apart. What lies in `results`, the folder of earlier results
+    below it, is no image to predict. The CT slices of a series are one request.
 
     Raises `FileNotFoundError` for what is not there, and `ValueError` for two images whose results would have one name,
     and for one image with two reports.
     """
     requests = [
-        Request(path, report, folder=folder) for item in inputs for path, folder in _expand(item, recursive=recursive)
+        Request(path, report, folder=folder)
+        for item in inputs
+        for path, folder in _expand(item, recursive=recursive, results=results)
     ]
     if table is not None:
         requests += list(_from_table(Path(table), report))
@@ -95,11 +103,11 @@ def check_names(requests: Sequence[Request], classes: Sequence[str] = ("lesion",
                 )
 
 
-def _expand(item: str, *, recursive: bool) -> list[tuple[Path, Path]]:
+def _expand(item: str, *, recursive: bool, results: Path | str | None) -> list[tuple[Path, Path]]:
     """Return the images that an argument names, each with its place below the folder that it names."""
     path = Path(item)
     if path.is_dir():
-        return _images_below(path, recursive=recursive)
+        return _images_below(path, recursive=recursive, results=results)
     if path.exists() or path.is_symlink():  # a link to nothing fails as an image does, and is not passed over
         return [(path, Path())]
     found = sorted(Path(name) for name in glob.glob(item, recursive=True))  # noqa: PTH207 - patterns may be absolute
@@ -108,8 +116,10 @@ def _expand(item: str, *, recursive: bool) -> list[tuple[Path, Path]]:
     return [(entry, Path()) for entry in found if not entry.is_dir()]
 
 
-def _images_below(root: Path, *, recursive: bool) -> list[tuple[Path, Path]]:
+def _images_below(root: Path, *, recursive: bool, results: Path | str | None) -> list[tuple[Path, Path]]:
     entries = sorted(root.rglob("*") if recursive else root.iterdir())
+    if results is not None and Path(results).resolve() != root.resolve():
+        entries = [entry for entry in entries if not entry.resolve().is_relative_to(Path(results).resolve())]
     files = [entry for entry in entries if not entry.is_dir() and not _is_hidden(entry.relative_to(root))]
     # What is an image by name alone is damaged: it must fail, and not be passed over as other files are.
     images = [entry for entry in files if is_readable_kind(entry) or entry.suffix.lower() in SUFFIXES]
