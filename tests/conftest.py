@@ -1,6 +1,8 @@
 """Fixtures: a small phantom, settings that train in seconds, the real data where it is."""
 
 import dataclasses
+import os
+import shutil
 from pathlib import Path
 
 import hypothesis
@@ -43,6 +45,18 @@ def _own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def browser_path() -> str:
+    """The browser that pages are opened in; without one the test is skipped, or fails if C2FVL_BROWSER=required."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = next((path for path in map(shutil.which, names) if path), None)
+    if found is None and os.environ.get("C2FVL_BROWSER") == "required":
+        pytest.fail(f"C2FVL_BROWSER=required, but there is none of {', '.join(names)}")
+    if found is None:
+        pytest.skip(f"there is no browser ({', '.join(names)}) to open the page in")
+    return found
 
 
 @pytest.fixture(scope="session")

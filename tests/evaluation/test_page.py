@@ -1,8 +1,6 @@
 """The page in a real browser: it renders, says nothing on the console and asks for nothing."""
 
 import json
-import os
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,27 +17,14 @@ from c2fvl.evaluation.pages.rows import show
 from c2fvl.files.images import write_image, write_mask
 from c2fvl.metrics.intervals import Estimate
 
-REQUIRED = os.environ.get("C2FVL_BROWSER") == "required"
 
-
-@pytest.fixture(scope="module")
-def browser():
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = next((path for path in map(shutil.which, names) if path), None)
-    if found is None and REQUIRED:
-        pytest.fail(f"C2FVL_BROWSER=required, but there is none of {', '.join(names)}")
-    if found is None:
-        pytest.skip(f"there is no browser ({', '.join(names)}) to open the page in")
-    return found
-
-
-def open_page(browser, page, folder, *options):
+def open_page(browser_path, page, folder, *options):
     """Return what the browser made of a page: elements as text, lines on the console, addresses it asked for."""
     log = folder / "network.json"
     done = subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-         "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", f"--log-net-log={log}",
-         f"--user-data-dir={folder / 'profile'}", *options, page.as_uri()],
+        [browser_path, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+         "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr",
+         f"--log-net-log={log}", f"--user-data-dir={folder / 'profile'}", *options, page.as_uri()],
         capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
@@ -62,8 +47,8 @@ def audited(tiny_run, phantom_root, tmp_path_factory):
     return audit(load_model(tiny_run), Part(phantom_root, split="val"), out=tmp_path_factory.mktemp("audit"))
 
 
-def test_the_page_renders_in_silence(browser, audited, tmp_path):
-    text, console, asked = open_page(browser, audited.page, tmp_path, "--dump-dom")
+def test_the_page_renders_in_silence(browser_path, audited, tmp_path):
+    text, console, asked = open_page(browser_path, audited.page, tmp_path, "--dump-dom")
     assert not console
     assert not asked
     assert text.count("<svg") >= 8
@@ -73,9 +58,9 @@ def test_the_page_renders_in_silence(browser, audited, tmp_path):
 
 
 @pytest.mark.parametrize(("width", "options"), [(1280, ()), (390, ("--force-dark-mode",))], ids=["wide", "phone, dark"])
-def test_the_page_shows_something_on_any_screen(browser, audited, tmp_path, width, options):
+def test_the_page_shows_something_on_any_screen(browser_path, audited, tmp_path, width, options):
     picture = tmp_path / "page.png"
-    open_page(browser, audited.page, tmp_path, f"--screenshot={picture}", f"--window-size={width},2000", *options)
+    open_page(browser_path, audited.page, tmp_path, f"--screenshot={picture}", f"--window-size={width},2000", *options)
     seen = cv2.imread(str(picture))
     assert seen.shape[1] == width
     assert len(np.unique(seen.reshape(-1, 3), axis=0)) > 50
@@ -83,24 +68,24 @@ def test_the_page_shows_something_on_any_screen(browser, audited, tmp_path, widt
     assert rows[:1000].mean() > 0.3
 
 
-def test_the_page_can_be_printed(browser, audited, tmp_path):
+def test_the_page_can_be_printed(browser_path, audited, tmp_path):
     paper = tmp_path / "page.pdf"
-    open_page(browser, audited.page, tmp_path, f"--print-to-pdf={paper}")
+    open_page(browser_path, audited.page, tmp_path, f"--print-to-pdf={paper}")
     data = paper.read_bytes()
     assert data.startswith(b"%PDF")
     assert len(data) > 50_000
 
 
-def test_a_page_that_speaks_or_asks_would_be_noticed(browser, tmp_path):
+def test_a_page_that_speaks_or_asks_would_be_noticed(browser_path, tmp_path):
     """The check itself can fail: a script that errs, and a picture from elsewhere."""
     page = tmp_path / "bad.html"
     page.write_text('<script>console.error("oh")</script><img src="http://127.0.0.1:9/x.png">')
-    _, console, asked = open_page(browser, page, tmp_path, "--dump-dom")
+    _, console, asked = open_page(browser_path, page, tmp_path, "--dump-dom")
     assert len(console) >= 1
     assert "http://127.0.0.1:9/x.png" in asked
 
 
-def test_what_files_hold_never_lives_on_the_page(browser, tiny_run, tmp_path):
+def test_what_files_hold_never_lives_on_the_page(browser_path, tiny_run, tmp_path):
     evil = "<script>console.error(1)</script><img src=http://127.0.0.1:9/y onerror=console.error(2)>"
     for number in range(3):
         write_image(tmp_path / f"f{number}&'.png", np.full((32, 32, 3), 60 * number, np.uint8))
@@ -108,7 +93,7 @@ def test_what_files_hold_never_lives_on_the_page(browser, tiny_run, tmp_path):
     lines = ["image,mask,text,split,si<b>te", *(f'f{n}&\'.png,m{n}.png,"{evil}",val,<i>{n}' for n in range(3))]
     (tmp_path / "films.csv").write_text("\n".join(lines))
     found = evaluate(load_model(tiny_run), Part(tmp_path / "films.csv"), out=tmp_path / "out")
-    text, console, asked = open_page(browser, found.page, tmp_path, "--dump-dom")
+    text, console, asked = open_page(browser_path, found.page, tmp_path, "--dump-dom")
     assert not console
     assert not asked
     assert "&lt;script&gt;console.error" in text

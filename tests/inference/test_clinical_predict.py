@@ -83,6 +83,7 @@ def test_every_result_holds_the_same_mask(predicted):
     uid = pydicom.dcmread(film("RG1_J2KR.dcm"), stop_before_pixels=True).SOPInstanceUID
     found = seg.get_pixels_by_source_instance([uid], combine_segments=True)[0]
     assert np.array_equal(found, mask)
+    assert seg.SOPInstanceUID in pydicom.dcmread(predicted / "RG1_J2KR_measurements.dcm").to_json()
     volume = np.asarray(nibabel.load(predicted / "RG1_J2KR.nii.gz").dataobj)
     assert np.array_equal(volume[..., 0].T, mask)
     drawn = pydicom.dcmread(predicted / "RG1_J2KR_sc.dcm").pixel_array

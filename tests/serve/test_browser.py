@@ -1,8 +1,6 @@
 """The page in a real browser: image, report, zones, trust, threshold, comparison, keys, downloads; and nothing else."""
 
-import os
 import re
-import shutil
 
 import cv2
 import numpy as np
@@ -12,7 +10,6 @@ from support.servers import film_png
 
 from c2fvl.data.phantom.draw import draw_case
 
-REQUIRED = os.environ.get("C2FVL_BROWSER") == "required"
 PIXELS = """() => {
   const canvas = document.querySelector('#first canvas');
   const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
@@ -37,16 +34,12 @@ INJECT = """() => {
 
 
 @pytest.fixture(scope="module")
-def browser():
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = next((path for path in map(shutil.which, names) if path), None)
-    if found is None and REQUIRED:
-        pytest.fail(f"C2FVL_BROWSER=required, but there is none of {', '.join(names)}")
-    if found is None:
-        pytest.skip(f"there is no browser ({', '.join(names)}) to open the page in")
+def browser(browser_path):
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        opened = playwright.chromium.launch(
+            executable_path=browser_path, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         yield opened
         opened.close()
 

@@ -235,6 +235,8 @@ def _check_report(report: str | None) -> None:
 
 def _print_record(record: dict[str, Any], out: Path) -> None:
     """Print what was found in one image; errors and warnings go to the error stream."""
+    from c2fvl.inference.summary_table import warnings_of
+
     if "error" in record:
         say(f"{record['image']}: {record['error']}", error=True)
         return
@@ -256,8 +258,7 @@ def _print_record(record: dict[str, Any], out: Path) -> None:
     say(f"{out / record['files'][0]}: {areas[0].upper()}{areas[1:]} of the image.{estimate}{drawn}")
     for remark in (record["predicted_findings"] or {}).get("remarks", ()):
         say(f"  {remark}")
-    left_out = [f"{output} is not written: {reason}" for output, reason in record.get("left_out", {}).items()]
-    for warning in (*record["source"]["warnings"], *left_out, *warnings):
+    for warning in (*warnings_of(record), *warnings):
         say(f"{record['image']}: {warning}", error=True)
 
 

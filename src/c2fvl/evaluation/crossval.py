@@ -7,8 +7,8 @@ stopped goes on where it was.
 """
 
 import dataclasses
+import functools
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +42,6 @@ from c2fvl.progress import SILENT, Progress
 from c2fvl.training.callbacks import Observer
 from c2fvl.training.loop import train
 from c2fvl.training.run_folder import RESUMABLE_SETTINGS
-
-logger = logging.getLogger(__name__)
 
 FOLDS, SETTINGS, OUT_OF_FOLD = "folds.csv", "config.toml", "out_of_fold.safetensors"
 THRESHOLDS = tuple(round(0.2 + 0.05 * step, 2) for step in range(13))
@@ -188,7 +186,7 @@ class _Report:
     """(N, T, 3): intersection, prediction and target at each threshold."""
     histogram: LogitHistogram
 
-    @property
+    @functools.cached_property
     def dice(self) -> np.ndarray:
         """Return the Dice of each case at each threshold (N, T); 1 where both masks are empty."""
         inside, predicted, target = np.moveaxis(self.counts.astype(float), 2, 0)

@@ -16,6 +16,12 @@ COLUMNS = (
 )  # fmt: skip
 
 
+def warnings_of(record: dict[str, Any]) -> list[str]:
+    """Return what a user must know of an image and of its results, but for the out-of-distribution check."""
+    left_out = [f"{output} is not written: {reason}" for output, reason in record.get("left_out", {}).items()]
+    return [*record["source"]["warnings"], *left_out]
+
+
 class SummaryTable:
     """Collects the records of images and writes one row for each."""
 
@@ -36,8 +42,7 @@ class SummaryTable:
         report, ood = record["report"] or {}, record.get("ood")
         self.num_skipped += "skipped" in record
         self.num_refused += "refused" in report
-        left_out = [f"{output} is not written: {reason}" for output, reason in record.get("left_out", {}).items()]
-        warnings = [*record["source"]["warnings"], *left_out, *((ood or {}).get("reasons", ()))]
+        warnings = [*warnings_of(record), *((ood or {}).get("reasons", ()))]
         fraction = record["voxels_fraction"] if "voxels_fraction" in record else record["area_fraction"]
         status = "skipped" if "skipped" in record else "done"
         self.rows.append(

@@ -116,18 +116,12 @@ def _clinical(found: VolumePrediction, outputs: Sequence[str], clinical: Clinica
 def _about(found: VolumePrediction) -> Any:
     from c2fvl.inference.outputs.result_info import ResultInfo
 
-    model = found.model
     sizes = {side: int(row.sum()) for side, row in found.voxels_per_side.items()}
     sides = [side for side, size in sizes.items() if size > STRAY_FRACTION * sum(sizes.values())]
-    return ResultInfo(
-        model=model.name,
-        weights_sha256=model.weights_sha256 or "",
-        model_version=model.preset,
-        threshold=model.threshold,
-        trust=model.trust,
-        report_used=found.used is not None and model.trust != 0,
+    return ResultInfo.of_model(
+        found.model,
+        report_used=found.used is not None,
         zones=frozenset(zone for side in sides for zone in zones_of(side)),  # of slices, only their side is written
-        classes=model.classes,
     )
 
 

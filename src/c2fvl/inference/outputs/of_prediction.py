@@ -7,7 +7,7 @@ from c2fvl.data.pictures import overlay
 from c2fvl.files.images import unit_rgb
 from c2fvl.inference.outputs.codes import lesion_numbers
 from c2fvl.inference.outputs.encode import dicom_bytes
-from c2fvl.inference.outputs.endings import ENDINGS, NEED_DICOM, ClinicalOptions
+from c2fvl.inference.outputs.endings import NEED_DICOM, ClinicalOptions
 from c2fvl.inference.outputs.measurement_report import measurements
 from c2fvl.inference.outputs.nifti_nrrd import Grid, grid_of_film, grid_of_nifti, nifti, nrrd
 from c2fvl.inference.outputs.result_info import ResultInfo, orientation_of_picture, patient_zones
@@ -70,14 +70,17 @@ def possible_files(
     """Return the clinical outputs that can be written for a prediction, and why each of the others cannot be."""
     found: dict[str, bytes] = {}
     reasons: dict[str, str] = {}
-    for output in (output for output in ENDINGS if output in outputs):
+    for group in _TOGETHER:
+        wanted = tuple(output for output in group if output in outputs)
         try:
-            found |= clinical_files(prediction, (output,), options)
+            found |= clinical_files(prediction, wanted, options)
         except ValueError as error:
-            reasons[output] = str(error)
+            reasons |= dict.fromkeys(wanted, str(error))
     return found, reasons
 
 
+_TOGETHER = (("seg", "measurements"), ("sc",), ("sr",), ("nifti",), ("nrrd",))
+"""Measurements refer to the very segmentation that is written, so both come from one call."""
 _GRIDDED = {"nifti": nifti, "nrrd": nrrd}
 
 
@@ -94,16 +97,11 @@ def info_of(prediction: Prediction) -> ResultInfo:
     """Return what clinical files say about the model and the result of a prediction."""
     model, areas = prediction.model, zone_areas(_lesion(prediction))
     least = STRAY_FRACTION * sum(areas.values())
-    return ResultInfo(
-        model=model.name,
-        weights_sha256=model.weights_sha256 or "",
-        model_version=model.preset,
-        threshold=model.threshold,
-        trust=model.trust,
-        report_used=prediction.report is not None and model.trust != 0,
+    return ResultInfo.of_model(
+        model,
+        report_used=prediction.report is not None,
         zones=patient_zones({zone: pixels if pixels > least else 0 for zone, pixels in areas.items()}),
         estimated_dice=prediction.estimated_dice,
-        classes=model.classes,
         orientation=orientation_of_picture(prediction.picture),
     )
 

@@ -3,8 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from c2fvl.files.picture import Picture
+from c2fvl.inference.prediction import PredictedBy
 from c2fvl.reports.zones import ZONES, mirrored, zones_in_words
 from c2fvl.version import __version__
 
@@ -40,6 +42,20 @@ class ResultInfo:
     orientation: Orientation | None = None
     """What the user gave in place of the file's PatientOrientation, such as ("L", "F"); None to read the file."""
     package_version: str = __version__
+
+    @classmethod
+    def of_model(cls, model: PredictedBy, *, report_used: bool, **found: Any) -> "ResultInfo":
+        """Return what is said about the result of a model; a report at a trust of 0 was not used."""
+        return cls(
+            model=model.name,
+            weights_sha256=model.weights_sha256 or "",
+            model_version=model.preset,
+            threshold=model.threshold,
+            trust=model.trust,
+            report_used=report_used and model.trust != 0,
+            classes=model.classes,
+            **found,
+        )
 
     def __post_init__(self) -> None:
         unknown = sorted(self.zones - set(ZONES))
