@@ -38,6 +38,10 @@ EXAMPLES = {
         "c2fvl predict 'demo/phantom/Test_Folder/img/*_run-1.png' --model demo/run --out demo/masks --json",
     ),
     "check": ("c2fvl check demo/phantom",),
+    "prepare": (
+        "c2fvl prepare qata archive.zip datasets/QaTa-COV19 --captions tables/",
+        "c2fvl prepare mosmed archive.zip datasets/MosMed --captions tables/ --by-patient",
+    ),
     "captions": (
         "c2fvl captions demo/phantom train.csv",
         "c2fvl captions demo/phantom train_attributes.xlsx --form c2fvl",

@@ -1,4 +1,4 @@
-"""Commands on data sets: check, captions, phantom, pack-data, unpack-data."""
+"""Commands on data sets: check, prepare, captions, phantom, pack-data, unpack-data."""
 
 import argparse
 import json
@@ -12,6 +12,7 @@ from c2fvl.cli.output import say
 def add(commands: Commands) -> None:
     """Add the commands of this module."""
     commands.add("check", run_check, "Check a data set; exit 1 on errors.", _check_options)
+    commands.add("prepare", run_prepare, "Arrange a downloaded public data set for training.", _prepare_options)
     commands.add("captions", run_captions, "Write a caption table from the masks of a data set.", _captions_options)
     commands.add("phantom", run_phantom, "Write a synthetic data set: images, masks and reports.", _phantom_options)
     commands.add(
@@ -85,6 +86,51 @@ def _deep_options(options: argparse.Namespace) -> Any:
         ) from error
     folder, csv = (None if given is None else Path(given) for given in (options.out, options.write_splits))
     return DeepOptions(pictures=folder, splits=csv, fractions=fractions, seed=options.seed)
+
+
+def _prepare_options(sub: argparse.ArgumentParser) -> None:
+    from c2fvl.data.prepare.published_sets import PUBLISHED_SETS
+
+    sub.add_argument("name", choices=tuple(PUBLISHED_SETS), help="QaTa-COV19, MosMedData+ or MoNuSeg")
+    sub.add_argument("download", help="what was downloaded: a zip archive, or the folder that it unpacks to")
+    sub.add_argument("out", help="new folder; it is the data set ROOT of all other commands")
+    sub.add_argument(
+        "--captions",
+        nargs="+",
+        default=[],
+        metavar="TABLE",
+        help="the authors' tables of captions and splits, or folders of them (default: those inside the download)",
+    )
+    sub.add_argument(
+        "--by-patient",
+        action="store_true",
+        help="make new splits, no patient in two (default: only where no table gives the splits)",
+    )
+    sub.add_argument(
+        "--captions-from-masks",
+        action="store_true",
+        help="write captions of the masks, marked as such; scores with them are oracle scores",
+    )
+    sub.add_argument("--copy", action="store_true", help="copy files (default: hard links where that is possible)")
+    sub.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
+    add_number(sub, "--seed", 0, "seed of new splits", minimum=0)
+    add_number(sub, "--workers", 2, "threads that read files")
+
+
+def run_prepare(options: argparse.Namespace) -> int:
+    """Run `c2fvl prepare`; return its exit status."""
+    from c2fvl.cli.terminal import TerminalProgress
+    from c2fvl.data.prepare.prepare import prepare
+
+    with TerminalProgress("Preparing") as progress:
+        found = prepare(
+            options.name, options.download, options.out, tables=options.captions, by_patient=options.by_patient,
+            captions_from_masks=options.captions_from_masks, copy=options.copy, dry_run=options.dry_run,
+            seed=options.seed, workers=options.workers, progress=progress,
+        )  # fmt: skip
+    for line in found.lines():
+        say(line)
+    return 0
 
 
 def _captions_options(sub: argparse.ArgumentParser) -> None:

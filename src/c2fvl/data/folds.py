@@ -39,6 +39,24 @@ def make_folds(
     """
     if num_folds < 2:
         raise ValueError(f"{num_folds} folds: expected at least 2")
+    fractions = {f"fold {number}": 100 / num_folds for number in range(1, num_folds + 1)}
+    divided = divide_by_patient(cases, fractions, seed=seed, mask=mask, workers=workers, progress=progress)
+    return {name: int(fold.removeprefix("fold ")) for name, fold in divided.items()}
+
+
+def divide_by_patient(
+    cases: Sequence[Case],
+    fractions: Mapping[str, float],
+    *,
+    seed: int = 0,
+    mask: str = "lesion",
+    workers: int = 2,
+    progress: Progress = SILENT,
+) -> dict[str, str]:
+    """Return id of each case → name of its share; `fractions` are percent of the images, by name.
+
+    No patient and no image is in two shares, and each has about as many lesions of each kind. Raises as `make_folds`.
+    """
     progress.stage("reading images")
     checked = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -53,9 +71,9 @@ def make_folds(
     pairs = find_duplicates(sketches, workers=workers, progress=progress).pairs
     members = [member_of(case) for case in checked]
     labels = bundles(members, [(pair.first, pair.second) for pair in pairs])
-    names = [f"fold {number}" for number in range(1, num_folds + 1)]
-    folds = assign(members, labels, [100 / num_folds] * num_folds, names=names, seed=seed)
-    return {case.id: int(fold) + 1 for case, fold in zip(cases, folds, strict=True)}
+    names = list(fractions)
+    shares = assign(members, labels, [fractions[name] for name in names], names=names, seed=seed)
+    return {case.id: names[share] for case, share in zip(cases, shares, strict=True)}
 
 
 def write_folds(path: Path, folds: Mapping[str, int]) -> None:

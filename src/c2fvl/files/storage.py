@@ -61,6 +61,22 @@ def write_bytes(path: Path | str, data: bytes, *, durable: bool = True) -> None:
             _sync_folder(path.parent)
 
 
+def link_or_copy(source: Path, target: Path) -> bool:
+    """Make `target` a hard link to the file `source`, or a copy where the file system has no link; tell if it is one.
+
+    A link takes no room; whoever changes the content of one name changes that of both. `target` must not exist.
+    """
+    make_folder(target.parent)
+    try:
+        os.link(source.resolve(), target)
+    except FileExistsError:
+        raise
+    except OSError:  # another disk, or a file system without hard links
+        write_bytes(target, source.read_bytes(), durable=False)
+        return False
+    return True
+
+
 def cache_folder(given: str, kind: str) -> Path:
     """Return the folder `given` by the settings, or c2fvl/<kind> in the cache folder of the user."""
     if given:
