@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis
 import pytest
@@ -122,4 +123,5 @@ def translated(monkeypatch, tiny_export):
     """Spare exports of the tiny run the translation, which takes seconds; all that follows it is done."""
     import onnx
 
-    monkeypatch.setattr("c2fvl.inference.export._translate", lambda model, opset: onnx.load_model(tiny_export.path))
+    program = SimpleNamespace(model_proto=onnx.load_model(tiny_export.path))
+    monkeypatch.setattr("c2fvl.inference.export.translate", lambda *network, **options: program)

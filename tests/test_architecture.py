@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "c2fvl"
 LAYERS = (
-    {"version", "messages", "progress", "config"},
+    {"version", "messages", "progress", "config", "devices"},
     {"files"},
     {"config_files", "extensions"},
     {"reports"},
@@ -31,7 +31,8 @@ NEEDS_TORCH = {
     "models.unet",
     "checkpoints.foreign", "checkpoints.official", "checkpoints.packing", "checkpoints.provenance",
     "checkpoints.trained_model", "checkpoints.weights",
-    "inference.cases", "inference.cost", "inference.export", "inference.precision", "inference.speed",
+    "inference.cases", "inference.cost", "inference.export", "inference.export_folder", "inference.onnx_translation",
+    "inference.precision", "inference.speed",
     "inference.torch_engine",
     "training", "evaluation",
 }  # fmt: skip

@@ -187,7 +187,7 @@ def test_another_ending_is_refused(model, tmp_path):
 def test_a_result_that_differs_is_not_written(model, tmp_path, monkeypatch):
     out = tmp_path / "network.onnx"
     out.write_bytes(b"an earlier one")
-    monkeypatch.setattr(export_module, "_difference", lambda model, exported: float("nan"))
+    monkeypatch.setattr(export_module, "difference_from", lambda model, exported: float("nan"))
     with pytest.raises(ValueError, match="differs from PyTorch"):
         export(model, out)
     assert out.read_bytes() == b"an earlier one"

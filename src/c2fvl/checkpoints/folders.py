@@ -19,6 +19,8 @@ WEIGHTS, SETTINGS, METRICS = "model.safetensors", "config.toml", "metrics.json"
 CALIBRATION, CARD = "calibration.json", "README.md"
 TRUST_CURVE, OOD_DETECTOR = "trust.json", "ood.safetensors"
 """Written by `c2fvl fit-trust --keep` and `c2fvl fit-ood`."""
+GRAPH = "network.onnx"
+"""The network without its weights, by which a folder is used without torch; written by `c2fvl export`."""
 PULLED = "pulled.json"
 """In folders of the cache: repository and revision of the model."""
 

@@ -15,6 +15,7 @@ from typing import Any
 from c2fvl.checkpoints.folders import (
     CALIBRATION,
     CARD,
+    GRAPH,
     METRICS,
     PULLED,
     SETTINGS,
@@ -23,7 +24,6 @@ from c2fvl.checkpoints.folders import (
     find_model,
     portable,
     pulled_folder,
-    read,
 )
 from c2fvl.checkpoints.model_files import MODEL_FILES, ModelFiles, write_files
 from c2fvl.checkpoints.small_files import read_small_files
@@ -35,7 +35,8 @@ from c2fvl.models.registry import find_network
 from c2fvl.version import __version__
 
 NEEDED = (WEIGHTS, SETTINGS, METRICS, storage.MANIFEST)
-FILES = (*MODEL_FILES, storage.MANIFEST)
+FILES = (*(name for name in MODEL_FILES if name != GRAPH), storage.MANIFEST)
+"""The network as a graph is not sent: it could compute anything, and `c2fvl export` makes it of the weights."""
 """All that is pulled and pushed."""
 MAX_BYTES_PULLED = {WEIGHTS: 2 * 2**30}
 """Largest weights that are downloaded; each other file may have 4 MiB."""
@@ -151,9 +152,10 @@ def _checked(folder: Path) -> tuple[dict[str, bytes], Config]:
     small.require(CALIBRATION, TRUST_CURVE)
     if model_files.entries is None or not small.metrics:
         raise ValueError(f"{folder} lacks {storage.MANIFEST} or {METRICS}; `c2fvl pack` makes a folder that has both")
-    found = {name: model_files.read(name) for name in MODEL_FILES}
+    found = {name: model_files.read(name) for name in FILES if name != storage.MANIFEST}
     files = {name: data for name, data in found.items() if data is not None}
-    return files | {storage.MANIFEST: read(folder / storage.MANIFEST)}, config
+    listed = {name: entry for name, entry in model_files.entries.items() if name != GRAPH}
+    return files | {storage.MANIFEST: storage.json_bytes(listed)}, config
 
 
 def _try_out(folder: Path) -> None:

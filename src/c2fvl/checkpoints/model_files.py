@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from c2fvl.checkpoints import folders
-from c2fvl.checkpoints.folders import CALIBRATION, CARD, METRICS, OOD_DETECTOR, SETTINGS, TRUST_CURVE, WEIGHTS
+from c2fvl.checkpoints.folders import CALIBRATION, CARD, GRAPH, METRICS, OOD_DETECTOR, SETTINGS, TRUST_CURVE, WEIGHTS
 from c2fvl.config import Config
 from c2fvl.config_files import parse_config
 from c2fvl.files import storage
@@ -20,10 +20,15 @@ from c2fvl.files.storage import MANIFEST
 
 logger = logging.getLogger(__name__)
 
-MODEL_FILES = (WEIGHTS, SETTINGS, METRICS, CALIBRATION, TRUST_CURVE, OOD_DETECTOR, CARD)
+MODEL_FILES = (WEIGHTS, SETTINGS, METRICS, CALIBRATION, TRUST_CURVE, OOD_DETECTOR, GRAPH, CARD)
 MAX_SMALL_BYTES = 64 * 2**20
 """Largest file beside the weights that is read."""
-REDO = {CALIBRATION: "`c2fvl calibrate`", TRUST_CURVE: "`c2fvl fit-trust --keep`", OOD_DETECTOR: "`c2fvl fit-ood`"}
+REDO = {
+    CALIBRATION: "`c2fvl calibrate`",
+    TRUST_CURVE: "`c2fvl fit-trust --keep`",
+    OOD_DETECTOR: "`c2fvl fit-ood`",
+    GRAPH: "`c2fvl export`",
+}
 """The command that writes a file anew, whatever there is of it."""
 _NEXT = "next"
 """In an entry of the manifest, while the file is being replaced: the entry of the new file."""
@@ -98,6 +103,14 @@ class ModelFiles:
         return "old" if before == found else None
 
 
+def open_folder(folder: Path) -> ModelFiles:
+    """Return the files of a model folder; one without a manifest is a warning in the log."""
+    files = ModelFiles(folder)
+    if files.entries is None:
+        logger.warning("%s has no %s, so its files cannot be checked for damage", folder, MANIFEST)
+    return files
+
+
 def parse_settings(folder: Path) -> Config:
     """Return the settings of a model folder; `ValueError` where they are damaged."""
     return ModelFiles(folder).settings()
@@ -125,6 +138,37 @@ def write_files(folder: Path, changed: Mapping[str, bytes]) -> None:
     for name, data in changed.items():
         storage.write_bytes(folder / name, data)
     storage.write_json(folder / MANIFEST, {**entries, **new})
+
+
+def check_target(folder: Path, out: Path | str | None, command: str) -> None:
+    """Raise `ValueError` where `command` must not change a model folder, `FileExistsError` where its copy exists.
+
+    `out` is where a changed copy is to be written; None changes the folder itself, which is refused for models of the
+    package and of a checkout, because everyone who names them would get the change.
+    """
+    if out is not None:
+        storage.check_new_folder(out)
+    elif folders.comes_along(folder):
+        raise ValueError(
+            f"{folder} comes with the package and is not changed, because it would change for everyone; "
+            f"`{command} … --out FOLDER` writes a changed copy"
+        )
+
+
+def write_changed(folder: Path, changed: Mapping[str, bytes], out: Path | str | None = None) -> Path:
+    """Write files into a model folder, or a copy of it with these files to `out`; return the folder that was written.
+
+    Raises as `check_target` and `write_files` do.
+    """
+    check_target(folder, out, "c2fvl")
+    if out is None:
+        write_files(folder, changed)
+        return folder
+    files = ModelFiles(folder)
+    kept = {name: data for name in MODEL_FILES if name not in changed and (data := files.read(name)) is not None}
+    with storage.new_folder(out) as copy:
+        write_files(copy, {**kept, **changed})
+    return Path(out)
 
 
 def _content(file: Path) -> bytes | None:

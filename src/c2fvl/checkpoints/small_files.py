@@ -1,5 +1,6 @@
 """The small files of a model folder beside weights, settings and card; which belong to its weights. No torch."""
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ from c2fvl.files import storage
 from c2fvl.files.parsing import parse_json
 from c2fvl.metrics.out_of_distribution import OodDetector
 from c2fvl.metrics.temperature import parse_calibration
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,11 @@ class SmallFiles:
     """By `c2fvl fit-ood`."""
     of_other_weights: dict[str, str] = field(default_factory=dict)
     """Files that were left out because they belong to other weights: name → message."""
+
+    def warn(self) -> None:
+        """Say in the log which files were left out."""
+        for message in self.of_other_weights.values():
+            logger.warning("%s; until then it is not used", message)
 
     def require(self, *names: str) -> None:
         """Raise `ValueError` where one of these files was left out because it belongs to other weights."""

@@ -14,11 +14,12 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from c2fvl.checkpoints.folders import METRICS, SETTINGS, WEIGHTS, find_model, without_places
-from c2fvl.checkpoints.model_files import ModelFiles, write_files
+from c2fvl.checkpoints.model_files import open_folder, write_files
 from c2fvl.checkpoints.small_files import read_small_files
 from c2fvl.checkpoints.weights import build_for, check_fit
 from c2fvl.config import Config
 from c2fvl.config_files import to_toml
+from c2fvl.devices import automatic_device
 from c2fvl.files import storage
 from c2fvl.metrics.out_of_distribution import OodDetector
 from c2fvl.metrics.temperature import TemperatureScaling
@@ -88,14 +89,11 @@ def load_model(
     settings name are not used, and nothing is downloaded.
     """
     folder = find_model(path)
-    read_files = ModelFiles(folder)
-    if read_files.entries is None:
-        logger.warning("%s has no %s, so its files cannot be checked for damage", folder, storage.MANIFEST)
+    read_files = open_folder(folder)
     config = without_places(read_files.settings())
     data = read_files.need(WEIGHTS)
     files = read_small_files(read_files, storage.checksum(data), without=replacing)
-    for message in files.of_other_weights.values():
-        logger.warning("%s; until then it is not used", message)
+    files.warn()
     weights = parse_tensors(data, folder / WEIGHTS)
     del data  # so that the weights are never three times in memory
     network = build_for(config.model, weights, where=str(folder / WEIGHTS))
@@ -107,10 +105,10 @@ def load_model(
 def check_device(device: torch.device | str) -> torch.device:
     """Return the device; `ValueError` if this machine or this build of torch does not have it.
 
-    "auto" is cuda if available, else cpu; "gpu" is cuda.
+    "auto" is cuda, else mps, else cpu; "gpu" is cuda.
     """
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = automatic_device()
     try:
         found = torch.device("cuda" if device == "gpu" else device)
         torch.empty(0, device=found)

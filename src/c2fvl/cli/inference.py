@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from c2fvl.checkpoints.folders import ALIAS
+from c2fvl.checkpoints.folders import ALIAS, GRAPH
 from c2fvl.cli.options import (
     MODEL,
     PROGRAM,
@@ -22,8 +22,7 @@ from c2fvl.cli.options import (
     add_table,
     add_text_model,
     add_trust,
-    device_of,
-    load_named_model,
+    threads_of,
     whole_number,
 )
 from c2fvl.cli.output import say, say_lines
@@ -130,22 +129,13 @@ def _add_outputs(sub: argparse.ArgumentParser) -> None:
 
 def _predictor(options: argparse.Namespace, **arguments: Any) -> Any:
     """Return the `Predictor` of the model that the options name."""
-    from c2fvl.inference.onnx_engine import OnnxModel
-    from c2fvl.inference.predictor import ONNX, Predictor
+    from c2fvl.inference.open_engine import open_engine
+    from c2fvl.inference.predictor import Predictor
 
-    if Path(options.model).suffix != ONNX:
-        from c2fvl.inference.torch_engine import NetworkEngine
-
-        batch_size = arguments.get("batch_size", 1)
-        model = load_named_model(options)
-        network = NetworkEngine(
-            model, device=device_of(options), batch_size=batch_size, precision=options.precision, in_place=True
-        )
-        return Predictor(network, **arguments)
-    if options.text_model is not None:
-        raise ValueError("--text-model needs a model folder; export the model again for another language model")
-    device = "cpu" if options.device == "auto" else options.device
-    engine = OnnxModel(options.model, device=device, threads=options.threads)
+    engine = open_engine(
+        options.model, device=options.device, batch_size=arguments.get("batch_size", 1), threads=threads_of(options),
+        precision=options.precision, text_model=options.text_model,
+    )  # fmt: skip
     return Predictor(engine, trust=options.trust, **arguments)
 
 
@@ -153,8 +143,8 @@ def run_predict(options: argparse.Namespace) -> int:
     """Run `c2fvl predict`; return its exit status."""
     from c2fvl.cli.terminal import TerminalProgress
     from c2fvl.inference.ct_window import parse_window
+    from c2fvl.inference.open_engine import ONNX
     from c2fvl.inference.outputs.endings import ClinicalOptions
-    from c2fvl.inference.predictor import ONNX
     from c2fvl.inference.requests import collect
     from c2fvl.inference.series_requests import is_volume
     from c2fvl.inference.summary_table import SummaryTable
@@ -319,7 +309,11 @@ def _export_options(sub: argparse.ArgumentParser) -> None:
     from c2fvl.inference.onnx_engine import DTYPES
 
     sub.add_argument("model", help=MODEL)
-    sub.add_argument("out", help="file to write, .onnx")
+    sub.add_argument(
+        "out",
+        help="file to write, .onnx; or a new folder, for a copy of the model folder that needs no torch (the model "
+        "folder itself gets the file network.onnx)",
+    )
     sub.add_argument("--opset", type=whole_number(1), help="ONNX operator set (default: that of the exporter)")
     add_choice(sub, "--dtype", DTYPES, "fp32", "number format of the computation; images and probabilities stay fp32")
     sub.add_argument(
@@ -338,16 +332,27 @@ def run_export(options: argparse.Namespace) -> int:
     from c2fvl.checkpoints.trained_model import load_model
     from c2fvl.cli.terminal import TerminalProgress
     from c2fvl.inference.export import export
+    from c2fvl.inference.export_folder import export_folder
+    from c2fvl.inference.open_engine import ONNX
 
     with TerminalProgress() as progress:
-        found = export(
-            load_model(options.model), options.out, dtype=options.dtype, opset=options.opset,
-            calibration=options.calibration, table=options.table, progress=progress,
-        )  # fmt: skip
+        if Path(options.out).suffix == ONNX:
+            found = export(
+                load_model(options.model), options.out, dtype=options.dtype, opset=options.opset,
+                calibration=options.calibration, table=options.table, progress=progress,
+            )  # fmt: skip
+        else:
+            if options.dtype != "fp32" or options.opset is not None or options.calibration is not None:
+                raise ValueError(
+                    f"--dtype, --opset and --calibration are for a file .onnx; the network of the folder {options.out} "
+                    "is written in fp32, leave them out"
+                )
+            found = export_folder(load_model(options.model), options.out, progress=progress)
     if options.json:
         say_lines(json.dumps(dataclasses.asdict(found) | {"path": str(found.path)}))
         return 0
-    say(f"{found.path}: {found.dtype}, opset {found.opset}, {found.path.stat().st_size / 2**20:.1f} MiB")
+    written = found.path / GRAPH if found.path.is_dir() else found.path
+    say(f"{written}: {found.dtype}, opset {found.opset}, {written.stat().st_size / 2**20:.1f} MiB")
     say(f"Largest difference from PyTorch in probability: {found.difference:.1e}")
     if found.dice_before is not None and found.dice_after is not None:
         before, after = 100 * found.dice_before, 100 * found.dice_after

@@ -16,6 +16,18 @@ GROUPS = (inference, serve, training, evaluation, data, models)
 """Each has a function `add(commands)`; in this order the help lists the commands."""
 
 
+PACKAGES_OF_EXTRAS = {
+    "train": ("torch", "accelerate", "huggingface_hub", "jinja2", "matplotlib", "scipy", "tensorboard"),
+    "onnx": ("onnx", "onnx_ir", "onnxscript"),
+    "dicom": ("pydicom", "highdicom"),
+    "nifti": ("nibabel",),
+    "serve": ("starlette", "uvicorn", "python_multipart"),
+    "dicomweb": ("dicomweb_client",),
+    "text": ("transformers",),
+}
+"""What each extra installs, by the names that are imported."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status, one of those of `cli/exit_status.py`."""
     with stop_by_signals():
@@ -54,9 +66,21 @@ def _run(arguments: list[str] | None) -> int:
     except BrokenPipeError:  # the reader of the output has closed it
         sys.stdout = None  # nothing is left to flush at the end
         return DONE
+    except ModuleNotFoundError as error:
+        extra = extra_of(error)
+        if extra is None:
+            raise
+        say_error(PROGRAM, f"this needs {error.name}, which is not installed: pip install 'c2fvl[{extra}]'")
+        return WRONG_CALL
     except (ValueError, OSError) as error:
         say_error(PROGRAM, error)
         return WRONG_CALL
+
+
+def extra_of(error: ModuleNotFoundError) -> str | None:
+    """Return the extra that installs the package which was not found; None for a package that none installs."""
+    package = (error.name or "").partition(".")[0]
+    return next((extra for extra, packages in PACKAGES_OF_EXTRAS.items() if package in packages), None)
 
 
 def parser(chosen: str | None = None) -> argparse.ArgumentParser:

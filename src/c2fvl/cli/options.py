@@ -212,9 +212,10 @@ def add_device(sub: argparse.ArgumentParser) -> None:
         type=_device,
         default="auto",
         metavar="auto|cpu|gpu|cuda|mps",
-        help="auto is cuda if available, else cpu; gpu is cuda; cuda:1 is the second GPU (default: auto)",
+        help="auto is the first of cuda, mps and cpu that there is; gpu is cuda; cuda:1 is the second GPU "
+        "(default: auto)",
     )
-    sub.add_argument("--threads", type=whole_number(1), help="CPU threads (default: one per core)")
+    sub.add_argument("--threads", type=whole_number(1), help="CPU threads (default: one for each core that is free)")
 
 
 def add_batch_size(sub: argparse.ArgumentParser, default: str = "auto") -> None:
@@ -253,11 +254,17 @@ def device_of(options: argparse.Namespace) -> str:
     """Return the device that the options choose, and apply their number of threads."""
     import torch
 
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    if options.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return str(options.device)
+    from c2fvl.devices import automatic_device
+
+    torch.set_num_threads(threads_of(options))
+    return automatic_device() if options.device == "auto" else str(options.device)
+
+
+def threads_of(options: argparse.Namespace) -> int:
+    """Return the number of CPU threads that the options choose."""
+    from c2fvl.devices import automatic_threads
+
+    return automatic_threads() if options.threads is None else int(options.threads)
 
 
 def compute_of(options: argparse.Namespace) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from c2fvl.checkpoints.folders import ALIAS, DEFAULT
-from c2fvl.cli.options import MODEL, PROGRAM, Commands, add_device, add_number, device_of
+from c2fvl.cli.options import MODEL, PROGRAM, Commands, add_device, add_number, threads_of
 from c2fvl.cli.output import say
 
 _NEEDED = ("starlette", "uvicorn", "python_multipart")
@@ -107,20 +107,12 @@ def run_serve(options: argparse.Namespace) -> int:
 
 def _models(options: argparse.Namespace) -> list[Any]:
     """Return the loaded models; a model that cannot be loaded is an error before the server starts."""
-    from c2fvl.inference.onnx_engine import OnnxModel
-    from c2fvl.inference.predictor import ONNX
+    from c2fvl.inference.open_engine import ONNX, open_engine
     from c2fvl.serve.networks import ServedModel
 
     found = []
     for name in options.model or [ALIAS]:
-        if Path(name).suffix == ONNX:
-            engine: Any = OnnxModel(name, threads=options.threads)
-        else:
-            from c2fvl.checkpoints.trained_model import load_model
-            from c2fvl.inference.torch_engine import NetworkEngine
-
-            device = device_of(options)
-            engine = NetworkEngine(load_model(name, device=device), device=device, in_place=True)
+        engine = open_engine(name, device=options.device, threads=threads_of(options))
         called = Path(name).stem if Path(name).suffix == ONNX else Path(name).name
         found.append(ServedModel(DEFAULT if name == ALIAS else called, engine))
     return found

@@ -32,8 +32,8 @@ from c2fvl.extensions import import_extension, is_extension
 from c2fvl.inference.cases import CasePrediction, score_prediction
 from c2fvl.inference.compute import MEASURABLE
 from c2fvl.inference.cost import build_empty, count_flops, example_inputs, example_settings
+from c2fvl.inference.open_engine import ONNX
 from c2fvl.inference.precision import autocast, check_precision
-from c2fvl.inference.predictor import ONNX
 from c2fvl.inference.speed import Conditions, Speed, in_own_process, measure_speed, timed
 from c2fvl.models import build_model
 from c2fvl.models.inference_model import optimize

@@ -8,18 +8,14 @@ import base64
 import contextlib
 import dataclasses
 import json
-import logging
 import os
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.config import DataConfig
@@ -41,20 +37,15 @@ from c2fvl.inference.onnx_engine import (
     TEXT,
     OnnxModel,
 )
-from c2fvl.inference.onnx_file import BLANK, CHECKSUM_KEY, sealed
-from c2fvl.inference.torch_engine import NetworkEngine, probabilities
+from c2fvl.inference.onnx_file import sealed
+from c2fvl.inference.onnx_translation import check_difference, difference_from, quiet, sealed_with, translate
+from c2fvl.inference.torch_engine import NetworkEngine
 from c2fvl.metrics.overlap import dice, overlap
 from c2fvl.models.inference_model import optimize
 from c2fvl.models.registry import num_classes
 from c2fvl.progress import SILENT, Progress
 from c2fvl.reports.encoders import text_shape
-from c2fvl.reports.findings import FINDINGS
-from c2fvl.reports.predicted_findings import LOGITS
-from c2fvl.version import __version__
 
-TOLERANCE = {"fp32": 1e-5, "fp16": 2e-2}
-"""Largest allowed difference of a probability; int8 is judged by Dice."""
-OLDEST_OPSET = 18
 NUM_CALIBRATION_IMAGES, NUM_SCORED_IMAGES = 64, 200
 
 
@@ -103,17 +94,18 @@ def export(
     storage.check_folder(out.parent, what="exported network")
     images = None if calibration is None else _images(model, calibration, table)
     progress.stage("translating")
-    content = _described(_translate(model, opset), model, dtype)
+    program = translate(model, optimize(model.network.cpu()), opset=opset)
+    content = _described(program.model_proto, model, dtype)
     with tempfile.TemporaryDirectory(prefix="c2fvl-export-") as folder:
         file = Path(folder) / "network.onnx"
         storage.write_bytes(file, content)
         progress.stage("comparing with PyTorch")
-        difference = _difference(model, _opened(file, model.config.model.name, opset))
-        _check("fp32", difference)
+        difference = difference_from(model, _opened(file, model.config.model.name, opset))
+        check_difference("fp32", difference)
         if dtype == "fp16":
             storage.write_bytes(file, sealed(_halved(content)))
-            difference = _difference(model, OnnxModel(file))
-            _check(dtype, difference)
+            difference = difference_from(model, OnnxModel(file))
+            check_difference(dtype, difference)
         if images is None:
             storage.write_bytes(out, file.read_bytes())
             return Exported(out, dtype, _opset(file), difference)
@@ -126,53 +118,9 @@ def export(
             _mean_dice(engine, scored)
             for engine in (NetworkEngine(dataclasses.replace(model, network=model.network.cpu())), OnnxModel(quantised))
         )
-        difference = _difference(model, OnnxModel(quantised))
+        difference = difference_from(model, OnnxModel(quantised))
         storage.write_bytes(out, quantised.read_bytes())
         return Exported(out, dtype, _opset(quantised), difference, before, after, len(scored))
-
-
-class _Probability(nn.Module):
-    """The network with probabilities instead of logits, followed by its predicted findings, if any."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return (B, S, S) of the lesion, or (B, C, S, S), and the logits of the predicted findings."""
-        output = self.network(*inputs)
-        return probabilities(output), *(output.findings or ())
-
-
-def _translate(model: TrainedModel, opset: int | None) -> Any:
-    """Return the network as an ONNX model, in memory."""
-    if opset is not None and opset < OLDEST_OPSET:
-        raise ValueError(f"the opset is {opset}; the exporter of PyTorch writes {OLDEST_OPSET} and later")
-    inputs = _examples(model, 2)
-    names = [IMAGE, TEXT][: len(inputs)]
-    axes: list[dict[int, Any]] = [{0: "batch"} for _ in inputs]
-    step: Any = getattr(model.network, "EXPORT_SIZE_STEP", None)
-    if step is not None:
-        height, width = torch.export.Dim("height_in_steps", min=2), torch.export.Dim("width_in_steps", min=2)
-        axes[0] = {0: torch.export.Dim("batch"), 2: step * height, 3: step * width}
-    network = _Probability(optimize(model.network.cpu())).eval()
-    with torch.no_grad():
-        outputs = [PROBABILITY, *LOGITS][: len(network(*inputs))]
-    try:
-        with _quiet():
-            program = torch.onnx.export(
-                network, inputs, dynamo=True, input_names=names, output_names=outputs,
-                dynamic_shapes=[tuple(axes)], opset_version=opset, verbose=False,
-            )  # fmt: skip
-    except ImportError as error:
-        raise ValueError("the export needs onnx and onnxscript: pip install 'c2fvl[onnx]'") from error
-    except Exception as error:  # the exporter's own exceptions are many and not public
-        at = "" if opset is None else f" at opset {opset}; leave --opset out"
-        raise ValueError(
-            f"the network {model.config.model.name} cannot be exported{at}: {str(error).strip().splitlines()[0]}"
-        ) from error
-    assert program is not None
-    return program.model_proto
 
 
 def _opened(file: Path, name: str, opset: int | None) -> OnnxModel:
@@ -190,27 +138,12 @@ def _opened(file: Path, name: str, opset: int | None) -> OnnxModel:
         raise ValueError(f"the network {name} exported{at} {reason}; leave --opset out") from error
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the messages of the exporter."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-
-
 def _described(proto: Any, model: TrainedModel, dtype: str) -> bytes:
     config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, root="", image_cache=""))
     classes = num_classes(config.model)
     found = {
         SETTINGS_KEY: to_toml(config),
         METRICS_KEY: json.dumps(model.metrics, allow_nan=False),
-        CHECKSUM_KEY: BLANK,
-        "c2fvl.version": __version__,
         "c2fvl.dtype": dtype,
         "c2fvl.classes": json.dumps(class_names(config.data, classes)),
         "c2fvl.threshold": str(THRESHOLD),
@@ -231,13 +164,7 @@ def _described(proto: Any, model: TrainedModel, dtype: str) -> bytes:
         found[f"c2fvl.{TEXT}"] = (
             f"(batch, {shape[0]}, {shape[1]}) float32, {config.data.text} in image orientation; NaN without a report"
         )
-    del proto.metadata_props[:]
-    for key, value in found.items():
-        proto.metadata_props.add(key=key, value=value)
-    for node in proto.graph.node:  # the source line of each node, with paths of this machine
-        del node.metadata_props[:]
-        node.doc_string = ""
-    return sealed(proto.SerializeToString())
+    return sealed_with(proto, found)
 
 
 def _describe_image(data: DataConfig) -> str:
@@ -246,52 +173,6 @@ def _describe_image(data: DataConfig) -> str:
         f"(batch, channel, height, width) float32, {data.channel_order.upper()}, grey repeated; values in [0, 1], "
         f"8-bit images divided by 255 and 16-bit images by 65535; resized to {side}×{side} by the rule {data.resize!r}"
     )
-
-
-def _examples(model: TrainedModel, count: int, *, seed: int = 0) -> tuple[Tensor, ...]:
-    """Return images of the network's size that vary smoothly, with noise, and reports of which the last is missing."""
-    generator = torch.Generator().manual_seed(seed)
-    side, channels = model.config.data.image_size, int(model.config.model.arguments.get("in_channels", 3))
-    coarse = torch.rand(count, channels, 7, 7, generator=generator)
-    image = nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 1)
-    image = (0.9 * image + 0.1 * torch.rand(image.shape, generator=generator)).clamp(0, 1)
-    shape = text_shape(model.config)
-    if shape is None:
-        return (image,)
-    text = torch.rand(count, *shape, generator=generator)
-    if model.config.data.text == "attributes":
-        text = text.round()
-    elif model.config.data.text == "findings":
-        text[:, :, : len(FINDINGS) - 1] = text[:, :, : len(FINDINGS) - 1].round()
-        text[0, :, -1] = torch.nan
-    elif model.config.data.text == "words":
-        text = (text * max(len(model.config.data.vocabulary), 1)).floor()
-    text[-1] = torch.nan
-    return image, text
-
-
-def _difference(model: TrainedModel, exported: OnnxModel) -> float:
-    """Return the largest difference between both for one image, for two and for three."""
-    engine = NetworkEngine(dataclasses.replace(model, network=model.network.cpu()))
-    differences = []
-    for count in (1, 2, 3):
-        image, *rest = (values.numpy() for values in _examples(model, count, seed=count))
-        text = rest[0] if rest else None
-        ours, theirs = engine.compute(image, text), exported.compute(image, text)
-        differences.append(np.abs(ours.probability - theirs.probability).max())
-        for logits, others in zip(ours.logits, theirs.logits, strict=True):
-            with np.errstate(invalid="ignore"):  # with trust 1 both are infinite
-                apart = np.where(logits == others, 0.0, np.tanh(logits / 2) - np.tanh(others / 2))
-            differences.append(np.abs(apart).max() / 2)
-    return float(max(differences))
-
-
-def _check(dtype: str, difference: float) -> None:
-    if not difference <= TOLERANCE[dtype]:  # a NaN fails too
-        raise ValueError(
-            f"the exported network in {dtype} differs from PyTorch by {difference:.1e} in probability, more than "
-            f"{TOLERANCE[dtype]:.0e}; nothing was written" + ("" if dtype == "fp32" else "; export it as fp32")
-        )
 
 
 def _opset(file: Path) -> int:
@@ -304,7 +185,7 @@ def _halved(content: bytes) -> bytes:
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    with _quiet():
+    with quiet():
         return convert_float_to_float16(onnx.load_model_from_string(content), keep_io_types=True).SerializeToString()
 
 
@@ -349,7 +230,7 @@ def _quantise(source: Path, target: Path, images: CaseDataset) -> None:
     reader = type("Reader", (_Reader, CalibrationDataReader), {})(images, names)
     described = onnx.load_model(source).metadata_props
     prepared = source.with_name("prepared.onnx")
-    with _quiet():
+    with quiet():
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared, target, reader, quant_format=QuantFormat.QDQ, op_types_to_quantize=["Conv"], per_channel=True,

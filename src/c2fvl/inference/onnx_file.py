@@ -6,7 +6,7 @@ walking the fields of the file, for which the package `onnx` is not needed.
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ _CHECKSUM = re.compile(re.escape(CHECKSUM_KEY.encode()) + rb"\x12\x40([0-9a-f]{6
 """Key and value of a metadata entry: tag 2, 64 bytes."""
 
 _GRAPH, _NODE, _INITIALIZER, _ATTRIBUTE, _TENSOR, _TENSORS, _SUBGRAPH, _SUBGRAPHS = 7, 1, 5, 5, 5, 10, 6, 11
-_TYPE, _FLOATS, _HALVES, _NAME, _RAW, _DOUBLES = 2, 4, 5, 8, 9, 10
+_TYPE, _FLOATS, _HALVES, _NAME, _RAW, _DOUBLES, _LOCATION = 2, 4, 5, 8, 9, 10, 14
 _HALF = 10
 _DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), _HALF: np.dtype("<f2"), 11: np.dtype("<f8")}
 """Numbers of ONNX for types that may be NaN."""
@@ -31,17 +31,27 @@ def sealed(content: bytes) -> bytes:
     return content[:start] + _digest(content, start, end) + content[end:]
 
 
-def check_file(content: bytes) -> None:
-    """Raise `ValueError`, which says what is wrong, for an exported file that was changed or has weights of NaN."""
+def check_file(content: bytes, *, outside: Collection[str] = ()) -> None:
+    """Raise `ValueError`, which says what is wrong, for an exported file that must not be used.
+
+    It was changed, has weights of NaN, or takes other weights than those named `outside` from another file.
+    """
     start, end = _checksum_at(content)
     if content[start:end] != _digest(content, start, end):
         raise ValueError("does not match the checksum inside it: it is damaged or was changed")
     try:
-        broken = next(_not_finite(memoryview(content)), None)
-    except (IndexError, ValueError) as error:
+        for tensor, in_node in _tensors(memoryview(content)):
+            if not _is_finite(tensor):
+                raise ValueError(f"has weights that are not finite: {_name(tensor)}")
+            if _is_outside(tensor) and (in_node or _name(tensor) not in outside):
+                raise ValueError(f"takes weights from another file: {_name(tensor)}")
+    except IndexError as error:
         raise ValueError(f"has weights that cannot be read: {error}") from error
-    if broken is not None:
-        raise ValueError(f"has weights that are not finite: {broken}")
+
+
+def tensors_outside(content: bytes) -> list[str]:
+    """Return the names of the weights of a checked file whose values it does not hold."""
+    return [_name(tensor) for tensor, _ in _tensors(memoryview(content)) if _is_outside(tensor)]
 
 
 def _checksum_at(content: bytes) -> tuple[int, int]:
@@ -60,27 +70,32 @@ def _digest(content: bytes, start: int, end: int) -> bytes:
     return digest.hexdigest().encode()
 
 
-def _not_finite(model: memoryview) -> Iterator[str]:
+def _tensors(model: memoryview) -> Iterator[tuple[memoryview, bool]]:
+    """Yield each tensor, and whether it lies in a node: initializers and constants."""
     for number, graph in _fields(model):
         if number == _GRAPH:
             yield from _in_graph(graph, 0)
 
 
-def _in_graph(graph: memoryview, depth: int) -> Iterator[str]:
-    """Yield the names of tensors that are not finite, of initializers and of constants in nodes."""
+def _in_graph(graph: memoryview, depth: int) -> Iterator[tuple[memoryview, bool]]:
     if depth > _MAX_DEPTH:
-        raise ValueError("its graphs are nested too deeply")
+        raise ValueError("has graphs that are nested too deeply")
     for number, part in _fields(graph):
-        if number == _INITIALIZER and not _is_finite(part):
-            yield _name(part)
+        if number == _INITIALIZER:
+            yield part, depth > 0
         if number != _NODE:
             continue
         for attribute in (value for kind, value in _fields(part) if kind == _ATTRIBUTE):
             for kind, value in _fields(attribute):
                 if kind in (_SUBGRAPH, _SUBGRAPHS):
                     yield from _in_graph(value, depth + 1)
-                elif kind in (_TENSOR, _TENSORS) and not _is_finite(value):
-                    yield _name(value)
+                elif kind in (_TENSOR, _TENSORS):
+                    yield value, True
+
+
+def _is_outside(tensor: memoryview) -> bool:
+    """Tell whether the values of a tensor lie in another file."""
+    return any(number == _LOCATION and _varint(value, 0)[0] for number, value in _fields(tensor))
 
 
 def _is_finite(tensor: memoryview) -> bool:
@@ -113,9 +128,9 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
         elif wire in (1, 5):
             size = 8 if wire == 1 else 4
         else:
-            raise ValueError(f"a field has the unknown kind {wire}")
+            raise ValueError(f"has a field of the unknown kind {wire}")
         if position + size > len(message):
-            raise ValueError("a field reaches beyond its end")
+            raise ValueError("has a field that reaches beyond its end")
         yield number, message[position : position + size]
         position += size
 
@@ -137,4 +152,4 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
         if byte < 128:
             return value, position
         if shift > 63:
-            raise ValueError("a number is too long")
+            raise ValueError("has a number that is too long")

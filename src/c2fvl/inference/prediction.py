@@ -54,6 +54,9 @@ class PredictedBy:
     """Whether the network predicts findings from the image before it reads the report."""
     precision: str = "fp32"
     """The number format that the network computed in."""
+    device: str = "cpu"
+    engine: str = ""
+    """What computed, with its version."""
 
 
 @dataclass(frozen=True)

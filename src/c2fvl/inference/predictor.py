@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from c2fvl.checkpoints.folders import ALIAS
 from c2fvl.data.classes import class_names
 from c2fvl.data.transforms import in_channel_order, resize_image
 from c2fvl.inference.ct_window import check_is_for_films
 from c2fvl.inference.engine import Computed, Engine
 from c2fvl.inference.image_input import ImageInput, as_picture, default_of
 from c2fvl.inference.masks import THRESHOLD, check_probability, to_labels, to_original
+from c2fvl.inference.open_engine import open_engine
 from c2fvl.inference.prediction import Given, PredictedBy, Prediction, Prepared
 from c2fvl.metrics.temperature import TemperatureScaling
 from c2fvl.models.registry import num_classes
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ONNX = ".onnx"
 _MAX_SAID = 1000
 _DOUBTS = ("uncertain:", "not read:", "contradiction:")
 """How the lines of `explain` begin that a user should see."""
@@ -41,8 +42,11 @@ class UnreadableReportError(ValueError):
 class Predictor:
     """A trained network, ready for images of any size.
 
-    `model` is a model folder, a run folder, the name of a trained model such as "default", a loaded model or an
-    exported file `.onnx`, which needs no torch. Call it with an image and a report, a sentence or a `Report`. An image
+    `model` is a model folder, a run folder, the name of a trained model, a loaded model or an exported file `.onnx`;
+    without it, the model that comes with the package. `device` is cpu, cuda or mps; auto takes the first of cuda, mps
+    and cpu that there is (`open_engine` says which engine runs it).
+
+    Call it with an image and a report, a sentence or a `Report`. An image
     is a path (PNG, JPEG, TIFF, DICOM or 2-D NIfTI, known by its content), the bytes of such a file, a pydicom dataset,
     a Pillow picture, or a grey or RGB array (H, W) or (H, W, 3), float in [0, 1], uint8 or uint16. `trust`, from 0 (the
     image alone) to 1 (follow the report), is for networks that read the image before the report; None takes the
@@ -53,9 +57,9 @@ class Predictor:
 
     def __init__(
         self,
-        model: "str | Path | TrainedModel | Engine",
+        model: "str | Path | TrainedModel | Engine" = ALIAS,
         *,
-        device: str = "cpu",
+        device: str = "auto",
         threshold: float = THRESHOLD,
         batch_size: int | None = 1,
         trust: float | None = None,
@@ -78,12 +82,14 @@ class Predictor:
                 f"the threshold is {threshold}, but this network has {len(self.classes)} classes, and each pixel "
                 "gets the most probable; leave the threshold out"
             )
+        if trust is None and self.reads_images:  # said to the network too, which has been exported with another one
+            trust = float(config.model.arguments.get("trust", DEFAULT_TRUST))
         self.encoder = build_text_encoder(config.data, trust=trust)
-        own = config.model.arguments.get("trust", DEFAULT_TRUST) if self.reads_images else None
         self.model = PredictedBy(
             config.model.name, config.preset, str(self.engine.path), self.engine.metrics.get("weights_sha256"),
-            threshold, own if trust is None else trust, self.is_calibrated, tuple(self.classes), self.reads_images,
-            getattr(self.engine, "precision", "fp32"),
+            threshold, trust, self.is_calibrated, tuple(self.classes), self.reads_images,
+            getattr(self.engine, "precision", "fp32"), str(getattr(self.engine, "device", "cpu")),
+            getattr(self.engine, "runtime", type(self.engine).__name__),
         )  # fmt: skip
 
     def __call__(
@@ -249,15 +255,10 @@ class Predictor:
 
 
 def _engine(model: "str | Path | TrainedModel | Engine", device: str, batch_size: int | None) -> Engine:
-    if isinstance(model, str | Path) and Path(model).suffix == ONNX:
-        from c2fvl.inference.onnx_engine import OnnxModel
-
-        return OnnxModel(model, device=device)
+    if isinstance(model, str | Path):
+        return open_engine(model, device=device, batch_size=batch_size)
     if isinstance(model, Engine):
         return model
-    from c2fvl.checkpoints.trained_model import load_model
     from c2fvl.inference.torch_engine import NetworkEngine
 
-    if isinstance(model, str | Path):
-        return NetworkEngine(load_model(model, device=device), device=device, batch_size=batch_size, in_place=True)
     return NetworkEngine(model, device=device, batch_size=batch_size)

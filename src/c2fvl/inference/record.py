@@ -51,6 +51,8 @@ def model_record(model: PredictedBy) -> dict[str, Any]:
         "path": model.path,
         "weights_sha256": model.weights_sha256,
         "precision": model.precision,
+        "device": model.device,
+        "engine": model.engine,
     }
 
 

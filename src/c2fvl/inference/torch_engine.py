@@ -90,6 +90,7 @@ class NetworkEngine:
         self.config, self.path, self.metrics = model.config, model.path, model.metrics
         self.calibration, self.ood_detector = model.calibration, model.ood_detector
         self.device = check_device(device)
+        self.runtime = f"torch {torch.__version__}"
         self.batch_size = batch_size or automatic_batch(model)
         self.precision = suited_precision(model.config.model.name, model.network, self.device, precision)
         if self.precision == "fp32":
