@@ -31,6 +31,7 @@ EXAMPLES = {
     "evaluate": (
         "c2fvl evaluate demo/run demo/phantom --split test",
         "c2fvl evaluate demo/run demo/phantom --split test --report shuffled --seed 1 --json",
+        "c2fvl evaluate --masks reader2 datasets/QaTa-COV19 --out scores/reader2",
     ),
     "calibrate": ("c2fvl calibrate demo/run demo/phantom",),
     "predict": (

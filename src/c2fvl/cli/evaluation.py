@@ -41,6 +41,11 @@ def add(commands: Commands) -> None:
 
 def _evaluate_options(sub: argparse.ArgumentParser) -> None:
     add_model_and_part(sub)
+    sub.add_argument(
+        "--masks",
+        action="store_true",
+        help="the first argument is no model but a folder of masks that another tool or a reader has drawn",
+    )
     add_report(sub)
     _add_scoring(sub)
 
@@ -63,13 +68,21 @@ def _add_scoring(sub: argparse.ArgumentParser) -> None:
 def run_evaluate(options: argparse.Namespace) -> int:
     """Run `c2fvl evaluate`; return its exit status."""
     from c2fvl.cli.terminal import TerminalProgress
+    from c2fvl.evaluation.drawn_masks import evaluate_masks
     from c2fvl.evaluation.evaluate import evaluate
 
+    if options.masks and (options.report != "right" or options.text_model or options.trust is not None):
+        raise ValueError("--masks scores masks that are drawn already; leave out --report, --text-model and --trust")
     with TerminalProgress("Evaluating", quiet=options.json) as progress:
-        found = evaluate(
-            load_named_model(options), part_of(options), compute_of(options),
-            progress=progress, **_scoring_options(options),
-        )  # fmt: skip
+        if options.masks:
+            found = evaluate_masks(
+                options.model, part_of(options), progress=progress, **_scoring_options(options)
+            )  # fmt: skip
+        else:
+            found = evaluate(
+                load_named_model(options), part_of(options), compute_of(options),
+                progress=progress, **_scoring_options(options),
+            )  # fmt: skip
     if options.json:
         say_lines(json.dumps(found.summary.as_dict()))
         return 0

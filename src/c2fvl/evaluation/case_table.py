@@ -6,7 +6,7 @@ import numpy as np
 
 from c2fvl.data.cases import Case
 from c2fvl.evaluation.statistics import Scores
-from c2fvl.inference.cases import ORIGINAL, SCORINGS, CaseScore
+from c2fvl.inference.cases import ORIGINAL, CaseScore
 from c2fvl.messages import printable
 from c2fvl.metrics.overlap import dice, iou
 
@@ -20,7 +20,8 @@ def case_table(cases: Sequence[Case], scores: Sequence[CaseScore], columns: Scor
     count = len(scores[0].classes)
     endings = [f"_class_{number}" for number in range(1, count + 1)] if count > 1 else []
     header: list[object] = ["id", "group", "report"]
-    for resolution, protocol in SCORINGS:
+    scorings = tuple(scores[0].classes[0])
+    for resolution, protocol in scorings:
         header += [f"{resolution}_{protocol}_dice", f"{resolution}_{protocol}_iou"]
     header += [
         f"original_{name}{ending}" for ending in endings or [""] for name in ("intersection", "prediction", "target")
@@ -32,7 +33,7 @@ def case_table(cases: Sequence[Case], scores: Sequence[CaseScore], columns: Scor
     rows = [header]
     for index, (case, score) in enumerate(zip(cases, scores, strict=True)):
         row: list[object] = [case.id, case.group or "", "" if case.report is None else printable(str(case.report))]
-        for scoring in SCORINGS:
+        for scoring in scorings:
             for measure in (dice, iou):
                 row.append(float(np.mean([measure(own[scoring], protocol=scoring[1]) for own in score.classes])))
         for own in score.classes:

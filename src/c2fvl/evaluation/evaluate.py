@@ -44,7 +44,6 @@ from c2fvl.evaluation.summary import (
 from c2fvl.files.images import read_spacing
 from c2fvl.inference.cases import (
     ORIGINAL,
-    SCORINGS,
     CasePrediction,
     CaseScore,
     dataset_of,
@@ -95,23 +94,31 @@ class ScoredCase:
 
 
 @dataclass(frozen=True)
-class ScoredPart:
-    """The scores of one part of a data set, before anything is written."""
+class ScoredCases:
+    """The scores of some cases, before anything is written."""
 
-    model: TrainedModel
     cases: list[Case]
-    dataset: CaseDataset
     scored: list[ScoredCase]
     columns: Scores
     """Every score of `metrics.score_case` by case."""
     summary: Summary
     history: list[dict[str, Any]]
     """The epochs of the run that the model comes from; empty without its log."""
+    mask: str
+    """What the true masks hold, as the setting data.mask."""
 
     @property
     def scores(self) -> list[CaseScore]:
         """Return the scores of the cases in their order."""
         return [case.score for case in self.scored]
+
+
+@dataclass(frozen=True)
+class ScoredPart(ScoredCases):
+    """The scores of a model on one part of a data set."""
+
+    model: TrainedModel
+    dataset: CaseDataset
 
 
 def evaluate(
@@ -151,7 +158,7 @@ def score(
     history = read_log(model.path.parent) if model.path.name == "best" else []  # a damaged log is said before the work
     images = dataset_of(model, part)
     _warn_of_reports(images, part, model)
-    spacings, unit = _spacings(images.cases, spacing)
+    spacings, unit = spacings_of(images.cases, spacing)
 
     def score_one(prediction: CasePrediction) -> ScoredCase:
         details = functools.partial(score_case, spacing=spacings[prediction.index], tolerances=tolerances)
@@ -181,7 +188,7 @@ def score(
         ),
         data=_describe_data(images, part),
         text=_describe_reports(images, part, model),
-        scores=_protocol_scores([case.score for case in scored]),
+        scores=protocol_scores([case.score for case in scored]),
         unit=unit,
         statistics=compute_statistics(
             images.cases, columns, [[of_class[ORIGINAL] for of_class in case.score.classes] for case in scored]
@@ -195,11 +202,11 @@ def score(
         software=provenance(torch.device(compute.device)) | {"precision": compute.precision},
         seconds=round(time.monotonic() - began, 2),
     )  # fmt: skip
-    return ScoredPart(model, images.cases, images, scored, columns, summary, history)
+    return ScoredPart(images.cases, scored, columns, summary, history, images.config.mask, model, images)
 
 
 def write_evaluation(
-    scored: ScoredPart,
+    scored: ScoredCases,
     folder: EvaluationFolder,
     *,
     audit: TextAudit | None = None,
@@ -209,7 +216,7 @@ def write_evaluation(
     summary = scored.summary if audit is None else dataclasses.replace(scored.summary, audit=audit)
     groups = draw_panels(
         scored.cases, scored.scores, lambda index: scored.scored[index].labels,
-        classes=summary.class_names, mask=scored.dataset.config.mask,
+        classes=summary.class_names, mask=scored.mask,
     )  # fmt: skip
     pictures = {panel.file: panel.png for group in groups for panel in group.panels}
     page = render(summary, scored.columns, panels=groups, history=scored.history)
@@ -255,9 +262,10 @@ def _describe_reports(images: CaseDataset, part: Part, model: TrainedModel) -> G
     )
 
 
-def _protocol_scores(scores: Sequence[CaseScore]) -> tuple[ProtocolScores, ...]:
+def protocol_scores(scores: Sequence[CaseScore]) -> tuple[ProtocolScores, ...]:
+    """Return the scores of all cases by each scoring that they have."""
     found = []
-    for scoring in SCORINGS:
+    for scoring in scores[0].classes[0]:
         overlaps = [[of_class[scoring] for of_class in case.classes] for case in scores]
         values = summarise_classes(overlaps, protocol=scoring[1])
         named = {"resolution": scoring[0], "protocol": scoring[1], **values}
@@ -277,7 +285,7 @@ def _findings(scored: Sequence[ScoredCase], cases: Sequence[Case]) -> FindingsSu
     return None if found is None else from_plain(FindingsSummary, found, where="findings")
 
 
-def _spacings(cases: Sequence[Case], given: tuple[float, float] | None) -> tuple[list[tuple[float, float]], Unit]:
+def spacings_of(cases: Sequence[Case], given: tuple[float, float] | None) -> tuple[list[tuple[float, float]], Unit]:
     """Return the distance of rows and columns of each image, and which unit it is and where it comes from."""
     if given is not None:
         return [given] * len(cases), Unit("mm", f"given: {given[0]:g} × {given[1]:g} mm")

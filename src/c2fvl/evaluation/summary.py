@@ -9,13 +9,20 @@ from c2fvl.metrics.intervals import Estimate
 
 @dataclass(frozen=True)
 class ScoredModel:
-    """The network whose masks were scored."""
+    """The network whose masks were scored, or the folder of masks that were drawn elsewhere."""
 
     name: str
     preset: str
     path: str
     epoch: int | None = None
     weights_sha256: str | None = None
+    masks_sha256: str | None = None
+    """Checksum of masks that were drawn elsewhere; None for a network."""
+
+    @property
+    def is_masks(self) -> bool:
+        """Tell whether masks that were drawn elsewhere were scored."""
+        return self.masks_sha256 is not None
 
     @property
     def title(self) -> str:
@@ -338,7 +345,8 @@ class Summary:
     """The first is that of the original resolution by the corrected protocol."""
     unit: Unit
     statistics: Statistics
-    threshold: float = 0.5
+    threshold: float | None = 0.5
+    """None for masks that were drawn elsewhere."""
     class_names: tuple[str, ...] = ()
     calibration: CalibrationSummary | None = None
     predicted_findings: FindingsSummary | None = None

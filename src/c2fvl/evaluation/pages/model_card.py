@@ -64,7 +64,7 @@ def write_card(
         except OtherVersionError:
             left_out.append(evaluation.path)
             continue
-        if summary.model.weights_sha256 == metrics.get("weights_sha256"):
+        if summary.model.weights_sha256 == metrics.get("weights_sha256") and not summary.model.is_masks:
             summaries.append(summary)
         else:
             left_out.append(evaluation.path)
