@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "c2fvl"
 LAYERS = (
-    {"version", "messages", "progress", "config", "devices"},
+    {"version", "messages", "progress", "config", "devices", "extras"},
     {"files"},
     {"config_files", "extensions"},
     {"reports"},

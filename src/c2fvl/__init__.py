@@ -7,6 +7,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from c2fvl.extras import missing_extra
 from c2fvl.version import __version__
 
 if TYPE_CHECKING:
@@ -29,4 +30,10 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'c2fvl' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    try:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        remedy = missing_extra(error)
+        if remedy is None:
+            raise
+        raise ModuleNotFoundError(f"c2fvl.{name}: {remedy}", name=error.name) from error

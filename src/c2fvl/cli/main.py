@@ -9,23 +9,12 @@ from c2fvl.cli.exit_status import DONE, WRONG_CALL, Stopped, status_of_signal, s
 from c2fvl.cli.options import PROGRAM, Commands, Parser
 from c2fvl.cli.output import OneLineFormatter, say, say_error
 from c2fvl.extensions import import_extension
+from c2fvl.extras import missing_extra
 from c2fvl.messages import did_you_mean, nearest_names
 from c2fvl.version import __version__
 
 GROUPS = (inference, serve, training, evaluation, data, models)
 """Each has a function `add(commands)`; in this order the help lists the commands."""
-
-
-PACKAGES_OF_EXTRAS = {
-    "train": ("torch", "accelerate", "huggingface_hub", "jinja2", "matplotlib", "scipy", "tensorboard"),
-    "onnx": ("onnx", "onnx_ir", "onnxscript"),
-    "dicom": ("pydicom", "highdicom"),
-    "nifti": ("nibabel",),
-    "serve": ("starlette", "uvicorn", "python_multipart"),
-    "dicomweb": ("dicomweb_client",),
-    "text": ("transformers",),
-}
-"""What each extra installs, by the names that are imported."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,20 +56,14 @@ def _run(arguments: list[str] | None) -> int:
         sys.stdout = None  # nothing is left to flush at the end
         return DONE
     except ModuleNotFoundError as error:
-        extra = extra_of(error)
-        if extra is None:
+        remedy = missing_extra(error)
+        if remedy is None:
             raise
-        say_error(PROGRAM, f"this needs {error.name}, which is not installed: pip install 'c2fvl[{extra}]'")
+        say_error(PROGRAM, ValueError(remedy))
         return WRONG_CALL
     except (ValueError, OSError) as error:
         say_error(PROGRAM, error)
         return WRONG_CALL
-
-
-def extra_of(error: ModuleNotFoundError) -> str | None:
-    """Return the extra that installs the package which was not found; None for a package that none installs."""
-    package = (error.name or "").partition(".")[0]
-    return next((extra for extra, packages in PACKAGES_OF_EXTRAS.items() if package in packages), None)
 
 
 def parser(chosen: str | None = None) -> argparse.ArgumentParser:
