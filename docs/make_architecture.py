@@ -17,6 +17,7 @@ WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 250, 58, 40, 44, 12
 TITLES = {
     "cli": "the commands",
     "serve": "the page and the REST server",
+    "dicomweb": "images in an archive",
     "evaluation": "trained networks on data sets",
     "training": "settings → a trained network",
     "inference": "a trained network on images",

@@ -38,6 +38,11 @@ EXAMPLES = {
         "c2fvl predict demo/phantom/Test_Folder/img --model demo/run --out demo/masks",
         "c2fvl predict 'demo/phantom/Test_Folder/img/*_run-1.png' --model demo/run --out demo/masks --json",
     ),
+    "dicomweb predict": (
+        "c2fvl dicomweb predict http://127.0.0.1:8042/dicom-web --study 1.2.3 --out results",
+        "c2fvl dicomweb predict http://127.0.0.1:8042/dicom-web --study 1.2.3 --store",
+    ),
+    "dicomweb watch": ("c2fvl dicomweb watch http://127.0.0.1:8042/dicom-web --state /var/lib/c2fvl",),
     "check": ("c2fvl check demo/phantom",),
     "prepare": (
         "c2fvl prepare qata archive.zip datasets/QaTa-COV19 --captions tables/",
@@ -85,7 +90,7 @@ def commands_page() -> str:
         "",
         "| command | |",
         "|---|---|",
-        *(f"| [`{name}`](#{name}) | {_text(commands[name].description)} |" for name in commands),
+        *(f"| [`{name}`](#{name.replace(' ', '-')}) | {_text(commands[name].description)} |" for name in commands),
     ]
     for name, sub in commands.items():
         lines += ["", f"## {name}", "", _usage(name, sub), "", str(sub.description)]

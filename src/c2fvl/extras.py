@@ -4,6 +4,7 @@ PACKAGES = {
     "train": ("torch", "accelerate", "huggingface_hub", "jinja2", "matplotlib", "scipy", "tensorboard"),
     "onnx": ("onnx", "onnx_ir", "onnxscript"),
     "dicom": ("pydicom", "highdicom"),
+    "dicomweb": ("requests",),
     "nifti": ("nibabel",),
     "serve": ("starlette", "uvicorn", "python_multipart"),
     "text": ("transformers",),

@@ -36,7 +36,8 @@ def add(commands: Commands) -> None:
     commands.add("export", run_export, "Export a model to one ONNX file, which runs without torch.", _export_options)
 
 
-def _add_model(sub: argparse.ArgumentParser) -> None:
+def add_model(sub: argparse.ArgumentParser) -> None:
+    """Add the option that names the model."""
     sub.add_argument(
         "--model",
         default=ALIAS,
@@ -46,17 +47,11 @@ def _add_model(sub: argparse.ArgumentParser) -> None:
 
 
 def _predict_options(sub: argparse.ArgumentParser) -> None:
-    from c2fvl.inference.masks import THRESHOLD
-
     sub.add_argument(
         "images", nargs="*", metavar="FILE", help="images (PNG, JPEG, TIFF, DICOM, NIfTI), folders or glob patterns"
     )
     sub.add_argument("--recursive", action="store_true", help="also take the images in the folders of a folder")
-    _add_model(sub)
-    sub.add_argument("--report", help="report that is used with every image, as a sentence")
-    add_orientation(sub, "in the report", default=None)
-    add_text_model(sub)
-    add_trust(sub)
+    add_settings(sub)
     sub.add_argument(
         "--csv",
         metavar="TABLE",
@@ -65,6 +60,24 @@ def _predict_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--frame", type=whole_number(1), metavar="N", help="image of a DICOM file that holds several, counted from 1"
     )
+    add_outputs(sub)
+    sub.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave out images that this model has predicted into the folder with the same report and settings",
+    )
+    sub.add_argument("--deidentify", action="store_true", help="leave patient and study blank in DICOM results")
+
+
+def add_settings(sub: argparse.ArgumentParser) -> None:
+    """Add the model, the report, and how the images are segmented."""
+    from c2fvl.inference.masks import THRESHOLD
+
+    add_model(sub)
+    sub.add_argument("--report", help="report that is used with every image, as a sentence")
+    add_orientation(sub, "in the report", default=None)
+    add_text_model(sub)
+    add_trust(sub)
     sub.add_argument(
         "--force-view",
         action="store_true",
@@ -76,7 +89,6 @@ def _predict_options(sub: argparse.ArgumentParser) -> None:
         metavar="CENTER,WIDTH",
         help="window in HU for CT volumes (default: that of the model); with it any model segments them",
     )
-    _add_outputs(sub)
     sub.add_argument(
         "--threshold",
         type=float,
@@ -90,7 +102,7 @@ def _predict_options(sub: argparse.ArgumentParser) -> None:
     add_json(sub, "one line per image")
 
 
-def _add_outputs(sub: argparse.ArgumentParser) -> None:
+def add_outputs(sub: argparse.ArgumentParser) -> None:
     """Add what is written, and where."""
     from c2fvl.inference.save import OUTPUTS
 
@@ -108,11 +120,6 @@ def _add_outputs(sub: argparse.ArgumentParser) -> None:
         "CT volume nifti or seg, and png writes one for each slice)",
     )
     sub.add_argument(
-        "--skip-existing",
-        action="store_true",
-        help="leave out images that this model has predicted into the folder with the same report and settings",
-    )
-    sub.add_argument(
         "--keep-text", action="store_true", help="write the report that was given into the DICOM report (sr)"
     )
     add_choice(
@@ -122,12 +129,11 @@ def _add_outputs(sub: argparse.ArgumentParser) -> None:
         "none",
         "synthetic gives the DICOM segmentation of a film a place in space, for programs that need one",
     )
-    sub.add_argument("--deidentify", action="store_true", help="leave patient and study blank in DICOM results")
     sub.add_argument("--probability", action="store_true", help="also save the probability map as a 16-bit PNG")
     sub.add_argument("--overlay", action="store_true", help="also save the image with the mask drawn on it")
 
 
-def _predictor(options: argparse.Namespace, **arguments: Any) -> Any:
+def predictor_of(options: argparse.Namespace, **arguments: Any) -> Any:
     """Return the `Predictor` of the model that the options name."""
     from c2fvl.inference.open_engine import open_engine
     from c2fvl.inference.predictor import Predictor
@@ -153,13 +159,13 @@ def run_predict(options: argparse.Namespace) -> int:
     for image in options.images:
         if Path(image).suffix == ONNX:
             raise ValueError(f"{image} is an exported model, not an image; give it as --model {image}")
-    _check_report(options.report)
+    check_report(options.report)
     window = None if options.window is None else parse_window(options.window)
-    outputs = _outputs(options)
+    outputs = outputs_of(options)
     requests = collect(
         options.images, table=options.csv, report=options.report, recursive=options.recursive, results=options.out
     )
-    predictor = _predictor(
+    predictor = predictor_of(
         options,
         threshold=options.threshold,
         batch_size=options.batch_size,
@@ -181,7 +187,7 @@ def run_predict(options: argparse.Namespace) -> int:
         )  # fmt: skip
         for done, record in enumerate(records, start=1):
             table.add(record)
-            _say(record, options)
+            say_record(record, options)
             if not is_single:
                 progress.advance(done, len(requests))
     table.write()
@@ -190,7 +196,7 @@ def run_predict(options: argparse.Namespace) -> int:
     return 1 if table.num_failed else 0
 
 
-def _outputs(options: argparse.Namespace) -> tuple[str, ...] | None:
+def outputs_of(options: argparse.Namespace) -> tuple[str, ...] | None:
     """Return the outputs that the options name; None for none, so that they suit each image."""
     from c2fvl.inference.save import check_outputs
 
@@ -200,7 +206,7 @@ def _outputs(options: argparse.Namespace) -> tuple[str, ...] | None:
     return check_outputs([*filter(None, options.output_type.split(",")), "json", *flagged])
 
 
-def _say(record: dict[str, Any], options: argparse.Namespace) -> None:
+def say_record(record: dict[str, Any], options: argparse.Namespace) -> None:
     """Print one image's record, or what was found in it in words."""
     if options.json:
         say_lines(json.dumps(record))
@@ -211,7 +217,7 @@ def _say(record: dict[str, Any], options: argparse.Namespace) -> None:
         say(f"{record['image']}: the report is not used: {refusal}", error=True)
 
 
-def _check_report(report: str | None) -> None:
+def check_report(report: str | None) -> None:
     """Raise `ValueError` for a report that is empty or the name of a file."""
     if report is None:
         return
@@ -268,7 +274,7 @@ def _print_volume(record: dict[str, Any], out: Path) -> None:
 
 def _read_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("images", nargs="+", metavar="FILE", help="images, folders or glob patterns")
-    _add_model(sub)
+    add_model(sub)
     add_orientation(sub, "in the output")
     add_device(sub)
     add_json(sub, "one line per image")
@@ -280,7 +286,7 @@ def run_read(options: argparse.Namespace) -> int:
     from c2fvl.inference.requests import collect
     from c2fvl.inference.series_requests import is_volume
 
-    predictor = _predictor(options)
+    predictor = predictor_of(options)
     failed = 0
     for request in collect(options.images):
         try:

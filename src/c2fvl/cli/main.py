@@ -4,7 +4,7 @@ import argparse
 import logging
 import sys
 
-from c2fvl.cli import data, evaluation, inference, models, serve, training
+from c2fvl.cli import data, dicomweb, evaluation, inference, models, serve, training
 from c2fvl.cli.exit_status import DONE, WRONG_CALL, Stopped, status_of_signal, stop_by_signals
 from c2fvl.cli.options import PROGRAM, Commands, Parser
 from c2fvl.cli.output import OneLineFormatter, say, say_error
@@ -13,7 +13,7 @@ from c2fvl.extras import missing_extra
 from c2fvl.messages import did_you_mean, nearest_names
 from c2fvl.version import __version__
 
-GROUPS = (inference, serve, training, evaluation, data, models)
+GROUPS = (inference, serve, dicomweb, training, evaluation, data, models)
 """Each has a function `add(commands)`; in this order the help lists the commands."""
 
 
@@ -32,12 +32,13 @@ def _run(arguments: list[str] | None) -> int:
     chosen = next((word for word in arguments if not word.startswith("-")), "")
     cli = parser(chosen)
     known = command_parsers(cli)
-    if chosen and chosen not in known:
-        cli.error(f"there is no command {chosen!r}{nearest_names(chosen, known)}")
+    first_words = {name.partition(" ")[0]: None for name in known}
+    if chosen and chosen not in first_words:
+        cli.error(f"there is no command {chosen!r}{nearest_names(chosen, first_words)}")
     options, rest = cli.parse_known_args(arguments)
     unknown = [word for word in rest if word.startswith("-") or "=" not in word or not hasattr(options, "overrides")]
     if unknown:
-        command = known.get(chosen, cli)
+        command = known.get(f"{chosen} {getattr(options, 'action', '')}".strip(), cli)
         near = did_you_mean(unknown[0], (name for action in command._actions for name in action.option_strings))
         command.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
     if options.command is None:
@@ -80,6 +81,11 @@ def parser(chosen: str | None = None) -> argparse.ArgumentParser:
 
 
 def command_parsers(cli: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """Return the parser of each command, by its name."""
-    actions = (action for action in cli._actions if isinstance(action, argparse._SubParsersAction))
-    return next(actions).choices
+    """Return the parser of each command, by its name; that of a command in a group is "GROUP NAME"."""
+    found: dict[str, argparse.ArgumentParser] = {}
+    for action in cli._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, sub in action.choices.items():
+                inner = command_parsers(sub)
+                found |= {f"{name} {each}": one for each, one in inner.items()} if inner else {name: sub}
+    return found

@@ -3,7 +3,6 @@
 import argparse
 import re
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from c2fvl.messages import printable
@@ -31,8 +30,8 @@ class Parser(argparse.ArgumentParser):
 class Commands:
     """The commands of a parser. Only the command `chosen` gets its options, all commands if it is None."""
 
-    def __init__(self, parser: argparse.ArgumentParser, chosen: str | None) -> None:
-        self._parsers: Any = parser.add_subparsers(metavar="COMMAND", dest="command")
+    def __init__(self, parser: argparse.ArgumentParser, chosen: str | None, *, name: str = "COMMAND") -> None:
+        self._parsers: Any = parser.add_subparsers(metavar=name, dest=name.lower(), required=name != "COMMAND")
         self._chosen = chosen
 
     def add(
@@ -55,6 +54,11 @@ class Commands:
                 help="import this module of your own, which a model folder names as its network; may be repeated",
             )
             sub.set_defaults(run=run)
+
+    def group(self, name: str, purpose: str) -> "Commands | None":
+        """Add a command that has commands of its own, and return these; None if it is not chosen."""
+        sub = self._parsers.add_parser(name, help=purpose, description=purpose)
+        return Commands(sub, None, name="ACTION") if self._chosen in (None, name) else None
 
 
 def whole_number(minimum: int) -> Callable[[str], int]:
@@ -217,16 +221,6 @@ def add_device(sub: argparse.ArgumentParser) -> None:
         "(default: auto)",
     )
     sub.add_argument("--threads", type=whole_number(1), help="CPU threads (default: one for each core that is free)")
-
-
-def add_copy(sub: argparse.ArgumentParser) -> None:
-    """Add the option of a changed copy of the model folder."""
-    sub.add_argument(
-        "--out",
-        type=Path,
-        metavar="FOLDER",
-        help="write a copy of the model folder with the result; models of the package are not changed themselves",
-    )
 
 
 def add_batch_size(sub: argparse.ArgumentParser, default: str = "auto") -> None:

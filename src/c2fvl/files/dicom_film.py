@@ -33,7 +33,7 @@ from c2fvl.files.picture import Picture
 
 _FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
 _SECONDARY = "1.2.840.10008.5.1.4.1.1.7"
-_FILMS = {
+FILM_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.1",
     "1.2.840.10008.5.1.4.1.1.1.1",
     _FOR_PROCESSING,
@@ -42,7 +42,7 @@ _FILMS = {
 }
 """Computed radiography, digital X-ray for presentation and for processing, secondary captures with their frames."""
 _FILM_MODALITIES = {"CR", "DX", "DR", "RG"}
-_CHEST = {"", "CHEST", "THORAX", "LUNG", "LUNGS", "CHEST AND ABDOMEN", "CHESTABDOMEN"}
+CHEST_WORDS = {"", "CHEST", "THORAX", "LUNG", "LUNGS", "CHEST AND ABDOMEN", "CHESTABDOMEN"}
 _RGB = {"RGB", "YBR_RCT", "YBR_ICT"}
 _PALETTE = "PALETTE COLOR"
 _ROWS_AT_ONCE = 16
@@ -92,19 +92,26 @@ def _accepted(dataset: Any) -> list[str]:
     meta = getattr(dataset, "file_meta", None) or {}
     uid = str(value(dataset, "SOPClassUID") or value(meta, "MediaStorageSOPClassUID") or "").strip()
     modality = text(dataset, "Modality")
-    if uid not in _FILMS if uid else modality not in _FILM_MODALITIES:
+    if uid not in FILM_CLASSES if uid else modality not in _FILM_MODALITIES:
         name = uid_name(uid) if uid else "an object without SOPClassUID"
         raise ValueError(
             f"the DICOM file is {name} ({modality or 'no modality'}), expected a chest film: computed radiography "
             "(CR), digital X-ray (DX) or a secondary capture of one"
         )
+    if is_own_result(dataset):
+        raise ValueError("the DICOM file is a result of c2fvl, an overlay; give the film from which it was made")
     warnings = []
     if uid == _FOR_PROCESSING or "FOR PROCESSING" in text(dataset, "PresentationIntentType"):
         warnings.append("The file is raw data of the detector (for processing); give the one for presentation.")
     body_part = text(dataset, "BodyPartExamined")
-    if body_part not in _CHEST:
+    if body_part not in CHEST_WORDS:
         warnings.append(f"BodyPartExamined is {body_part}, expected CHEST.")
     return warnings
+
+
+def is_own_result(dataset: Any) -> bool:
+    """Tell whether an object was made by this program."""
+    return (text(dataset, "Manufacturer"), text(dataset, "ManufacturerModelName")) == ("C2FVL PROJECT", "C2FVL")
 
 
 def _frame_index(layout: PixelLayout, frame: int | None) -> int:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 try:
@@ -41,6 +42,33 @@ def hold(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
+
+
+@contextlib.contextmanager
+def sole_user(folder: Path | str) -> Iterator[bool]:
+    """Yield whether no other process uses `folder` within this context, which all of them must enter.
+
+    The kernel notices the end of a process, however it ends. A file system without locks gives True.
+    """
+    if fcntl is None:
+        yield True
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield _is_locked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Lock an open entry unless another process has it locked; return whether it may be used."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 def clear_partial(folder: Path | str) -> None:

@@ -150,6 +150,26 @@ def new_folder(path: Path | str, *, replace: bool = False) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def scratch_folder(parent: Path | str) -> Iterator[Path]:
+    """Yield a new hidden folder in `parent`, readable by this user alone, that is removed with its files at the end.
+
+    What a killed process left is removed by the next call for the same `parent`.
+    """
+    parent = Path(parent)
+    make_folder(parent)
+    clear_partial(parent)
+    with _explained(parent):
+        folder, descriptor = _hidden_folder(parent)
+    try:
+        folder.chmod(0o700)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
 def check_new_folder(path: Path | str, *, replace: bool = False) -> None:
     """Raise `FileExistsError` where `new_folder` would, before the work that fills it."""
     path = Path(path)

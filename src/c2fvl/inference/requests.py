@@ -34,11 +34,18 @@ class Request:
     """The files of a CT series; `image` is then the folder that holds them, or the only one."""
     series_name: str = ""
     """The name of the results of a series."""
+    label: str = ""
+    """How records name the image; empty for its path."""
 
     @property
     def name(self) -> str:
         """Return the name of the results, below the output folder and without an ending."""
         return str(self.folder / (self.series_name or name_of(self.image)))
+
+    @property
+    def shown(self) -> str:
+        """Return how records name the image."""
+        return self.label or str(self.image)
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -113,7 +113,7 @@ def _existing(
         sentence = request.report if request.report and request.report.strip() else None
         whose = request.orientation or orientation or said.get("orientation_given")
         before = [record["image"], record["model"]["weights_sha256"], record["threshold"], record["trust"]]
-        now = [str(request.image), model.weights_sha256, model.threshold, model.trust]
+        now = [request.shown, model.weights_sha256, model.threshold, model.trust]
         before += [said.get("sentence"), said.get("orientation_given")]
         now += [sentence, whose if sentence else None]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -160,7 +160,7 @@ def _write(
         for name in reversed(file_names(request.name, predictor.model.classes)):
             (out / name).unlink(missing_ok=True)
     if job.prepared is None or job.found is None:
-        return {"image": str(request.image), "error": job.error}
+        return {"image": request.shown, "error": job.error}
     try:
         prediction = predictor.finish(job.prepared, job.found)
         made, reasons = _clinical_files(prediction, outputs, clinical)
@@ -168,11 +168,11 @@ def _write(
         if reasons and kept == ["json"]:
             raise ValueError("; ".join(reasons.values()))
         files = file_names(request.name, predictor.model.classes, kept)
-        record = {"image": str(request.image), "files": files, "left_out": reasons, **prediction.to_dict()}
+        record = {"image": request.shown, "files": files, "left_out": reasons, **prediction.to_dict()}
         record["source"]["warnings"] += remarks_on_outputs(prediction.picture, kept)
         save_prediction(prediction, out, request.name, kept, record=record, made=made)
     except ValueError as error:
-        return {"image": str(request.image), "error": str(error)}
+        return {"image": request.shown, "error": str(error)}
     return record
 
 

@@ -48,7 +48,7 @@ def volume_to_folder(predictor: Predictor, request: Request, out: Path, options:
         )  # fmt: skip
         return _save(found, request, out, options)
     except (OSError, ValueError) as error:
-        return {"image": str(request.image), "error": str(error).removeprefix(f"{request.image}: ")}
+        return {"image": request.shown, "error": str(error).removeprefix(f"{request.image}: ")}
 
 
 def slice_names(name: str, count: int) -> list[str]:
@@ -64,7 +64,7 @@ def _save(found: VolumePrediction, request: Request, out: Path, options: VolumeO
     made = _clinical(found, outputs, options.clinical)
     files = [f"{request.name}{ENDINGS[output]}" for output in made]
     slices = slice_names(request.name, len(found.mask)) if "png" in outputs else []
-    record = {"image": str(request.image), "files": [*files, *slices, f"{request.name}.json"], **found.to_dict()}
+    record = {"image": request.shown, "files": [*files, *slices, f"{request.name}.json"], **found.to_dict()}
     if options.clinical.deidentified:
         _remove_uids(record)
     if left_out:
@@ -144,9 +144,7 @@ def _existing(predictor: Predictor, request: Request, out: Path, options: Volume
         sentence = request.report if request.report and request.report.strip() else None
         whose = request.orientation or options.orientation or said.get("orientation_given")
         model_before = [record["model"]["weights_sha256"], record["threshold"], record["trust"]]
-        if model_before != [model.weights_sha256, model.threshold, model.trust] or record["image"] != str(
-            request.image
-        ):
+        if model_before != [model.weights_sha256, model.threshold, model.trust] or record["image"] != request.shown:
             return None
         same_report = [said.get("sentence"), said.get("orientation_given")] == [sentence, whose if sentence else None]
         same_outputs = set(map(_output_of, record["files"])) == _expected(options, record)
