@@ -148,19 +148,22 @@ def check_target(folder: Path, out: Path | str | None, command: str) -> None:
     """
     if out is not None:
         storage.check_new_folder(out)
+        storage.check_folder(out, what="changed copy of the model", replaced=True)
     elif folders.comes_along(folder):
         raise ValueError(
             f"{folder} comes with the package and is not changed, because it would change for everyone; "
             f"`{command} … --out FOLDER` writes a changed copy"
         )
+    else:
+        storage.check_folder(folder, what="change of the model")
 
 
 def write_changed(folder: Path, changed: Mapping[str, bytes], out: Path | str | None = None) -> Path:
     """Write files into a model folder, or a copy of it with these files to `out`; return the folder that was written.
 
-    Raises as `check_target` and `write_files` do.
+    Whether it may be changed is `check_target`'s to say. Raises `FileExistsError` and `ValueError` as `new_folder` and
+    `write_files` do.
     """
-    check_target(folder, out, "c2fvl")
     if out is None:
         write_files(folder, changed)
         return folder

@@ -10,6 +10,7 @@ from c2fvl.cli.options import (
     Commands,
     add_choice,
     add_compute,
+    add_copy,
     add_device,
     add_json,
     add_lengths,
@@ -270,6 +271,7 @@ def _card_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--text-version", default="", metavar="TEXT", help="version of the captions")
     sub.add_argument("--licence", default="", metavar="TEXT", help="licence of the images, as far as it is known")
     sub.add_argument("--replace", action="store_true", help="overwrite a README.md that c2fvl did not write")
+    add_copy(sub)
 
 
 def run_card(options: argparse.Namespace) -> int:
@@ -278,7 +280,7 @@ def run_card(options: argparse.Namespace) -> int:
 
     card = write_card(
         options.model, evaluations=options.evaluation, data=options.data, text_version=options.text_version,
-        licence=options.licence, replace=options.replace,
+        licence=options.licence, replace=options.replace, out=options.out,
     )  # fmt: skip
     say(card)
     return 0

@@ -3,6 +3,7 @@
 import argparse
 import re
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from c2fvl.messages import printable
@@ -221,6 +222,16 @@ def add_device(sub: argparse.ArgumentParser) -> None:
         "(default: auto)",
     )
     sub.add_argument("--threads", type=whole_number(1), help="CPU threads (default: one for each core that is free)")
+
+
+def add_copy(sub: argparse.ArgumentParser) -> None:
+    """Add the option of a changed copy of the model folder."""
+    sub.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="write a copy of the model folder with the result; models of the package are not changed themselves",
+    )
 
 
 def add_batch_size(sub: argparse.ArgumentParser, default: str = "auto") -> None:

@@ -11,6 +11,7 @@ from c2fvl.cli.options import (
     ROOT,
     Commands,
     add_compute,
+    add_copy,
     add_device,
     add_json,
     add_model_and_part,
@@ -150,6 +151,7 @@ def _calibrate_options(sub: argparse.ArgumentParser) -> None:
     add_text_model(sub)
     add_trust(sub)
     add_compute(sub)
+    add_copy(sub)
     add_json(sub, "the calibration")
 
 
@@ -160,7 +162,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
 
     with TerminalProgress("Calibrating", quiet=options.json) as progress:
         model = load_named_model(options, replacing=[CALIBRATION])
-        found = calibrate(model, part_of(options), compute_of(options), progress=progress)
+        found = calibrate(model, part_of(options), compute_of(options), out=options.out, progress=progress)
     if options.json:
         say_lines(json.dumps(found))
         return 0
@@ -187,6 +189,7 @@ def _fit_trust_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--keep", action="store_true", help="save the default and the curve in the model folder")
     add_device(sub)
     add_number(sub, "--batch-size", 8, "images per batch")
+    add_copy(sub)
     add_json(sub, "the curve")
 
 
@@ -199,13 +202,13 @@ def run_fit_trust(options: argparse.Namespace) -> int:
     with TerminalProgress("Measuring", quiet=options.json) as progress:
         found = fit_trust(
             load_model(options.model, device=device_of(options), replacing=[TRUST_CURVE] if options.keep else []),
-            part_of(options), keep=options.keep,
+            part_of(options), keep=options.keep, out=options.out,
             batch_size=options.batch_size, progress=progress,
         )  # fmt: skip
     if options.json:
         say_lines(json.dumps(found))
     else:
-        _print_trust(found, is_saved=options.keep)
+        _print_trust(found, is_saved=options.keep or options.out is not None)
     return 0
 
 
@@ -253,6 +256,7 @@ def _fit_ood_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--check-split", default="val", help="split on which false alarms are counted (default: %(default)s)"
     )
+    add_copy(sub)
     add_json(sub, "the result")
 
 
@@ -264,7 +268,7 @@ def run_fit_ood(options: argparse.Namespace) -> int:
 
     with TerminalProgress("Reading images", quiet=options.json) as progress:
         model = load_model(options.model, replacing=[OOD_DETECTOR])
-        found = fit_ood(model, part_of(options), check_split=options.check_split, progress=progress)
+        found = fit_ood(model, part_of(options), check_split=options.check_split, out=options.out, progress=progress)
     if options.json:
         say_lines(json.dumps(found))
         return 0

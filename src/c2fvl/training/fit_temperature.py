@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from c2fvl.checkpoints.folders import CALIBRATION, WEIGHTS
-from c2fvl.checkpoints.model_files import write_files
+from c2fvl.checkpoints.model_files import check_target, write_changed
 from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.data.part import Part
 from c2fvl.data.perturbations import text_given
@@ -31,11 +31,17 @@ _DOUBTS = {
 
 
 def calibrate(
-    model: TrainedModel, part: Part, compute: Compute = Compute(), *, progress: Progress = SILENT
+    model: TrainedModel,
+    part: Part,
+    compute: Compute = Compute(),
+    *,
+    out: Path | str | None = None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Fit to the images of a part, write `calibration.json` to the model folder and return its content.
 
-    The temperature is for images with such reports as those of the part. Raises `ValueError`, with nothing
+    `out` is a new folder for a copy of the model with the calibration; models of the package are changed only so. The
+    temperature is for images with such reports as those of the part. Raises `ValueError`, with nothing
     written, for a network of several classes and for images to which none can be fitted: without masks, with empty
     masks only, or all of them right.
     """
@@ -44,7 +50,7 @@ def calibrate(
         raise ValueError(
             f"{model.path}: the network has {classes} classes, and a temperature can be fitted for one lesion only"
         )
-    storage.check_folder(model.path, what="calibration")
+    check_target(model.path, out, "c2fvl calibrate")
     images = dataset_of(model, part)
     cases, config = images.cases, model.config
     if part.split.lower() in _DOUBTS:
@@ -78,7 +84,7 @@ def calibrate(
             "temperature": alone.temperature, **dataclasses.asdict(histogram.quality(alone)),
         },
     }  # fmt: skip
-    write_files(model.path, {CALIBRATION: storage.json_bytes(record)})
+    write_changed(model.path, {CALIBRATION: storage.json_bytes(record)}, out)
     return record
 
 

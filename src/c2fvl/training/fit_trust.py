@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from c2fvl.checkpoints.folders import SETTINGS, TRUST_CURVE
-from c2fvl.checkpoints.model_files import write_files
+from c2fvl.checkpoints.model_files import check_target, write_changed
 from c2fvl.checkpoints.trained_model import TrainedModel
 from c2fvl.config_files import to_toml
 from c2fvl.data.batches import EpochBatches, iterate_batches
@@ -48,6 +48,7 @@ def fit_trust(
     *,
     trusts: Sequence[float] = TRUSTS,
     keep: bool = False,
+    out: Path | str | None = None,
     batch_size: int = 8,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
@@ -56,7 +57,8 @@ def fit_trust(
     The default is the highest trust at which no perturbation of `WRONG` costs more than `MAX_HARM` against no report,
     averaged over the images. "held_out" says what such a choice does on other images: the default of each half of
     the patients, drawn by the seed of `part`, is scored on the other half. `keep` writes the default to the settings of
-    the model folder, and the curve beside them.
+    the model folder, and the curve beside them; `out` writes both to a copy of the folder, as models of the package
+    need it.
 
     Raises `ValueError` for a network without a trust, and for images without any readable report.
     """
@@ -67,8 +69,8 @@ def fit_trust(
     images = dataset_of(model, part.with_text("right"))
     if not images.num_readable:
         raise ValueError(f"{part.root} ({part.split}): no image has a readable report, so there is nothing to trust")
-    if keep:
-        storage.check_folder(model.path, what="trust")
+    if keep or out is not None:
+        check_target(model.path, out, "c2fvl fit-trust")
     trusts = sorted({0.0, *map(float, trusts)})
     scores = _score(model, images, trusts, seed=part.seed, batch_size=batch_size, progress=progress)
     found = _curve(images, scores, trusts) | {
@@ -79,9 +81,10 @@ def fit_trust(
             "fingerprint": fingerprint(images.cases), "masks": mask_fingerprint(images.cases),
         },
     }  # fmt: skip
-    if keep:
+    if keep or out is not None:
         chosen = model.with_trust(found["default"])
-        write_files(model.path, {TRUST_CURVE: storage.json_bytes(found), SETTINGS: to_toml(chosen.config).encode()})
+        changed = {TRUST_CURVE: storage.json_bytes(found), SETTINGS: to_toml(chosen.config).encode()}
+        write_changed(model.path, changed, out)
     return found
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from c2fvl.checkpoints.folders import CARD, TRUST_CURVE, WEIGHTS, find_model
-from c2fvl.checkpoints.model_files import REDO, ModelFiles, write_files
+from c2fvl.checkpoints.model_files import REDO, ModelFiles, check_target, write_changed
 from c2fvl.checkpoints.small_files import SmallFiles, read_small_files
 from c2fvl.config import Config
 from c2fvl.config_files import to_toml
@@ -39,17 +39,25 @@ def write_card(
     text_version: str = "",
     licence: str = "",
     replace: bool = False,
+    out: Path | str | None = None,
 ) -> Path:
     """Write the card of a run folder, model folder or named model from what lies beside it, and return its path.
 
     Evaluations and audits are those that `c2fvl evaluate` and `c2fvl audit` leave with the model, and the folders
     `evaluations`; those of other weights are left out, in words. `data`, `text_version` and `licence` say in words what
-    no file tells. Raises `FileNotFoundError` where no model or evaluation is, `ValueError` for damaged files and,
-    unless `replace`, for a README that this program did not write.
+    no file tells. `out` is a new folder for a copy of the model with the card; models of the package get one only so.
+    Raises `FileNotFoundError` where no model or evaluation is, `ValueError` for damaged files and, unless `replace`,
+    for a README that this program did not write.
     """
     folder = find_model(path)
     card = folder / CARD
-    if card.is_file() and not replace and _MADE not in card.read_text(encoding="utf-8", errors="replace"):
+    check_target(folder, out, "c2fvl card")
+    if (
+        out is None
+        and card.is_file()
+        and not replace
+        and _MADE not in card.read_text(encoding="utf-8", errors="replace")
+    ):
         raise ValueError(f"{card} was not made by this program and is not overwritten; move it, or give --replace")
     model_files = ModelFiles(folder)
     files = read_small_files(model_files, storage.checksum(model_files.need(WEIGHTS)))
@@ -80,8 +88,7 @@ def write_card(
         *_limits(summaries, left_out, has_detector=files.ood_detector is not None),
         "## Every setting", "", "```toml", *to_toml(config).strip().splitlines(), "```", "",
     ]  # fmt: skip
-    write_files(folder, {CARD: "\n".join(lines).encode()})
-    return card
+    return write_changed(folder, {CARD: "\n".join(lines).encode()}, out) / CARD
 
 
 def _read_json(file: Path) -> dict[str, Any]:
