@@ -299,6 +299,10 @@ FAULTY = {
     ),
     "other set": (mosmed(), "does not look like QaTa-COV19: expected QaTa-COV19-v2/Train Set.*found frames, masks"),
     "other names": (qata(["x1", "x2"], ["y1"]), "no image is named as in QaTa-COV19, the first is"),
+    "other set with such folders": (
+        {name.replace("sub-S", "Jun_").replace("covid_", "Jun_"): data for name, data in qata().items()},
+        "no image is named as in QaTa-COV19",
+    ),
     "empty": ({"readme.txt": b""}, "does not look like QaTa-COV19.*found readme.txt"),
 }  # fmt: skip
 
@@ -387,6 +391,8 @@ def wrong_tables(tmp_path, fault):
     train, val = partition(tmp_path)
     if fault == "contradiction":
         write_cells(val, [["Image"], *([f"mask_{name}"] for name in TRAIN[7:])])
+    elif fault == "other data":
+        return [train, val, table(tmp_path / "Val_text.xlsx", SLICES[:3])]
     elif fault == "train alone":
         return [train]
     elif fault == "two captions":
@@ -418,10 +424,11 @@ def wrong_tables(tmp_path, fault):
 
 @pytest.mark.parametrize(
     ("fault", "message"),
-    [("contradiction", f"1 images are in the tables of two splits.*{TRAIN[7]}: Train_ID.xlsx and Val_ID.xlsx"),
+    [("other data", "Val_text.xlsx: none of its 3 rows names an image of the download"),
+     ("contradiction", f"1 images are in the tables of two splits.*{TRAIN[7]}: Train_ID.xlsx and Val_ID.xlsx"),
      ("train alone", "name the train images, 8 of 10, but none names those of val; give the table of val too"),
-     ("two captions", f"have different captions of {TRAIN[2]}; choose the tables"),
-     ("two forms", "another table of train has Description; choose one form"),
+     ("two captions", f"have different captions of {TRAIN[2]}; give only one"),
+     ("two forms", "another table of train has Description; give only one form"),
      ("bad attribute", r"Val_text.xlsx: 1 rows are wrong.*row 2: .*is 7, expected 0 or 1"),
      ("row twice", "row 3: .* is there twice"), ("path", "2 rows are wrong.*leads out of its folder"),
      ("columns", "no column Image"), ("missing", "no such table"), ("empty folder", "no table in this folder")],
@@ -431,6 +438,26 @@ def test_tables_that_do_not_fit_are_refused(tmp_path, fault, message):
     with pytest.raises((ValueError, FileNotFoundError), match=f"(?s){message}"):
         prepare("qata", download, tmp_path / "out", tables=wrong_tables(tmp_path, fault))
     assert is_untouched(tmp_path)
+
+
+def test_a_table_of_a_split_that_was_not_downloaded_is_left_over(tmp_path):
+    download = put(tmp_path / "qata", without(qata(), "Test Set"))
+    found = prepare("qata", download, tmp_path / "out", tables=authors_tables(tmp_path))
+    assert found.counts == {"train": 8, "val": 2}
+    assert list(found.left_over) == ["2 of 2 rows of Test_text_for_Covid19.xlsx name no image: covid_1, covid_2"]
+
+
+def test_a_damaged_table_inside_an_archive_is_named_as_it_is_there(tmp_path):
+    path = packed(tmp_path / "archive.zip", qata() | {"tables/Train_text.csv": b"Image,Description\nf\xe9vrier,x\n"})
+    with pytest.raises(ValueError, match=r"archive.zip/tables/Train_text.csv: not a csv in UTF-8"):
+        prepare("qata", path, tmp_path / "out")
+    assert is_untouched(tmp_path)
+
+
+def test_a_subset_alone_names_the_folder_to_give(tmp_path):
+    download = put(tmp_path / "qata", qata())
+    with pytest.raises(ValueError, match=r"Train Set does not look like .*give the folder above it"):
+        prepare("qata", download / "QaTa-COV19/QaTa-COV19-v2/Train Set", tmp_path / "out")
 
 
 def test_train_alone_that_names_every_image_divides_nothing(tmp_path):

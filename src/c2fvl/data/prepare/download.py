@@ -119,6 +119,12 @@ def find_pairs(download: Download, published: PublishedSet) -> tuple[list[Pair],
     set, two files of one name, an image without mask or a mask without image. Only a test set may have no masks.
     """
     folders = _image_folders(download, published)
+    images = [image for images, _ in folders.values() for image in images]
+    if images and not any(re.match(published.names, image.stem, re.IGNORECASE) for image in images):
+        raise ValueError(
+            f"{download.path}: no image is named as in {published.title}, the first is {images[0].name}; choose the "
+            "data set that this is, or list your own images in a csv"
+        )
     bases = sorted({base for base, _ in folders})
     if not bases:
         raise ValueError(_nothing_found(download, published))
@@ -133,15 +139,10 @@ def find_pairs(download: Download, published: PublishedSet) -> tuple[list[Pair],
         if count > 1:
             shown = sorted(subset for _, subset in folders if split in _splits_of(published, subset))
             raise ValueError(f"{download.path}: the images of {split} can be in {' and in '.join(shown)}; keep one")
-    for (_, subset), (images, masks) in sorted(folders.items()):
-        found, wrong = _pairs_of(subset, _splits_of(published, subset), images, masks)
+    for (_, subset), (of_subset, masks) in sorted(folders.items()):
+        found, wrong = _pairs_of(subset, _splits_of(published, subset), of_subset, masks)
         pairs += found
         problems += wrong
-    if pairs and not any(re.match(published.names, pair.image.stem, re.IGNORECASE) for pair in pairs):
-        raise ValueError(
-            f"{download.path}: no image is named as in {published.title}, the first is {pairs[0].image.name}; choose "
-            "the data set that this is, or list your own images in a csv"
-        )
     if problems:
         rest = len(problems) - 20
         raise LinesError(
@@ -234,7 +235,9 @@ def _left_over(download: Download, pairs: list[Pair]) -> list[str]:
 def _nothing_found(download: Download, published: PublishedSet) -> str:
     top = sorted({file.name.parts[0] for file in download.files})
     inner = [file for file in download.files if file.name.suffix.lower() == ".zip"]
-    hint = f"give the archive {inner[0].name} in it" if inner and download.archive is None else "check what it is"
+    hint = "give this archive" if inner and download.archive is None else "check what it is"
+    if _plain(download.path.resolve().name) in published.subsets:
+        hint = "give the folder above it"
     if any(file.name.suffix.lower() == ".xml" for file in download.files):
         hint = "outlines in xml files must be drawn as masks first"
     return (
@@ -251,3 +254,17 @@ def aliases(pairs: list[Pair]) -> Mapping[str, Pair | None]:
         for name in dict.fromkeys((pair.image.stem.casefold(), mask.casefold())):
             found[name] = None if name in found else pair
     return found
+
+
+@contextmanager
+def shown_as(names: Mapping[Path, Path]) -> Iterator[None]:
+    """Name files in errors as the user knows them: each path of `names` becomes its other path, in this order."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        for inside, known in names.items():
+            text = text.replace(str(inside), str(known))
+        if text == str(error):
+            raise
+        raise LinesError(*text.split("\n")) from error

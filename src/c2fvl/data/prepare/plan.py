@@ -2,18 +2,18 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from c2fvl.data.cases import Case
 from c2fvl.data.file_names import group_from_name
 from c2fvl.data.folds import divide_by_patient
-from c2fvl.data.prepare.download import Download, Pair, aliases, find_pairs
+from c2fvl.data.prepare.download import Download, Pair, aliases, find_pairs, shown_as
 from c2fvl.data.prepare.published_sets import PublishedSet
 from c2fvl.data.prepare.tables import (
     AuthorsTable,
     Captions,
+    check_belong,
     find_captions,
     find_tables,
     is_table,
@@ -49,9 +49,11 @@ def make_plan(
     """
     pairs, left_over = find_pairs(download, published)
     found = _read_tables(download, tables)
+    names = _names(pairs)
+    if tables:
+        check_belong(found, pairs, names)
     if by_patient and all(len(pair.splits) == 1 for pair in pairs):
         raise ValueError(f"{download.path}: its folders divide the images already; leave out --by-patient")
-    names = _names(pairs)
     splits = splits_by_tables(pairs, names, [] if by_patient else found)
     if splits is None:
         return Plan(published, pairs, None, None, found, left_over)
@@ -86,13 +88,12 @@ def _read_tables(download: Download, given: Sequence[Path | str]) -> list[Author
             found.append(table)
         return found
     inside = [file for file in download.files if is_table(file.name.name)]
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) if download.archive else Path()
-        paths = [
-            download.to_disk(file, folder / str(number) / file.name.name) for number, file in enumerate(inside)
-        ]  # fmt: skip
-        read = [read_authors_table(path) for path in paths]
-    return [table for table in read if table is not None]
+    read = []
+    with tempfile.TemporaryDirectory() as temporary, shown_as({Path(temporary): download.path}):
+        for file in inside:
+            table = read_authors_table(download.to_disk(file, Path(temporary) / file.name))
+            read += [] if table is None else [replace(table, path=download.path / file.name)]
+    return read
 
 
 def divided(plan: Plan, files: list[tuple[Path, Path | None]], *, seed: int, workers: int, progress: Progress) -> Plan:

@@ -9,7 +9,7 @@ from typing import Any
 
 from c2fvl.data.cases import SPLITS
 from c2fvl.data.check.summary import CheckSummary
-from c2fvl.data.prepare.download import Download, open_download
+from c2fvl.data.prepare.download import Download, open_download, shown_as
 from c2fvl.data.prepare.plan import Plan, divided, make_plan, with_captions
 from c2fvl.data.prepare.published_sets import PUBLISHED_SETS
 from c2fvl.data.prepare.write import (
@@ -17,7 +17,6 @@ from c2fvl.data.prepare.write import (
     checked,
     on_disk,
     place,
-    shown_as,
     words_of_links,
     write_captions,
 )

@@ -142,6 +142,20 @@ class Captions:
     """Index of a pair → cells of its caption."""
 
 
+def check_belong(
+    tables: Sequence[AuthorsTable], pairs: Sequence[Pair], names: Mapping[str, Mapping[str, Pair | None]]
+) -> None:
+    """Raise `ValueError` for a table of which no row names an image, unless the download lacks its split as a whole."""
+    there = {split for pair in pairs for split in pair.splits}
+    for table in tables:
+        lacking = bool(table.splits) and there.isdisjoint(table.splits)
+        if not lacking and not any(name in of_subset for of_subset in names.values() for name in table.rows):
+            raise ValueError(
+                f"{table.path}: none of its {len(table.rows)} rows names an image of the download; it is a table of "
+                "other data, leave it out"
+            )
+
+
 def splits_by_tables(
     pairs: Sequence[Pair], names: Mapping[str, Mapping[str, Pair | None]], tables: Sequence[AuthorsTable]
 ) -> dict[int, str] | None:
@@ -230,13 +244,13 @@ def find_captions(
                 if cells.setdefault(index, caption) != caption:
                     raise ValueError(
                         f"{source[index].path} and {table.path} have different captions of {pairs[index].image.stem}; "
-                        "choose the tables with --captions"
+                        "give only one of them with --captions"
                     )
                 source.setdefault(index, table)
                 if columns.setdefault(splits[index], table.columns) != table.columns:
                     raise ValueError(
                         f"{table.path}: its columns are {', '.join(table.columns)}, but another table of "
-                        f"{splits[index]} has {', '.join(columns[splits[index]])}; choose one form with --captions"
+                        f"{splits[index]} has {', '.join(columns[splits[index]])}; give only one form with --captions"
                     )
         if strangers:
             left_over.append(

@@ -1,8 +1,7 @@
 """Write what a plan says into a folder that is being filled, and check it there."""
 
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,17 +161,3 @@ def _mask_name(plan: Plan, pair: Pair) -> str:
     """Return the name that a mask gets, with the ending that it has."""
     suffix = ".png" if pair.mask is None else pair.mask.suffix
     return plan.published.mask_name.format(name=pair.image.stem) + suffix
-
-
-@contextmanager
-def shown_as(names: Mapping[Path, Path]) -> Iterator[None]:
-    """Name files in errors as the user knows them: each path of `names` becomes its other path, in this order."""
-    try:
-        yield
-    except ValueError as error:
-        text = str(error)
-        for inside, known in names.items():
-            text = text.replace(str(inside), str(known))
-        if text == str(error):
-            raise
-        raise LinesError(*text.split("\n")) from error
