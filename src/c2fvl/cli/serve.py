@@ -59,6 +59,11 @@ def _serve_options(sub: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="another web page that may ask, as https://name:port; may be repeated",
     )
+    sub.add_argument(
+        "--monai-label",
+        action="store_true",
+        help="answer the MONAI Label protocol too, by which 3D Slicer asks for segmentations",
+    )
 
 
 def run_serve(options: argparse.Namespace) -> int:
@@ -80,7 +85,7 @@ def run_serve(options: argparse.Namespace) -> int:
     token = new_token() if made else None if options.token_file is None else read_token(options.token_file)
     settings = ServerSettings(
         options.host, options.port, token, tuple(options.allow_host), tuple(options.allow_origin),
-        Limits(queue=options.queue),
+        Limits(queue=options.queue), options.monai_label,
     )  # fmt: skip
     listening = bind(settings)
     with listening:
@@ -89,6 +94,8 @@ def run_serve(options: argparse.Namespace) -> int:
 
         def started() -> None:
             say(f"{PROGRAM}: the page is at {address}. Research use, not for diagnosis. Ctrl-C stops the server.")
+            if options.monai_label:
+                say(f"{PROGRAM}: server address of the MONAI Label extension of 3D Slicer: {address.rstrip('/')}")
             if made:
                 say(f"{PROGRAM}: token, shown once: {token}")
             if needs_token(options.host) and certificate is None:

@@ -73,10 +73,10 @@ class _Head:
         return max(self.grid.shape[2:], default=1) > 1
 
 
-def is_volume(path: Path | str) -> bool:
-    """Tell whether a NIfTI file holds a volume; False for a single image and a header that cannot be used."""
+def is_volume(source: Path | str | bytes) -> bool:
+    """Tell whether a NIfTI file, or the content of one, holds a volume; False for a header that cannot be used."""
     try:
-        with _opened(Path(path)) as file:
+        with _opened(source) as file:
             return _read_head(file).is_volume
     except (OSError, ValueError):
         return False

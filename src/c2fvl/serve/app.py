@@ -5,12 +5,7 @@ answered 503; up to `Limits.prepared` images are decoded, computed in batches by
 the form that was asked for. A client that goes away gives its place back at once.
 """
 
-import asyncio
-import contextlib
-import functools
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,99 +14,19 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from c2fvl.files.read_picture import read_picture
-from c2fvl.inference.prediction import Prepared
-from c2fvl.inference.predictor import Predictor
-from c2fvl.serve.answers import FORMS, Answer, Done
+from c2fvl.serve.answers import FORMS
 from c2fvl.serve.examples import EXAMPLES, example_image
-from c2fvl.serve.forms import (
-    HeldBytes,
-    PredictForm,
-    checked_orientation,
-    checked_report,
-    read_json,
-    read_predict_form,
-)
+from c2fvl.serve.forms import checked_orientation, checked_report, read_json, read_predict_form
 from c2fvl.serve.guards import Guards
-from c2fvl.serve.metrics import PREDICT, Metrics
-from c2fvl.serve.networks import NetworkThread, ServedModels
+from c2fvl.serve.metrics import PREDICT
+from c2fvl.serve.monai_label import MONAI_LABEL_ROUTES
+from c2fvl.serve.networks import ServedModels
 from c2fvl.serve.openapi import openapi
 from c2fvl.serve.page_file import read_page
 from c2fvl.serve.problems import ProblemError
 from c2fvl.serve.readings import reading_of, sentence_from_zones
-from c2fvl.serve.settings import Limits, ServerSettings
-
-_T = TypeVar("_T")
-_POOL_THREADS = 2
-
-
-class Queue:
-    """The places of requests that wait or are computed."""
-
-    def __init__(self, places: int) -> None:
-        self.places, self.taken = places, 0
-
-    @contextlib.contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold a place within this context; raises `ProblemError` 503 where none is free."""
-        if self.taken >= self.places:
-            raise ProblemError(503, f"{self.taken} requests wait already. Try again soon.", retry_after=1)
-        self.taken += 1
-        try:
-            yield
-        finally:
-            self.taken -= 1
-
-
-class Service:
-    """What the routes share: the models, the network's thread, the queue and the counters."""
-
-    def __init__(self, models: ServedModels, limits: Limits) -> None:
-        self.models, self.limits = models, limits
-        self.network = NetworkThread(limits.prepared)
-        self.queue = Queue(limits.queue)
-        self.held = HeldBytes(limits.held_bytes)
-        self.metrics = Metrics(tuple(path for path, _, _ in _ROUTES))
-        self.pool = ThreadPoolExecutor(_POOL_THREADS, "c2fvl-images")
-        self._prepared = asyncio.Semaphore(limits.prepared)
-
-    async def predict(self, form: PredictForm, wanted: str) -> Answer:
-        """Return the answer to a request that has a place."""
-        model = self.models.find(form.model)
-        predictor = model.predictor(trust=form.trust, threshold=form.threshold)
-        async with self._prepared:
-            prepared = await self._in_pool(functools.partial(_prepare, predictor, form, self.limits))
-            computed = await self.network.compute(model, prepared)
-
-            def finish() -> Answer:
-                done = Done(predictor.finish(prepared, computed), computed, model.name, self.limits.view_side)
-                return FORMS[wanted](done)
-
-            return await self._in_pool(finish)
-
-    async def _in_pool(self, work: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self.pool, work)
-
-    @contextlib.asynccontextmanager
-    async def running(self, app: Starlette) -> AsyncIterator[None]:
-        """Compute within this context."""
-        self.network.start()
-        try:
-            yield
-        finally:
-            self.network.stop()
-            self.pool.shutdown(cancel_futures=True)
-
-
-def _prepare(predictor: Predictor, form: PredictForm, limits: Limits) -> Prepared:
-    """Decode the image and read the report; what cannot be read is the client's error."""
-    try:
-        picture = read_picture(form.image, max_pixels=limits.pixels)
-        return predictor.prepare(picture, form.report, orientation=form.orientation)
-    except ValueError as error:
-        raise ProblemError(422, str(error)) from error
-    except (RecursionError, MemoryError) as error:
-        raise ProblemError(422, "The image is nested too deeply or too large to be read.", field="image") from error
+from c2fvl.serve.service import Service, while_connected
+from c2fvl.serve.settings import ServerSettings
 
 
 async def _predict(request: Request) -> Response:
@@ -122,33 +37,11 @@ async def _predict(request: Request) -> Response:
     with service.held.of_a_request() as counter:
         form = await read_predict_form(request, counter, service.limits)
         with service.queue.place():
-            answer = await _while_connected(request, service.predict(form, wanted), service.limits.answer_seconds)
+            answer = await while_connected(request, service.predict(form, FORMS[wanted]), service.limits.answer_seconds)
     headers = (
         {} if wanted in ("json", "view") else {"Content-Disposition": f'attachment; filename="{answer.file_name}"'}
     )
     return Response(answer.content, headers=headers, media_type=answer.media_type)
-
-
-async def _while_connected(request: Request, work: Any, seconds: float) -> Answer:
-    """Return the result of the work, or end it because the client has gone or the time is up."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_left(request))
-    try:
-        await asyncio.wait({working, leaving}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        if leaving.done():
-            raise ClientDisconnect
-        raise ProblemError(504, f"The answer took more than {seconds:.0f} s.", retry_after=5)
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _read(request: Request) -> Response:
@@ -263,10 +156,13 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 def build_app(models: ServedModels, settings: ServerSettings) -> ASGIApp:
     """Return the server as an ASGI application."""
-    service = Service(models, settings.limits)
+    service = Service(models, settings.limits, tuple(path for path, _, _ in _ROUTES))
     page, policy = read_page()
     app = Starlette(
-        routes=[Route(path, endpoint, methods=[method]) for path, method, endpoint in _ROUTES],
+        routes=[
+            *(Route(path, endpoint, methods=[method]) for path, method, endpoint in _ROUTES),
+            *(MONAI_LABEL_ROUTES if settings.monai_label else ()),
+        ],
         exception_handlers={
             ProblemError: _problem,
             HTTPException: _problem,
@@ -275,5 +171,5 @@ def build_app(models: ServedModels, settings: ServerSettings) -> ASGIApp:
         },
         lifespan=service.running,
     )
-    app.state.service, app.state.page = service, page
+    app.state.service, app.state.page, app.state.token = service, page, settings.token
     return Guards(app, settings, policy, service.metrics.count)

@@ -5,7 +5,7 @@ Names of uploaded files are never used.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,28 +75,51 @@ class Counter:
 
 async def read_predict_form(request: Request, counter: Counter, limits: Limits) -> PredictForm:
     """Return the checked fields of a request to predict; raises `ProblemError` for what cannot be taken."""
+    bounds = FormBounds(limits.body_bytes, limits.fields, limits.field_bytes, limits.upload_seconds)
+    async with form_of(request, counter, bounds, "Send the image in the field `image`.") as items:
+        return await _checked(items, limits)
+
+
+@dataclass(frozen=True)
+class FormBounds:
+    """What a form may hold beside its one file, and how long it may take; every number is a maximum."""
+
+    body_bytes: int
+    fields: int
+    field_bytes: int
+    seconds: float
+
+
+@contextlib.asynccontextmanager
+async def form_of(
+    request: Request, counter: Counter, bounds: FormBounds, advice: str
+) -> AsyncIterator[list[tuple[str, Any]]]:
+    """Give the fields of a form within this context, in which its file is kept in memory.
+
+    Raises `ProblemError` for a body that is no form or not within `bounds`, with `advice` on what to send.
+    """
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        raise ProblemError(415, "Send the image as multipart/form-data, in the field `image`.", field="image")
+        raise ProblemError(415, f"The body is no multipart/form-data. {advice}")
     parser = MultiPartParser(
         request.headers,
-        counter.counted(request.stream(), limits.body_bytes),
+        counter.counted(request.stream(), bounds.body_bytes),
         max_files=1,
-        max_fields=limits.fields,
-        max_part_size=limits.field_bytes,
+        max_fields=bounds.fields,
+        max_part_size=bounds.field_bytes,
     )
-    parser.spool_max_size = 2 * limits.body_bytes  # no upload is ever written to the disk
+    parser.spool_max_size = 2 * bounds.body_bytes  # no upload is ever written to the disk
     try:
-        async with asyncio.timeout(limits.upload_seconds):
+        async with asyncio.timeout(bounds.seconds):
             form = await parser.parse()
     except TimeoutError:
-        raise _too_slow(limits) from None
+        raise _too_slow(bounds.seconds) from None
     except MultiPartException as error:
-        raise ProblemError(400, f"The form cannot be read: {error.message}") from error
+        raise ProblemError(400, f"The form cannot be read: {error.message} {advice}") from error
     async with contextlib.AsyncExitStack() as stack:
         for value in form.values():
             if isinstance(value, UploadFile):
                 stack.push_async_callback(value.close)
-        return await _checked(form.multi_items(), limits)
+        yield form.multi_items()
 
 
 async def _checked(items: list[tuple[str, Any]], limits: Limits) -> PredictForm:
@@ -118,8 +141,8 @@ async def _checked(items: list[tuple[str, Any]], limits: Limits) -> PredictForm:
         image,
         checked_report(texts.get("report"), limits),
         checked_orientation(texts.get("orientation")),
-        _fraction("trust", texts.get("trust")),
-        _fraction("threshold", texts.get("threshold")),
+        checked_fraction("trust", texts.get("trust")),
+        checked_fraction("threshold", texts.get("threshold")),
         texts.get("model") or None,
     )
 
@@ -148,7 +171,8 @@ def checked_orientation(orientation: Any) -> str | None:
     return str(orientation)
 
 
-def _fraction(name: str, text: str | None) -> float | None:
+def checked_fraction(name: str, text: str | None) -> float | None:
+    """Return a trust or a threshold, None if nothing is said."""
     if text is None or not text.strip():
         return None
     try:
@@ -163,21 +187,31 @@ def _fraction(name: str, text: str | None) -> float | None:
 
 async def read_json(request: Request, counter: Counter, limits: Limits) -> dict[str, Any]:
     """Return the JSON object of a request; raises `ProblemError` for a body that is none."""
+    return parsed_json(await read_body(request, counter, limits), "The body")
+
+
+async def read_body(request: Request, counter: Counter, limits: Limits) -> bytes:
+    """Return a short body. Raises `ProblemError` for one that is longer than `limits.json_bytes` or comes slowly."""
     chunks = []
     try:
         async with asyncio.timeout(limits.upload_seconds):
             async for chunk in counter.counted(request.stream(), limits.json_bytes):
                 chunks.append(chunk)
     except TimeoutError:
-        raise _too_slow(limits) from None
+        raise _too_slow(limits.upload_seconds) from None
+    return b"".join(chunks)
+
+
+def parsed_json(content: str | bytes, what: str) -> dict[str, Any]:
+    """Return a JSON object; raises `ProblemError` 400 for a content that is none, and calls it `what`."""
     try:
-        found = parse_json(b"".join(chunks).decode("utf-8"))
+        found = parse_json(content.decode("utf-8") if isinstance(content, bytes) else content)
     except (ValueError, RecursionError) as error:
-        raise ProblemError(400, "The body is no JSON object in UTF-8.") from error
+        raise ProblemError(400, f"{what} is no JSON object in UTF-8.") from error
     if not isinstance(found, dict):
-        raise ProblemError(400, "The body is JSON, but no object.")
+        raise ProblemError(400, f"{what} is JSON, but no object.")
     return found
 
 
-def _too_slow(limits: Limits) -> ProblemError:
-    return ProblemError(408, f"The request took more than {limits.upload_seconds:.0f} s to arrive.")
+def _too_slow(seconds: float) -> ProblemError:
+    return ProblemError(408, f"The request took more than {seconds:.0f} s to arrive.")

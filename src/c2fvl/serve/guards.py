@@ -24,6 +24,10 @@ MARK = "X-C2FVL"
 """A header that every request must have that is no GET; a page of another origin cannot send it unasked."""
 OPEN_PATHS = ("/", "/api/v1/health", "/api/v1/ready")
 """Answered without a token: the page holds no data."""
+MONAI_LABEL_OPEN_PATHS = ("/auth/", "/auth/token")
+"""Of the MONAI Label protocol: here clients ask whether a token is demanded, and log in."""
+_MONAI_LABEL = ("/info/", "/session/", "/infer/", "/datastore/", "/activelearning/", "/train/", "/auth/")
+"""How the paths of that protocol begin. Its clients send no header `X-C2FVL`; a browser tells the origin of a page."""
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -96,10 +100,11 @@ class Guards:
             is_foreign = self._check_origin(headers)
             if scope["method"] == "OPTIONS" and is_foreign:
                 return Response(status_code=204, headers=_PREFLIGHT)
-            if scope["method"] not in ("GET", "HEAD") and MARK not in headers:
+            is_monai_label = self.settings.monai_label and scope["path"].startswith(_MONAI_LABEL)
+            if scope["method"] not in ("GET", "HEAD") and MARK not in headers and not is_monai_label:
                 raise ProblemError(403, f"The request has no header {MARK}. Send it with any value, such as 1.")
             self._check_token(scope["path"], headers)
-            self._check_length(headers)
+            self._check_length(headers, is_counted_later=is_monai_label)
         except ProblemError as problem:
             return problem.response()
         return None
@@ -123,15 +128,17 @@ class Guards:
     def _check_token(self, path: str, headers: Headers) -> None:
         if self.settings.token is None or path in OPEN_PATHS:
             return
+        if self.settings.monai_label and path in MONAI_LABEL_OPEN_PATHS:
+            return
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), self.settings.token.encode()):
             raise ProblemError(401, "This server demands its token. Send the header: Authorization: Bearer TOKEN.")
 
-    def _check_length(self, headers: Headers) -> None:
+    def _check_length(self, headers: Headers, *, is_counted_later: bool) -> None:
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
             raise ProblemError(400, "The Content-Length is no number.")
-        if int(length) > self.settings.limits.body_bytes:
+        if not is_counted_later and int(length) > self.settings.limits.body_bytes:
             raise too_large(self.settings.limits.body_bytes)
 
 

@@ -1,9 +1,11 @@
 """The loaded models of a server, and the one thread that runs their networks on batches of what waits. No torch."""
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,8 +88,7 @@ class ServedModels:
 class _Job:
     model: ServedModel
     prepared: Prepared
-    future: "asyncio.Future[Computed]"
-    loop: asyncio.AbstractEventLoop
+    future: "Future[Computed]"
 
 
 class NetworkThread:
@@ -96,6 +97,7 @@ class NetworkThread:
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
         self.num_batches = self.num_images = 0
+        self._is_stopped = False
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="c2fvl-network", daemon=True)
 
@@ -105,8 +107,13 @@ class NetworkThread:
 
     def stop(self) -> None:
         """Finish what waits, then end the thread."""
+        self._is_stopped = True
         self._jobs.put(None)
         self._thread.join(timeout=30)
+        with contextlib.suppress(queue.Empty):
+            while True:  # what came too late is told so
+                if (late := self._jobs.get_nowait()) is not None:
+                    late.future.cancel()
 
     @property
     def is_alive(self) -> bool:
@@ -115,16 +122,21 @@ class NetworkThread:
 
     async def compute(self, model: ServedModel, prepared: Prepared) -> Computed:
         """Return what the network of a model makes of one image."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Computed] = loop.create_future()
-        self._jobs.put(_Job(model, prepared, future, loop))
-        return await future
+        return await asyncio.wrap_future(self.submit(model, prepared))
+
+    def submit(self, model: ServedModel, prepared: Prepared) -> "Future[Computed]":
+        """Return what the network of a model will make of one image; for threads other than the one that answers."""
+        job = _Job(model, prepared, Future())
+        self._jobs.put(job)
+        if self._is_stopped and not self.is_alive:
+            job.future.cancel()
+        return job.future
 
     def _run(self) -> None:
         is_last = False
         while not is_last:
             jobs, is_last = self._waiting()
-            wanted = [job for job in jobs if not job.future.cancelled()]
+            wanted = [job for job in jobs if job.future.set_running_or_notify_cancel()]
             for model in {job.model.name: job.model for job in wanted}.values():
                 self._compute([job for job in wanted if job.model is model])
 
@@ -147,19 +159,9 @@ class NetworkThread:
             found = jobs[0].model.plain.run([job.prepared for job in jobs])
         except Exception as error:  # every waiting request is told, and the thread goes on
             for job in jobs:
-                job.loop.call_soon_threadsafe(_fail, job.future, error)
+                job.future.set_exception(error)
             return
         self.num_batches += 1
         self.num_images += len(jobs)
         for job, computed in zip(jobs, found, strict=True):
-            job.loop.call_soon_threadsafe(_finish, job.future, computed)
-
-
-def _finish(future: "asyncio.Future[Computed]", computed: Computed) -> None:
-    if not future.done():
-        future.set_result(computed)
-
-
-def _fail(future: "asyncio.Future[Computed]", error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
+            job.future.set_result(computed)

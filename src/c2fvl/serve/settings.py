@@ -27,6 +27,17 @@ class Limits:
     answer_seconds: float = 120.0
     view_side: int = 1024
     """Pixels of the longer side of what the page shows."""
+    volume_bytes: int = 250 * MEGABYTE
+    """Of an image that a client of the MONAI Label protocol sends: a CT volume, compressed."""
+    params_bytes: int = 64_000
+    sessions: int = 16
+    """Images that are kept for these clients; the oldest is dropped for a new one."""
+    session_bytes: int = 600 * MEGABYTE
+    session_seconds: float = 3600.0
+    """After its last use an image is dropped."""
+    volume_upload_seconds: float = 300.0
+    volume_seconds: float = 900.0
+    """For the answer to a volume, waiting included."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,8 @@ class ServerSettings:
     allowed_origins: tuple[str, ...] = ()
     """Other pages that may ask, as `https://name:port`."""
     limits: Limits = Limits()
+    monai_label: bool = False
+    """Whether the MONAI Label protocol is answered too."""
 
     def hosts(self) -> frozenset[str]:
         """Return the names that the Host header of a request may have, without ports."""

@@ -59,7 +59,7 @@ def clinical_files(
             )
         )  # fmt: skip
     if "nifti" in outputs or "nrrd" in outputs:
-        mask, grid = _in_grid(prediction)
+        mask, grid = in_grid(prediction)
         found |= {name: write(mask, grid) for name, write in _GRIDDED.items() if name in outputs}
     return found
 
@@ -84,7 +84,7 @@ _TOGETHER = (("seg", "measurements"), ("sc",), ("sr",), ("nifti",), ("nrrd",))
 _GRIDDED = {"nifti": nifti, "nrrd": nrrd}
 
 
-def _in_grid(prediction: Prediction) -> tuple[np.ndarray, Grid]:
+def in_grid(prediction: Prediction) -> tuple[np.ndarray, Grid]:
     """Return the mask and its place in space; NIfTI stores an image (H, W) as (W, H)."""
     picture = prediction.picture
     if picture.grid is not None:
