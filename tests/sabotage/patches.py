@@ -24,6 +24,7 @@ _LOOP = "training/test_loop.py::"
 _PREDICTOR = "inference/test_predictor.py::"
 _OUTPUTS = "inference/outputs/"
 _NIFTI, _SERIES, _VOLUMES = "files/test_nifti.py::", "files/test_ct_series.py::", "inference/test_volumes.py::"
+_MONAI_LABEL = "serve/test_monai_label.py::"
 
 PATCHES = (
     # files
@@ -238,12 +239,24 @@ PATCHES = (
           "serve/test_safety.py::test_another_page_is_refused"),
     Patch("serve/guards.py", "if len(values) != 1 or host_name(values[0]) not in self.hosts:",
           "if not values:", "serve/test_safety.py::test_another_host_is_refused"),
-    Patch("serve/forms.py", "    parser.spool_max_size = 2 * limits.body_bytes", "    pass",
+    Patch("serve/forms.py", "    parser.spool_max_size = 2 * bounds.body_bytes", "    pass",
           "serve/test_safety.py::test_an_upload_never_touches_the_disk"),
     Patch("serve/networks.py", "zip(jobs, found, strict=True)", "zip(jobs, found[::-1], strict=True)",
           "serve/test_rest.py::test_many_requests_at_once_get_each_its_own_result"),
     Patch("serve/answers.py", "mask = _resized(prediction.upright_mask,", "mask = _resized(prediction.mask,",
           "serve/test_rest.py::test_a_mirrored_film_is_shown_upright_and_saved_as_it_lies"),
+    Patch("serve/guards.py", "path in MONAI_LABEL_OPEN_PATHS", 'path.startswith("/auth/")',
+          f"{_MONAI_LABEL}test_a_token_is_asked_for_by_the_protocol_s_own_log_in"),
+    Patch("serve/sessions.py", "self._sessions.pop(min(", "self._sessions.pop(max(",
+          f"{_MONAI_LABEL}test_sessions_expire_after_their_last_use_and_make_room"),
+    Patch("serve/monai_label.py", "while not is_over and left > 0:", "while not is_over and left < 0:",
+          f"{_MONAI_LABEL}test_more_than_the_limits_is_refused_in_words"),
+    Patch("serve/monai_label.py", "found.mask_in_file.reshape(grid.shape)", "found.mask.reshape(grid.shape)",
+          f"{_MONAI_LABEL}test_a_volume_comes_back_in_its_own_geometry"),
+    Patch("serve/monai_label_params.py", "if self.report and self.orientation is None", "if not self.report",
+          f"{_MONAI_LABEL}test_the_side_of_a_film_is_asked_where_a_report_needs_it"),
+    Patch("serve/volumes.py", "if self._stopping.is_set() or not self.is_wanted:", "if self._stopping.is_set():",
+          f"{_MONAI_LABEL}test_a_client_that_goes_away_ends_its_volume"),
     # dicomweb
     Patch("dicomweb/archive.py", 'if str(value(header, name) or "") != uid:', "if value(header, name) is None:",
           "dicomweb/test_connection.py::test_an_object_that_was_not_asked_for_is_refused"),

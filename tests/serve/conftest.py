@@ -60,6 +60,12 @@ def running(models, settings, certificate=None):
 
 
 @pytest.fixture(scope="package")
+def start():
+    """Return the context in which a server runs, for fixtures that live longer than a test."""
+    return running
+
+
+@pytest.fixture(scope="package")
 def server(engine):
     """A server with the default limits."""
     with running(ServedModels([ServedModel("small", engine)]), ServerSettings(port=0)) as found:

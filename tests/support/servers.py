@@ -35,10 +35,11 @@ class Gate:
         for name in ("config", "path", "metrics", "calibration", "ood_detector", "batch_size"):
             setattr(self, name, getattr(engine, name))
         self.engine = engine
-        self.opened = threading.Event()
+        self.opened, self.reached = threading.Event(), threading.Event()
         self.sizes = []
 
     def compute(self, images, text):
+        self.reached.set()
         assert self.opened.wait(60)
         self.sizes.append(len(images))
         return self.engine.compute(images, text)

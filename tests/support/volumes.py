@@ -6,10 +6,31 @@ import numpy as np
 from pydicom.dataset import FileDataset
 from support.dicom import film
 
+from c2fvl.config import Config, DataConfig, ModelConfig
+from c2fvl.inference.engine import Computed
+
 CT = "1.2.840.10008.5.1.4.1.1.2"
 STUDY, FRAME = "1.2.3.1", "1.2.3.2"
 SPACING = (2.0, 0.8, 0.7)
 """Between slices, rows and columns, in mm."""
+WINDOW = (-285.0, 1530.0)
+LESION_HU = (-300, -100)
+
+
+class Bright:
+    """An engine that finds the values of the lesion of `chest`, and remembers what it was given."""
+
+    path, metrics, calibration, ood_detector, batch_size = Path("bright"), {}, None, None, 4
+
+    def __init__(self, size=64, **data):
+        data = {"image_size": size, "text": "findings", "ct_window": "-285,1530"} | data
+        self.config = Config(preset="tiny", data=DataConfig(**data), model=ModelConfig("filmfirst"))
+        self.texts = []
+
+    def compute(self, images, text):
+        self.texts += list(text)
+        low, high = ((value - WINDOW[0]) / WINDOW[1] + 0.5 for value in LESION_HU)
+        return Computed(((images[:, 0] > low) & (images[:, 0] < high)).astype(np.float32))
 
 
 def chest(num_slices: int = 6, rows: int = 48, columns: int = 56) -> np.ndarray:

@@ -159,7 +159,7 @@ def check_is_used(given: Given, used: Report | None) -> None:
     if given.report is not None and used is None:
         raise ProblemError(
             422,
-            "Of a report on a volume only the side and 'no infection' are used, and this one says neither. Change it, "
-            "or leave it empty.",
+            "Of a report on a volume it is used that one lung is free, that both are ill, or that none is. This report "
+            "says nothing of that. Add such a sentence, as 'The right lung is clear.', or leave the report empty.",
             field="report",
         )
