@@ -17,7 +17,7 @@ def say_lines(text: str) -> None:
         say(line)
 
 
-def say_error(program: str, error: BaseException) -> None:
+def say_error(program: str, error: BaseException | str) -> None:
     """Print an error as one line, or a `LinesError` as its lines."""
     first, *others = error.lines if isinstance(error, LinesError) else (str(error),)
     say(f"{program}: {first}", error=True)
