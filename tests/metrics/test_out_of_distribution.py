@@ -101,3 +101,22 @@ def test_an_exported_network_knows_its_images_too(root, known, tiny_run, tmp_pat
     found = Predictor(tmp_path / "network.onnx")
     assert found(image).ood.kind == pytest.approx(known.score(image).kind, abs=1e-4)
     assert found(1 - image).ood.reasons
+
+
+@pytest.mark.parametrize("name", ["small", "ct_small"])
+@pytest.mark.parametrize("shape", [(512, 512), (512, 512, 3), (1024, 700)])
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_is_flagged_and_gets_no_estimated_dice(name, shape, seed):
+    noise = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    found = Predictor(name, device="cpu", force_view=True)(noise)
+    assert "its contrast lies in single pixels, as in noise" in found.ood.reasons
+    assert found.estimated_dice is None
+    assert found.to_dict()["estimated_dice"] is None
+
+
+def test_an_image_with_some_noise_is_not_noise(root, known):
+    images = sorted((root / "Train_Folder" / "img").iterdir())[:5]
+    for file in images:
+        image = read_image(file).astype(np.float32)
+        grainy = np.clip(image + np.random.default_rng(0).normal(0, 0.08, image.shape), 0, 1).astype(np.float32)
+        assert not [reason for reason in known.score(grainy).reasons if "noise" in reason]

@@ -99,7 +99,8 @@ class Prediction:
     @property
     def estimated_dice(self) -> float | None:
         """Return the Dice of the mask as estimated from its probabilities; None for several classes."""
-        return estimated_dice(self.probability, self.mask) if self.probability.ndim == 2 else None
+        is_strange = self.ood is not None and bool(self.ood.reasons)
+        return None if is_strange or self.probability.ndim != 2 else estimated_dice(self.probability, self.mask)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record of the prediction, as `c2fvl predict` writes it: plain values for JSON."""

@@ -4,7 +4,7 @@ Every image is averaged to a thumbnail of 16 × 16 pixels with mean 0 and standa
 `kind`, its distance from the training images along their principal axes (a Mahalanobis distance) and across them; and
 `pose`, a least-squares discrimination of the training images from the same images flipped, turned by a quarter, or with
 black and white exchanged. Images beyond the limits, which few training images are, and images without contrast are
-flagged. The scores say nothing about diseases.
+flagged, and so is noise, of which nothing remains in a thumbnail. The scores say nothing about diseases.
 """
 
 from dataclasses import dataclass, field, replace
@@ -22,6 +22,8 @@ SIDE = 16
 NUM_AXES, NUM_KIND_AXES = 48, 32
 MIN_CONTRAST = 0.01
 """An image whose brightness, from 0 to 1, has a smaller standard deviation is blank."""
+MIN_COARSE = 0.4
+"""Of noise, less of the standard deviation remains in the thumbnail; of films and CT slices 0.57 and more remains."""
 FRACTION_BEYOND = 0.005
 """The fraction of the training images beyond each limit."""
 MIN_IMAGES = 4 * NUM_AXES
@@ -112,7 +114,10 @@ class OodDetector:
         """Return the scores of an image (H, W) or (H, W, 3) in [0, 1]."""
         if image.std() < MIN_CONTRAST:
             return OodScore(0.0, 0.0, ("it is blank: its brightness hardly varies",))
-        return self.score_thumbnail(thumbnail(image))
+        found = self.score_thumbnail(thumbnail(image))
+        if _coarse_contrast(image) < MIN_COARSE:
+            return replace(found, reasons=(*found.reasons, "its contrast lies in single pixels, as in noise"))
+        return found
 
     def score_thumbnail(self, values: Floats) -> OodScore:
         """Return the scores of a thumbnail (256,)."""
@@ -157,10 +162,23 @@ class OodDetector:
 
 def thumbnail(image: np.ndarray) -> Floats:
     """Return an image (H, W) or (H, W, 3) as a thumbnail (256,) with mean 0 and standard deviation 1."""
-    grey = image if image.ndim == 2 else image.mean(axis=2)
-    small = cv2.resize(grey.astype(np.float32, copy=False), (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel()
+    small = _small(_grey(image))
     centred = small.astype(np.float64) - small.mean()
     return np.asarray(centred / max(float(centred.std()), _SMOOTHING))
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    return (image if image.ndim == 2 else image.mean(axis=2)).astype(np.float32, copy=False)
+
+
+def _small(grey: np.ndarray) -> np.ndarray:
+    return np.asarray(cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)).ravel()
+
+
+def _coarse_contrast(image: np.ndarray) -> float:
+    """Return the fraction of the standard deviation of an image that remains in its thumbnail."""
+    grey = _grey(image)
+    return float(_small(grey).std() / max(float(grey.std()), 1e-9))
 
 
 def fraction_flagged(detector: OodDetector, thumbnails: Floats) -> dict[str, float]:
