@@ -409,7 +409,9 @@ def wrong_tables(tmp_path, fault):
         write_cells(tmp_path / "Val_text.xlsx", [["Image", *ATTRIBUTES], [TRAIN[8], 1, 2, 7, 0, 0, 0, 0, 1]])
         return [train, val, tmp_path / "Val_text.xlsx"]
     elif fault == "row twice":
-        write_cells(val, [["Image"], [f"mask_{TRAIN[8]}"], [f"mask_{TRAIN[8]}.png"]])
+        rows = [[TRAIN[8], SENTENCE], [f"{TRAIN[8]}.png", "No pulmonary infection, zero infected areas."]]
+        write_cells(tmp_path / "Val_text.xlsx", [["Image", "Description"], *rows])
+        return [train, val, tmp_path / "Val_text.xlsx"]
     elif fault == "path":
         write_cells(val, [["Image"], ["../mask_x.png"], ["C:\\mask_y.png"]])
     elif fault == "columns":
@@ -430,7 +432,8 @@ def wrong_tables(tmp_path, fault):
      ("two captions", f"have different captions of {TRAIN[2]}; give only one"),
      ("two forms", "another table of train has Description; give only one form"),
      ("bad attribute", r"Val_text.xlsx: 1 rows are wrong.*row 2: .*is 7, expected 0 or 1"),
-     ("row twice", "row 3: .* is there twice"), ("path", "2 rows are wrong.*leads out of its folder"),
+     ("row twice", "row 3: .* is there twice, with different captions"),
+     ("path", "2 rows are wrong.*leads out of its folder"),
      ("columns", "no column Image"), ("missing", "no such table"), ("empty folder", "no table in this folder")],
 )  # fmt: skip
 def test_tables_that_do_not_fit_are_refused(tmp_path, fault, message):
@@ -452,6 +455,27 @@ def test_a_damaged_table_inside_an_archive_is_named_as_it_is_there(tmp_path):
     with pytest.raises(ValueError, match=r"archive.zip/tables/Train_text.csv: not a csv in UTF-8"):
         prepare("qata", path, tmp_path / "out")
     assert is_untouched(tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["size", "no picture", "cut", "grey mask"])
+@pytest.mark.parametrize("more", [{}, {"by_patient": True}, {"captions_from_masks": True}])
+def test_faulty_files_are_left_out_and_named_where_that_is_asked_for(tmp_path, fault, more):
+    download = packed(tmp_path / "archive.zip", FAULTY[fault][0])
+    found = prepare("qata", download, tmp_path / "out", tables=partition(tmp_path), skip_faulty=True, **more)
+    assert sum(found.counts.values()) == 11
+    everything = [name for split in ("train", "val", "test") for name in ids(tmp_path / "out", split)]
+    assert sorted(everything) == sorted([*TRAIN[1:], *TEST])
+    assert found.left_over[0].startswith(f"QaTa-COV19/QaTa-COV19-v2/Train Set/Images/{TRAIN[0]}.png: left out, ")
+    assert ".c2fvl-partial" not in "".join(found.left_over)
+    assert not found.check.errors
+
+
+def test_a_row_that_repeats_another_is_no_fault(tmp_path):
+    tables = partition(tmp_path)
+    write_cells(tables[1], [["Image"], *([f"mask_{name}"] for name in [*TRAIN[8:], TRAIN[8]])])
+    found = prepare("qata", put(tmp_path / "qata", qata()), tmp_path / "out", tables=tables)
+    assert found.counts == {"train": 8, "val": 2, "test": 2}
+    assert list(found.left_over) == ["1 rows of Val_ID.xlsx repeat another row"]
 
 
 def test_a_subset_alone_names_the_folder_to_give(tmp_path):

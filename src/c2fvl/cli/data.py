@@ -112,6 +112,11 @@ def _prepare_options(sub: argparse.ArgumentParser) -> None:
         help="write captions of the masks, marked as such; scores with them are oracle scores",
     )
     sub.add_argument("--copy", action="store_true", help="copy files (default: hard links where that is possible)")
+    sub.add_argument(
+        "--skip-faulty",
+        action="store_true",
+        help="leave out images whose files are damaged or do not fit, and name them (default: an error)",
+    )
     sub.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
     add_number(sub, "--seed", 0, "seed of new splits", minimum=0)
     add_number(sub, "--workers", 2, "threads that read files")
@@ -125,8 +130,8 @@ def run_prepare(options: argparse.Namespace) -> int:
     with TerminalProgress("Preparing") as progress:
         found = prepare(
             options.name, options.download, options.out, tables=options.captions, by_patient=options.by_patient,
-            captions_from_masks=options.captions_from_masks, copy=options.copy, dry_run=options.dry_run,
-            seed=options.seed, workers=options.workers, progress=progress,
+            captions_from_masks=options.captions_from_masks, copy=options.copy, skip_faulty=options.skip_faulty,
+            dry_run=options.dry_run, seed=options.seed, workers=options.workers, progress=progress,
         )  # fmt: skip
     for line in found.lines():
         say(line)

@@ -2,10 +2,13 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from c2fvl.data.cases import Case
+from c2fvl.data.check.check import check_case
 from c2fvl.data.file_names import group_from_name
 from c2fvl.data.folds import divide_by_patient
 from c2fvl.data.prepare.download import Download, Pair, aliases, find_pairs, shown_as
@@ -41,13 +44,18 @@ class Plan:
 
 
 def make_plan(
-    download: Download, published: PublishedSet, tables: Sequence[Path | str], *, by_patient: bool, captions: bool
-) -> Plan:
+    download: Download, published: PublishedSet, tables: Sequence[Path | str], *, by_patient: bool, captions: bool,
+    faulty: Mapping[str, str] = MappingProxyType({}),
+) -> Plan:  # fmt: skip
     """Return what will be written of a download; with `captions`, those of the tables.
+
+    The images that `faulty` names, with what is wrong with them, are left out.
 
     Raises as `find_pairs`, `read_authors_table`, `splits_by_tables` and `find_captions`.
     """
     pairs, left_over = find_pairs(download, published)
+    pairs = [pair for pair in pairs if str(pair.image.name) not in faulty]
+    left_over += [f"{name}: {what}" for name, what in faulty.items()]
     found = _read_tables(download, tables)
     names = _names(pairs)
     if tables:
@@ -94,6 +102,24 @@ def _read_tables(download: Download, given: Sequence[Path | str]) -> list[Author
             table = read_authors_table(download.to_disk(file, Path(temporary) / file.name))
             read += [] if table is None else [replace(table, path=download.path / file.name)]
     return read
+
+
+def find_faulty(
+    plan: Plan, files: list[tuple[Path, Path | None]], *, workers: int, progress: Progress
+) -> dict[str, str]:
+    """Return the name of each image that cannot be read, or whose mask does not fit it → what is wrong."""
+    progress.stage("reading images")
+    found: dict[str, str] = {}
+    cases = [Case(pair.image.stem, *own, None, None) for pair, own in zip(plan.pairs, files, strict=True)]
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        results = pool.map(lambda case: check_case("all", case, None, "lesion", with_sketch=False), cases)
+        for number, (pair, case, result) in enumerate(zip(plan.pairs, cases, results, strict=True), start=1):
+            errors = [problem for problem in result.problems if problem.severity == "error"]
+            if errors:
+                what = errors[0].what.removeprefix(f"{errors[0].where}: ")
+                found[str(pair.image.name)] = f"left out, {what.replace(str(case.image), 'it')}"
+            progress.advance(number, len(cases))
+    return found
 
 
 def divided(plan: Plan, files: list[tuple[Path, Path | None]], *, seed: int, workers: int, progress: Progress) -> Plan:

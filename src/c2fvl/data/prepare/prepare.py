@@ -1,8 +1,10 @@
 """`prepare`: a download of QaTa-COV19, MosMedData+ or MoNuSeg becomes a data set, whole or not at all."""
 
+import functools
+import itertools
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 from c2fvl.data.cases import SPLITS
 from c2fvl.data.check.summary import CheckSummary
 from c2fvl.data.prepare.download import Download, open_download, shown_as
-from c2fvl.data.prepare.plan import Plan, divided, make_plan, with_captions
+from c2fvl.data.prepare.plan import Plan, divided, find_faulty, make_plan, with_captions
 from c2fvl.data.prepare.published_sets import PUBLISHED_SETS
 from c2fvl.data.prepare.write import (
     check_space,
@@ -26,8 +28,20 @@ from c2fvl.version import __version__
 
 RECORD = "prepared.json"
 """What was prepared, from what and how: beside the folders of the splits."""
+_UNPACKED = "unpacked"
 _SHOWN = 3
 """Problems of each kind that are listed; the published captions alone have dozens."""
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """What `prepare` was asked for, by its arguments."""
+
+    captions_from_masks: bool
+    copy: bool
+    skip_faulty: bool
+    seed: int
+    workers: int
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,7 @@ def prepare(
     by_patient: bool = False,
     captions_from_masks: bool = False,
     copy: bool = False,
+    skip_faulty: bool = False,
     dry_run: bool = False,
     seed: int = 0,
     workers: int = 2,
@@ -107,7 +122,7 @@ def prepare(
     `tables` are the authors' tables, or folders of them; without any, those inside the download are taken. Train, val
     and test are those of the tables; with `by_patient`, or without tables, images are divided so that no patient is in
     two splits. `captions_from_masks` writes captions of the masks, marked as such. Files are hard links where that can
-    be, unless `copy`.
+    be, unless `copy`. `skip_faulty` leaves out images whose files are damaged or do not fit, instead of an error.
 
     Raises `FileExistsError` where `out` is there and not empty, `FileNotFoundError`, and `ValueError` for a download
     that is not of this form or is not complete, for tables that contradict it or each other, and for files that
@@ -121,31 +136,48 @@ def prepare(
         )
     storage.check_new_folder(out)
     storage.check_folder(out, what="data set", replaced=True)
+    choices = _Choices(captions_from_masks, copy, skip_faulty, seed, workers)
     with open_download(Path(download)) as opened:
         progress.stage("reading names and tables")
-        plan = make_plan(opened, published, tables, by_patient=by_patient, captions=not captions_from_masks)
+        make = functools.partial(
+            make_plan, opened, published, tables, by_patient=by_patient, captions=not captions_from_masks
+        )
+        plan = make()
         if dry_run:
             return _prepared(out, plan, captions_from_masks=captions_from_masks)
         check_space(opened, plan, out, copy=copy)
         with storage.new_folder(out.resolve()) as building:
-            unpacked = building / "unpacked"
-            with shown_as({unpacked: opened.path, building: out}):
-                files = on_disk(opened, plan, unpacked, progress)
-                if plan.splits is None:
-                    plan = divided(plan, files, seed=seed, workers=workers, progress=progress)
-                    plan = plan if captions_from_masks else with_captions(plan)
-                placed = place(plan, files, building, copy=copy and opened.archive is None, progress=progress)
-                if opened.archive is not None:
-                    shutil.rmtree(unpacked)
-                write_captions(plan, building, from_masks=captions_from_masks, progress=progress)
-                summary = checked(building, out, placed, workers=workers, progress=progress)
-            prepared = replace(
-                _prepared(out, plan, captions_from_masks=captions_from_masks),
-                files="files unpacked from the archive" if opened.archive else words_of_links(placed),
-                check=summary,
-            )
-            storage.write_json(building / RECORD, _record(name, opened, plan, prepared))
-    return prepared
+            with shown_as({building / _UNPACKED: opened.path, building: out}):
+                plan, found = _fill(building, out, opened, plan, make, choices=choices, progress=progress)
+            storage.write_json(building / RECORD, _record(name, opened, plan, found))
+    return found
+
+
+def _fill(
+    building: Path, out: Path, opened: Download, plan: Plan, make: Callable[..., Plan], *, choices: _Choices,
+    progress: Progress,
+) -> tuple[Plan, Prepared]:  # fmt: skip
+    """Fill the folder that will be `out`; `make` makes the plan again without faulty images."""
+    workers = choices.workers
+    files = on_disk(opened, plan, building / _UNPACKED, progress)
+    faulty = find_faulty(plan, files, workers=workers, progress=progress) if choices.skip_faulty else {}
+    if faulty:
+        kept = [str(pair.image.name) not in faulty for pair in plan.pairs]
+        plan, files = make(faulty=faulty), list(itertools.compress(files, kept))
+    if plan.splits is None:
+        plan = divided(plan, files, seed=choices.seed, workers=workers, progress=progress)
+        plan = plan if choices.captions_from_masks else with_captions(plan)
+    placed = place(plan, files, building, copy=choices.copy and opened.archive is None, progress=progress)
+    if opened.archive is not None:
+        shutil.rmtree(building / _UNPACKED)
+    write_captions(plan, building, from_masks=choices.captions_from_masks, progress=progress)
+    summary = checked(building, out, placed, workers=workers, progress=progress)
+    found = replace(
+        _prepared(out, plan, captions_from_masks=choices.captions_from_masks),
+        files="files unpacked from the archive" if opened.archive else words_of_links(placed),
+        check=summary,
+    )
+    return plan, found
 
 
 def _prepared(out: Path, plan: Plan, *, captions_from_masks: bool) -> Prepared:

@@ -42,6 +42,8 @@ class AuthorsTable:
     """Of the caption: ("Description",), the eight attributes, or none for a partition alone."""
     rows: Mapping[str, tuple[object, ...]]
     """Name in lower case without ending → cells of the caption."""
+    num_repeated: int = 0
+    """Rows that say again what another row says."""
 
     @property
     def has_captions(self) -> bool:
@@ -77,7 +79,7 @@ def read_authors_table(path: Path) -> AuthorsTable | None:
     """Read a table; None for one without a column of names, which is not of this kind.
 
     Raises `ValueError` as `read_cells`, and with all wrong rows: an empty name, a name that leads out of its folder, a
-    name in two rows, an attribute that is no number.
+    name in two rows with different captions, an attribute that is no number.
     """
     cells = read_cells(path)
     header = [str(cell).strip().lower() if cell is not None else "" for cell in cells[0][1]] if cells else []
@@ -92,17 +94,19 @@ def read_authors_table(path: Path) -> AuthorsTable | None:
     places = [header.index(name.lower()) for name in ATTRIBUTES] if attributes else texts
     rows: dict[str, tuple[object, ...]] = {}
     wrong = []
+    num_rows = 0
     for row in cells[1:]:
         try:
             name = _name(row, named[0])
-            if name in rows:
-                raise ValueError(f"{name!r} is there twice; keep one row")
-            rows[name] = _caption(row, columns, places)
+            caption = _caption(row, columns, places)
+            if rows.setdefault(name, caption) != caption:
+                raise ValueError(f"{name!r} is there twice, with different captions; keep one row")
+            num_rows += 1
         except ValueError as error:
             wrong.append(f"- row {row[0]}: {error}")
     if wrong:
         raise LinesError(f"{path}: {len(wrong)} rows are wrong", *wrong[:20])
-    return AuthorsTable(path, splits_in(path.stem), columns, rows)
+    return AuthorsTable(path, splits_in(path.stem), columns, rows, num_rows - len(rows))
 
 
 def splits_in(name: str) -> tuple[str, ...]:
@@ -252,6 +256,8 @@ def find_captions(
                         f"{table.path}: its columns are {', '.join(table.columns)}, but another table of "
                         f"{splits[index]} has {', '.join(columns[splits[index]])}; give only one form with --captions"
                     )
+        if table.num_repeated:
+            left_over.append(f"{table.num_repeated} rows of {table.path.name} repeat another row")
         if strangers:
             left_over.append(
                 f"{len(strangers)} of {len(table.rows)} rows of {table.path.name} name no image: {listed(strangers, 3)}"

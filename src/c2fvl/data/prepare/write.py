@@ -134,7 +134,8 @@ def checked(building: Path, out: Path, placed: Placed, *, workers: int, progress
         rest = [f"- and {len(wrong) - 20} more"] if len(wrong) > 20 else []
         lines = [f"- {problem}" for problem in shown]
         raise LinesError(
-            f"{len(wrong)} problems with the files, so {out} was not written; download them again, or mend them",
+            f"{len(wrong)} problems with the files, so {out} was not written; download them again, mend "
+            "them, or leave them out with --skip-faulty",
             *lines,
             *rest,
         )
