@@ -1,11 +1,13 @@
 """Masks that were drawn elsewhere: scored as a model's are, and nothing about them is guessed."""
 
+import io
 import json
 import shutil
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.cli.main import main
@@ -174,6 +176,15 @@ def damaged(folder, first, second):
     storage.write_bytes(folder / f"{first}.png", data[: len(data) // 2])
 
 
+def turned(folder, first, second):
+    tag = Image.Exif()
+    tag[274] = 3
+    with Image.open(folder / f"{first}.png") as image:
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", exif=tag)
+    storage.write_bytes(folder / f"{first}.png", buffer.getvalue())
+
+
 def volume(folder, first, second):
     (folder / f"{first}.png").rename(folder / f"{first}.nii.gz")
 
@@ -196,6 +207,7 @@ def two_faults(folder, first, second):
         (colour, "FIRST.png: the mask is a colour image"),
         (jpeg, "FIRST.jpg: it holds the values 0, .*as PNG"),
         (damaged, "FIRST.png: .*(damaged|cut)"),
+        (turned, r"FIRST.png: the orientation tag of this PNG file \(3, 1 is upright\) is not applied"),
         (volume, r"FIRST.nii.gz: masks in .nii.gz are not read here; save it as PNG"),
         (two_faults, r"2 of \d+ masks cannot be scored.*FIRST.png.*SECOND.png"),
     ],

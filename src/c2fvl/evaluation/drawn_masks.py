@@ -35,7 +35,7 @@ from c2fvl.evaluation.evaluation_folder import EvaluationFolder
 from c2fvl.evaluation.statistics import as_columns, compute_statistics
 from c2fvl.evaluation.summary import GivenReports, ScoredData, ScoredModel, Summary
 from c2fvl.files import storage
-from c2fvl.files.images import read_mask, read_pixels
+from c2fvl.files.images import decode_pixels, read_image_bytes, read_mask
 from c2fvl.inference.cases import ORIGINAL, CaseScore
 from c2fvl.messages import LinesError, listed
 from c2fvl.metrics.case_scores import TOLERANCES, score_case
@@ -189,8 +189,13 @@ def _read_pair(case: Case, drawn: Path) -> tuple[NDArray[np.uint8], NDArray[np.u
 
 
 def _read_drawn(path: Path) -> NDArray[np.uint8]:
-    """Return a mask (H, W) of 0 and 1. Raises `ValueError` unless its values are 0 and 1, or 0 and 255."""
-    pixels = read_pixels(path)
+    """Return a mask (H, W) of 0 and 1.
+
+    Raises `ValueError` unless its values are 0 and 1, or 0 and 255, and for a tag that says that it is turned.
+    """
+    pixels, _, remarks = decode_pixels(read_image_bytes(path), path)
+    if remarks:
+        raise ValueError(f"{path}: {remarks[0]}")
     grey = pixels if pixels.ndim == 2 else pixels[:, :, 0]
     if pixels.ndim == 3 and (pixels != pixels[:, :, :1]).any():
         raise ValueError(f"{path}: the mask is a colour image; save it as grey PNG with 0 and 255")
