@@ -4,7 +4,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ nibabel = pytest.importorskip("nibabel")
 pytest.importorskip("requests", reason="the client of MONAI Label needs requests")
 
 from support.label_maps import read_nrrd  # noqa: E402
+from support.monailabel_wheel import MISSING, find_wheel, unpack  # noqa: E402
 from support.volumes import chest  # noqa: E402
 
 from c2fvl.data.phantom.draw import draw_case  # noqa: E402
@@ -30,16 +30,13 @@ TOKEN = "a-token-of-some-length"
 @pytest.fixture(scope="module")
 def stock_client(tmp_path_factory):
     """The folder of the client alone, unpacked; the package that holds it would import what is not installed."""
-    wheels = sorted(Path(sys.prefix).glob("monailabel.wheel/monailabel-*.whl"))
-    if not wheels:
-        pytest.skip("the wheel of monailabel is not there: make .venv/monailabel")
+    wheel = find_wheel()
+    if wheel is None:
+        pytest.skip(MISSING)
     if importlib.util.find_spec("cgi") is None:
         pytest.skip("the stock client needs the module cgi, which left Python in 3.13")
     folder = tmp_path_factory.mktemp("client")
-    with zipfile.ZipFile(wheels[-1]) as wheel:
-        for name in wheel.namelist():
-            if name.startswith("monailabel/client/"):
-                wheel.extract(name, folder)
+    unpack(wheel, "monailabel/client", folder)
     (folder / "monailabel" / "__init__.py").touch()
     return folder
 

@@ -1,9 +1,9 @@
 """Random and hostile use: `make stress`, for STRESS_MINUTES (20) from STRESS_SEED (0).
 
 Damaged files go through every public reader, training runs are killed at any moment, thousands of images are
-predicted, a server answers many clients, every network runs at its full size, and a large CT volume is predicted within
-bounds of memory and time. It prints what was tried and what failed, with the files that failed, and ends with status 1
-if anything did.
+predicted, a server answers many clients, every network runs at its full size, a large CT volume is predicted within
+bounds of memory and time, and results are opened in OHIF. It prints what was tried and what failed, with the files that
+failed, and ends with status 1 if anything did.
 """
 
 import logging
@@ -23,6 +23,7 @@ from images import predict_images
 from kills import kill_runs
 from kinds import all_kinds
 from networks import run_networks
+from ohif import open_results
 from outcome import Outcome, Stage, in_child
 from readers import damage_files
 from servers import load_servers
@@ -79,6 +80,7 @@ def main() -> int:
         lambda: load_servers(stage(SERVERS)),
         lambda: run_networks(stage(NETWORKS)),
         lambda: predict_volumes(stage(0)),
+        lambda: open_results(stage(0)),
     ):
         outcomes.append(act())
         print(f"{outcomes[-1].name}, tried:", flush=True)
