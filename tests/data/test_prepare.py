@@ -484,6 +484,17 @@ def test_a_subset_alone_names_the_folder_to_give(tmp_path):
         prepare("qata", download / "QaTa-COV19/QaTa-COV19-v2/Train Set", tmp_path / "out")
 
 
+def test_a_name_in_both_subsets_needs_a_table_with_its_split(tmp_path):
+    download = put(tmp_path / "qata", qata(names=TRAIN, test=[TRAIN[0]]))
+    both = table(tmp_path / "captions.xlsx", [TRAIN[0]])
+    with pytest.raises(ValueError, match="give the table a name with its split"):
+        prepare("qata", download, tmp_path / "out", tables=[*partition(tmp_path), both])
+    of_test = table(tmp_path / "Test_text.xlsx", [TRAIN[0]])
+    prepare("qata", download, tmp_path / "out", tables=[*partition(tmp_path), of_test])
+    assert [case.report.text for case in scan(tmp_path / "out", "test")] == [SENTENCE]
+    assert all(case.report is None for case in scan(tmp_path / "out", "train"))
+
+
 def test_train_alone_that_names_every_image_divides_nothing(tmp_path):
     download = put(tmp_path / "qata", qata())
     found = prepare("qata", download, tmp_path / "out", tables=[table(tmp_path / "Train_text.xlsx", TRAIN)])

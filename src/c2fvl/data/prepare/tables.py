@@ -181,7 +181,9 @@ def splits_by_tables(
     contradictions = []
     for table in deciding:
         for name in table.rows:
-            for pair in _meant(name, table, names, pairs, only=set(open_pairs)):
+            for pair in _meant(name, table, names):
+                if len(pair.splits) == 1:
+                    continue
                 first = said.setdefault(index_of[id(pair)], (table.splits[0], table.path))
                 if first[0] != table.splits[0]:
                     contradictions.append(f"- {pair.image.stem}: {first[1].name} and {table.path.name}")
@@ -202,11 +204,8 @@ def splits_by_tables(
     return None
 
 
-def _meant(
-    name: str, table: AuthorsTable, names: Mapping[str, Mapping[str, Pair | None]], pairs: Sequence[Pair],
-    *, only: set[int] | None = None,
-) -> list[Pair]:  # fmt: skip
-    """Return the image that a row of a table names; none without such a file that may be in the splits of the table."""
+def _meant(name: str, table: AuthorsTable, names: Mapping[str, Mapping[str, Pair | None]]) -> list[Pair]:
+    """Return the images that a row of a table can name: of each subset that may be in the splits of the table."""
     found: dict[int, Pair] = {}
     for aliases in names.values():
         if name not in aliases:
@@ -216,11 +215,6 @@ def _meant(
             raise ValueError(f"{table.path}: the name {name!r} can mean two files; rename one of them")
         if not table.splits or set(table.splits) & set(pair.splits):
             found[id(pair)] = pair
-    if only is not None:
-        return [pair for pair in found.values() if len(pair.splits) > 1]
-    if len(found) > 1:
-        shown = listed([str(pair.image.name) for pair in found.values()])
-        raise ValueError(f"{table.path}: {name!r} names {shown}; give the table a name with its split")
     return list(found.values())
 
 
@@ -240,7 +234,10 @@ def find_captions(
     for table in tables:
         strangers = []
         for name, caption in table.rows.items():
-            meant = _meant(name, table, names, pairs)
+            meant = _meant(name, table, names)
+            if len(meant) > 1:
+                shown = listed([str(pair.image.name) for pair in meant])
+                raise ValueError(f"{table.path}: {name!r} names {shown}; give the table a name with its split")
             strangers += [] if meant else [name]
             for index in (index_of[id(pair)] for pair in meant if table.has_captions):
                 if index not in splits:
