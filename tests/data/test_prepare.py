@@ -1,6 +1,7 @@
 """`prepare`: small downloads in the form of the public ones, as folders and archives, sound and faulty."""
 
 import json
+import sys
 import zipfile
 from pathlib import Path
 
@@ -222,6 +223,12 @@ def test_without_tables_no_patient_is_in_two_splits(tmp_path, form):
     again = prepare("mosmed", download, tmp_path / "again")
     assert [ids(again.out, split) for split in cases] == [[case.id for case in some] for some in cases.values()]
     assert prepare("mosmed", download, tmp_path / "third", seed=1).counts == found.counts
+
+
+def test_new_splits_need_nothing_of_the_extras(tmp_path, monkeypatch):
+    for name in ("scipy", "torch", "matplotlib", "jinja2"):
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    assert prepare("mosmed", put(tmp_path / "mos", mosmed()), tmp_path / "out").is_divided
 
 
 def test_by_patient_takes_only_captions_from_the_tables(tmp_path):

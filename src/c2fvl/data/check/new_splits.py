@@ -76,18 +76,25 @@ def check_new_splits(path: Path, fractions: Sequence[int], cases: Sequence[Case]
 
 def bundles(members: Sequence[Member], pairs: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
     """Return the bundle (N,) of each member, from 0 on; `pairs` are indices of members that belong together."""
-    from scipy.sparse import coo_array  # takes longer to load than most commands to run
-    from scipy.sparse.csgraph import connected_components
+    above = list(range(len(members)))  # each leads to an earlier member of its bundle, the first to itself
 
-    first = [index for index, _ in pairs]
-    second = [index for _, index in pairs]
+    def first_of(index: int) -> int:
+        while above[index] != index:
+            above[index] = above[above[index]]
+            index = above[index]
+        return index
+
     leaders: dict[str, int] = {}
+    links = list(pairs)
     for index, member in enumerate(members):
         if member.case.group is not None:
-            first.append(leaders.setdefault(member.case.group, index))
-            second.append(index)
-    graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(len(members), len(members)))
-    return np.asarray(connected_components(graph, directed=False)[1], np.int64)
+            links.append((leaders.setdefault(member.case.group, index), index))
+    for one, other in links:
+        low, high = sorted((first_of(one), first_of(other)))
+        above[high] = low
+    numbers: dict[int, int] = {}
+    found = [numbers.setdefault(first_of(index), len(numbers)) for index in range(len(members))]
+    return np.array(found, np.int64)
 
 
 def assign(
