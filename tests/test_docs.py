@@ -272,7 +272,7 @@ def test_the_page_of_files_names_every_key_and_file(demo, tiny_run, phantom_root
     assert main(["predict", str(image), "--model", "demo/run", "--report", REPORT, "--out", "out", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert set(keys_of(record)) - {"model"} <= named
-    assert set(record["area_per_zone"]) <= named
+    assert set(record["area_per_third"]) <= named
 
     assert main(["evaluate", "demo/run", "demo/phantom", "--out", "scores", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)

@@ -50,7 +50,7 @@ def test_the_record_of_a_chest_film(predicted):
     assert record["report"]["orientation_given"] == "patient"  # nobody said so
     assert record["report"]["zones"] == ["image_right_lower"]
     assert (record["height"], record["width"]) == (1955, 1841)
-    assert all(name.split("_")[0] == "image" for name in record["area_per_zone"])
+    assert all(name.split("_")[0] == "image" for name in record["area_per_third"])
     assert all((predicted / name).is_file() for name in record["files"])
 
 

@@ -16,7 +16,7 @@ from c2fvl.inference.predictor import Predictor
 from c2fvl.inference.requests import Request, collect
 from c2fvl.inference.to_folder import predict_to_folder
 from c2fvl.inference.torch_engine import largest_batch
-from c2fvl.reports.zones import zone_key
+from c2fvl.reports.zones import third_key
 
 RIGHT = "Unilateral pulmonary infection, one infected area, upper right lung."
 LEFT = "Unilateral pulmonary infection, one infected area, upper left lung."
@@ -279,8 +279,8 @@ def test_the_column_orientation_of_a_table_counts(predictor, images, tmp_path, c
     first, second = masks("table", [(images[0], report, "patient"), (images[1], report, "")])
     assert (first["report"]["orientation_given"], second["report"]["orientation_given"]) == ("patient", "image")
     assert (first["report"]["zones"], second["report"]["zones"]) == (["image_right_lower"], ["image_left_lower"])
-    areas = {zone_key(zone, "image"): area for zone, area in predictor(images[0], other).areas.items()}
-    assert areas == first["area_per_zone"]
+    areas = {third_key(zone): area for zone, area in predictor(images[0], other).areas.items()}
+    assert areas == first["area_per_third"]
     assert not caplog.records
     with pytest.raises(ValueError, match=rf"row 2, column {column}: .*mine"):
         masks("wrong", [(images[0], report, "mine")])

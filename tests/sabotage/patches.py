@@ -156,7 +156,7 @@ PATCHES = (
           "files/test_read_picture.py::test_an_l_stands_upright_however_the_file_lies"),
     Patch("files/sanity.py", "if _likeness(sample) < 0:", "if _likeness(sample) < -2:",
           "files/test_sanity.py::test_exchanged_black_and_white_is_said_of_grey_images_only"),
-    Patch("inference/outputs/result_info.py", "frozenset(mirrored(zone) for zone,", "frozenset(zone for zone,",
+    Patch("inference/outputs/result_info.py", "frozenset(mirrored(zone) for zone", "frozenset(zone for zone",
           f"{_OUTPUTS}test_sides.py::test_a_lesion_of_the_patients_right_is_coded_right_in_every_file"),
     Patch("inference/outputs/result_info.py", '"R" if picture.mirrored else "L"', '"L" if picture.mirrored else "R"',
           f"{_OUTPUTS}test_sides.py::test_an_orientation_that_is_assumed_or_given_follows_the_picture"),
@@ -202,7 +202,8 @@ PATCHES = (
           "if given_report.strip():", f"{_OUTPUTS}test_reports.py::test_the_users_report_is_kept_only_when_wanted"),
     Patch("inference/outputs/nifti_nrrd.py", "return Grid(_LPS @ matrix,", "return Grid(matrix,",
           f"{_OUTPUTS}test_nifti_nrrd.py::test_each_pixel_of_a_series_lies_where_dicom_says"),
-    Patch("inference/outputs/of_prediction.py", "zone_areas(_lesion(prediction))", "prediction.areas",
+    Patch("inference/outputs/of_prediction.py", "patient_zones(_lesion(prediction)",
+          "patient_zones(prediction.upright_mask > 0",
           f"{_OUTPUTS}test_of_prediction.py::test_zones_are_those_of_the_lesion_and_not_of_the_lungs"),
     # training
     Patch("training/random_state.py", "np.asarray(keys, np.uint32), position,", "np.asarray(keys, np.uint32), 0,",

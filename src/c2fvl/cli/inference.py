@@ -252,10 +252,24 @@ def _print_record(record: dict[str, Any], out: Path) -> None:
     overlay = next((name for name in record["files"] if name.endswith("_overlay.png")), None)
     drawn = "" if overlay is None else f" Overlay: {out / overlay}"
     say(f"{out / record['files'][0]}: {areas[0].upper()}{areas[1:]} of the image.{estimate}{drawn}")
+    given = record["report"] or {}
+    if "understood" in given:
+        trust = (
+            "" if record["trust"] is None else f"; trust {record['trust']:g}, of 0 (image alone) to 1 (report followed)"
+        )
+        say(f"  report read: {_read_of(given)}{trust}")
     for remark in (record["predicted_findings"] or {}).get("remarks", ()):
         say(f"  {remark}")
     for warning in (*warnings_of(record), *warnings):
         say(f"{record['image']}: {warning}", error=True)
+
+
+def _read_of(given: dict[str, Any]) -> str:
+    """Return in words what was read of a report, and whose left its left is."""
+    explained = given.get("explained") or [given["understood"].rstrip(".")]
+    orientation, *lines = explained
+    kept = [line for line in lines if line.startswith(("named: ", "free: ", "side: ", "number: ", "uncertain: "))]
+    return "; ".join([*kept, orientation.removeprefix("orientation: ")] if kept else [orientation])
 
 
 def _print_volume(record: dict[str, Any], out: Path) -> None:

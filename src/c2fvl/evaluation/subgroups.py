@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2fvl.data.cases import STRAY_FRACTION, Case
-from c2fvl.reports.zones import HANDS, ZONES, hand_in_words, zone_in_words, zone_key, zones_of
+from c2fvl.reports.zones import HANDS, ZONES, hand_in_words, third_key, zone_in_words, zones_of
 
 NUM_FIFTHS = 5
 MAX_LABELS = 12
@@ -66,7 +66,7 @@ def _sizes(area: NDArray[np.float64]) -> Rows:
 
 def _true_area(zone: str) -> str:
     """Return the name of the true area in a zone."""
-    return f"area_target_{zone_key(zone, 'image')}"
+    return f"area_target_{third_key(zone)}"
 
 
 def _sides(scores: Mapping[str, NDArray[np.float64]]) -> Rows:

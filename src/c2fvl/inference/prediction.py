@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from c2fvl.files.picture import Picture
 from c2fvl.inference.outputs.endings import ClinicalOptions
 from c2fvl.metrics.confidence import estimated_dice
 from c2fvl.metrics.out_of_distribution import OodScore
-from c2fvl.reports.from_mask import zone_areas
+from c2fvl.reports.from_mask import report_from_mask, zone_areas
 from c2fvl.reports.predicted_findings import PredictedFindings
 from c2fvl.reports.report import Report
 
@@ -54,6 +54,8 @@ class PredictedBy:
     """Whether the network predicts findings from the image before it reads the report."""
     precision: str = "fp32"
     """The number format that the network computed in."""
+    modality: Literal["film", "ct"] = "film"
+    """Which convention names the zones of a mask: that of chest films, or that of CT slices."""
     device: str = "cpu"
     engine: str = ""
     """What computed, with its version."""
@@ -93,8 +95,16 @@ class Prediction:
 
     @property
     def areas(self) -> dict[str, int]:
-        """Return the predicted pixels, of any class, in each zone of the upright image, in image orientation."""
+        """Return the predicted pixels, of any class, in each third of the height of each half of the upright image.
+
+        The names are those of zones, in image orientation; which zones of the lungs have a lesion, `zones` says.
+        """
         return zone_areas((self.upright_mask > 0).astype(np.uint8))
+
+    @property
+    def zones(self) -> frozenset[str]:
+        """Return the zones of the lungs in which the mask lies, as captions name them, in image orientation."""
+        return report_from_mask(self.upright_mask > 0, modality=self.model.modality).zones
 
     @property
     def estimated_dice(self) -> float | None:

@@ -11,7 +11,7 @@ import numpy as np
 from c2fvl.checkpoints.folders import ALIAS
 from c2fvl.data.classes import class_names
 from c2fvl.data.transforms import in_channel_order, resize_image
-from c2fvl.inference.ct_window import check_is_for_films
+from c2fvl.inference.ct_window import check_is_for_films, window_of
 from c2fvl.inference.engine import Computed, Engine
 from c2fvl.inference.image_input import ImageInput, as_picture, default_of
 from c2fvl.inference.masks import THRESHOLD, check_probability, to_labels, to_original
@@ -88,7 +88,8 @@ class Predictor:
         self.model = PredictedBy(
             config.model.name, config.preset, str(self.engine.path), self.engine.metrics.get("weights_sha256"),
             threshold, trust, self.is_calibrated, tuple(self.classes), self.reads_images,
-            getattr(self.engine, "precision", "fp32"), str(getattr(self.engine, "device", "cpu")),
+            getattr(self.engine, "precision", "fp32"), "film" if window_of(config) is None else "ct",
+            str(getattr(self.engine, "device", "cpu")),
             getattr(self.engine, "runtime", type(self.engine).__name__),
         )  # fmt: skip
 

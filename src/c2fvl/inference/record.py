@@ -8,7 +8,7 @@ from c2fvl.inference.prediction import Given, PredictedBy, Prediction
 from c2fvl.reports.findings import FINDINGS, TRUST, explain, findings_of
 from c2fvl.reports.free_text.reader import read_free_text
 from c2fvl.reports.report import Report
-from c2fvl.reports.zones import ZONES, zone_key
+from c2fvl.reports.zones import ZONES, third_key, zone_key
 
 
 def record_of(prediction: Prediction) -> dict[str, Any]:
@@ -26,7 +26,8 @@ def record_of(prediction: Prediction) -> dict[str, Any]:
         "area_per_class": {
             name: int(np.count_nonzero(mask == number)) for number, name in enumerate(model.classes, start=1)
         },
-        "area_per_zone": {zone_key(zone, "image"): pixels for zone, pixels in prediction.areas.items()},
+        "area_per_third": {third_key(zone): pixels for zone, pixels in prediction.areas.items()},
+        "zones": [zone_key(zone, "image") for zone in ZONES if zone in prediction.zones],
         "area_unit": "pixel",
         "area_mm2": None if picture.spacing is None else round(area * picture.spacing[0] * picture.spacing[1], 1),
         "source": picture.as_record(),

@@ -8,7 +8,7 @@ from c2fvl.metrics.lesions import Lesions, lesions
 from c2fvl.metrics.overlap import dice, iou, overlap
 from c2fvl.metrics.surfaces import PERCENTILE, surface_distances
 from c2fvl.reports.from_mask import zone_areas
-from c2fvl.reports.zones import zone_key
+from c2fvl.reports.zones import third_key
 
 TOLERANCES = (1.0, 3.0)
 """Tolerances of the normalised surface distance, in the unit of the spacing."""
@@ -33,8 +33,8 @@ def score_case(
     - dice, iou, precision, recall, specificity: of pixels;
     - hd, hd95, assd: Hausdorff distance, the larger 95th percentile of both directions, average symmetric surface
       distance; nsd_T: fraction of both surfaces within the tolerance T;
-    - area, area_target, area_difference (prediction minus target), and area_ZONE, area_target_ZONE for each lung zone,
-      such as area_image_left_upper;
+    - area, area_target, area_difference (prediction minus target), and area_THIRD, area_target_THIRD for each third of
+      the height of each half, such as area_image_left_upper_third;
     - lesions, lesions_target: counts; lesion_precision_U, lesion_recall_U, lesion_f1_U: of lesions matched one to one
       at IoU ≥ U percent;
     - lesions_target_SIZE, lesions_missed_SIZE: the number of lesions of each of `LESION_SIZES`, and of those that are
@@ -72,7 +72,7 @@ def score_case(
     scores["area_difference"] = (counts.prediction - counts.target) * pixel
     for name, mask in (("area", predicted), ("area_target", true)):
         zones = zone_areas(mask).items()
-        scores |= {f"{name}_{zone_key(zone, 'image')}": pixels * pixel for zone, pixels in zones}
+        scores |= {f"{name}_{third_key(zone)}": pixels * pixel for zone, pixels in zones}
     return scores | _score_lesions(lesions(predicted, true), num_pixels=predicted.size)
 
 

@@ -91,24 +91,27 @@ class PredictedFindings:
                 "the report names one lung and fits the image far better with left and right exchanged; its left was "
                 f"taken as the {hand_in_words('left', orientation)}: check the orientation of report and image"
             )
+        shown, is_partial = self.report.zones, False
         for zone in ZONES:
             if zone not in self.reported:
                 continue
             name, probability = zone_in_words(_oriented(zone, orientation), orientation), self.zones[zone]
-            if self.reported[zone] == 1 and probability < ZONE_THRESHOLD:
+            if self.reported[zone] == 1 and probability < ZONE_THRESHOLD and zone not in shown:
                 text = f"the report names the {name}; the image shows little there ({probability:.2f})"
             elif self.reported[zone] == 0 and probability >= ZONE_THRESHOLD:
                 text = f"the report says that the {name} is free; the image shows infection there ({probability:.2f})"
             else:
                 continue
             lines.append(text + self._outcome(zone))
+            is_partial |= self.agreement[zone] < MIN_AGREEMENT
         if "side" in self.reported:
             reported = SIDES[int(self.reported["side"])]
             likeliest = max(self.side, key=lambda name: self.side[name])
             if reported != likeliest:
                 lines.append(
                     f"the report says {_SIDE_WORDS[reported]}; the image looks like {_SIDE_WORDS[likeliest]} "
-                    f"({self.side[likeliest]:.2f} against {self.side[reported]:.2f})" + self._outcome("side")
+                    f"({self.side[likeliest]:.2f} against {self.side[reported]:.2f})"
+                    + self._outcome("side", is_partial=is_partial)
                 )
         return tuple(lines)
 
@@ -124,9 +127,14 @@ class PredictedFindings:
 
         return fit({mirrored(zone): value for zone, value in known.items()}) - fit(known) > _MIN_GAIN
 
-    def _outcome(self, finding: str) -> str:
+    def _outcome(self, finding: str, *, is_partial: bool = False) -> str:
+        """Say whether the report was followed in a finding; `is_partial` where some zones of it were not followed."""
         weight = self.agreement[finding]
-        followed = "not followed here" if weight < MIN_AGREEMENT else "followed all the same"
+        followed = "followed all the same"
+        if weight < MIN_AGREEMENT:
+            followed = "not followed here"
+        elif is_partial:
+            followed = "followed only where the zones above do not contradict it"
         return f"; the report is {followed} (weight {weight:.2f})"
 
     def lines(self, orientation: str = "image") -> tuple[str, ...]:

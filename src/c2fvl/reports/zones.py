@@ -63,6 +63,11 @@ def zone_key(zone: str, orientation: str) -> str:
     return f"{orientation}_{hand_of(zone)}_{height_of(zone)}"
 
 
+def third_key(zone: str) -> str:
+    """Return the name of that third of the height of a half of the image, which a zone of a lung is not."""
+    return f"{zone_key(zone, 'image')}_third"
+
+
 def zones_in_words(zones: Collection[str]) -> list[str]:
     """Return zones in words, in the order of `ZONES`; a lung with all of its zones is one entry, "left lung"."""
     words: list[str] = []

@@ -14,7 +14,6 @@ from c2fvl.inference.outputs.encode import dicom_bytes
 from c2fvl.inference.outputs.nifti_nrrd import grid_of_film, grid_of_series, nrrd
 from c2fvl.inference.outputs.result_info import ResultInfo, patient_zones
 from c2fvl.inference.outputs.seg import segmentation
-from c2fvl.reports.from_mask import zone_areas
 
 highdicom = pytest.importorskip("highdicom", reason="highdicom is not installed")
 ABOUT = ResultInfo("filmfirst", "ab" * 32, "3", trust=0.5, zones=frozenset({"rlower", "lupper"}), estimated_dice=0.7)
@@ -167,7 +166,7 @@ def test_zones_are_on_the_patients_side_and_the_mask_in_the_grid_of_the_file(nam
     patients_right = slice(source.Columns * 3 // 4, -40) if mirrored else slice(40, source.Columns // 4)
     mask[-300:-100, patients_right] = 1
     upright = mask[:, ::-1] if mirrored else mask
-    zones = patient_zones(zone_areas(upright))
+    zones = patient_zones(upright)
     assert zones == {"rlower"}
     made = segmentation(source, mask, dataclasses.replace(ABOUT, zones=zones))
     assert regions_of(made) == [("281394001", "Right")]

@@ -7,7 +7,6 @@ import pytest
 
 from c2fvl.files.picture import Picture
 from c2fvl.inference.outputs.result_info import ResultInfo, orientation_of_picture, patient_zones
-from c2fvl.reports.from_mask import zone_areas
 
 pytest.importorskip("highdicom", reason="highdicom is not installed")
 
@@ -44,7 +43,7 @@ def test_a_lesion_of_the_patients_right_is_coded_right_in_every_file(orientation
     assert orientation_of_picture(picture) == orientation
     upright = np.zeros(picture.pixels.shape[:2], np.uint8)
     upright[-12:-5, 4:12] = 1  # the patient's right, at the left of an upright image
-    zones = patient_zones(zone_areas(upright))
+    zones = patient_zones(upright)
     mask = picture.to_file(upright)
     assert mask.shape == (source.Rows, source.Columns)
     made = segmentation(source, mask, dataclasses.replace(ABOUT, zones=zones))

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from c2fvl.data.cases import STRAY_FRACTION
 from c2fvl.data.pictures import overlay
 from c2fvl.files.images import unit_rgb
 from c2fvl.inference.outputs.codes import lesion_numbers
@@ -16,7 +15,6 @@ from c2fvl.inference.outputs.seg import segmentation
 from c2fvl.inference.outputs.sides import NOT_SHOWN, orientation_of, remark_on_sides
 from c2fvl.inference.outputs.structured_report import report
 from c2fvl.inference.prediction import Prediction
-from c2fvl.reports.from_mask import zone_areas
 
 
 def clinical_files(
@@ -95,12 +93,10 @@ def in_grid(prediction: Prediction) -> tuple[np.ndarray, Grid]:
 
 def info_of(prediction: Prediction) -> ResultInfo:
     """Return what clinical files say about the model and the result of a prediction."""
-    model, areas = prediction.model, zone_areas(_lesion(prediction))
-    least = STRAY_FRACTION * sum(areas.values())
     return ResultInfo.of_model(
-        model,
+        prediction.model,
         report_used=prediction.report is not None,
-        zones=patient_zones({zone: pixels if pixels > least else 0 for zone, pixels in areas.items()}),
+        zones=patient_zones(_lesion(prediction), prediction.model.modality),
         estimated_dice=prediction.estimated_dice,
         orientation=orientation_of_picture(prediction.picture),
     )

@@ -1,12 +1,15 @@
 """What a clinical file says about the model and the result that it holds."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from c2fvl.files.picture import Picture
 from c2fvl.inference.prediction import PredictedBy
+from c2fvl.reports.from_mask import report_from_mask
 from c2fvl.reports.zones import ZONES, mirrored, zones_in_words
 from c2fvl.version import __version__
 
@@ -98,12 +101,12 @@ def axes_of(orientation: Orientation) -> set[str]:
     return {_AXES[direction[0]] for direction in orientation}
 
 
-def patient_zones(areas: Mapping[str, int]) -> frozenset[str]:
-    """Return the zones with lesion, of the patient, from the pixels in each zone of an upright image.
+def patient_zones(upright: np.ndarray, modality: Literal["film", "ct"] = "film") -> frozenset[str]:
+    """Return the zones of the patient in which an upright mask (H, W) lies, named as captions name them.
 
     The left of an upright image is the patient's right, so every zone changes its side.
     """
-    return frozenset(mirrored(zone) for zone, pixels in areas.items() if pixels)
+    return frozenset(mirrored(zone) for zone in report_from_mask(upright, modality=modality).zones)
 
 
 def orientation_of_picture(picture: Picture) -> Orientation | None:
