@@ -263,6 +263,20 @@ def test_a_report_that_cannot_be_used_is_an_error(client):
     assert client.infer("ct", volume(), zones).status_code == 200
 
 
+def test_a_picture_in_colours_is_refused_in_words(client):
+    """A photograph of a film that 3D Slicer opens has three values in each pixel, and it sends them all."""
+    grey = draw_case(3, 0, size=160).image.T[:, :, None, None, None]
+    image = stored(np.repeat(grey, 3, axis=4), np.eye(4))
+    refused(client.infer("small", image), 422, "several values in each pixel", "Vector to Scalar Volume")
+    refused(client.infer("ct", image), 422, "several volumes")
+
+
+def test_a_long_report_in_other_letters_fits(client):
+    report = {"report": "Opacity in the left lower zone. " + "ж" * 3900, "orientation": "patient"}
+    assert len(json.dumps(report)) > 20_000
+    assert client.infer("small", nifti_film(size=64), report, output="json").status_code == 200
+
+
 # volumes
 
 
@@ -462,6 +476,9 @@ def test_a_token_is_asked_for_by_the_protocol_s_own_log_in(start, models, connec
         assert granted.http.get("auth/token/valid").status_code == 200
         assert granted.infer("small", session_id=granted.session(nifti_film()), output="json").status_code == 200
         assert client.http.post("auth/token", content=b"password=" + b"x" * 90_000).status_code == 413
+        for odd in (b"a=1&" * 20, b"\xff\xfe"):
+            refused(client.http.post("auth/token", content=odd), 400, "username and password")
+        refused(client.http.post("auth/token", json={"password": token}), 401)
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null"])

@@ -67,19 +67,19 @@ class _Head:
     slope: float
     intercept: float
 
-    @property
-    def is_volume(self) -> bool:
-        """Whether the file holds more than one slice."""
-        return max(self.grid.shape[2:], default=1) > 1
-
 
 def is_volume(source: Path | str | bytes) -> bool:
     """Tell whether a NIfTI file, or the content of one, holds a volume; False for a header that cannot be used."""
+    return max(shape_of(source)[2:], default=1) > 1
+
+
+def shape_of(source: Path | str | bytes) -> tuple[int, ...]:
+    """Return the shape that a NIfTI header states, (W, H, slices, …); empty for one that cannot be used."""
     try:
         with _opened(source) as file:
-            return _read_head(file).is_volume
+            return _read_head(file).grid.shape
     except (OSError, ValueError):
-        return False
+        return ()
 
 
 def read_nifti_volume(source: Path | str | bytes) -> Volume:

@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Message
 
-from c2fvl.files.nifti import is_volume, read_nifti_volume
+from c2fvl.files.nifti import read_nifti_volume
 from c2fvl.inference.outputs.nifti_nrrd import Grid, grid_of_nifti, nifti, nrrd
 from c2fvl.inference.outputs.of_prediction import in_grid
 from c2fvl.inference.volumes import predict_volume, report_on_slices
@@ -35,7 +35,8 @@ from c2fvl.serve.forms import Counter, FormBounds, PredictForm, form_of, read_bo
 from c2fvl.serve.monai_label_params import (
     Params,
     check_image,
-    check_is_for,
+    check_is_for_ct,
+    check_is_for_films,
     check_is_read,
     check_is_used,
     config_of,
@@ -154,7 +155,10 @@ async def _token(request: Request) -> Response:
         body = await read_body(request, counter, service.limits)
     if token is None:
         return JSONResponse({"access_token": None, "token_type": None})
-    given = parse_qs(body.decode("utf-8", "replace"), max_num_fields=8).get("password", [""])
+    try:
+        given = parse_qs(body.decode(), max_num_fields=8).get("password", [""])
+    except ValueError as error:
+        raise ProblemError(400, "The body is no form with username and password.") from error
     if not hmac.compare_digest(given[0].encode(), token.encode()):
         raise ProblemError(401, "The password is wrong. It is the token of the server; the user name does not matter.")
     return JSONResponse({"access_token": token, "token_type": "bearer"})
@@ -290,8 +294,7 @@ def _image(service: Service, request: Request, sent: bytes | None) -> bytes:
 
 async def _film(service: Service, asked: _Asked) -> Answer:
     image, params = asked.image, asked.params
-    is_stack = await service.in_pool(lambda: is_volume(image))
-    check_is_for(asked.model, image, service.models, is_stack=is_stack)
+    await service.in_pool(lambda: check_is_for_films(asked.model, image, service.models))
     params.check_orientation(image)
 
     def answer(done: Done) -> Answer:
@@ -304,7 +307,7 @@ async def _film(service: Service, asked: _Asked) -> Answer:
 
 async def _volume(service: Service, asked: _Asked) -> Answer:
     model, params = asked.model, asked.params
-    check_is_for(model, asked.image, service.models, is_stack=True)
+    check_is_for_ct(model, asked.image)
 
     def work(ending: Ending) -> Answer:
         with client_errors():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from c2fvl.files.kinds import HEAD_BYTES, kind_of
+from c2fvl.files.nifti import shape_of
 from c2fvl.inference.ct_window import window_of
 from c2fvl.inference.prediction import Given
 from c2fvl.messages import listed
@@ -121,16 +122,28 @@ def check_image(image: bytes) -> None:
         raise ProblemError(422, f"{_unknown_kind(image[:8])} {_SEND}", field="image")
 
 
-def check_is_for(model: ServedModel, image: bytes, models: ServedModels, *, is_stack: bool) -> None:
-    """Raise `ProblemError` for an image that this model does not take: a film, or a volume (`is_stack`)."""
-    kind = _kind(image)
-    if is_for_ct(model) and kind != "nifti":
-        detail = f"The model {model.name} segments CT volumes, and this is {str(kind).upper()}. {_SEND}"
-        raise ProblemError(422, detail, field="image")
-    if not is_for_ct(model) and is_stack:
+def check_is_for_films(model: ServedModel, image: bytes, models: ServedModels) -> None:
+    """Raise `ProblemError` for a NIfTI file that holds no film, but a volume or an image in colours."""
+    shape = shape_of(image) if _kind(image) == "nifti" else ()
+    if max(shape[2:3], default=1) > 1:
         others = [name for name, other in models.by_name.items() if is_for_ct(other)]
         advice = f"Choose a model for CT: {listed(others)}." if others else "Start the server with --model ct_small."
         raise ProblemError(422, f"This is a volume, and the model {model.name} is for films. {advice}", field="image")
+    if max(shape[3:], default=1) > 1:
+        raise ProblemError(
+            422,
+            "The image has several values in each pixel, as pictures in colour have. Convert it first; in 3D Slicer "
+            "with the module Vector to Scalar Volume.",
+            field="image",
+        )
+
+
+def check_is_for_ct(model: ServedModel, image: bytes) -> None:
+    """Raise `ProblemError` for a file that holds no volume."""
+    kind = _kind(image)
+    if kind != "nifti":
+        detail = f"The model {model.name} segments CT volumes, and this is {str(kind).upper()}. {_SEND}"
+        raise ProblemError(422, detail, field="image")
 
 
 def _kind(image: bytes) -> str | None:
