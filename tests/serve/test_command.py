@@ -155,6 +155,22 @@ def test_a_server_for_others_makes_a_token_and_takes_none_on_the_command_line(mo
     assert "--token" not in options, "a command line is seen by every user of the machine"
 
 
+@pytest.mark.parametrize("words", [(), ("--monai-label",)])
+def test_the_address_for_3d_slicer_is_said_where_it_is_answered(monkeypatch, capsys, words):
+    from c2fvl.serve import run as serve_run
+
+    given = {}
+    monkeypatch.setattr("c2fvl.cli.serve._models", lambda options: ["model"])
+    monkeypatch.setattr("c2fvl.serve.networks.ServedModels", lambda models: models)
+    monkeypatch.setattr("c2fvl.serve.app.build_app", lambda models, settings: given.setdefault("settings", settings))
+    monkeypatch.setattr(serve_run, "run", lambda *them, started, **others: started())
+    assert main(["serve", "--port", "0", "--no-browser", *words]) == 0
+    assert given["settings"].monai_label == bool(words)
+    said = re.findall(r"extension of 3D Slicer: (\S+)$", capsys.readouterr().out, re.M)
+    assert len(said) == len(words)
+    assert all(re.fullmatch(r"http://127\.0\.0\.1:\d+", address) for address in said)
+
+
 def _serve_parser():
     from c2fvl.cli.main import command_parsers
 
