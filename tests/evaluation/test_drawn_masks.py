@@ -245,12 +245,19 @@ def test_the_true_masks_themselves_are_refused(cases, phantom_root, tmp_path):
         evaluate_masks(linked, Part(phantom_root), out=tmp_path / "scores")
 
 
+def test_copies_of_the_true_masks_are_told(cases, phantom_root, tmp_path, caplog):
+    shutil.copytree(cases[0].mask.parent, tmp_path / "copied")
+    evaluate_masks(tmp_path / "copied", Part(phantom_root), out=tmp_path / "scores")
+    assert "every mask is equal to the true one" in caplog.text
+
+
 def test_files_of_no_case_and_inverted_masks_are_told(drawn, cases, phantom_root, tmp_path, caplog):
     write_mask(drawn / f"{cases[0].id}_overlay.png", np.zeros((5, 5), np.uint8))
     storage.write_bytes(drawn / "notes.txt", b"text")
     evaluate_masks(drawn, Part(phantom_root), out=tmp_path / "scores")
     assert f"1 images fit no case and are left out: {cases[0].id}_overlay.png" in caplog.text
     assert "exchanged" not in caplog.text
+    assert "equal to the true one" not in caplog.text
     for case in cases:
         write_mask(drawn / f"{case.id}.png", 1 - read_mask(case.mask))
     evaluate_masks(drawn, Part(phantom_root), out=tmp_path / "scores")

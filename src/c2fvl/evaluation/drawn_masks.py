@@ -122,6 +122,8 @@ def _score_all(
             "%s: in %d of %d masks the background fits the lesion better than the mask does; if black and white are "
             "exchanged, invert the masks and score them again", folder, num_inverted, len(cases),
         )  # fmt: skip
+    if all(counts.intersection == counts.union for counts in (case.score.overlaps[ORIGINAL] for case in scored)):
+        logger.warning("%s: every mask is equal to the true one; check that these are not the true masks", folder)
     return scored
 
 
