@@ -305,7 +305,11 @@ def test_an_object_that_was_not_asked_for_is_refused(fake, archive):
         fake.rules = [always(200, other, "application/dicom")]
         with pytest.raises(ObjectError, match=f"its {name} differs"):
             archive.fetch(FILM)
-    for status, said in ((404, "does not have this object"), (410, "does not give this object")):
+    for status, said in (
+        (404, "does not have this object"),
+        (403, "does not give this object"),
+        (410, "does not give this object"),
+    ):
         fake.rules = [always(status)]
         with pytest.raises(ObjectError, match=said):
             archive.fetch(FILM)

@@ -101,6 +101,23 @@ def test_a_series_of_ct_slices_is_one_volume(fake, archive, tmp_path):
     assert names(tmp_path / "one") == ["1.2.3.3.json", "1.2.3.3.nii.gz"]
 
 
+def test_images_that_the_model_is_not_for_are_not_even_fetched(fake, archive, predictor, tmp_path):
+    film = small_film(1, SOPClassUID="1.2.840.10008.5.1.4.1.1.7", Modality="OT", StudyInstanceUID="1.2.3.1")
+    fake.add(film, *(slice_of(chest(3), number) for number in range(3)))
+    for model, taken, reason in (
+        (predictor, FILM, "a CT slice, and the model is for chest films"),
+        (Predictor("ct_small"), "1.2.3.3", "a film or a capture, and the model is for CT slices"),
+    ):
+        fake.requests.clear()
+        found = list(predict_study(archive, model, "1.2.3.1", tmp_path))
+        (record,) = (one for one in found if isinstance(one, dict))
+        (skipped,) = (one for one in found if isinstance(one, Skipped))
+        assert record["image"].endswith(taken) and "error" not in record and skipped.reason.startswith(reason)
+        assert not any(f"/instances/{uid}" in request for request in fake.requests for uid in skipped.objects)
+    with pytest.raises(ValueError, match="holds 3 × a CT slice, and the model is for chest films"):
+        list(predict_study(archive, predictor, "1.2.3.1", tmp_path, series="1.2.3.3"))
+
+
 def test_what_fails_is_said_and_the_others_are_done(fake, archive, predictor, tmp_path):
     fake.add(small_film(1), other(2, ViewPosition="LL"), other(3), other(4), other(5))
     fake.objects[f"{STUDY}.3.1"] = (fake.objects[f"{STUDY}.3.1"][0], b"junk")

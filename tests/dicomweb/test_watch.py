@@ -121,7 +121,12 @@ def test_a_film_that_cannot_be_read_is_set_aside_at_once_and_retried_when_asked(
     assert counts(fake, range(2)) == [(1, 1)] * 2
 
 
-@pytest.mark.parametrize("fault", ["cut", "500", "refused", "timeout"])
+_TRIED = "test_a_film_that_cannot_be_had_or_stored_is_tried_some_times_and_stops_no_other"
+
+
+@pytest.mark.parametrize(
+    "fault", ["cut", "500", "refused", pytest.param("timeout", marks=pytest.mark.slow(like=_TRIED))]
+)
 def test_a_film_that_cannot_be_had_or_stored_is_tried_some_times_and_stops_no_other(fake, look, monkeypatch, fault):
     fake.add(*(small_film(number) for number in range(3)))
 
@@ -253,6 +258,23 @@ def test_a_wrong_address_ends_a_watch_and_a_refusal_later_does_not(fake, predict
     monkeypatch.setattr(watch_module.time, "sleep", lambda _: setattr(fake, "rules", next(steps)))
     events = watch.run()
     assert "401" in next(events).text and "answers again" in next(events).text
+
+
+def test_a_study_or_a_film_that_is_refused_stops_no_other(fake, look):
+    fake.add(*(small_film(number) for number in range(3)))
+
+    def rule(method, path, handler):
+        is_gone = "/studies/1.2.826.0/series?" in path
+        is_refused = f"/instances/{uid(1)}" in path
+        if is_gone or is_refused:
+            handler.answer(404 if is_gone else 403)
+        return is_gone or is_refused
+
+    fake.rules = [rule]
+    said, state = look()
+    assert "studies/1.2.826.0: left out: the archive does not have this study any more (404)" in said[0].text
+    assert "does not give this object (403)" in said[1].text
+    assert [status(state, number) for number in range(3)] == [OPEN, OPEN, DONE]
 
 
 def test_since_is_a_date_or_days_back_and_moves_with_the_clock(fake, look):

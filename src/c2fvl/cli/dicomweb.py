@@ -178,6 +178,8 @@ def run_predict(options: argparse.Namespace) -> int:
             table.add(found)
             _say_stored(found, options)
     table.write()
+    if archive.num_odd:
+        say(f"{PROGRAM}: {archive.num_odd} entries of the archive have no UID that can be one; left out", error=True)
     for line in table.lines(num_reports=len(table.rows)):
         say(f"{PROGRAM}: {line}", error=True)
     return 1 if table.num_failed else 0

@@ -101,9 +101,11 @@ class Archive:
 
     def has_object(self, study: str, uid: str) -> bool:
         """Tell whether a study has an object."""
-        return any(
-            found == uid for found, _ in self._search(f"/studies/{study}/instances", _OBJECT, SOPInstanceUID=uid)
-        )
+        try:
+            found = self._search(f"/studies/{study}/instances", _OBJECT, SOPInstanceUID=uid)
+        except ObjectError:  # how some archives say that nothing is found
+            return False
+        return any(one == uid for one, _ in found)
 
     def fetch(self, found: FoundObject) -> Fetched:
         """Return an object in the transfer syntax in which it is stored.

@@ -207,17 +207,18 @@ class Connection:
         if status == HTTPStatus.UNAUTHORIZED:
             given = "refuses the password or token" if self._authorization else "wants a password or a token"
             raise ArchiveError(f"{self.url} {given} (401); see --token-file, and --user with --password-file")
-        if status == HTTPStatus.FORBIDDEN:
+        is_object, is_study = "/instances/" in path, path.startswith("/studies/")
+        if status == HTTPStatus.FORBIDDEN and not is_object:
             raise ArchiveError(
                 f"{self.url} does not allow this ({path.partition('?')[0]}, 403); ask for the right to it"
             )
         if status == HTTPStatus.NOT_FOUND:
-            if "/instances/" in path:
-                raise ObjectError("the archive does not have this object any more (404)")
+            if is_study:
+                raise ObjectError(f"the archive does not have this {'object' if is_object else 'study'} any more (404)")
             raise ArchiveError(self._no_dicomweb("there is nothing at this address (404)"))
         if status in _AWAY:
             raise ArchiveAwayError(f"{self.url} cannot answer now ({status})")
-        if "/instances/" in path:
+        if is_object:
             raise ObjectError(f"the archive does not give this object ({status})")
         raise ArchiveError(self._no_dicomweb(f"it refuses {path} ({status})"))
 

@@ -14,6 +14,7 @@ from c2fvl.files import storage
 from c2fvl.files.ct_series import CT_IMAGE, refusal_of
 from c2fvl.files.dicom_film import FILM_CLASSES, is_own_result
 from c2fvl.files.dicom_headers import uid_name
+from c2fvl.inference.ct_window import window_of
 from c2fvl.inference.outputs.endings import ClinicalOptions
 from c2fvl.inference.predictor import Predictor
 from c2fvl.inference.requests import Request
@@ -23,6 +24,8 @@ from c2fvl.progress import SILENT, Progress
 _FILMS_AT_ONCE = 8
 _MAX_SERIES_BYTES = 2**32
 """On the disk, for the time of the prediction."""
+_CT_FOR_FILMS = "a CT slice, and the model is for chest films; take --model ct_small, or give --window"
+_FILM_FOR_CT = "a film or a capture, and the model is for CT slices; take --model default, or give --force-view"
 OWN_RESULT = "a result of c2fvl"
 
 
@@ -114,11 +117,18 @@ class _Run:
         self._skipped = {}
         films: list[FoundObject] = []
         slices: list[FoundObject] = []
+        is_for_ct = window_of(self.predictor.engine.config) is not None
         for found in self.archive.objects(series):
             if found.sop_class == CT_IMAGE:
-                slices.append(found)
+                if is_for_ct or self.options.window is not None:
+                    slices.append(found)
+                else:
+                    self._skip(_CT_FOR_FILMS, found)
             elif found.sop_class in FILM_CLASSES or not found.sop_class:
-                films.append(found)
+                if not is_for_ct or self.predictor.force_view:
+                    films.append(found)
+                else:
+                    self._skip(_FILM_FOR_CT, found)
             else:
                 name = uid_name(found.sop_class) if is_uid(found.sop_class) else "an object of an unknown kind"
                 self._skip(f"{name}, neither a chest film nor a CT slice", found)

@@ -72,6 +72,7 @@ class Watch:
         self.archive, self.predictor, self.state, self.options = archive, predictor, state, options
         self.num_failed = 0
         """Films that were set aside since the beginning."""
+        self._said: set[str] = set()
         self._counts: dict[str, int] = {}
         """The number of objects of each study when nothing was left to do in it."""
 
@@ -114,7 +115,14 @@ class Watch:
             if study.count is not None and self._counts.get(study.uid) == study.count:
                 continue
             is_open = False
-            for film in self._films(study.uid):
+            try:
+                films = self._films(study.uid)
+            except ObjectError as error:  # it was deleted a moment ago, or its description is too large
+                if study.uid not in self._said:
+                    self._said.add(study.uid)
+                    yield Event(f"studies/{study.uid}: left out: {error}", is_problem=True)
+                continue
+            for film in films:
                 if self.state.film(film.study, film.uid).not_before <= time.time():
                     yield self._take(film)
                 is_open = is_open or self.state.film(film.study, film.uid).status == OPEN

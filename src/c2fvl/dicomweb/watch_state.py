@@ -9,11 +9,11 @@ from pathlib import Path
 from c2fvl.dicomweb.uids import is_uid
 from c2fvl.files import storage
 from c2fvl.files.parsing import parse_json
-from c2fvl.files.partial import sole_user
+from c2fvl.files.partial import clear_partial, sole_user
 
 DONE, FAILED, SKIPPED, OPEN = "done", "failed", "skipped", "open"
 _STATUSES = (DONE, FAILED, SKIPPED, OPEN)
-_KEPT_SECONDS = 400 * 24 * 60 * 60
+_KEPT_SECONDS = 100 * 24 * 60 * 60
 """A study that was not touched for so long is forgotten; the archive still knows what it has."""
 
 
@@ -82,6 +82,7 @@ def opened_state(folder: Path | str) -> Iterator[WatchState]:
                 f"{folder} is used by another `c2fvl dicomweb watch`; stop that one, or give this one another folder "
                 "with --state"
             )
+        clear_partial(folder)  # images that a killed watch left
         yield WatchState(folder)
 
 
