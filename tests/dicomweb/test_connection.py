@@ -1,8 +1,11 @@
 """What an archive may answer, and what it may not: time, size, redirects, credentials, junk."""
 
 import json
+import shutil
+import subprocess
 import time
 
+import pydicom
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -225,6 +228,38 @@ def test_nobody_there(archive):
         Archive(Connection("http://127.0.0.1:1/dicom-web")).has_study("1.2")
     with pytest.raises(ArchiveError, match=r"certificate is not trusted or TLS fails.*--ca-file"):
         Archive(Connection(archive.connection.url.replace("http", "https"))).has_study("1.2")
+
+
+def test_a_certificate_is_verified_by_the_authority_that_was_named(tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not there to make a certificate")
+    for name, host in (("own", "IP:127.0.0.1"), ("other", "DNS:archive.example")):
+        key, certificate = tmp_path / f"{name}.key", tmp_path / f"{name}.crt"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", f"/CN={name}",
+             "-addext", f"subjectAltName={host}", "-keyout", key, "-out", certificate],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        (tmp_path / f"{name}.pem").write_bytes(key.read_bytes() + certificate.read_bytes())
+    with fake_archive(tmp_path / "own.pem") as fake:
+        assert Archive(Connection(fake.url, ca_file=tmp_path / "own.crt")).has_study("1.2") is False
+        for ca_file in (None, tmp_path / "other.crt"):
+            with pytest.raises(ArchiveError, match=r"certificate is not trusted .*self.signed certificate.*--ca-file"):
+                Archive(Connection(fake.url, ca_file=ca_file)).has_study("1.2")
+    of_another_host = pytest.raises(ArchiveError, match=r"certificate is not trusted .*IP address mismatch")
+    with fake_archive(tmp_path / "other.pem") as fake, of_another_host:
+        Archive(Connection(fake.url, ca_file=tmp_path / "other.crt")).has_study("1.2")
+
+
+def test_a_file_that_inflates_without_end_is_refused(fake, archive, monkeypatch):
+    monkeypatch.setattr("c2fvl.files.dicom_headers._MAX_INFLATED", 2**16)
+    film = small_film(1)
+    film.PixelData = bytes(2**20)
+    film.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    fake.add(film)
+    assert len(fake.objects[FILM.uid][1]) < 2**14
+    with pytest.raises(ObjectError, match="is damaged and cannot be read"):
+        archive.fetch(FILM)
 
 
 def test_a_silent_archive_and_one_that_sends_drop_by_drop_are_left(fake, monkeypatch):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -115,14 +116,18 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def fake_archive():
-    """Yield a running archive and its URL."""
+def fake_archive(certificate=None):
+    """Yield a running archive; with a certificate, a PEM file that holds its key too, by https."""
     archive = FakeArchive()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"archive": archive}))
     server.daemon_threads = True
+    if certificate is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    archive.url = f"http://127.0.0.1:{server.server_address[1]}/dicom-web"
+    archive.url = f"http{'' if certificate is None else 's'}://127.0.0.1:{server.server_address[1]}/dicom-web"
     try:
         yield archive
     finally:
