@@ -82,6 +82,8 @@ def test_uids_are_checked_and_derived():
     ("url", "said"),
     [
         ("http://me:secret@host/dicom-web", "holds a user or a password"),
+        ("me:secret@host/dicom-web", "holds a user or a password"),
+        ("http://me:secret@host:x/", "holds a user or a password"),
         ("ftp://host", "expected https://HOST"),
         ("host:8042", "expected https://HOST"),
         ("http://host:x/", "cannot be read"),
@@ -301,6 +303,16 @@ def test_all_pages_of_a_search_are_read(fake, archive, page):
     assert {one.uid for one in archive.studies(modality="CR", since="19000101")} == {
         f"1.2.826.{number}" for number in range(5)
     }
+
+
+def test_senseless_counts_of_objects_are_none(fake, archive):
+    items = [
+        {"0020000D": {"Value": [f"1.{number}"]}, "00201208": {"Value": [value]}}
+        for number, value in enumerate([3, "4", "9" * 5000, "x", None, [], 2.5])
+    ]
+    fake.rules = [always(200, json.dumps(items).encode())]
+    found = archive.studies(modality="CR", since="20260101")
+    assert [one.count for one in found] == [3, 4, None, None, None, None, None]
 
 
 def test_a_search_without_end_is_ended(fake, archive, monkeypatch):

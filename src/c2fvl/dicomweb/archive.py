@@ -1,5 +1,6 @@
 """The services of a DICOMweb archive that c2fvl uses: search (QIDO-RS), retrieve (WADO-RS) and store (STOW-RS)."""
 
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -220,4 +221,6 @@ def _text(item: Any, tag: str) -> str:
 
 def _count(item: Any) -> int | None:
     found = _first(item, _COUNT)
-    return found if isinstance(found, int) else int(found) if isinstance(found, str) and found.isdecimal() else None
+    if isinstance(found, str) and re.fullmatch("[0-9]{1,9}", found):
+        return int(found)
+    return found if isinstance(found, int) else None

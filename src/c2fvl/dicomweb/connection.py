@@ -254,16 +254,16 @@ class Connection:
 
 
 def _checked_url(url: str) -> SplitResult:
+    if "@" in url:  # first, so that no message repeats it
+        raise ValueError(
+            "the URL holds a user or a password, which other users of this machine can see; give --user and "
+            "--password-file"
+        )
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
         raise ValueError(f"the URL {url!r} cannot be read ({error}); expected https://HOST/dicom-web") from error
-    if parts.username is not None or parts.password is not None:
-        raise ValueError(
-            "the URL holds a user or a password, which other users of this machine can see; give --user and "
-            "--password-file"
-        )
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise ValueError(f"the URL is {url!r}; expected https://HOST/dicom-web, or http:// on this machine")
     if parts.query or parts.fragment or not url.isprintable() or " " in url:
