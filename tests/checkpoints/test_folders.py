@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,7 +149,7 @@ def test_what_cannot_be_packed_is_refused(run, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_names_lead_to_models_and_paths_come_first(places, packed, run, image, capsys):
+def test_names_lead_to_models_and_a_model_folder_of_that_name_is_asked_about(places, packed, run, image, capsys):
     shutil.copytree(packed.folder, places / "package" / "small")
     shutil.copytree(packed.folder, places / "checkout" / "weights" / "large")
     shutil.copytree(packed.folder, places / "home" / "c2fvl" / "models" / "owner" / "name")
@@ -170,10 +171,12 @@ def test_names_lead_to_models_and_paths_come_first(places, packed, run, image, c
         assert [place, "c2fvl", *size.split(), "The", "network"] == line.removeprefix(name).split()[:6]
 
     shutil.copytree(run / "best", places / "here" / "large")
-    assert c2fvl.load_model("large").path.resolve() == places / "here" / "large"
-    (places / "here" / "small").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"no model folder.*of that name, run this in another folder"):
-        c2fvl.load_model("small")
+    with pytest.raises(ValueError, match=r"name of a trained model .* and of a model folder here; write \./large"):
+        c2fvl.load_model("large")
+    for path in ("./large", Path("large")):
+        assert c2fvl.load_model(path).path.resolve() == places / "here" / "large"
+    (places / "here" / "small").mkdir()  # any other folder does not stand in the way of a name
+    assert c2fvl.load_model("small").path == places / "package" / "small"
 
 
 def test_scores_of_a_named_model_stay_out_of_its_folder(places, packed, phantom_root):

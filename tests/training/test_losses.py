@@ -65,8 +65,9 @@ def test_options_leave_terms_out(example):
     terms = build_loss(LossConfig(alignment=0.0))(output, target)
     assert set(terms) == {"loss", "dice_loss", "cross_entropy"}
     assert terms["loss"].item() == pytest.approx(0.5 * (terms["dice_loss"] + terms["cross_entropy"]).item())
+    assert set(build_loss(LossConfig())(output, target)) == set(terms)  # a network without side maps aligns nothing
     with pytest.raises(ValueError, match=r"set loss\.alignment=0"):
-        build_loss(LossConfig())(output, target)
+        build_loss(LossConfig())(Output(logits[:, None], (logits[:, None],)), target)
     with pytest.raises(ValueError, match=r"set loss\.side_maps=0"):
         build_loss(LossConfig(alignment=0.0, side_maps=1.0))(output, target)
 

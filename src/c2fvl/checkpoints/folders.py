@@ -1,7 +1,8 @@
 """Model folders: the names of their files, and how a path or a name is resolved to a folder. No torch.
 
 A name is searched in `weights/` of the package, in `weights/` of the checkout that the package runs from, and in the
-user's cache, where `c2fvl pull OWNER/NAME` puts models. A path that exists is always taken as a path.
+user's cache, where `c2fvl pull OWNER/NAME` puts models. A name that is also that of a model folder here is an error;
+`./NAME` is the folder.
 """
 
 import dataclasses
@@ -76,14 +77,20 @@ class NamedModel:
 def find_model(path: Path | str) -> Path:
     """Return the model folder of a path or a name: the folder itself, `best` of a run folder, or that of a named model.
 
-    Raises `FileNotFoundError` with the known names where there is none.
+    A `Path` that exists is never a name. Raises `FileNotFoundError` with the known names where there is none, and
+    `ValueError` for a name that is also a model folder here.
     """
-    given, path = str(path), Path(path)
-    if path.exists():
-        return _folder_at(path)
-    model = _find_named(DEFAULT if given == ALIAS else given)
+    given, is_path, path = str(path), isinstance(path, Path), Path(path)
+    model = None if is_path and path.exists() else _find_named(DEFAULT if given == ALIAS else given)
     if model is None:
+        if path.exists():
+            return _folder_at(path)
         raise FileNotFoundError(_unknown(given))
+    if path.exists() and any(_is_model(folder) for folder in (path, path / "best")):
+        raise ValueError(
+            f"{given} is the name of a trained model ({model.folder}) and of a model folder here; write ./{given} for "
+            "the folder, or rename it"
+        )
     return model.folder
 
 
@@ -151,8 +158,6 @@ def _folder_at(path: Path) -> Path:
             return folder
     runs = sorted(found.parent for found in path.glob(f"*/best/{WEIGHTS}")) if path.is_dir() else []
     hint = f"; did you mean {runs[-1]}?" if runs else ""
-    if _find_named(str(path)) is not None:
-        hint = f"; to use the trained model of that name, run this in another folder than {Path.cwd()}"
     if path.suffix == ".onnx":
         raise FileNotFoundError(
             f"{path} is an exported network, which can only predict: `c2fvl predict IMAGE --model {path}`. Give the "

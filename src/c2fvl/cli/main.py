@@ -4,7 +4,7 @@ import argparse
 import logging
 import sys
 
-from c2fvl.cli import data, dicomweb, evaluation, inference, models, serve, training
+from c2fvl.cli import data, demo, dicomweb, evaluation, inference, models, serve, training
 from c2fvl.cli.exit_status import DONE, WRONG_CALL, Stopped, status_of_signal, stop_by_signals
 from c2fvl.cli.options import PROGRAM, Commands, Parser
 from c2fvl.cli.output import OneLineFormatter, say, say_error
@@ -13,7 +13,7 @@ from c2fvl.extras import missing_extra
 from c2fvl.messages import did_you_mean, nearest_names
 from c2fvl.version import __version__
 
-GROUPS = (inference, serve, dicomweb, training, evaluation, data, models)
+GROUPS = (demo, inference, serve, dicomweb, training, evaluation, data, models)
 """Each has a function `add(commands)`; in this order the help lists the commands."""
 
 

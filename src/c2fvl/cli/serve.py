@@ -26,7 +26,7 @@ def _serve_options(sub: argparse.ArgumentParser) -> None:
         action="append",
         metavar="NAME|FOLDER|FILE.onnx",
         help=f"{MODEL}, or an exported .onnx file; may be repeated, the first is the default (default: the model that "
-        "is included in the package)",
+        "is included in the package, and beside it that of the synthetic examples)",
     )
     sub.add_argument(
         "--host",
@@ -114,11 +114,12 @@ def run_serve(options: argparse.Namespace) -> int:
 
 def _models(options: argparse.Namespace) -> list[Any]:
     """Return the loaded models; a model that cannot be loaded is an error before the server starts."""
+    from c2fvl.data.phantom.examples import MODEL as EXAMPLE_MODEL
     from c2fvl.inference.open_engine import ONNX, open_engine
     from c2fvl.serve.networks import ServedModel
 
     found = []
-    for name in options.model or [ALIAS]:
+    for name in options.model or [ALIAS, EXAMPLE_MODEL]:
         engine = open_engine(name, device=options.device, threads=threads_of(options))
         called = Path(name).stem if Path(name).suffix == ONNX else Path(name).name
         found.append(ServedModel(DEFAULT if name == ALIAS else called, engine))

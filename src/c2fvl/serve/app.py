@@ -14,8 +14,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from c2fvl.data.phantom.examples import MODEL, NUM_EXAMPLES, reports
 from c2fvl.serve.answers import FORMS
-from c2fvl.serve.examples import EXAMPLES, example_image
+from c2fvl.serve.examples import example_image
 from c2fvl.serve.forms import checked_orientation, checked_report, read_json, read_predict_form
 from c2fvl.serve.guards import Guards
 from c2fvl.serve.metrics import PREDICT
@@ -90,15 +91,16 @@ async def _info(request: Request) -> Response:
                 "report_characters": limits.report_characters,
                 "queue": limits.queue,
             },
-            "examples": [{"number": number, "report": report} for number, (_, report) in enumerate(EXAMPLES)],
+            "example_model": MODEL if MODEL in service.models.by_name else None,
+            "examples": [{"number": number, "report": report} for number, report in enumerate(reports())],
         }
     )
 
 
 async def _example(request: Request) -> Response:
     number = int(request.path_params["number"])
-    if number >= len(EXAMPLES):
-        raise ProblemError(404, f"There are the examples 0 to {len(EXAMPLES) - 1}.")
+    if number >= NUM_EXAMPLES:
+        raise ProblemError(404, f"There are the examples 0 to {NUM_EXAMPLES - 1}.")
     return Response(example_image(number), media_type="image/png")
 
 

@@ -39,7 +39,7 @@ def build_loss(config: LossConfig) -> Loss:
         dice, cross_entropy = _overlap_and_entropy(output.logits, mask, balanced=config.balanced)
         terms = {"dice_loss": dice, "cross_entropy": cross_entropy}
         total = config.dice * dice + config.cross_entropy * cross_entropy
-        if config.alignment:
+        if config.alignment and output.aux:  # a network without side maps has nothing to align
             terms["alignment"] = alignment_loss(output.aux)
             total = total + config.alignment * terms["alignment"]
         if config.side_maps:
