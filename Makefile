@@ -40,15 +40,22 @@ $(VENV)/monailabel: $(VENV)/installed tests/monailabel.txt
 	echo "the client of MONAI Label could not be downloaded; tests that run it are skipped"
 
 demo: $(VENV)/installed ## train and evaluate a network on synthetic images; ends with pictures and a results page
-	rm -rf $(DEMO)
+	@rm -rf $(DEMO)
+	@echo; echo "[1/7] Drawing 320 synthetic chest films with masks and reports"
 	$(BIN)/c2fvl phantom $(DEMO)/phantom --num-cases 320 --seed 0 --size 96
+	@echo; echo "[2/7] Checking that the data set is complete and consistent"
 	$(BIN)/c2fvl check $(DEMO)/phantom
+	@echo; echo "[3/7] Training a narrow C2FVL on them: the longest step, one to four minutes"
 	$(BIN)/c2fvl train phantom data.root=$(DEMO)/phantom --run-dir $(DEMO)/run
+	@echo; echo "[4/7] Scoring it on the test films without reports"
 	$(BIN)/c2fvl evaluate $(DEMO)/run $(DEMO)/phantom --split test --report none --out $(DEMO)/without-report
+	@echo; echo "[5/7] Scoring it on the same films with their reports"
 	$(BIN)/c2fvl evaluate $(DEMO)/run $(DEMO)/phantom --split test --out $(DEMO)/with-report
 	@cp $(DEMO)/phantom/Test_Folder/img/$(EXAMPLE).png $(DEMO)/example.png
 	@sed -n 's/.*$(EXAMPLE).png,"\(.*\)".*/\1/p' $(DEMO)/phantom/Test_Folder/Test_films.csv > $(DEMO)/example_report.txt
+	@echo; echo "[6/7] Segmenting one film without a report"
 	$(BIN)/c2fvl predict $(DEMO)/example.png --model $(DEMO)/run --overlay --out $(DEMO)/example-without-report
+	@echo; echo "[7/7] Segmenting the same film with its report"
 	$(BIN)/c2fvl predict $(DEMO)/example.png --model $(DEMO)/run --overlay --out $(DEMO)/example-with-report --report "$$(cat $(DEMO)/example_report.txt)"
 	@echo
 	@$(BIN)/python -c "import json; print('Mean Dice per image: {:.1f} % with reports, {:.1f} % without.'.format(*(100 * json.load(open('$(DEMO)/' + name + '/summary.json'))['scores'][0]['dice_per_image'] for name in ('with-report', 'without-report'))))"
