@@ -60,6 +60,18 @@ def browser_path() -> str:
     return found
 
 
+@pytest.fixture(scope="module")
+def browser(browser_path):
+    """A browser that tests drive; of one module, because it occupies the event loop of its thread."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(
+            executable_path=browser_path, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        yield opened
+        opened.close()
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of the real images and captions; the test is skipped where they are not."""

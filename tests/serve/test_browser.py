@@ -33,17 +33,6 @@ INJECT = """() => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def browser(browser_path):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(
-            executable_path=browser_path, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
 def page(browser, server):
     """The page, opened; what it asked for and what it complained of are checked at the end."""

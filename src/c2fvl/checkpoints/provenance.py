@@ -1,5 +1,6 @@
-"""What a run was made with: versions, commit, machine and command."""
+"""What a run was made with: day, versions, commit, machine and command."""
 
+import datetime
 import platform
 import subprocess
 import sys
@@ -23,8 +24,9 @@ def _commit() -> str | None:
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Return versions, commit, machine and command, which are kept with a run."""
+    """Return day, versions, commit, machine and command, which are kept with a run."""
     return {
+        "date": datetime.datetime.now().astimezone().date().isoformat(),
         "c2fvl": __version__,
         "commit": _commit(),
         "python": platform.python_version(),

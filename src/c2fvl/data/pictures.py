@@ -119,9 +119,8 @@ def case_panel(
 
     `classes` names the classes besides the background, `note` is written below the report.
     """
-    drawn = overlay(image, prediction, target, num_classes=len(classes))
+    plain, drawn = case_pictures(image, prediction, target=target, num_classes=len(classes))
     height, width = drawn.shape[:2]
-    plain = _displayed(image, (width, height))
     font_size = max(13, width // 26)
     font = ImageFont.load_default(size=font_size)
     letters = max(20, int(2 * width / (0.52 * font_size)))
@@ -138,12 +137,8 @@ def case_panel(
     picture.paste(Image.fromarray(plain), (0, 0))
     picture.paste(Image.fromarray(drawn), (width + 4, 0))
     pen = ImageDraw.Draw(picture)
-    for start in (0, width + 4):
-        for letter, position in (("R", start + 4), ("L", start + width - font_size)):
-            place = (position, height // 2 - font_size)
-            pen.text(place, letter, font=font, fill=TRUTH_LINE, stroke_width=1, stroke_fill=(0, 0, 0))
     if dice is not None:
-        label = f"Dice {dice:.3f}"
+        label = f"Dice {100 * dice:.1f} %"
         box = pen.textbbox((0, 0), label, font=font)
         pen.rectangle((width + 4, 0, width + 14 + box[2], box[3] + 8), fill=(0, 0, 0))
         pen.text((width + 9, 3), label, font=font, fill=(255, 255, 255))
@@ -155,6 +150,28 @@ def case_panel(
         pen.text((left + font_size, top), name, font=font, fill=(200, 200, 200))
         left += font_size + int(pen.textlength(name, font=font)) + 12
     return np.asarray(picture)
+
+
+def case_pictures(
+    image: np.ndarray, prediction: np.ndarray, *, target: np.ndarray | None = None, num_classes: int = 1
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return the image, and the image with its masks as `overlay` draws them, both (h, w, 3) uint8 with R and L.
+
+    R and L at the edges are the patient's right and left in an image in standard orientation.
+    """
+    drawn = overlay(image, prediction, target, num_classes=num_classes)
+    height, width = drawn.shape[:2]
+    font_size = max(13, width // 18)
+    font = ImageFont.load_default(size=font_size)
+    pictures = []
+    for pixels in (_displayed(image, (width, height)), drawn):
+        picture = Image.fromarray(pixels)
+        pen = ImageDraw.Draw(picture)
+        for letter, left in (("R", 4), ("L", width - font_size)):
+            place = (left, height // 2 - font_size)
+            pen.text(place, letter, font=font, fill=TRUTH_LINE, stroke_width=1, stroke_fill=(0, 0, 0))
+        pictures.append(np.asarray(picture, np.uint8))
+    return pictures[0], pictures[1]
 
 
 def side_by_side(
@@ -183,6 +200,21 @@ def encode_png(picture: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG", optimize=False, compress_level=4)
     return buffer.getvalue()
+
+
+def encode_webp(picture: np.ndarray, *, max_side: int, max_bytes: int) -> bytes:
+    """Return (H, W, 3) uint8 RGB as a WebP file to look at, reduced to `max_side` pixels.
+
+    The quality goes down, and then the size, until the file has at most `max_bytes`.
+    """
+    image = Image.fromarray(picture)
+    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    for quality in (82, 65, 45, 25):
+        buffer = io.BytesIO()
+        image.save(buffer, "WEBP", quality=quality, method=4)
+        if buffer.tell() <= max_bytes:
+            return buffer.getvalue()
+    return encode_webp(picture, max_side=max_side * 2 // 3, max_bytes=max_bytes)
 
 
 def _display_size(image: np.ndarray) -> tuple[int, int]:

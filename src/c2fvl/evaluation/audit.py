@@ -133,7 +133,7 @@ def _changed(
 def _changes(network: ReportAnswers, given: Given, answers: Answers, bootstrap: Bootstrap) -> list[ReportChange]:
     titles = {change.name: (change.title, change.is_wrong) for change in perturbations(None)}
     titles[SECOND_PASS] = (_SECOND_TITLE, False)
-    right = np.array([answer.dice for answer in answers["right"]])
+    right, none = (np.array([answer.dice for answer in answers[name]]) for name in ("right", "none"))
     own_texts = network.texts(given["right"])
     right_reports = [case.report for case in given["right"]]
     changes = []
@@ -150,6 +150,7 @@ def _changes(network: ReportAnswers, given: Given, answers: Answers, bootstrap: 
                 iou=mean_iou,
                 dice_pooled=pooled([answer.overlaps for answer in of_change], bootstrap)["dice"],
                 difference_to_right=None if name == "right" else _paired(scores[:, 0], right, bootstrap),
+                difference_to_none=None if name == "none" else _paired(scores[:, 0], none, bootstrap),
                 excluded_lungs=_outside(of_change, reports, bootstrap, lungs=True),
                 excluded_zones=_outside(of_change, reports, bootstrap, lungs=False),
                 wrong_lungs=_outside(of_change, right_reports, bootstrap, lungs=True),

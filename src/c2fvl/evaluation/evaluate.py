@@ -25,8 +25,9 @@ from c2fvl.data.prefetch import prefetch
 from c2fvl.data.scan import fingerprint, mask_fingerprint
 from c2fvl.evaluation.case_table import case_table
 from c2fvl.evaluation.evaluation_folder import EvaluationFolder
+from c2fvl.evaluation.pages.gallery import gallery_of
 from c2fvl.evaluation.pages.page import render
-from c2fvl.evaluation.pages.panels import draw_panels
+from c2fvl.evaluation.pages.panels import CasePictures, orientation_of
 from c2fvl.evaluation.records import from_plain
 from c2fvl.evaluation.run_log import LOG, read_log
 from c2fvl.evaluation.statistics import Scores, as_columns, compute_statistics
@@ -214,12 +215,17 @@ def write_evaluation(
 ) -> Evaluation:
     """Write everything about what was scored, and about its audit if there is one."""
     summary = scored.summary if audit is None else dataclasses.replace(scored.summary, audit=audit)
-    groups = draw_panels(
+    drawn = CasePictures(
         scored.cases, scored.scores, lambda index: scored.scored[index].labels,
         classes=summary.class_names, mask=scored.mask,
     )  # fmt: skip
+    groups = drawn.panels()
     pictures = {panel.file: panel.png for group in groups for panel in group.panels}
-    page = render(summary, scored.columns, panels=groups, history=scored.history)
+    page = render(
+        summary, scored.columns, panels=groups, history=scored.history,
+        orientation=orientation_of(scored.cases),
+        gallery=gallery_of(scored.cases, scored.scores, scored.columns, drawn.thumbnails()),
+    )  # fmt: skip
     table = case_table(scored.cases, scored.scores, scored.columns)
     return Evaluation(folder.path, folder.write(summary, table, page, pictures, audit=audit_table), summary)
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2fvl.data.cases import STRAY_FRACTION, Case
+from c2fvl.evaluation.summary import COLUMN
 from c2fvl.reports.zones import HANDS, ZONES, hand_in_words, third_key, zone_in_words, zones_of
 
 NUM_FIFTHS = 5
@@ -45,7 +46,7 @@ def subgroups(cases: Sequence[Case], scores: Mapping[str, NDArray[np.float64]]) 
     names = dict.fromkeys(name for case in cases for name, _ in case.columns)
     for name in names:
         rows = _column([dict(case.columns).get(name, "") for case in cases])
-        divisions.append(Division(f"column {name}", rows))
+        divisions.append(Division(f"{COLUMN}{name}", rows))
     return [division for division in divisions if len(division.rows) > 1]
 
 

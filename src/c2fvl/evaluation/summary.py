@@ -128,6 +128,10 @@ class SubgroupScores:
     iou: Estimate
 
 
+COLUMN = "column "
+"""Beginning of the name of a division by a column of the data's table."""
+
+
 @dataclass(frozen=True)
 class SubgroupTable:
     """One way to divide the cases into subgroups."""
@@ -135,6 +139,11 @@ class SubgroupTable:
     name: str
     overlapping: bool
     rows: tuple[SubgroupScores, ...]
+
+    @property
+    def is_column(self) -> bool:
+        """Tell whether the cases are divided by a column of the data's table."""
+        return self.name.startswith(COLUMN)
 
 
 @dataclass(frozen=True)
@@ -283,6 +292,7 @@ class ReportChange:
     iou: Estimate
     dice_pooled: Estimate
     difference_to_right: PairedEstimate | None
+    difference_to_none: PairedEstimate | None
     excluded_lungs: Estimate | None
     """Fraction of the predicted area in lungs that the given report excludes; None where no report excludes any."""
     excluded_zones: Estimate | None

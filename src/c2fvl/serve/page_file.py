@@ -1,9 +1,9 @@
 """The page as it is sent, and the Content-Security-Policy that lets its own script and style run and nothing else."""
 
-import base64
-import hashlib
 import re
 from importlib import resources
+
+from c2fvl.files.content_policy import hashes_of
 
 
 def read_page() -> tuple[bytes, str]:
@@ -22,6 +22,4 @@ def policy_of(page: str) -> str:
 
 
 def _hashes(page: str, element: str) -> str:
-    found = re.findall(rf"<{element}>(.*?)</{element}>", page, re.S)
-    digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in found)
-    return " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
+    return hashes_of(re.findall(rf"<{element}>(.*?)</{element}>", page, re.S))

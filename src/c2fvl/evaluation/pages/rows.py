@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from c2fvl.evaluation.summary import FindingsSummary, Summary, TextAudit
+from c2fvl.evaluation.summary import FindingsSummary, LesionsOfSize, Summary, TextAudit
 from c2fvl.metrics.intervals import Estimate
 from c2fvl.reports.zones import zone_in_words
 
@@ -64,10 +64,22 @@ def show(estimate: Estimate | None, *, fraction: bool) -> str:
     return f"{value} ({low} to {high})"
 
 
-def show_number(value: float, *, fraction: bool) -> str:
+def show_number(value: float, *, fraction: bool, digits: int = 2) -> str:
     """Return a number with the digits that matter and a true minus sign, a fraction in per cent."""
-    shown = f"{100 * value:.2f}" if fraction else f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
+    shown = f"{100 * value:.{digits}f}" if fraction else f"{value:.{digits if abs(value) < 100 else 0}f}"
     return shown.replace("-", "−")
+
+
+def lesion_sizes(lesions: Mapping[str, LesionsOfSize]) -> dict[str, str]:
+    """Return the bounds of each size of lesion in words, by its name."""
+    bounds = sorted(row.min_fraction_of_image for row in lesions.values())
+    found = {}
+    for name, row in lesions.items():
+        larger = [bound for bound in bounds if bound > row.min_fraction_of_image]
+        parts = [f"{100 * row.min_fraction_of_image:g} % or more"] if row.min_fraction_of_image else []
+        parts += [f"less than {100 * larger[0]:g} %"] if larger else []
+        found[name] = f"{' and '.join(parts)} of the image"
+    return found
 
 
 def show_p(probability: float) -> str:
