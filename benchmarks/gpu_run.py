@@ -8,10 +8,10 @@ A stage is KIND[:NAME][@SECONDSs][:section.key=value ...]: `figures` measures sp
 `score:MODEL` scores a model folder or a model by its name. Stages without seconds share the time that the others leave.
 `{work}` in a setting stands for WORK, where the stage NAME of the results leaves its models in NAME/run or NAME/folds.
 
-DATA is a packed folder (`c2fvl.data.packed`) or a data set. Each stage runs in a process of its own, so that its
-failure is noted and the next one runs. OUT holds `results.json` (everything, after every change), `log.txt` and the
-best weights in half precision, as tar files cut into pieces with checksums; together at most 8 files of 16 MiB. WORK
-keeps run folders and finished stages: the same command goes on where it was stopped. `docs/gpu.md` says more.
+DATA is a data set, as a folder of tar shards (`c2fvl shards`) or any other. Each stage runs in a process of its own, so
+that its failure is noted and the next one runs. OUT holds `results.json` (everything, after every change), `log.txt`
+and the best weights in half precision, as tar files cut into pieces with checksums; together at most 8 files of 16 MiB.
+WORK keeps run folders and finished stages: the same command goes on where it was stopped. `docs/gpu.md` says more.
 """
 
 import argparse
@@ -166,20 +166,23 @@ class Results:
         self.write()
 
 
-def prepare_data(data: Path, work: Path, results: Results) -> str:
-    """Return the root of the data set, unpacked in WORK where DATA is packed and not yet unpacked."""
-    from c2fvl.data import packed
+def prepare_data(data: Path, results: Results) -> str:
+    """Return the root of the data set, and note in the results what the manifest of shards says of it.
 
-    if not (data / "manifest.json").is_file():
-        return str(data)
-    manifest = packed.read_manifest(data)
-    results.content["data"] = {name: value for name, value in manifest.items() if name != "parts"}
-    name = results.storage.checksum(json.dumps(manifest, sort_keys=True).encode())[:12]
-    folder, began = work / f"data-{name}", time.monotonic()
-    if not folder.is_dir():
-        packed.unpack(data, folder)
-        results.log(f"unpacked {manifest['num_cases']} to {folder} in {time.monotonic() - began:.1f} s")
-    return str(folder / packed.TABLE)
+    Raises `ValueError` or `FileNotFoundError` for a shard that is damaged or missing.
+    """
+    from c2fvl.data.shard_layout import find_shards, read_manifest, verify_shards
+    from c2fvl.files import shards
+
+    found = find_shards(data) or []
+    for shard in found:
+        shards.read_index(shard.path, sha256=shard.index_sha256)
+    for problem in verify_shards(found):
+        raise ValueError(problem)
+    manifest = read_manifest(data)
+    if manifest is not None:
+        results.content["data"] = {name: value for name, value in manifest.items() if name != "shards"}
+    return str(data)
 
 
 class StageProcess:
@@ -302,7 +305,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--stages", required=True, help="such as figures,train:c2fvl_qata_paper@480s")
     parser.add_argument("--minutes", type=float, required=True, help="of the whole command")
-    parser.add_argument("--data", type=Path, required=True, help="a packed folder, or a data set")
+    parser.add_argument("--data", type=Path, required=True, help="a data set: a folder of tar shards, or any other")
     parser.add_argument("--out", type=Path, required=True, help="for results; at most 8 files of 16 MiB")
     parser.add_argument("--work", type=Path, default=Path("/tmp/gpu_run"), help="for data and run folders")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu"))
@@ -315,7 +318,7 @@ def main(arguments: list[str] | None = None) -> int:
     results = Results(options.out, options.work, sys.argv if arguments is None else arguments)
     results.log(f"stages: {', '.join(stage.spec for stage in stages)}")
     try:
-        data = prepare_data(options.data, options.work, results)
+        data = prepare_data(options.data, results)
     except (OSError, ValueError) as error:
         results.content["error"] = str(error)
         results.write()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from c2fvl.checkpoints.trained_model import load_model
-from c2fvl.data.packed import pack
+from c2fvl.data.shard_writer import cases_of, write_shards
 
 sys.path.append(str(Path(__file__).parents[1]))
 from benchmarks.gpu_run import main, missing_modules, parse_stages
@@ -23,7 +23,7 @@ TINY = "data.image_size=32:model.arguments.image_size=32:model.arguments.base_wi
 def parts(phantom_root, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT}")
-    pack(phantom_root, tmp_path / "parts", name="tiny", compress=True)
+    write_shards(cases_of(phantom_root), tmp_path / "parts")
     return tmp_path / "parts"
 
 
@@ -97,10 +97,10 @@ def test_a_stage_that_overruns_its_time_is_stopped_and_the_next_one_knows(parts,
 
 
 def test_damaged_data_are_said_before_any_stage(parts, tmp_path):
-    next(parts.glob("*.tar.gz")).write_bytes(b"x")
+    next(parts.glob("*.tar")).write_bytes(b"x")
     status, found = run(parts, tmp_path / "out", "figures:debug")
     assert status == 1
-    assert "is damaged" in found["error"]
+    assert "it is cut short" in found["error"]
 
 
 def test_stages_are_read_and_others_refused():

@@ -25,7 +25,10 @@ def _setting(
 class DataConfig:
     """Which cases, and how they become the network's input."""
 
-    root: str = _setting("", "folder with Train_Folder, Val_Folder, …, or a csv table of your own")
+    root: str = _setting(
+        "",
+        "folder with Train_Folder, Val_Folder, …, a csv table of your own, or tar shards: OUT, OUT/{train,val}-*.tar",
+    )
     train_split: str = _setting("train", "split to train on; several are joined by commas: train,val")
     val_split: str = _setting("val", "split to validate on")
     folds: str = _setting("", "csv with the columns id and fold; `c2fvl crossval` writes it")

@@ -15,7 +15,7 @@ COMMANDS = {
     "calibrate": ("calibrate", "MODEL", "DATA"),
     "fit-ood": ("fit-ood", "MODEL", "DATA"),
     "export": ("export", "MODEL", "OUT/network.onnx"),
-    "pack-data": ("pack-data", "DATA", "OUT/packed"),
+    "shards": ("shards", "DATA", "OUT/shards"),
     "phantom": ("phantom", "OUT/phantom"),
 }
 
@@ -53,7 +53,7 @@ def test_a_full_disk_is_said_before_the_first_image(call, name, monkeypatch, cap
     assert where in said
 
 
-@pytest.mark.parametrize("name", ["evaluate", "audit", "compare", "predict", "export", "pack-data", "phantom"])
+@pytest.mark.parametrize("name", ["evaluate", "audit", "compare", "predict", "export", "shards", "phantom"])
 def test_a_place_that_cannot_be_written_is_named(call, name, tmp_path, capsys):
     """A file lies where the folder would be made: this holds for every user, root too."""
     (tmp_path / "out").rmdir()

@@ -1,12 +1,15 @@
-"""Commands on data sets: check, prepare, captions, phantom, pack-data, unpack-data."""
+"""Commands on data sets: check, prepare, captions, phantom, shards."""
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any, get_args
 
 from c2fvl.cli.options import ROOT, Commands, add_choice, add_json, add_number, add_table, whole_number
 from c2fvl.cli.output import say
+
+_UNITS = {"mb": 10**6, "gb": 10**9, "mib": 2**20, "gib": 2**30}
 
 
 def add(commands: Commands) -> None:
@@ -15,10 +18,7 @@ def add(commands: Commands) -> None:
     commands.add("prepare", run_prepare, "Arrange a downloaded public data set for training.", _prepare_options)
     commands.add("captions", run_captions, "Write a caption table from the masks of a data set.", _captions_options)
     commands.add("phantom", run_phantom, "Write a synthetic data set: images, masks and reports.", _phantom_options)
-    commands.add(
-        "pack-data", run_pack_data, "Pack a data set as tar parts with checksums, to copy.", _pack_data_options
-    )
-    commands.add("unpack-data", run_unpack_data, "Unpack a packed data set.", _unpack_data_options)
+    commands.add("shards", run_shards, "Write a data set as tar shards, to copy, train or predict.", _shards_options)
 
 
 def _check_options(sub: argparse.ArgumentParser) -> None:
@@ -189,51 +189,50 @@ def run_phantom(options: argparse.Namespace) -> int:
     return 0
 
 
-def _pack_data_options(sub: argparse.ArgumentParser) -> None:
-    from c2fvl.data.packed import MAX_PART
-
-    sub.add_argument("root", help=ROOT)
-    sub.add_argument("out", help="new folder for the parts and manifest.json")
+def _shards_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("root", help=f"{ROOT}; or images to predict: a folder of them, with all folders below it")
+    sub.add_argument("out", help="folder for the shards, or one in which this command was interrupted")
     add_table(sub)
-    sub.add_argument("--name", default="data", help="beginning of the names of the parts (default: %(default)s)")
-    sub.add_argument("--split", action="append", help="pack this split only; may be given several times")
+    sub.add_argument("--split", action="append", help="write this split only; may be given several times")
     sub.add_argument(
-        "--jpeg-quality", type=whole_number(1), metavar="1..100", help="store images as JPEG; masks are always exact"
+        "--size",
+        type=_file_size,
+        default="256MB",
+        metavar="256MB",
+        help="size of a shard, at most, in MB, GB, MiB or GiB (default: %(default)s)",
     )
-    add_number(sub, "--max-mib", MAX_PART >> 20, "MiB of a part, at most")
-    sub.add_argument("--compress", action="store_true", help="write .tar.gz")
+    sub.add_argument(
+        "--jpeg-quality", type=whole_number(1), metavar="1..100",
+        help="store images as JPEG, and masks as PNG of the same values (default: the files as they are)",
+    )  # fmt: skip
 
 
-def run_pack_data(options: argparse.Namespace) -> int:
-    """Run `c2fvl pack-data`; return its exit status."""
+def _file_size(text: str) -> int:
+    match = re.fullmatch(r"(\d{1,6})\s*(MB|GB|MiB|GiB)", text, re.IGNORECASE | re.ASCII)
+    size = 0 if match is None else int(match[1]) * _UNITS[match[2].lower()]
+    if not size:
+        raise argparse.ArgumentTypeError(f"must be a size such as 256MB or 1GB, got {text}")
+    return size
+
+
+def run_shards(options: argparse.Namespace) -> int:
+    """Run `c2fvl shards`; return its exit status."""
     from c2fvl.cli.terminal import TerminalProgress
-    from c2fvl.data.packed import pack
+    from c2fvl.data.shard_writer import write_shards
+    from c2fvl.inference.shard_requests import cases_or_images
 
-    with TerminalProgress("Packing") as progress:
-        found = pack(
-            options.root, options.out, name=options.name, splits=options.split, table=options.table,
-            jpeg_quality=options.jpeg_quality, max_bytes=options.max_mib << 20, compress=options.compress,
+    with TerminalProgress("Writing shards") as progress:
+        cases = cases_or_images(options.root, splits=options.split, table=options.table)
+        found = write_shards(
+            cases, options.out, size=options.size, jpeg_quality=options.jpeg_quality, table=options.table,
             progress=progress,
         )  # fmt: skip
-    size = sum(part["bytes"] for part in found["parts"]) / 2**20
-    cases = ", ".join(f"{count} cases in {split}" for split, count in found["num_cases"].items())
-    say(f"{options.out}: {cases}; {len(found['parts'])} parts of {size:.1f} MiB together")
+    size = sum(shard["bytes"] for shard in found["shards"]) / 10**6
+    counts = ", ".join(f"{count} cases in {split}" for split, count in found["num_cases"].items())
+    say(f"{options.out}: {counts}; {len(found['shards'])} shards of {size:.1f} MB together")
     if options.jpeg_quality is not None:
         say(
             f"Error of the images: {found['mean_error_grey_levels']:.2f} of 255 grey levels on average, "
             f"{found['max_error_grey_levels']} at most."
         )
-    return 0
-
-
-def _unpack_data_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("folder", help="folder that `c2fvl pack-data` wrote")
-    sub.add_argument("out", help="new folder for the images, the masks and cases.csv")
-
-
-def run_unpack_data(options: argparse.Namespace) -> int:
-    """Run `c2fvl unpack-data`; return its exit status."""
-    from c2fvl.data.packed import unpack
-
-    say(f"{unpack(options.folder, options.out)}: use it as the data set")
     return 0

@@ -10,7 +10,7 @@ from c2fvl.messages import printable
 
 PROGRAM = "c2fvl"
 MODEL = "trained model: a name from `c2fvl models`, a model folder or a run folder"
-ROOT = "data set: a folder that contains Train_Folder, Val_Folder, …, or a csv table"
+ROOT = "data set: a folder that contains Train_Folder, Val_Folder, …, a csv table, or tar shards"
 _TABLE = "caption table to use instead of <Split>_text.xlsx"
 
 

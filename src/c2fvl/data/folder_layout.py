@@ -15,6 +15,7 @@ from types import MappingProxyType
 from c2fvl.data.cases import SPLITS, Case, Scan
 from c2fvl.data.file_names import NOT_YET_SUFFIXES, SUFFIXES, group_from_name, modality_from_name, split_name
 from c2fvl.data.problems import Problem
+from c2fvl.files.shards import ENDING
 from c2fvl.files.tables import read_csv
 from c2fvl.messages import listed
 from c2fvl.reports.caption_tables import read_table
@@ -112,6 +113,8 @@ def _missing_folder(root: Path, split: str) -> str:
     for name in _KNOWN_ROOTS:
         if (root / name / wanted).is_dir():
             return f"{root}: there is no {wanted} here, but in {root / name}; give that folder"
+    if any(root.glob(f"*{ENDING}")):
+        return f"{root}: there is no {wanted} and no manifest of shards; for the tar shards here give {root}/*{ENDING}"
     there = sorted(entry.name for entry in root.iterdir() if entry.is_dir())[:10]
     found = f"found the folders {there}" if there else "found no folder"
     return f"{root}: there is no {wanted}; expected {wanted}/img (images) and {wanted}/labelcol (masks), {found}"

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as to_safetensors
 
-from c2fvl.files import storage
+from c2fvl.files import shards, storage
 from c2fvl.files.images import DECODER, read_image_bytes
 from c2fvl.files.parsing import parse_json
 
@@ -154,7 +154,7 @@ def _stamp(*files: Path | str | None) -> _Stamp:
     for file in files:
         if file is not None:
             try:
-                status = os.stat(file)  # noqa: PTH116 - it is called for every image
+                status = os.stat(shards.holder_of(file))  # noqa: PTH116 - it is called for every image
             except OSError:
                 continue
             stamp += (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -1,4 +1,4 @@
-"""Data sets on disk → lists of cases, from the folder layout of C2FVL and LViT or from a csv.
+"""Data sets on disk → lists of cases, from the folder layout of C2FVL and LViT, from a csv or from tar shards.
 
 Images, masks and captions are matched by name, never by the order of a listing; whatever has no counterpart is reported
 as a problem. No image is opened.
@@ -10,7 +10,8 @@ from pathlib import Path
 from c2fvl.data.cases import SPLITS, Case, Scan
 from c2fvl.data.csv_layout import inspect_csv, splits_of_csv
 from c2fvl.data.folder_layout import inspect_folders, splits_of_folders
-from c2fvl.files import storage
+from c2fvl.data.shard_layout import find_shards, inspect_shards, splits_of_shards
+from c2fvl.files import shards, storage
 from c2fvl.messages import LinesError, listed
 
 MAX_SHOWN = 10
@@ -22,9 +23,10 @@ def scan(root: Path | str, split: str = "train", *, table: str | Path | None = N
     """Return the cases of one split, sorted by id.
 
     `root` is a folder that holds `Train_Folder`, `Val_Folder` or `Test_Folder`, or a csv file with the column image and
-    optionally mask, text, group, split, orientation and modality. `split` is "train", "val" or "test", or "all" for a
-    whole csv. `table` chooses another caption table: a name such as "{split}_text_revised.xlsx", looked for in the
-    split's folder and in `root`, or a path; {split} stands for Train, Val or Test. Several splits are joined by commas.
+    optionally mask, text, group, split, orientation and modality, or tar shards: their folder, or a pattern such as
+    `OUT/{train,val}-*.tar`. `split` is "train", "val" or "test", or "all" for a whole csv. `table` chooses another
+    caption table: a name such as "{split}_text_revised.xlsx", looked for in the split's folder and in `root`, or a
+    path; {split} stands for Train, Val or Test. Several splits are joined by commas.
 
     Raises `FileNotFoundError` if root, split or table is missing, and `ValueError` with the first problems if images,
     masks and captions do not match, or if two splits have a case of the same id. Warnings are logged.
@@ -66,6 +68,9 @@ def inspect(root: Path | str, split: str = "train", *, table: str | Path | None 
     split = split.lower()
     if split not in (*SPLITS, "all"):
         raise ValueError(f"there is no split {split!r}; expected train, val, test, or all for a csv")
+    found = find_shards(root)
+    if found is not None:
+        return inspect_shards(root, found, split, table)
     if not root.exists():
         raise FileNotFoundError(f"{root}: neither a folder nor a csv file exists there; check the name")
     if root.is_dir():
@@ -83,6 +88,9 @@ def find_splits(root: Path | str) -> tuple[str, ...]:
     Raises `FileNotFoundError` for a root that is missing or holds none, `ValueError` for a file of another kind.
     """
     root = Path(root)
+    found = find_shards(root)
+    if found is not None:
+        return splits_of_shards(found)
     if not root.is_file():
         return splits_of_folders(root)
     if root.suffix.lower() != ".csv":
@@ -96,7 +104,7 @@ def find_splits(root: Path | str) -> tuple[str, ...]:
 def fingerprint(*splits: list[Case]) -> str:
     """Return a checksum of the images by name and size, of their reports and masks, wherever the data is stored."""
     lines = [
-        f"{case.id} {case.image.stat().st_size} {case.report} {_mask_checksum(case)}"
+        f"{case.id} {shards.file_size(case.image)} {case.report} {_mask_checksum(case)}"
         for cases in splits
         for case in cases
     ]
@@ -109,4 +117,4 @@ def mask_fingerprint(cases: list[Case]) -> str:
 
 
 def _mask_checksum(case: Case) -> str:
-    return "none" if case.mask is None else storage.checksum(case.mask.read_bytes())
+    return "none" if case.mask is None else storage.checksum(shards.read_bytes(case.mask))

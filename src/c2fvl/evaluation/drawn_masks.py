@@ -36,6 +36,7 @@ from c2fvl.evaluation.statistics import as_columns, compute_statistics
 from c2fvl.evaluation.summary import GivenReports, ScoredData, ScoredModel, Summary
 from c2fvl.files import storage
 from c2fvl.files.images import decode_pixels, read_image_bytes, read_mask
+from c2fvl.files.shards import find_member
 from c2fvl.inference.cases import ORIGINAL, CaseScore
 from c2fvl.messages import LinesError, listed
 from c2fvl.metrics.case_scores import TOLERANCES, score_case
@@ -179,7 +180,7 @@ def _refused(folder: Path, what: str, faults: Sequence[str]) -> LinesError:
 def _read_pair(case: Case, drawn: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return the mask that was drawn and the true mask of a case, each (H, W) of 0 and 1."""
     assert case.mask is not None
-    if drawn.samefile(case.mask):
+    if find_member(case.mask) is None and drawn.samefile(case.mask):
         raise ValueError(f"{drawn} is the true mask itself; name the folder of the masks to score")
     predicted, target = _read_drawn(drawn), read_mask(case.mask, _TRUE_MASKS)
     if predicted.shape != target.shape:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from c2fvl.files import storage
+from c2fvl.files import shards, storage
 from c2fvl.files.image_headers import Header, read_header
 from c2fvl.files.tiff import decode_tiff
 
@@ -133,7 +133,8 @@ def read_spacing(path: Path | str | BinaryIO) -> tuple[float, float] | None:
     the like) say nothing about the body, so they are ignored.
     """
     try:
-        with Image.open(path) as image:
+        source = shards.in_memory(Path(path)) if isinstance(path, str | Path) else path
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             across, down = (float(dpi) for dpi in image.info["dpi"])
     except (OSError, KeyError, TypeError, ValueError, ZeroDivisionError, Image.DecompressionBombError):
         return None
@@ -262,9 +263,17 @@ def write_probability(path: Path | str, probability: NDArray[np.floating[Any]]) 
 
 
 def read_image_bytes(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> bytes:
-    """Return the content of an image file. Raises as `read_image` for a missing or too large file, or no file."""
+    """Return the content of an image file, on the disk or in a shard.
+
+    Raises as `read_image` for a missing or too large file, or no file, and `ValueError` for a damaged shard.
+    """
     path = Path(path)
     limit = max_pixels * _MAX_BYTES_PER_PIXEL + _SPARE_BYTES
+    member = shards.find_member(path)
+    if member is not None:
+        if member.size > limit:
+            raise ValueError(f"{path}: {member.size} bytes are more than an image of {max_pixels} pixels needs")
+        return shards.read_bytes(path)
     try:
         kind = path.stat()
         if stat.S_ISDIR(kind.st_mode):

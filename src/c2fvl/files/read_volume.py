@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from c2fvl.files import shards
 from c2fvl.files.ct_series import read_series
 from c2fvl.files.kinds import HEAD_BYTES, is_ct, is_readable_kind, kind_of
 from c2fvl.files.nifti import read_nifti_volume
@@ -24,10 +25,9 @@ def read_volume(source: Path | str | Sequence[Path | str]) -> Volume:
             return read_series(
                 entry for entry in sorted(path.iterdir()) if is_readable_kind(entry) and is_ct_file(entry)
             )
-        with path.open("rb") as file:
-            kind = kind_of(file.read(HEAD_BYTES))
+        kind = kind_of(shards.read_bytes(path, count=HEAD_BYTES))
         if kind == "nifti":
-            return read_nifti_volume(path)
+            return read_nifti_volume(shards.in_memory(path))
         if kind == "dicom":
             return read_series([path])
     except FileNotFoundError as error:

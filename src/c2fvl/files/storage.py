@@ -46,11 +46,21 @@ def write_bytes(path: Path | str, data: bytes, *, durable: bool = True) -> None:
     A missing folder is made. After an `OSError` the old file is untouched. Use `durable=False` for files that can be
     made again: the call then does not wait for the disk, and a power cut may damage the file.
     """
+    with new_file(path, durable=durable) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def new_file(path: Path | str, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """Yield a hidden file that becomes `path` when the context ends without an error; otherwise as `write_bytes`.
+
+    An `OSError` in the context counts as one of writing, so read everything before it.
+    """
     path = Path(path)
     make_folder(path.parent)
     _clear_once(path.parent.absolute())
     with _explained(path), _hidden_file(path.parent) as (temporary, file):
-        file.write(data)
+        yield file
         file.flush()
         if durable:
             os.fsync(file.fileno())

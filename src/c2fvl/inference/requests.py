@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from c2fvl.data.file_names import SUFFIXES
+from c2fvl.data.shard_layout import Shard, case_of, find_shards
+from c2fvl.files import shards
 from c2fvl.files.kinds import is_readable_kind
 from c2fvl.files.tables import read_csv
 from c2fvl.inference.save import file_names
@@ -33,7 +35,7 @@ class Request:
     slices: tuple[Path, ...] = ()
     """The files of a CT series; `image` is then the folder that holds them, or the only one."""
     series_name: str = ""
-    """The name of the results of a series."""
+    """The name of the results of a series, and of a case in a shard."""
     label: str = ""
     """How records name the image; empty for its path."""
 
@@ -69,8 +71,9 @@ def collect(
     recursive: bool = False,
     results: Path | str | None = None,
 ) -> list[Request]:
-    """Return the images of files, folders, globs and a csv table (columns image, report, orientation), each once.
+    """Return the images of files, folders, globs, shards and a csv (columns image, report, orientation), each once.
 
+    Images in shards come with their own reports, and their results are named by the ids of the cases.
     Of a folder the images are taken, known by their content, with `recursive` also those of the folders in it; what
     else lies there is named in a warning, hidden files apart. What lies in `results`, the folder of earlier results
     below it, is no image to predict. The CT slices of a series are one request.
@@ -78,11 +81,14 @@ def collect(
     Raises `FileNotFoundError` for what is not there, and `ValueError` for two images whose results would have one name,
     and for one image with two reports.
     """
-    requests = [
-        Request(path, report, folder=folder)
-        for item in inputs
-        for path, folder in _expand(item, recursive=recursive, results=results)
-    ]
+    requests: list[Request] = []
+    for item in inputs:
+        found = find_shards(item)
+        if found is not None:
+            requests += _from_shards(found, report)
+            continue
+        expanded = _expand(item, recursive=recursive, results=results)
+        requests += [Request(path, report, folder=folder) for path, folder in expanded]
     if table is not None:
         requests += list(_from_table(Path(table), report))
     if not requests:
@@ -139,6 +145,20 @@ def _images_below(root: Path, *, recursive: bool, results: Path | str | None) ->
     if others:
         logger.warning("%s: left out are %s", root, what)
     return [(entry, entry.parent.relative_to(root)) for entry in images]
+
+
+def _from_shards(found: Sequence[Shard], report: str | None) -> Iterator[Request]:
+    for shard in found:
+        for row in shards.read_index(shard.path, sha256=shard.index_sha256)["cases"]:
+            try:
+                case = case_of(row, shard.path)
+                given = str(row.get("report") or "").strip()
+                orientation = read_orientation(str(row["orientation"])) if given and row.get("orientation") else None
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{shard.path}: a case cannot be read from its JSON ({error!r}); write the shard again"
+                ) from error
+            yield Request(case.image, given or report, orientation, series_name=case.id)
 
 
 def _is_hidden(path: Path) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from c2fvl.files import nifti
+from c2fvl.files import nifti, shards
 from c2fvl.files.ct_series import refusal_of, series_of
 from c2fvl.files.dicom_headers import parse
 from c2fvl.files.images import read_image_bytes
@@ -74,19 +74,17 @@ def is_volume(request: "Request", *, for_ct: bool = False) -> bool:
     if request.slices:
         return True
     try:
-        with request.image.open("rb") as file:
-            kind = kind_of(file.read(HEAD_BYTES))
-    except OSError:
+        kind = kind_of(shards.read_bytes(request.image, count=HEAD_BYTES))
+        return kind == "nifti" and (for_ct or nifti.is_volume(shards.in_memory(request.image)))
+    except (OSError, ValueError):
         return False
-    return kind == "nifti" and (for_ct or nifti.is_volume(request.image))
 
 
 def _read(path: Path) -> tuple[str, str] | None:
     """Return the series of a CT file and why it is no slice, if so; None for other files and damaged ones."""
     try:
-        with path.open("rb") as file:
-            if not is_ct(file.read(HEAD_BYTES)):
-                return None
+        if not is_ct(shards.read_bytes(path, count=HEAD_BYTES)):
+            return None
         dataset = parse(read_image_bytes(path))
     except (OSError, ValueError):
         return None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from c2fvl.data.prefetch import prefetch
-from c2fvl.files import storage
+from c2fvl.files import shards, storage
 from c2fvl.inference.ct_window import window_of
 from c2fvl.inference.engine import Computed
 from c2fvl.inference.outputs.endings import ENDINGS, ClinicalOptions, remarks_on_outputs
@@ -122,7 +122,7 @@ def _existing(
 
 
 def _is_newer(image: Path, record: Path) -> bool:
-    return image.stat().st_mtime_ns > record.stat().st_mtime_ns
+    return shards.holder_of(image).stat().st_mtime_ns > record.stat().st_mtime_ns
 
 
 def _computed(

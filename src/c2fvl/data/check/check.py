@@ -26,6 +26,7 @@ from c2fvl.data.check.summary import CheckSummary, DeepSummary, SplitSummary
 from c2fvl.data.file_names import Modality
 from c2fvl.data.problems import Problem
 from c2fvl.data.scan import find_splits, inspect
+from c2fvl.data.shard_layout import find_shards, verify_shards
 from c2fvl.files.images import read_mask, read_pixels_and_remarks
 from c2fvl.progress import SILENT, Progress
 from c2fvl.reports.from_mask import report_from_mask
@@ -120,6 +121,7 @@ def _scan_all(
             problems += scans[-1].problems
         except (ValueError, OSError) as error:
             problems.append(Problem.from_error("layout", root, error))
+    problems += verify_shards(find_shards(root) or ())
     return scans, problems
 
 

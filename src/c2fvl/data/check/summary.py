@@ -37,6 +37,7 @@ class SplitSummary:
 
     def lines(self) -> list[str]:
         """Return the numbers as lines of text."""
+        source = self.table or ("the shards" if self.layout == "shards" else "no table")
         if self.layout == "table":
             return [
                 f"{self.split}: {self.num_cases} captions, {self.num_free_texts} of them free text, from {self.table}",
@@ -49,7 +50,7 @@ class SplitSummary:
             f"{self.split}: {self.num_cases} images, {self.num_masks} masks (named {self.pairing}), "
             f"{self.num_empty_masks} of them empty",
             f"  sizes: {shown or 'none'}{more}",
-            f"  captions: {self.num_reports}, {self.num_free_texts} of them free text, from {self.table or 'no table'}",
+            f"  captions: {self.num_reports}, {self.num_free_texts} of them free text, from {source}",
             f"  groups: {self.num_groups}, {self.num_without_group} images without",
         ]
         if self.agreement:
