@@ -23,6 +23,12 @@ def _models_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "overrides", nargs="*", metavar="argument=value", help="arguments for --summary, for example base_width=16"
     )
+    sub.add_argument(
+        "--cite",
+        action="store_true",
+        help="print what to cite, in BibTeX: for a network, a trained model, or a data set (qata, mosmed, monuseg); "
+        "without a name everything",
+    )
     sub.add_argument("--summary", action="store_true", help="show parameters and operations of each stage")
     sub.add_argument("--size", type=whole_number(16), help="height and width of the image for --summary (default: 224)")
     add_json(sub, "the summary")
@@ -35,6 +41,9 @@ def run_models(options: argparse.Namespace) -> int:
 
     if options.name is not None and is_extension(options.name):
         import_extension(options.name)
+    if options.cite:
+        say_lines(_citations(options.name))
+        return 0
     if options.summary or options.overrides or options.size:
         return _summarise_network(options)
     if options.name is not None:
@@ -52,6 +61,16 @@ def run_models(options: argparse.Namespace) -> int:
     say("")
     _print_trained()
     return 0
+
+
+def _citations(name: str | None) -> str:
+    """Return the BibTeX entries of a network, a trained model or a data set, None for all of them."""
+    from c2fvl.checkpoints.folders import ALIAS, DEFAULT, named_models
+    from c2fvl.models.citations import bibtex
+
+    trained = {model.name: model.network for model in named_models()}
+    network = trained.get(DEFAULT if name == ALIAS else name or "", name)
+    return bibtex(*() if network is None else (network,))
 
 
 def _about_trained(name: str) -> list[str]:
