@@ -15,7 +15,7 @@ endif
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow stress sabotage lint docs clean
+.PHONY: help demo test test-slow stress sabotage docs release clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -86,5 +86,8 @@ sabotage: $(VENV)/installed ## put small faults into a copy of the sources, one 
 docs: $(VENV)/installed ## build the documentation into docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
 
+release: $(VENV)/installed ## make the files of a release in dist/: wheel, changes, SBOM, checksums
+	$(BIN)/python tools/release.py
+
 clean: ## remove what these targets made
-	rm -rf $(VENV) $(DEMO) docs/_build build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) docs/_build build dist .pytest_cache .mypy_cache .ruff_cache
