@@ -5,10 +5,8 @@ What is found is written to WORK/result.json after every step, whole or not at a
 
 import argparse
 import contextlib
-import csv
 import dataclasses
 import gc
-import io
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +26,7 @@ from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.on_device import DeviceData
 from c2fvl.data.part import Part
 from c2fvl.data.prefetch import prefetch
+from c2fvl.data.shard_writer import cases_of, write_shards
 from c2fvl.evaluation.crossval import crossval
 from c2fvl.evaluation.statistics import pooled
 from c2fvl.files import storage
@@ -167,7 +166,7 @@ def summarise(cases: list[CaseScore], dataset: CaseDataset) -> dict[str, Any]:
 
 def run_figures(options: argparse.Namespace, found: Found) -> None:
     """Measure the seconds of an epoch of each network, captured and eager, and C2FVL against its published form."""
-    data, num_train = smaller_table(options)
+    data, num_train = fewer_cases(options)
     found.note(environment=provenance(device_of(options)), num_train=num_train)
     c2fvl = options.name or "c2fvl_qata"
     forms = FORMS if load_config(c2fvl).model.name == "c2fvl" else ()
@@ -186,18 +185,13 @@ def run_figures(options: argparse.Namespace, found: Found) -> None:
         found.note(epochs=rows)
 
 
-def smaller_table(options: argparse.Namespace) -> tuple[str, int]:
-    """Write a table of some cases beside the data's own; return it and the number of all training cases."""
-    table = Path(options.data)
-    rows = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig"))))
-    train = [row for row in rows if row["split"] == "train"]
-    val = [row for row in rows if row["split"] == "val"]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows([*train[:: max(1, len(train) // CASES_TO_MEASURE)][:CASES_TO_MEASURE], *val[:32]])
-    storage.write_text(table.with_name("fewer.csv"), text.getvalue())
-    return str(table.with_name("fewer.csv")), len(train)
+def fewer_cases(options: argparse.Namespace) -> tuple[str, int]:
+    """Write some cases of train and val as shards; return their folder and the number of all training cases."""
+    cases = cases_of(options.data, splits=("train", "val"))
+    train, val = ([case for case in cases if case.split == split] for split in ("train", "val"))
+    few = [*train[:: max(1, len(train) // CASES_TO_MEASURE)][:CASES_TO_MEASURE], *val[:32]]
+    write_shards(few, Path(options.work) / "fewer")
+    return str(Path(options.work) / "fewer"), len(train)
 
 
 def measure_epoch(options: argparse.Namespace, data: str, num_train: int, preset: str, graph: str) -> dict[str, Any]:
