@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 from support.networks import TINY as TINY_NETWORKS
 from support.power_loss import every_power_loss
-from support.tiny_runs import TIMES, TINY
+from support.same_runs import assert_same_run, log_of
+from support.tiny_runs import TINY
 
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.config import ModelConfig, OptimizerConfig
@@ -40,31 +41,6 @@ from c2fvl.training.run_folder import is_begun
 from c2fvl.training.saving import restore_run
 from c2fvl.training.setup import set_up
 from c2fvl.training.steps import StreamedSteps
-
-
-def log_of(run):
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
-
-
-def assert_same_run(run, other):
-    assert log_of(run) == log_of(other)
-    first, second = load_state(run / "last"), load_state(other / "last")
-    assert first.weights.keys() == second.weights.keys()
-    for name, value in first.weights.items():
-        assert torch.equal(value, second.weights[name]), name
-    for number, entry in first.optimizer["state"].items():
-        for name, value in entry.items():
-            assert torch.equal(value, second.optimizer["state"][number][name]), (number, name)
-    assert first.optimizer["param_groups"] == second.optimizer["param_groups"]
-    assert (first.average is None) == (second.average is None)
-    for name, value in (first.average or {}).items():
-        assert torch.equal(value, second.average[name]), name
-    for name, value in first.generators.items():
-        assert torch.equal(value.nan_to_num(), second.generators[name].nan_to_num()), name
-    best, other_best = load_file(run / "best" / "model.safetensors"), load_file(other / "best" / "model.safetensors")
-    for name, value in best.items():
-        assert torch.equal(value, other_best[name]), name
 
 
 class StopAfter(Observer):
