@@ -90,6 +90,22 @@ def test_columns_groups_and_reports_of_a_csv_come_back(root, tmp_path):
     assert fingerprint(after) == fingerprint(before)
 
 
+def test_a_report_in_the_words_of_a_radiologist_is_turned(tmp_path):
+    """Shards of another tool: the words mean the patient's left unless the JSON says otherwise."""
+    words = "Bilateral opacities, more on the left"
+    for given, expected in ((None, "right"), ("patient", "right"), ("image", "left")):
+        about = {"id": "a", "split": "train", "report": words, "orientation": given}
+        tar_of(tmp_path / "a.tar", ("a.image.png", b"x"), ("a.json", json.dumps(about).encode()))
+        assert scan(tmp_path / "a.tar")[0].report.text == f"Bilateral opacities, more on the {expected}"
+
+
+def test_cases_come_in_the_order_of_their_ids_whatever_shard_holds_them(tmp_path):
+    for shard, name in (("0", "b"), ("1", "a")):
+        about = json.dumps({"id": name, "split": "train"}).encode()
+        tar_of(tmp_path / f"{shard}.tar", (f"{name}.image.png", b"x"), (f"{name}.json", about))
+    assert [case.id for case in scan(tmp_path / "*.tar")] == ["a", "b"]
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_other_readers_of_webdataset_read_the_shards(root, out):
     webdataset = pytest.importorskip("webdataset")

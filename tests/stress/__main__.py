@@ -1,6 +1,7 @@
 """Random and hostile use: `make stress`, for STRESS_MINUTES (20) from STRESS_SEED (0).
 
-Damaged files go through every public reader, training runs are killed at any moment, thousands of images are
+Damaged files go through every public reader, training runs and writers of shards are killed at any
+moment, thousands of images are
 predicted, a server answers many clients, every network runs at its full size, a large CT volume is predicted within
 bounds of memory and time, and results are opened in OHIF. It prints what was tried and what failed, with the files that
 failed, and ends with status 1 if anything did.
@@ -27,13 +28,14 @@ from ohif import open_results
 from outcome import Outcome, Stage, in_child
 from readers import damage_files
 from servers import load_servers
+from shard_kills import kill_shard_writers
 from support.tiny_runs import TINY
 from volumes import predict_volumes
 
 from c2fvl.config import Config
 from c2fvl.config_files import load_config
 
-READERS, KILLS, IMAGES, SERVERS, NETWORKS = 0.32, 0.32, 0.14, 0.08, 0.14
+READERS, KILLS, WRITERS, IMAGES, SERVERS, NETWORKS = 0.32, 0.30, 0.02, 0.14, 0.08, 0.14
 """Fractions of the time."""
 
 
@@ -76,6 +78,7 @@ def main() -> int:
     for act in (
         lambda: damage_files(stage(READERS), kinds),
         lambda: kill_runs(stage(KILLS), config),
+        lambda: kill_shard_writers(stage(WRITERS), folder / "data"),
         lambda: predict_images(stage(IMAGES), [run, folder / "network.onnx"]),
         lambda: load_servers(stage(SERVERS)),
         lambda: run_networks(stage(NETWORKS)),

@@ -19,8 +19,13 @@ from PIL import Image
 from c2fvl.checkpoints.foreign import read_checkpoint
 from c2fvl.checkpoints.trained_model import load_model
 from c2fvl.config_files import load_config
-from c2fvl.data.scan import inspect
+from c2fvl.data.cases import Case
+from c2fvl.data.check.check import check
+from c2fvl.data.scan import find_splits, inspect, scan
+from c2fvl.data.shard_layout import json_of
+from c2fvl.data.shard_writer import ShardCase, write_shards
 from c2fvl.evaluation.compare.compare import compare
+from c2fvl.files import storage
 from c2fvl.files.images import read_image, read_mask, read_spacing
 from c2fvl.files.read_picture import read_picture
 from c2fvl.files.read_volume import read_volume
@@ -133,6 +138,7 @@ def all_kinds(root: Path, run: Path, evaluation: Path, exported: Path) -> list[K
         Kind("official checkpoint", [_checkpoint()], "a.pth", read_checkpoint, mutate_archive),
         Kind("onnx", [exported.read_bytes()], "a.onnx", OnnxModel, _plain(BINARY)),
     ]
+    found += shard_files(run.parent / "shards")
     unlisted = run.parent / "unlisted"  # without a manifest, which refuses every change before the content is read
     shutil.copytree(best, unlisted, ignore=shutil.ignore_patterns("manifest.json"))
     for name, folder in (("model", best), ("model without manifest", unlisted)):
@@ -147,6 +153,39 @@ def all_kinds(root: Path, run: Path, evaluation: Path, exported: Path) -> list[K
         content = (evaluation / name).read_bytes()
         found.append(Kind(f"evaluation: {name}", [content], name, _compared, _plain(TEXT), evaluation))
     return found
+
+
+def shard_files(folder: Path) -> list[Kind]:
+    """Return the three files that a data set in shards is made of, and a tar without the other two."""
+    picture, mask = (cv2.imencode(".png", np.full((8, 8), 255, np.uint8))[1].tobytes() for _ in range(2))
+    for name, data in (("a.png", picture), ("mask_a.png", mask)):
+        storage.write_bytes(folder / name, data)
+    report = parse_report(SENTENCES[1].decode())
+    case = Case("a", folder / "a.png", folder / "mask_a.png", report, "p1", (("scanner", "AB"),))
+    write_shards([ShardCase("train", case.image, case.mask, json_of(case, "train"))], folder / "out")
+    files = {path.name: path.read_bytes() for path in (folder / "out").iterdir()}
+    tar = files["train-000000.tar"]
+    found = [Kind("shard", [tar], "a.tar", _read_shards, _plain(BINARY))]
+    for name, data in files.items():
+        change = _plain(BINARY if name.endswith(".tar") else TEXT)
+        found.append(Kind(f"shards: {name}", [data], name, _read_shards, change, folder / "out"))
+    storage.write_bytes(folder / "unlisted" / "train-000000.tar", tar)
+    index = "train-000000.index.json"
+    found.append(
+        Kind("shard index", [files[index]], index, lambda path: _read_shards(path / "*.tar"), _plain(TEXT),
+             folder / "unlisted")
+    )  # fmt: skip
+    return found
+
+
+def _read_shards(root: Path) -> None:
+    """Read every case; also with `check`, which must say in words what it finds."""
+    check(root)
+    for split in find_splits(root):
+        for case in scan(root, split):
+            read_image(case.image)
+            if case.mask is not None:
+                read_mask(case.mask)
 
 
 def dicom_films() -> dict[str, bytes]:

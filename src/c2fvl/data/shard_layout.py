@@ -93,7 +93,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
                 raise ValueError(f"it names {name!r}, which is no shard in its folder")
             if not {"split", "sha256", "index_sha256"} <= set(shard):
                 raise ValueError(f"it does not say the split and checksums of {name}")
-        return {"complete": False, "settings": {}, **manifest}
+        if not isinstance(manifest["settings"], dict):
+            raise ValueError("its settings are none")
+        return {"complete": False, **manifest}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read as the manifest of shards ({error}); copy it again") from error
 
@@ -214,6 +216,8 @@ def case_of(row: Mapping[str, Any], shard: Path) -> Case:
     modality, columns, group = row.get("modality", "film"), row.get("columns") or {}, row.get("group")
     if modality not in ("film", "ct"):
         raise ValueError(f"the modality of {name} is {modality!r}, expected film or ct")
+    if not isinstance(columns, dict):
+        raise ValueError(f"the columns of {name} are {columns!r}, expected names and cells")
     mask = row.get("mask")
     return Case(
         name,

@@ -141,13 +141,11 @@ def read_index(shard: Path, *, sha256: str | None = None) -> dict[str, Any]:
         index = parse_json(content)
         if index["format"] != INDEX_FORMAT or index["shard"] != shard.name:
             raise ValueError(f"it is the {index['format']} of {index['shard']}")
-        size = int(index["bytes"])
+        size, _ = index["bytes"], index["sha256"]
         for case in index["cases"]:
-            for kind in KINDS:
-                if case[kind] is not None:
-                    place = case[kind]
-                    _check_place(str(place["name"]), int(place["offset"]), int(place["bytes"]), size)
-                    int(place["crc32"])
+            _check_place(case["image"], size)
+            if case["mask"] is not None:
+                _check_place(case["mask"], size)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: this is no index of {shard.name} ({error}); {_AGAIN}") from error
     if shard.stat().st_size != size:
@@ -158,8 +156,13 @@ def read_index(shard: Path, *, sha256: str | None = None) -> dict[str, Any]:
     return dict(index)
 
 
-def _check_place(name: str, offset: int, size: int, shard_size: int) -> None:
-    if not _MEMBER.fullmatch(name) or offset < tarfile.BLOCKSIZE or size < 0 or offset + size > shard_size:
+def _check_place(place: Mapping[str, Any], shard_size: int) -> None:
+    name, numbers = place["name"], (place["offset"], place["bytes"], place["crc32"], shard_size)
+    if not isinstance(name, str) or any(type(number) is not int for number in numbers):
+        raise ValueError(f"{name!r} has no place in whole numbers")
+    offset, size, crc32, _ = numbers
+    fits = offset >= tarfile.BLOCKSIZE and size >= 0 and offset + size <= shard_size and -1 <= crc32 < 2**32
+    if not fits or not _MEMBER.fullmatch(name):
         raise ValueError(f"{name!r} at {offset} with {size} bytes does not lie in the shard")
 
 
