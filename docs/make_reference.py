@@ -174,6 +174,8 @@ def _row(action: argparse.Action) -> str:
 def _metavar(action: argparse.Action) -> str:
     if action.choices is not None:
         return "{" + ",".join(map(str, action.choices)) + "}"
+    if isinstance(action.metavar, tuple):
+        return " ".join(action.metavar)
     return str(action.metavar or (action.dest.upper() if action.option_strings else action.dest))
 
 

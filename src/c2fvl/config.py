@@ -259,7 +259,11 @@ class TrainConfig:
     compile: bool = _setting(False, "compile the network by torch.compile; faster on GPUs, not on CPUs")
     recompute: bool = _setting(False, "compute activations again in the backward pass: less memory, more time")
     threads: int = _setting(0, "CPU threads; 0 leaves the default of the machine", minimum=0)
-    device: str = _setting("auto", "where to train", choices=("auto", "cpu"))
+    device: str = _setting(
+        "auto",
+        "where to train: auto is the first of cuda, mps and cpu that there is",
+        choices=("auto", "cpu", "cuda", "mps"),
+    )
     max_hours: float = _setting(0.0, "stop this call and save after so many hours; 0 has no limit", minimum=0)
     save_minutes: float = _setting(10.0, "also save within an epoch, so often; 0 saves only after epochs", minimum=0)
     trackers: tuple[str, ...] = _setting((), "trackers of Accelerate that follow the run: tensorboard, wandb, …")

@@ -9,6 +9,7 @@ import openpyxl
 import pytest
 from support.progress import Steps
 
+from c2fvl.cli.main import main
 from c2fvl.data.check.check import check
 
 LEFT = "Unilateral pulmonary infection, one infected area, lower left lung."
@@ -220,3 +221,20 @@ def test_nothing_is_written(root):
     before = sorted(path for path in root.rglob("*"))
     check(root)
     assert sorted(path for path in root.rglob("*")) == before
+
+
+def test_known_errors_can_be_accepted(root, capsys):
+    copied = sorted((root / "Train_Folder" / "img").iterdir())[0]
+    shutil.copy(copied, root / "Val_Folder" / "img" / "copy_of_it.png")
+    save(root / "Val_Folder" / "labelcol" / "mask_copy_of_it.png", mask("left"))
+    found = check(root)
+    kinds = sorted({problem.kind for problem in found.errors})
+    assert kinds
+    assert main(["check", str(root)]) == 1
+    assert main(["check", str(root), *(word for kind in kinds for word in ("--accept", kind))]) == 0
+    assert "0 errors" in capsys.readouterr().out
+    accepted = found.accepting(kinds)
+    assert not accepted.errors
+    assert len(accepted.problems) == len(found.problems)
+    assert main(["check", str(root), "--accept", "no such kind"]) == 2
+    assert f"no error is of the kind 'no such kind'; there are {', '.join(kinds)}" in capsys.readouterr().err

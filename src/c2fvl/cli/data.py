@@ -48,6 +48,14 @@ def _check_options(sub: argparse.ArgumentParser) -> None:
         help="train, val and test fractions of --write-splits (default: %(default)s)",
     )
     add_number(sub, "--seed", 0, "seed of --write-splits", minimum=0)
+    sub.add_argument(
+        "--accept",
+        action="append",
+        default=[],
+        metavar="KIND",
+        help="take errors of this kind, as the check names it, for warnings: known faults of a public data set; "
+        "may be repeated",
+    )
     add_json(sub, "the result")
 
 
@@ -65,7 +73,7 @@ def run_check(options: argparse.Namespace) -> int:
             workers=options.workers,
             progress=progress,
             deep=deep,
-        )
+        ).accepting(options.accept)
     for line in json.dumps(found.as_dict(), indent=2).split("\n") if options.json else found.lines():
         say(line)
     return 1 if found.errors else 0

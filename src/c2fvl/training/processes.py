@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
 
 from c2fvl.config import TrainConfig
+from c2fvl.devices import automatic_device
 
 
 def start_accelerator(settings: TrainConfig, folder: Path) -> Accelerator:
@@ -19,6 +20,11 @@ def start_accelerator(settings: TrainConfig, folder: Path) -> Accelerator:
 
     Raises `ValueError` for a tracker that is not installed, and for processes that do not know each other.
     """
+    if settings.device in ("cuda", "mps") and automatic_device() != settings.device:
+        raise ValueError(
+            f"train.device is {settings.device!r}, which this machine or this build of torch does not have; auto takes "
+            f"{automatic_device()}"
+        )
     with warnings.catch_warnings():  # a missing tracker is an error below
         warnings.filterwarnings("ignore", message=".*no supported trackers")
         accelerator = Accelerator(

@@ -1,7 +1,8 @@
 """What the check of a data set found, as values, as lines of text and as JSON."""
 
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from c2fvl.data.check.new_splits import NewSplits
@@ -212,6 +213,18 @@ class CheckSummary:
     def errors(self) -> tuple[Problem, ...]:
         """The problems that make the data unusable or its scores worthless."""
         return tuple(problem for problem in self.problems if problem.severity == "error")
+
+    def accepting(self, kinds: Collection[str]) -> "CheckSummary":
+        """Return the summary with errors of these kinds as warnings; `ValueError` for a kind that was not found."""
+        found = {problem.kind for problem in self.errors}
+        for kind in kinds:
+            if kind not in found:
+                raise ValueError(f"no error is of the kind {kind!r}; there are {listed(sorted(found)) or 'none'}")
+        problems = (
+            replace(problem, severity="warning") if problem.severity == "error" and problem.kind in kinds else problem
+            for problem in self.problems
+        )
+        return replace(self, problems=tuple(problems))
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain lists, dictionaries, strings and numbers, ready for JSON."""
