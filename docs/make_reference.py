@@ -1,4 +1,4 @@
-"""Write the pages that are made from the program itself: `commands.md` and `settings.md`.
+"""Write the pages that are made from the program itself: `commands.md`, `settings.md` and the presets.
 
 Run `python docs/make_reference.py` after a change of the command line, the settings or a preset; a test fails while a
 page is out of date.
@@ -63,6 +63,16 @@ EXAMPLES = {
 }
 
 
+PRESET_FAMILIES = (
+    "| the name ends with | meaning |",
+    "|---|---|",
+    "| `_paper` | the published recipe, with its faults; for a comparison with the published score |",
+    "| `_qata`, `_mosmed` | the corrected recipe, for QaTa-COV19 or MosMedData+ |",
+    "| `_small` | a narrow network that trains on a CPU |",
+    "| `_phantom`, `_demo`, `phantom`, `debug` | synthetic data; they test the program |",
+)
+
+
 def commands_page() -> str:
     """Return the page of the commands, made from the argument parser."""
     commands = cli.command_parsers(cli.parser())
@@ -90,7 +100,7 @@ def commands_page() -> str:
         "",
         "| command | |",
         "|---|---|",
-        *(f"| [`{name}`](#{name.replace(' ', '-')}) | {_text(commands[name].description)} |" for name in commands),
+        *(f"| [`{name}`](#{_anchor(name)}) | {_text(commands[name].description)} |" for name in commands),
     ]
     for name, sub in commands.items():
         lines += ["", f"## {name}", "", _usage(name, sub), "", str(sub.description)]
@@ -102,15 +112,15 @@ def commands_page() -> str:
 
 
 def settings_page() -> str:
-    """Return the page of the settings and of what each preset sets."""
+    """Return the page of the settings, section by section, and of the arguments of the networks."""
     lines = [
         NOTE,
         "",
         "# Settings",
         "",
-        "A preset, and the `config.toml` of a run, is a TOML file of these sections; what it leaves out keeps the",
-        "default. On the command line a setting is changed by `section.key=value`. An unknown name or a value of the",
-        "wrong kind is an error that names it.",
+        "A [preset](presets.md), and the `config.toml` of a run, is a TOML file with these sections. A setting that is",
+        "left out keeps its default. On the command line, `section.key=value` changes a setting. An unknown name or a",
+        "value of the wrong type is an error that names it.",
     ]
     described = settings_table()
     for section, kind in SECTIONS.items():
@@ -127,23 +137,58 @@ def settings_page() -> str:
                 argument, _, default = line.strip().partition(" = ")
                 argument, _, kind_name = argument.partition(": ")
                 lines.append(f"| `model.arguments.{argument}` | {kind_name} | `{_cell(default)}` |")
-    names = preset_names()
-    lines += ["", "## Presets", "", "| preset | |", "|---|---|"]
-    for name in names:
-        first = (PRESETS / f"{name}.toml").read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
-        lines.append(f"| `{name}` | {_text(first)} |")
-    lines += [
-        "",
-        "What they set; an empty cell is the default. `c2fvl presets NAME` prints one in full.",
-        "",
-        "| | " + " | ".join(name.replace("_", " ") for name in names) + " |",
-        "|---" * (len(names) + 1) + "|",
-    ]
-    changed = {name: _changed(name) for name in names}
-    for key in _ordered([key for key, *_ in described], {key for values in changed.values() for key in values}):
-        values = [changed[name].get(key, "") for name in names]
-        lines.append(f"| `{key}` | " + " | ".join(f"`{_cell(value)}`" if value else "" for value in values) + " |")
     return "\n".join(lines) + "\n"
+
+
+def presets_page() -> str:
+    """Return the page that lists the presets by network."""
+    lines = [
+        NOTE,
+        "",
+        "# Presets",
+        "",
+        "A preset is a set of [settings](settings.md) with a name: `c2fvl train NAME data.root=FOLDER`. The command",
+        "`c2fvl presets NAME` prints every setting of one. The pages of the networks show what each preset changes.",
+        "",
+        *PRESET_FAMILIES,
+    ]
+    networks = _presets_by_network()
+    for network, names in networks.items():
+        lines += ["", f"## {network}", "", "| preset | |", "|---|---|"]
+        lines += [f"| [`{name}`](presets/{network}.md#{_anchor(name)}) | {_text(_purpose(name))} |" for name in names]
+    lines += ["", "```{toctree}", ":hidden:", "", *(f"presets/{network}" for network in networks), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def network_page(network: str) -> str:
+    """Return the page of the presets of one network, each as a TOML file of what differs from the defaults."""
+    lines = [
+        NOTE,
+        "",
+        f"# {network}",
+        "",
+        f"The [presets](../presets.md) of the network `{network}`. Each block is a whole TOML file; a setting that it",
+        "does not name keeps [its default](../settings.md).",
+    ]
+    for name in _presets_by_network()[network]:
+        lines += ["", f"## {name}", "", _text(_purpose(name)), "", "```toml", *_changed(name), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _presets_by_network() -> dict[str, list[str]]:
+    networks: dict[str, list[str]] = {name: [] for name in NETWORKS}
+    for name in preset_names():
+        networks[load_config(name).model.name].append(name)
+    return networks
+
+
+def _purpose(preset: str) -> str:
+    """Return the first line of a preset's file, which says what it is for."""
+    return (PRESETS / f"{preset}.toml").read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+
+
+def _anchor(title: str) -> str:
+    return title.replace(" ", "-")
 
 
 def _usage(name: str, sub: argparse.ArgumentParser) -> str:
@@ -179,25 +224,20 @@ def _metavar(action: argparse.Action) -> str:
     return str(action.metavar or (action.dest.upper() if action.option_strings else action.dest))
 
 
-def _changed(preset: str) -> dict[str, str]:
-    """Return what a preset sets differently from the defaults, by section.key, as TOML."""
-    config = load_config(preset)
-    values: dict[str, str] = {}
+def _changed(preset: str) -> list[str]:
+    """Return the lines of a TOML file with what a preset sets differently from the defaults."""
+    config, tables = load_config(preset), []
     for section, kind in SECTIONS.items():
-        for item in dataclasses.fields(kind):
-            value: Any = getattr(getattr(config, section), item.name)
-            if value == getattr(kind(), item.name):
-                continue
-            if isinstance(value, dict):
-                values |= {f"{section}.{item.name}.{key}": _toml(entry) for key, entry in value.items()}
-            else:
-                values[f"{section}.{item.name}"] = _toml(value)
-    return values
-
-
-def _ordered(settings: list[str], changed: set[str]) -> list[str]:
-    """Return the changed settings in the order of the sections, the arguments of a network where they belong."""
-    return [key for setting in settings for key in sorted(changed) if key == setting or key.startswith(f"{setting}.")]
+        values = {item.name: getattr(getattr(config, section), item.name) for item in dataclasses.fields(kind)}
+        changed = {name: value for name, value in values.items() if value != getattr(kind(), name)}
+        arguments = changed.pop("arguments", {})
+        tables.append((section, changed))
+        tables.append((f"{section}.arguments", arguments))
+    lines = [f"preset = {_toml(preset)}"]
+    for table, values in tables:
+        if values:
+            lines += ["", f"[{table}]", *(f"{name} = {_toml(value)}" for name, value in values.items())]
+    return lines
 
 
 def _toml(value: Any) -> str:
@@ -215,7 +255,11 @@ def _text(text: object) -> str:
     return _cell(text).replace("<", "&lt;")
 
 
-PAGES = {"commands.md": commands_page, "settings.md": settings_page}
+def pages() -> dict[str, str]:
+    """Return the text of each page that is made here, by its path in the folder of the documentation."""
+    of_networks = {f"presets/{network}.md": network_page(network) for network in NETWORKS}
+    fixed = {"commands.md": commands_page(), "settings.md": settings_page(), "presets.md": presets_page()}
+    return fixed | of_networks
 
 
 def count_parameters() -> dict[str, int]:
@@ -227,5 +271,5 @@ def count_parameters() -> dict[str, int]:
 
 if __name__ == "__main__":
     storage.write_json(Path(registry.__file__).with_name("parameters.json"), count_parameters())
-    for file_name, page in PAGES.items():
-        storage.write_text(DOCS / file_name, page())
+    for file_name, text in pages().items():
+        storage.write_text(DOCS / file_name, text)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import c2fvl
 from c2fvl.cli.main import command_parsers, main, parser
 from c2fvl.config import Config
 from c2fvl.config_files import load_config, override, parse_config, preset_names
@@ -22,7 +23,7 @@ from c2fvl.data.perturbations import perturbations
 PROJECT = Path(__file__).parents[1]
 DOCS = PROJECT / "docs"
 README = PROJECT / "README.md"
-PAGES = [README, *sorted(DOCS.glob("*.md"))]
+PAGES = [README, *sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)]
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.M | re.S)
 REPORT = "Unilateral pulmonary infection, one infected area, upper left lung."
 FILES_WITHOUT_ENDING = {"LICENSE", "NOTICE", "Makefile"}
@@ -65,16 +66,65 @@ ALL_COMMANDS = [
 ]
 
 
-def test_the_pages_build_without_a_warning(tmp_path):
-    pytest.importorskip("sphinx", reason="sphinx is not installed")
-    pytest.importorskip("myst_parser", reason="myst-parser is not installed")
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The folder of the built pages, read only."""
+    for module in ("sphinx", "myst_parser", "furo"):
+        pytest.importorskip(module, reason=f"{module} is not installed")
+    folder = tmp_path_factory.mktemp("docs")
     done = subprocess.run(
-        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", str(tmp_path / "trees"),
-         str(DOCS), str(tmp_path / "site")],
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", str(folder / "trees"),
+         str(DOCS), str(folder / "site")],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "site" / "index.html").is_file()
+    return folder / "site"
+
+
+def test_the_pages_build_without_a_warning(site):
+    start = (site / "index.html").read_text(encoding="utf-8")
+    assert f"c2fvl {c2fvl.__version__}" in start
+    assert 'action="search.html"' in start
+    tutorial = (site / "tutorial.html").read_text(encoding="utf-8")
+    assert 'class="next-page"' in tutorial and 'class="prev-page"' in tutorial
+
+
+def widest_elements(browser, pages, width):
+    """Return the elements that reach beyond the window, by page, and those pages that ask for anything remote."""
+    wide, remote = {}, set()
+    context = browser.new_context(viewport={"width": width, "height": 844})
+    tab = context.new_page()
+    tab.on("request", lambda request: None if request.url.startswith(("file:", "data:")) else remote.add(request.url))
+    for page in pages:
+        tab.goto(page.as_uri())
+        if tab.evaluate("document.documentElement.scrollWidth") > width:
+            wide[page.name] = tab.evaluate(
+                "width => [...document.querySelectorAll('article *')]"
+                ".filter(each => each.getBoundingClientRect().right > width + 1)"
+                ".map(each => `${each.tagName} ${each.textContent.slice(0, 50)}`).slice(-3)",
+                width,
+            )
+    context.close()
+    return wide, remote
+
+
+def test_a_page_is_no_wider_than_a_telephone(site, browser):
+    """The pages with the widest tables; the slow test takes all of them."""
+    pages = [site / f"{name}.html" for name in ("index", "settings", "presets", "api")]
+    assert widest_elements(browser, pages, 390) == ({}, set())
+
+
+@pytest.mark.slow(like="test_a_page_is_no_wider_than_a_telephone")
+def test_no_page_is_wider_than_a_telephone(site, browser):
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 40
+    assert widest_elements(browser, pages, 390) == ({}, set())
+
+
+def test_every_public_name_is_on_the_page_of_the_api(site):
+    page = (site / "api.html").read_text(encoding="utf-8")
+    for name in c2fvl.__all__:
+        assert name == "__version__" or f'id="c2fvl.{name}"' in page, f"docs/api.md lacks c2fvl.{name}"
 
 
 def script(name):
@@ -94,9 +144,21 @@ def test_the_picture_of_the_packages_is_up_to_date():
 
 
 def test_pages_made_from_the_program_are_up_to_date():
-    for name, page in script("make_reference").PAGES.items():
+    made = script("make_reference").pages()
+    for name, text in made.items():
         written = (DOCS / name).read_text(encoding="utf-8")
-        assert written == page(), f"docs/{name} is out of date; run python docs/make_reference.py"
+        assert written == text, f"docs/{name} is out of date; run python docs/make_reference.py"
+    of_networks = {path.relative_to(DOCS).as_posix() for path in (DOCS / "presets").glob("*.md")}
+    assert of_networks == {name for name in made if "/" in name}
+
+
+def test_the_blocks_of_the_presets_pages_are_the_presets():
+    shown = {}
+    for path in (DOCS / "presets").glob("*.md"):
+        for block in blocks(path, "toml"):
+            config = parse_config(block, where=path.name)
+            shown[config.preset] = config
+    assert shown == {name: load_config(name) for name in preset_names()}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
@@ -160,6 +222,23 @@ def test_python_blocks_run(path, demo):
         with contextlib.redirect_stdout(said):
             exec(compile(block, path.name, "exec"), namespace)
     assert said.getvalue()
+
+
+def test_the_lines_of_the_first_page_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo"]) == 0
+    monkeypatch.chdir("c2fvl-demo")
+    report = Path("film_2.txt").read_text().strip()
+    for words in commands(DOCS / "index.md"):
+        if words != ["demo"]:
+            assert main([report if word == "$(cat film_2.txt)" else word for word in words]) == 0, capsys.readouterr()
+    assert {path.name for path in Path("predictions").glob("*_overlay.png")} == {
+        "film_1_overlay.png", "film_2_overlay.png",
+    }  # fmt: skip
+    capsys.readouterr()
+    for block in blocks(DOCS / "index.md", "python"):
+        exec(compile(block, "index.md", "exec"), {})
+    assert "(512, 512)" in capsys.readouterr().out
 
 
 def test_commands_of_the_tutorial_run(demo, phantom_root, capsys):
