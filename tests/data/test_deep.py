@@ -147,7 +147,7 @@ def test_sound_data_hides_nothing(root):
     assert progress.steps[-1] == (report.deep.num_compared, report.deep.num_compared)
     assert progress.stages == ["comparing images with each other"]
     text = "\n".join(report.lines())
-    assert "orientation of the captions: image, in 100.0% of" in text
+    assert "orientation of the captions: image, in 100.0 % of" in text
     assert f"near duplicates among {NUM_IMAGES} images: 0 pairs across splits, 0 within one" in text
 
 
@@ -475,7 +475,7 @@ def test_caption_tables_alone(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "train: 3 captions, 0 of them free text" in told
     assert "empty slot, a lung without a zone: 2" in told
-    assert "groups of val that train has too: 1 of 2, 1 of 2 images (50.0%)" in told
+    assert "groups of val that train has too: 1 of 2, 1 of 2 images (50.0 %)" in told
     assert "group Morozov_study_0001: has 3 images in train and 1 images in val" in told
     assert main(["check", str(tmp_path / "all_train_captions.csv"), "--deep", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["deep"]["num_captions"] == 3

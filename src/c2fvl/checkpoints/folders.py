@@ -32,7 +32,6 @@ CHECKOUT = Path(__file__).parents[3]
 """The checkout that the package runs from, if it contains `pyproject.toml`."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 _ID = re.compile(rf"{_NAME.pattern}/{_NAME.pattern}", re.ASCII)
-_MAX_LINE = 72
 
 
 @dataclass(frozen=True)
@@ -46,24 +45,22 @@ class NamedModel:
     folder: Path
 
     @property
+    def config(self) -> Config | None:
+        """Return its settings; None where they are damaged."""
+        try:
+            return parse_config(read(self.folder / SETTINGS).decode("utf-8", "replace"), where=SETTINGS)
+        except ValueError:
+            return None
+
+    @property
     def network(self) -> str:
         """Return the name of its network; "settings damaged" where they are."""
-        try:
-            text = read(self.folder / SETTINGS).decode("utf-8", "replace")
-            return parse_config(text, where=SETTINGS).model.name
-        except ValueError:
-            return "settings damaged"
+        return "settings damaged" if self.config is None else self.config.model.name
 
     @property
     def num_bytes(self) -> int:
         """Return the size of its weights."""
         return (self.folder / WEIGHTS).stat().st_size
-
-    @property
-    def description(self) -> str:
-        """Return the first sentence of its card, cut to a line; empty without a card."""
-        line = re.split(r"(?<=[.!?]) ", self.about)[0]
-        return line if len(line) <= _MAX_LINE else f"{line[: _MAX_LINE - 1].rstrip()}…"
 
     @property
     def about(self) -> str:

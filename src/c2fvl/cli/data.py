@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import Any, get_args
 
+from c2fvl.cli.layout import paragraph
 from c2fvl.cli.options import ROOT, Commands, add_choice, add_json, add_number, add_table, whole_number
-from c2fvl.cli.output import say
+from c2fvl.cli.output import say, say_lines
 
 _UNITS = {"mb": 10**6, "gb": 10**9, "mib": 2**20, "gib": 2**30}
 
@@ -74,8 +75,11 @@ def run_check(options: argparse.Namespace) -> int:
             progress=progress,
             deep=deep,
         ).accepting(options.accept)
-    for line in json.dumps(found.as_dict(), indent=2).split("\n") if options.json else found.lines():
-        say(line)
+    if options.json:
+        say_lines(json.dumps(found.as_dict(), indent=2))
+        return 1 if found.errors else 0
+    for line in found.lines():
+        say_lines(paragraph(line.lstrip(), indent=" " * (len(line) - len(line.lstrip()))))
     return 1 if found.errors else 0
 
 

@@ -5,6 +5,7 @@ import json
 import sys
 from typing import Any
 
+from c2fvl.cli.layout import paragraph, table
 from c2fvl.cli.options import (
     MODEL,
     Commands,
@@ -94,9 +95,9 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 def run_audit(options: argparse.Namespace) -> int:
     """Run `c2fvl audit`; return its exit status."""
-    from c2fvl.cli.terminal import TerminalProgress, table
+    from c2fvl.cli.terminal import TerminalProgress
     from c2fvl.evaluation.audit import audit
-    from c2fvl.evaluation.pages.rows import audit_table
+    from c2fvl.evaluation.pages.rows import effect_table
 
     with TerminalProgress("Auditing", quiet=options.json) as progress:
         found = audit(
@@ -109,9 +110,11 @@ def run_audit(options: argparse.Namespace) -> int:
     _print_scores(found)
     assert found.summary.audit is not None
     if found.summary.audit.changes:
-        say_lines(table(*audit_table(found.summary.audit), width=160))
+        say("")
+        say_lines(table(*effect_table(found.summary.audit)))
+        say("")
     for remark in found.summary.audit.remarks:
-        say(remark.text)
+        say_lines(paragraph(remark.text))
     say(f"Results page: {found.page}")
     return 0
 
@@ -125,22 +128,24 @@ def _scoring_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _print_scores(found: Any) -> None:
-    from c2fvl.cli.terminal import table
     from c2fvl.evaluation.pages.rows import score_table, show
 
     summary, statistics = found.summary, found.summary.statistics
     say_lines(table(*score_table(summary)))
+    say("")
     first = summary.scores[0]
-    say(
+    lines = [
         f"{first.num_cases} images, {first.num_empty_masks} without a lesion ({first.num_false_positives} of these "
         f"with a prediction), {first.num_missed_lesions} whose lesion is missed entirely; report: {summary.text.words}"
-    )
+    ]
     dice, iou = (show(statistics.per_image[name], fraction=True) for name in ("dice", "iou"))
-    say(
+    lines.append(
         f"Dice per image {dice} %, IoU {iou} %, 95th percentile of the Hausdorff distance "
         f"{show(statistics.per_image['hd95'], fraction=False)} {summary.unit.length}; in brackets 95 % confidence "
         f"intervals ({statistics.intervals})"
     )
+    for line in lines:
+        say_lines(paragraph(line))
 
 
 def _compare_options(sub: argparse.ArgumentParser) -> None:
@@ -169,7 +174,7 @@ def _compare_options(sub: argparse.ArgumentParser) -> None:
 
 def run_compare(options: argparse.Namespace) -> int:
     """Run `c2fvl compare`; return its exit status."""
-    from c2fvl.cli.terminal import TerminalProgress, table
+    from c2fvl.cli.terminal import TerminalProgress
     from c2fvl.evaluation.compare.compare import compare
     from c2fvl.evaluation.compare.tables import DIFFERENCE_HEADER, difference_rows, header, rows, to_json, write
     from c2fvl.files import storage
@@ -187,12 +192,15 @@ def run_compare(options: argparse.Namespace) -> int:
     if options.json:
         say_lines(json.dumps(to_json(found)))
         return 0
-    say_lines(table(header(found), rows(found), numbers=len(found.columns), width=240))
-    say_lines(found.caption)
+    say_lines(table(header(found), rows(found), numbers=len(found.columns)))
+    say("")
+    say_lines(paragraph(found.caption))
     if found.differences:
-        say_lines(table(list(DIFFERENCE_HEADER), difference_rows(found), numbers=4, width=200))
+        say("")
+        say_lines(table(list(DIFFERENCE_HEADER), difference_rows(found), numbers=4))
+        say("")
     if found.statistics:
-        say_lines(found.statistics)
+        say_lines(paragraph(found.statistics))
     for file in files:
         say(file)
     return 0

@@ -2,9 +2,24 @@
 
 import argparse
 import json
+from typing import TYPE_CHECKING
 
+from c2fvl.cli.layout import described, paragraph, table
 from c2fvl.cli.options import MODEL, Commands, add_json, whole_number
 from c2fvl.cli.output import say, say_lines
+
+if TYPE_CHECKING:
+    from c2fvl.checkpoints.folders import NamedModel
+
+_SYNTHETIC = "synthetic images of `c2fvl phantom`; not for patients"
+_IMAGES = {
+    "qata": "chest X-rays, lesions of COVID-19 (trained on QaTa-COV19)",
+    "mosmed": "CT slices of the chest, lesions of COVID-19 (trained on MosMedData+); not for X-rays",
+    "monuseg": "stained tissue, nuclei (trained on MoNuSeg)",
+    "phantom": _SYNTHETIC,
+    "demo": _SYNTHETIC,
+}
+"""Part of the name of a preset → the images that it trains for."""
 
 
 def add(commands: Commands) -> None:
@@ -49,15 +64,14 @@ def run_models(options: argparse.Namespace) -> int:
     if options.name is not None:
         is_network = options.name in NETWORKS or is_extension(options.name)
         for line in arguments_of(options.name) if is_network else _about_trained(options.name):
-            say(line)
+            say_lines(paragraph(line))
         return 0
     parameters = num_parameters()
-    rows = [["network", "paper", "year", "text input", "parameters"]]
-    rows += [
-        [name, entry.paper, str(entry.year), TEXTS[entry.text], f"{parameters[name] / 1e6:.1f} M"]
+    rows = [
+        [name, f"{entry.paper} {entry.year}", TEXTS[entry.text], f"{parameters[name] / 1e6:.1f} M"]
         for name, entry in NETWORKS.items()
     ]
-    _print_columns(rows)
+    say_lines(table(["network", "paper", "report (optional)", "parameters"], rows, numbers=1))
     say("")
     _print_trained()
     return 0
@@ -83,7 +97,8 @@ def _about_trained(name: str) -> list[str]:
     model = found.get(DEFAULT if name == ALIAS else name)
     if model is not None:
         about = [model.about] if model.about else []
-        return [f"{name}: trained {model.network}, {model.num_bytes / 1e6:.1f} MB, in {model.folder}", *about]
+        size = f"{model.num_bytes / 1e6:.1f} MB"
+        return [f"{name}: for {_suits(model)}", f"Trained {model.network}, {size}, in {model.folder}", *about]
     raise ValueError(f"there is no network or trained model {name!r}{nearest_names(name, [*NETWORKS, *found])}")
 
 
@@ -94,23 +109,34 @@ def _print_trained() -> None:
     if not found:
         say(f"There is no trained model: {SHIPPED} has none, and none was downloaded with `c2fvl pull`.")
         return
-    rows = [["trained model", "found in", "network", "size", ""]]
-    rows += [
-        [f"{model.name} ({ALIAS})" if model.name == DEFAULT else model.name, model.source, model.network,
-         f"{model.num_bytes / 1e6:.1f} MB", model.description]
-        for model in found
-    ]  # fmt: skip
-    _print_columns(rows)
+    say("Trained models, for --model NAME:")
+    say("")
+    say_lines(
+        described(
+            {
+                f"{model.name} ({ALIAS})" if model.name == DEFAULT else model.name: (
+                    f"{_suits(model)}; {model.network}, {model.num_bytes / 1e6:.1f} MB, in the {model.source}"
+                )
+                for model in found
+            }
+        )
+    )
 
 
-def _print_columns(rows: list[list[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+def _suits(model: "NamedModel") -> str:
+    """Return which images a trained model is for, by the preset and the settings of its training."""
+    from c2fvl.inference.ct_window import window_of
+
+    config = model.config
+    if config is None:
+        return "not known what for"
+    images = next((images for name, images in _IMAGES.items() if name in config.preset), None)
+    if images is None:
+        images = "CT slices" if window_of(config) is not None else "images as those of its training"
+    return images if config.data.text != "none" else f"{images}; reads no report"
 
 
 def _summarise_network(options: argparse.Namespace) -> int:
-    from c2fvl.cli.terminal import table
     from c2fvl.inference.cost import as_rows, build_empty, example_settings, stages
 
     if options.name is None:
@@ -126,7 +152,8 @@ def _summarise_network(options: argparse.Namespace) -> int:
     ]
     say_lines(table(["stage", "kind", "output", "parameters", "GFLOP"], rows, numbers=3))
     side = config.data.image_size
-    say(f"For one image of {side} × {side}. A multiplication with its addition counts as 2 operations.")
+    words = f"For one image of {side} × {side}. A multiplication with its addition counts as 2 operations."
+    say_lines(paragraph(words))
     return 0
 
 

@@ -1,16 +1,12 @@
 """Progress on the terminal: bars if the error stream is a terminal, else lines only."""
 
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import rich.box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
 from c2fvl.cli.options import PROGRAM
 from c2fvl.config import Config
@@ -26,13 +22,14 @@ class TerminalObserver(Observer):
         self.is_main = True
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
+            BarColumn(None),
             TextColumn(
-                "loss {task.fields[loss]:.4f} · best Dice {task.fields[dice]} · {task.fields[rate]:.1f} images/s"
+                "loss {task.fields[loss]:.3f}, best Dice {task.fields[dice]}, {task.fields[rate]:.0f} images/s,"
             ),
             TimeElapsedColumn(),
+            TextColumn("gone,"),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=self.console,
             disable=not self.console.is_terminal,
         )
@@ -76,6 +73,7 @@ class TerminalObserver(Observer):
         """Print the epoch's line."""
         if best:
             self._best = f"{line['val_dice_per_image']:.4f}"
+            self._bar.update(self._task, dice=self._best)  # after the last epoch there is no further step
         if self.is_main:
             scores = ""
             if "val_loss" in line:
@@ -125,17 +123,3 @@ class TerminalProgress:
         self._bar.start()
         rate = done / max(time.monotonic() - self._began, 1e-9)
         self._bar.update(self._task, completed=done, total=total, rate=rate)
-
-
-def table(header: list[str], rows: list[list[str]], *, numbers: int | None = None, width: int = 120) -> str:
-    """Return a plain table for the terminal, the last `numbers` columns (all but the first) to the right."""
-    grid = Table(box=rich.box.SIMPLE_HEAD)
-    first = 1 if numbers is None else len(header) - numbers
-    for index, name in enumerate(header):
-        grid.add_column(Text(printable(name)), justify="left" if index < first else "right", no_wrap=True)
-    for row in rows:
-        grid.add_row(*(Text(printable(cell)) for cell in row))
-    console = Console(file=sys.stdout, width=width, force_terminal=False)
-    with console.capture() as captured:
-        console.print(grid)
-    return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines())

@@ -6,6 +6,7 @@ from typing import Any
 
 from c2fvl.checkpoints.folders import CALIBRATION, OOD_DETECTOR, TRUST_CURVE
 from c2fvl.cli.exit_status import DONE, TIME_IS_UP, status_of_signal
+from c2fvl.cli.layout import described, paragraph, table
 from c2fvl.cli.options import (
     PROGRAM,
     ROOT,
@@ -116,7 +117,7 @@ def run_crossval(options: argparse.Namespace) -> int:
     """Run `c2fvl crossval`; return its exit status."""
     from pathlib import Path
 
-    from c2fvl.cli.terminal import TerminalObserver, TerminalProgress, table
+    from c2fvl.cli.terminal import TerminalObserver, TerminalProgress
     from c2fvl.config_files import load_config
     from c2fvl.evaluation.crossval import crossval
 
@@ -140,7 +141,11 @@ def run_crossval(options: argparse.Namespace) -> int:
         given = name.replace("_", " ")
         rows.append([given, f"{100 * mean['value']:.2f}", interval, f"{best:g}", at_best, temperature])
     say_lines(table(["report", "Dice, %", "95 % interval", "best threshold", "Dice there, %", "temperature"], rows))
-    say(f"Each image scored by a network that was not trained on it or its patient: {found.summary['intervals']}")
+    say_lines(
+        paragraph(
+            f"Each image scored by a network that was not trained on it or its patient: {found.summary['intervals']}"
+        )
+    )
     say(f"Scores: {options.out}/summary.json and cases.csv; models: {options.out}/fold-*/best")
     return 0
 
@@ -157,7 +162,7 @@ def _calibrate_options(sub: argparse.ArgumentParser) -> None:
 
 def run_calibrate(options: argparse.Namespace) -> int:
     """Run `c2fvl calibrate`; return its exit status."""
-    from c2fvl.cli.terminal import TerminalProgress, table
+    from c2fvl.cli.terminal import TerminalProgress
     from c2fvl.training.fit_temperature import calibrate
 
     with TerminalProgress("Calibrating", quiet=options.json) as progress:
@@ -213,7 +218,6 @@ def run_fit_trust(options: argparse.Namespace) -> int:
 
 
 def _print_trust(found: dict[str, Any], *, is_saved: bool) -> None:
-    from c2fvl.cli.terminal import table
     from c2fvl.training.fit_trust import WRONG
 
     names = [name.replace("_", " ") for name in WRONG]
@@ -228,10 +232,11 @@ def _print_trust(found: dict[str, Any], *, is_saved: bool) -> None:
     ]
     say_lines(table(["trust", "right", *names, "benefit kept, %", "within bounds"], rows))
     saved = "saved in the model folder" if is_saved else "not saved, add --keep to save it"
-    say(
+    words = (
         f"The table shows Dice per image in %; without a report it is {100 * found['none']['value']:.2f}. "
         f"Default trust: {found['default']:g} ({saved})"
     )
+    say_lines(paragraph(words))
     held_out = found["held_out"]
     if held_out is not None:
         harms = ", ".join(
@@ -239,10 +244,11 @@ def _print_trust(found: dict[str, Any], *, is_saved: bool) -> None:
         )
         defaults = " and ".join(f"{trust:g}" for trust in held_out["defaults"])
         right, kept = f"{100 * held_out['right']['value']:.2f}", _percent(held_out["benefit_kept"])
-        say(
+        words = (
             f"Chosen on one half of the patients ({defaults}), scored on the other: right report {right}, benefit kept "
             f"{kept} %, harm in points: {harms}"
         )
+        say_lines(paragraph(words))
 
 
 def _percent(number: float | None) -> str:
@@ -263,7 +269,7 @@ def _fit_ood_options(sub: argparse.ArgumentParser) -> None:
 def run_fit_ood(options: argparse.Namespace) -> int:
     """Run `c2fvl fit-ood`; return its exit status."""
     from c2fvl.checkpoints.trained_model import load_model
-    from c2fvl.cli.terminal import TerminalProgress, table
+    from c2fvl.cli.terminal import TerminalProgress
     from c2fvl.training.fit_ood import fit_ood
 
     with TerminalProgress("Reading images", quiet=options.json) as progress:
@@ -288,10 +294,11 @@ def run_presets(options: argparse.Namespace) -> int:
     if options.name is not None:
         say_lines(to_toml(load_config(options.name)).rstrip("\n"))
         return 0
-    width = max(len(name) for name in preset_names())
-    for name in preset_names():
-        first = (PRESETS / f"{name}.toml").read_text(encoding="utf-8").partition("\n")[0]
-        say(f"{name:{width}}  {first.removeprefix('# ')}")
+    firsts = {
+        name: (PRESETS / f"{name}.toml").read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+        for name in preset_names()
+    }
+    say_lines(described(firsts))
     return 0
 
 
@@ -300,5 +307,6 @@ def run_settings(options: argparse.Namespace) -> int:
     from c2fvl.config_files import settings_table
 
     for name, default, meaning in settings_table():
-        say_lines(f"{name} = {default}\n    {meaning}")
+        say_lines(f"{name} = {default}")
+        say_lines(paragraph(meaning, indent="    "))
     return 0

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 TEXTS = {
     "none": "none",
-    "attributes": "eight attributes, or none",
-    "findings": "side, number and zones, each known or not",
-    "sentence": "a sentence, or none",
+    "attributes": "eight attributes",
+    "findings": "side, number, zones",
+    "sentence": "a sentence",
 }
-"""What a network can read beside the image, and how a list says it."""
+"""What a network can read beside the image, and how a list says it. No network needs a report."""
 MAX_ARGUMENT = 2**24
 """No whole number that describes a network is larger."""
 

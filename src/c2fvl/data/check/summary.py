@@ -55,7 +55,7 @@ class SplitSummary:
             f"  groups: {self.num_groups}, {self.num_without_group} images without",
         ]
         if self.agreement:
-            fractions = ", ".join(f"{name} {fraction:.1%}" for name, fraction in self.agreement.items())
+            fractions = ", ".join(f"{name} {100 * fraction:.1f} %" for name, fraction in self.agreement.items())
             lines.append(
                 f"  captions that agree with their masks ({self.num_compared} compared; zones follow from masks by the "
                 f"rule of QaTa-COV19 and MosMedData+, so those of synthetic and other data agree less): {fractions}"
@@ -77,11 +77,11 @@ class OrientationEvidence:
     fraction_of_pixels: float | None
 
     def __str__(self) -> str:
-        if self.fraction_of_images is None:
+        if self.fraction_of_images is None or self.fraction_of_pixels is None:
             return "orientation of the captions: undecided, there are no one-sided captions with a lesion in their mask"
         numbers = (
-            f"in {self.fraction_of_images:.1%} of {self.num_images} one-sided cases, the side named is that of the "
-            f"image ({self.fraction_of_pixels:.1%} of the lesion pixels)"
+            f"in {100 * self.fraction_of_images:.1f} % of {self.num_images} one-sided cases, the side named is that of "
+            f"the image ({100 * self.fraction_of_pixels:.1f} % of the lesion pixels)"
         )
         if self.verdict == "image":
             return (
@@ -177,7 +177,7 @@ class DeepSummary:
             fraction = shared.num_images_shared / max(shared.num_images, 1)
             lines.append(
                 f"  groups of {shared.second} that {shared.first} has too: {shared.num_shared} of {shared.num_groups}, "
-                f"{shared.num_images_shared} of {shared.num_images} images ({fraction:.1%})"
+                f"{shared.num_images_shared} of {shared.num_images} images ({100 * fraction:.1f} %)"
             )
         lines.append(f"  {self._pairs_text()}")
         if self.num_pictures is not None:

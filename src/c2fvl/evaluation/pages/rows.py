@@ -112,6 +112,15 @@ def audit_table(audit: TextAudit) -> Table:
     return header, rows
 
 
+def effect_table(audit: TextAudit) -> Table:
+    """Return what each change of the reports brings against no report, for a narrow terminal."""
+    rows = [
+        [row.title, show_number(row.dice.value, fraction=True), show(row.difference_to_none, fraction=True)]
+        for row in audit.changes
+    ]
+    return ["report given", "Dice, %", "Dice − no report, points"], rows
+
+
 def trust_table(curve: Mapping[str, Any], titles: Mapping[str, str]) -> Table:
     """Return the scores at each trust of what `fit_trust` found; `titles` names the changes of reports."""
     wrong = list(curve["points"][0]["harm"])
