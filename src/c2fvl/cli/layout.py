@@ -82,8 +82,11 @@ def _wrapped(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[list[
 
 
 def _block(header: Sequence[str], row: Sequence[str]) -> str:
-    """Return a row as lines: its first cell, then each other cell after its title."""
+    """Return a row as lines: its first cell, then each other cell after its title, or below where there is no room."""
     width = max(map(width_of, header[1:]), default=0)
+    if width + 2 * len(_GAP) + _NARROWEST > terminal_width():
+        below = (f"  {name}\n{paragraph(cell, indent='    ')}" for name, cell in zip(header[1:], row[1:], strict=True))
+        return "\n".join([row[0], *below])
     lines = [_item(f"  {_padded(name, width)}", cell) for name, cell in zip(header[1:], row[1:], strict=True)]
     return "\n".join([row[0], *lines])
 
