@@ -50,6 +50,7 @@ def main() -> None:
             "python, nothing imported": ([sys.executable, "-c", "pass"], None),
             "import c2fvl": ([sys.executable, "-c", "import c2fvl"], 0.1),
             "c2fvl --help": ([*command, "--help"], 0.5),
+            "c2fvl predict FILM, with the included model": ([*predict[:-1]], None),
             **{
                 f"c2fvl predict FILM --model {name}": ([*predict, str(folder / name)], bound)
                 for name, bound in (("network.onnx", 1.5), ("model", None))
