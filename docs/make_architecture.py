@@ -16,6 +16,7 @@ PICTURE = Path(__file__).parent / "images" / "architecture.svg"
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 250, 58, 40, 44, 12
 TITLES = {
     "cli": "the commands",
+    "cluster": "many machines",
     "serve": "the page and the REST server",
     "dicomweb": "images in an archive",
     "evaluation": "trained networks on data sets",

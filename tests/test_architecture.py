@@ -19,6 +19,7 @@ LAYERS = (
     {"inference"},
     {"training"},
     {"evaluation", "serve", "dicomweb"},
+    {"cluster"},
     {"cli"},
     {"__main__"},
 )
@@ -34,7 +35,7 @@ NEEDS_TORCH = {
     "inference.cases", "inference.cost", "inference.export", "inference.export_folder", "inference.onnx_translation",
     "inference.precision", "inference.speed",
     "inference.torch_engine",
-    "training", "evaluation",
+    "training", "evaluation", "cluster.evaluate",
 }  # fmt: skip
 """Modules and packages that may import torch; every other module answers without it."""
 
@@ -78,7 +79,7 @@ def test_every_package_has_its_layer():
     tops = {module.split(".")[0] for module in MODULES}
     assert tops == set().union(*LAYERS)
     packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
-    assert len(packages) == 12, packages
+    assert len(packages) == 13, packages
 
 
 MAX_LINES, MAX_FUNCTION = 400, 60

@@ -6,6 +6,7 @@ PACKAGES = {
     "dicom": ("pydicom", "highdicom"),
     "dicomweb": ("requests",),
     "nifti": ("nibabel",),
+    "ray": ("ray", "pyarrow"),
     "serve": ("starlette", "uvicorn", "python_multipart"),
     "text": ("transformers",),
 }

@@ -13,6 +13,7 @@ from c2fvl.cli.options import (
     add_compute,
     add_copy,
     add_device,
+    add_engine,
     add_json,
     add_lengths,
     add_model_and_part,
@@ -22,6 +23,7 @@ from c2fvl.cli.options import (
     add_split,
     add_text_model,
     add_trust,
+    check_engine,
     compute_of,
     device_of,
     load_named_model,
@@ -50,6 +52,7 @@ def _evaluate_options(sub: argparse.ArgumentParser) -> None:
     )
     add_report(sub)
     _add_scoring(sub)
+    add_engine(sub, "cases are scored")
 
 
 def _audit_options(sub: argparse.ArgumentParser) -> None:
@@ -75,8 +78,13 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
     if options.masks and (options.report != "right" or options.text_model or options.trust is not None):
         raise ValueError("--masks scores masks that are drawn already; leave out --report, --text-model and --trust")
+    check_engine(options)
+    if options.masks and options.engine == "ray":
+        raise ValueError("--engine ray scores models; leave it out with --masks")
     with TerminalProgress("Evaluating", quiet=options.json) as progress:
-        if options.masks:
+        if options.engine == "ray":
+            found = _evaluate_on_ray(options, progress)
+        elif options.masks:
             found = evaluate_masks(
                 options.model, part_of(options), progress=progress, **_scoring_options(options)
             )  # fmt: skip
@@ -91,6 +99,29 @@ def run_evaluate(options: argparse.Namespace) -> int:
     _print_scores(found)
     say(f"Results page: {found.page}")
     return 0
+
+
+def _evaluate_on_ray(options: argparse.Namespace, progress: Any) -> Any:
+    """Return the evaluation, with the cases scored by actors of Ray."""
+    from c2fvl.cluster.evaluate import ModelAndScores, ScoringOnRay
+    from c2fvl.cluster.session import room, session
+    from c2fvl.evaluation.evaluate import evaluate
+    from c2fvl.inference.compute import Compute
+
+    model = load_named_model(options, device="cpu")
+    scoring = _scoring_options(options)
+    with session(options.address) as ray:
+        found = room(
+            ray, device=options.device, threads=options.threads, actors=options.actors,
+            extensions=tuple(options.allow_code), progress=progress,
+        )  # fmt: skip
+        compute = Compute(found[0].device, options.batch_size, precision=options.precision)
+        chosen = ModelAndScores(
+            options.model, model.metrics.get("weights_sha256"), compute, scoring["tolerances"], options.text_model,
+            options.trust,
+        )  # fmt: skip
+        on_ray = ScoringOnRay(ray, model, chosen, found, progress=progress)
+        return evaluate(model, part_of(options), on_ray.compute, scoring=on_ray, **scoring)
 
 
 def run_audit(options: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from c2fvl.cli.options import (
     add_batch_size,
     add_choice,
     add_device,
+    add_engine,
     add_json,
     add_number,
     add_orientation,
@@ -22,6 +24,7 @@ from c2fvl.cli.options import (
     add_table,
     add_text_model,
     add_trust,
+    check_engine,
     threads_of,
     whole_number,
 )
@@ -67,6 +70,7 @@ def _predict_options(sub: argparse.ArgumentParser) -> None:
         help="leave out images that this model has predicted into the folder with the same report and settings",
     )
     sub.add_argument("--deidentify", action="store_true", help="leave patient and study blank in DICOM results")
+    add_engine(sub, "images are predicted; ray also writes predictions.parquet, with all records")
 
 
 def add_settings(sub: argparse.ArgumentParser) -> None:
@@ -150,50 +154,103 @@ def run_predict(options: argparse.Namespace) -> int:
     from c2fvl.cli.terminal import TerminalProgress
     from c2fvl.inference.ct_window import parse_window
     from c2fvl.inference.open_engine import ONNX
+    from c2fvl.inference.output_folder import written_by_this_run
     from c2fvl.inference.outputs.endings import ClinicalOptions
     from c2fvl.inference.requests import collect
     from c2fvl.inference.series_requests import is_volume
     from c2fvl.inference.summary_table import SummaryTable
-    from c2fvl.inference.to_folder import predict_to_folder
 
+    check_engine(options)
     for image in options.images:
         if Path(image).suffix == ONNX:
             raise ValueError(f"{image} is an exported model, not an image; give it as --model {image}")
     check_report(options.report)
-    window = None if options.window is None else parse_window(options.window)
-    outputs = outputs_of(options)
+    settings: dict[str, Any] = {
+        "orientation": options.orientation,
+        "outputs": outputs_of(options),
+        "window": None if options.window is None else parse_window(options.window),
+        "skip_existing": options.skip_existing,
+        "workers": options.workers,
+        "clinical": ClinicalOptions(options.keep_text, options.seg_geometry, options.deidentify),
+    }
     requests = collect(
         options.images, table=options.csv, report=options.report, recursive=options.recursive, results=options.out
     )
-    predictor = predictor_of(
+    predictor = _predictor(options)
+    if options.report is not None:  # a report that cannot be used at all ends the command here
+        refusal = predictor.understand_or_refuse(options.report, orientation=options.orientation).refusal
+        if refusal:
+            say(f"{PROGRAM}: the report is not used: {refusal}", error=True)
+    is_single, on_ray = len(requests) == 1, options.engine == "ray"
+    is_quiet = options.json or (is_single and not is_volume(requests[0]))
+    table = SummaryTable(Path(options.out))
+    with (
+        written_by_this_run(options.out, with_workers=on_ray),
+        TerminalProgress("Segmenting", quiet=is_quiet) as progress,
+    ):
+        predict = _predicted_on_ray if on_ray else _predicted_here
+        for done, (place, record) in enumerate(predict(options, predictor, requests, settings, progress), start=1):
+            table.add(record, place)
+            say_record(record, options)
+            if not is_single:
+                progress.advance(done, len(requests))
+        table.write()
+    for line in table.lines(num_reports=sum(bool(one.report and one.report.strip()) for one in requests)):
+        say(f"{PROGRAM}: {line}", error=True)
+    return 1 if table.num_failed else 0
+
+
+def _predictor(options: argparse.Namespace) -> Any:
+    """Return the predictor of `c2fvl predict`; with Ray that of this process, which reads reports and names files."""
+    if options.engine == "ray":
+        return _choice(options).predictor(device="cpu", threads=1, precision="auto")
+    return predictor_of(
         options,
         threshold=options.threshold,
         batch_size=options.batch_size,
         force_view=options.force_view,
         frame=options.frame,
     )
-    if options.report is not None:  # a report that cannot be used at all ends the command here
-        refusal = predictor.understand_or_refuse(options.report, orientation=options.orientation).refusal
-        if refusal:
-            say(f"{PROGRAM}: the report is not used: {refusal}", error=True)
-    is_single = len(requests) == 1
-    is_quiet = options.json or (is_single and not is_volume(requests[0]))
-    table = SummaryTable(Path(options.out))
-    with TerminalProgress("Segmenting", quiet=is_quiet) as progress:
-        records = predict_to_folder(
-            predictor, requests, options.out, orientation=options.orientation, outputs=outputs, window=window,
-            skip_existing=options.skip_existing, workers=options.workers, progress=progress if is_single else SILENT,
-            clinical=ClinicalOptions(options.keep_text, options.seg_geometry, options.deidentify),
-        )  # fmt: skip
-        for done, record in enumerate(records, start=1):
-            table.add(record)
-            say_record(record, options)
-            if not is_single:
-                progress.advance(done, len(requests))
-    table.write()
-    for line in table.lines(num_reports=sum(bool(one.report and one.report.strip()) for one in requests)):
-        say(f"{PROGRAM}: {line}", error=True)
-    return 1 if table.num_failed else 0
+
+
+def _choice(options: argparse.Namespace) -> Any:
+    from c2fvl.cluster.predict import ModelChoice
+
+    return ModelChoice(
+        options.model, options.threshold, options.device, options.batch_size, options.precision, options.text_model,
+        options.trust, options.force_view, options.frame,
+    )  # fmt: skip
+
+
+def _predicted_here(
+    options: argparse.Namespace, predictor: Any, requests: list[Any], settings: dict[str, Any], progress: Any
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the place and the record of each image, predicted by this process."""
+    from c2fvl.inference.to_folder import predict_to_folder
+
+    own = progress if len(requests) == 1 else SILENT
+    yield from enumerate(predict_to_folder(predictor, requests, options.out, progress=own, **settings))
+
+
+def _predicted_on_ray(
+    options: argparse.Namespace, predictor: Any, requests: list[Any], settings: dict[str, Any], progress: Any
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the place and the record of each image, predicted by actors of Ray, and write `predictions.parquet`."""
+    from c2fvl.cluster.predict import FolderOptions, predict_on_ray
+    from c2fvl.cluster.records_file import records_file
+    from c2fvl.inference.to_folder import check_request_names
+
+    out = Path(options.out)
+    check_request_names(requests, out, predictor.model.classes)
+    found = predict_on_ray(
+        _choice(options), requests, FolderOptions(out, **settings), address=options.address, actors=options.actors,
+        threads=options.threads, weights=predictor.model.weights_sha256,
+        extensions=tuple(options.allow_code), progress=progress,
+    )  # fmt: skip
+    with records_file(out) as records:
+        for place, record in found:
+            records.add(place, record)
+            yield place, record
 
 
 def outputs_of(options: argparse.Namespace) -> tuple[str, ...] | None:

@@ -1,6 +1,7 @@
 """Options that several commands share, and what the program makes of them."""
 
 import argparse
+import importlib.util
 import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -224,6 +225,31 @@ def add_device(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--threads", type=whole_number(1), help="CPU threads (default: one for each core that is free)")
 
 
+def add_engine(sub: argparse.ArgumentParser, what: str) -> None:
+    """Add the options of where the work runs: in this process, or on Ray."""
+    add_choice(sub, "--engine", ("process", "ray"), "process", f"where {what}: in this process or on actors of Ray")
+    sub.add_argument(
+        "--address",
+        metavar="auto|HOST:PORT",
+        help="with --engine ray: the cluster to use (default: this machine alone, started and ended by the command)",
+    )
+    sub.add_argument(
+        "--actors",
+        type=whole_number(1),
+        help="with --engine ray: number of actors, each with --threads cores or a GPU (default: as many as fit)",
+    )
+
+
+def check_engine(options: argparse.Namespace) -> None:
+    """Raise `ValueError` for options of Ray without it, and `ModuleNotFoundError` where Ray is not installed."""
+    if options.engine == "ray":
+        for package in ("ray", "pyarrow"):
+            if importlib.util.find_spec(package) is None:
+                raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+    elif options.address is not None or options.actors is not None:
+        raise ValueError("--address and --actors are for --engine ray; add it, or leave them out")
+
+
 def add_copy(sub: argparse.ArgumentParser) -> None:
     """Add the option of a changed copy of the model folder."""
     sub.add_argument(
@@ -298,14 +324,14 @@ def part_of(options: argparse.Namespace) -> Any:
     return Part(options.root, options.split, options.table, report, seed)
 
 
-def load_named_model(options: argparse.Namespace, *, replacing: Collection[str] = ()) -> Any:
+def load_named_model(options: argparse.Namespace, *, replacing: Collection[str] = (), device: str | None = None) -> Any:
     """Return the model that the options name, with the language model and the trust that they give.
 
-    `replacing` as in `load_model`.
+    `replacing` as in `load_model`; `device` is another than that of the options.
     """
     from c2fvl.checkpoints.trained_model import load_model
 
-    model = load_model(options.model, device=device_of(options), replacing=replacing)
+    model = load_model(options.model, device=device or device_of(options), replacing=replacing)
     if options.text_model is not None:
         model = model.with_text_model(options.text_model)
     return model if options.trust is None else model.with_trust(options.trust)

@@ -25,13 +25,13 @@ from c2fvl.data.scan import fingerprint, mask_fingerprint
 from c2fvl.evaluation.evaluate import (
     OWN_TABLE,
     Evaluation,
-    ScoredCase,
     ScoredCases,
     protocol_scores,
     spacings_of,
     write_evaluation,
 )
 from c2fvl.evaluation.evaluation_folder import EvaluationFolder
+from c2fvl.evaluation.scored_case import ScoredCase
 from c2fvl.evaluation.statistics import as_columns, compute_statistics
 from c2fvl.evaluation.summary import GivenReports, ScoredData, ScoredModel, Summary
 from c2fvl.files import storage

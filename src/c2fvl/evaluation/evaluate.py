@@ -1,10 +1,8 @@
 """Score a trained network on a part of a data set, and write an evaluation folder with a results page."""
 
 import dataclasses
-import functools
 import logging
 import time
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,6 @@ from c2fvl.data.classes import class_names
 from c2fvl.data.dataset import CaseDataset
 from c2fvl.data.part import Part
 from c2fvl.data.perturbations import SEEDED, text_given
-from c2fvl.data.prefetch import prefetch
 from c2fvl.data.scan import fingerprint, mask_fingerprint
 from c2fvl.evaluation.case_table import case_table
 from c2fvl.evaluation.evaluation_folder import EvaluationFolder
@@ -30,6 +27,7 @@ from c2fvl.evaluation.pages.page import render
 from c2fvl.evaluation.pages.panels import CasePictures, orientation_of
 from c2fvl.evaluation.records import from_plain
 from c2fvl.evaluation.run_log import LOG, read_log
+from c2fvl.evaluation.scored_case import ScoredCase, Scoring, ScoringHere
 from c2fvl.evaluation.statistics import Scores, as_columns, compute_statistics
 from c2fvl.evaluation.summary import (
     CalibrationSummary,
@@ -43,25 +41,16 @@ from c2fvl.evaluation.summary import (
     Unit,
 )
 from c2fvl.files.images import read_spacing
-from c2fvl.inference.cases import (
-    ORIGINAL,
-    CasePrediction,
-    CaseScore,
-    dataset_of,
-    predict_cases,
-    score_prediction,
-)
+from c2fvl.inference.cases import ORIGINAL, CaseScore, dataset_of
 from c2fvl.inference.compute import Compute
 from c2fvl.inference.masks import THRESHOLD
-from c2fvl.inference.torch_engine import for_inference
-from c2fvl.metrics.calibration import CaseCalibration, of_case, summarise
-from c2fvl.metrics.case_scores import TOLERANCES, score_case
+from c2fvl.metrics.calibration import CaseCalibration, summarise
+from c2fvl.metrics.case_scores import TOLERANCES
 from c2fvl.metrics.findings import summarise_findings
 from c2fvl.metrics.overlap import summarise_classes
 from c2fvl.models.registry import num_classes
 from c2fvl.progress import SILENT, Progress
 from c2fvl.reports.findings import DEFAULT_TRUST
-from c2fvl.reports.predicted_findings import PredictedFindings
 
 logger = logging.getLogger(__name__)
 
@@ -75,23 +64,6 @@ class Evaluation:
     folder: Path
     page: Path
     summary: Summary
-
-
-@dataclass(frozen=True)
-class ScoredCase:
-    """What one case scored, and what a panel of it needs."""
-
-    score: CaseScore
-    calibration: CaseCalibration | None
-    """None for several classes."""
-    findings: PredictedFindings | None
-    shape: tuple[int, ...]
-    packed_labels: bytes
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Return the predicted class of each pixel (H, W) uint8."""
-        return np.frombuffer(zlib.decompress(self.packed_labels), np.uint8).reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -130,18 +102,20 @@ def evaluate(
     out: Path | str | None = None,
     spacing: tuple[float, float] | None = None,
     tolerances: Sequence[float] = TOLERANCES,
+    scoring: Scoring | None = None,
     progress: Progress = SILENT,
 ) -> Evaluation:
     """Score `model` on a part of a data set and write an `EvaluationFolder` to `out`.
 
     `spacing` is the distance of rows and of columns in mm; None takes it from the files, or counts pixels where a file
     does not hold it. Captions of QaTa-COV19 and MosMedData+ were made from the masks: a score with them is that of an
-    oracle. Raises `ValueError` for data that does not fit, and for an `out` that holds other files.
+    oracle. `scoring` computes elsewhere than in this process, which is what `compute` and `tolerances` are for.
+    Raises `ValueError` for data that does not fit, and for an `out` that holds other files.
     """
     folder = EvaluationFolder.of_model(model.path, part) if out is None else EvaluationFolder(Path(out))
     folder.check()
     return write_evaluation(
-        score(model, part, compute, spacing=spacing, tolerances=tolerances, progress=progress), folder
+        score(model, part, compute, spacing=spacing, tolerances=tolerances, scoring=scoring, progress=progress), folder
     )
 
 
@@ -152,6 +126,7 @@ def score(
     *,
     spacing: tuple[float, float] | None = None,
     tolerances: Sequence[float] = TOLERANCES,
+    scoring: Scoring | None = None,
     progress: Progress = SILENT,
 ) -> ScoredPart:
     """Score a model on a part as `evaluate` does, and write nothing."""
@@ -161,20 +136,10 @@ def score(
     _warn_of_reports(images, part, model)
     spacings, unit = spacings_of(images.cases, spacing)
 
-    def score_one(prediction: CasePrediction) -> ScoredCase:
-        details = functools.partial(score_case, spacing=spacings[prediction.index], tolerances=tolerances)
-        return ScoredCase(
-            score_prediction(prediction, details=details),
-            _calibration_of(prediction, model),
-            PredictedFindings.from_logits(prediction.logits, None) if prediction.logits else None,
-            prediction.labels.shape,
-            zlib.compress(prediction.labels.tobytes(), 1),
-        )
-
-    network, compute = for_inference(model, compute)
-    predictions = predict_cases(network, images, compute)
+    scoring = ScoringHere(model, compute, tolerances=tolerances) if scoring is None else scoring
+    compute = scoring.compute
     scored: list[ScoredCase] = []
-    for case in prefetch(score_one, predictions, maximum=2 * (compute.batch_size or 1)):
+    for case in scoring(images, spacings):
         scored.append(case)
         progress.advance(len(scored), len(images))
 
@@ -235,13 +200,6 @@ def _warn_of_reports(images: CaseDataset, part: Part, model: TrainedModel) -> No
     if part.text != "none" and model.config.data.text != "none" and missing:
         logger.warning("%d of %d images have no report that the network can read", missing, len(images))
         images.warn_of_unread_reports(f"{part.root} ({part.split})")
-
-
-def _calibration_of(prediction: CasePrediction, model: TrainedModel) -> CaseCalibration | None:
-    """Return how well the probabilities that a user is given fit one mask; None for several classes."""
-    if prediction.probability.ndim != 2:
-        return None
-    return of_case(model.scaling.apply(prediction.original_probability), prediction.target, prediction.labels)
 
 
 def _describe_data(images: CaseDataset, part: Part) -> ScoredData:

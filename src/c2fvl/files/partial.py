@@ -45,19 +45,37 @@ def hold(descriptor: int, path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def sole_user(folder: Path | str) -> Iterator[bool]:
+def sole_user(folder: Path | str, *, admits: bool = False) -> Iterator[bool]:
     """Yield whether no other process uses `folder` within this context, which all of them must enter.
 
-    The kernel notices the end of a process, however it ends. A file system without locks gives True.
+    The kernel notices the end of a process, however it ends. A file system without locks gives True. A user who
+    `admits` others keeps out whoever does not `share`, once it has become the only one.
     """
     if fcntl is None:
         yield True
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        yield _is_locked(descriptor)
+        is_sole = _is_locked(descriptor)
+        if is_sole and admits:
+            share(folder, descriptor)
+        yield is_sole
     finally:
         os.close(descriptor)
+
+
+def share(folder: Path | str, descriptor: int | None = None) -> int | None:
+    """Use `folder` together with others that share it, and return the descriptor that does so until it is closed.
+
+    While anybody shares a folder it has no `sole_user`. `descriptor` is that of a sole user who admits others. None
+    where the system or the file system has no locks.
+    """
+    if fcntl is None:
+        return None
+    descriptor = os.open(folder, os.O_RDONLY) if descriptor is None else descriptor
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
 
 
 def _is_locked(descriptor: int) -> bool:

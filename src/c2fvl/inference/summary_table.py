@@ -28,11 +28,13 @@ class SummaryTable:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.rows: list[list[object]] = []
+        self._places: list[int] = []
         self.reasons: Counter[str] = Counter()
         self.num_failed = self.num_skipped = self.num_refused = 0
 
-    def add(self, record: dict[str, Any]) -> None:
-        """Take in the record of one image."""
+    def add(self, record: dict[str, Any], place: int | None = None) -> None:
+        """Take in the record of one image; `place` is its place among all images, None for the next."""
+        self._places.append(len(self._places) if place is None else place)
         if "error" in record:
             self.num_failed += 1
             reason = record["error"].partition(";")[0].partition(":")[0]
@@ -56,7 +58,8 @@ class SummaryTable:
 
     def write(self) -> None:
         """Write the table, in the order of the images."""
-        write_cells(self.folder / NAME, [COLUMNS, *(list(map(_shown, row)) for row in self.rows)])
+        rows = [row for _, row in sorted(zip(self._places, self.rows, strict=True), key=lambda pair: pair[0])]
+        write_cells(self.folder / NAME, [COLUMNS, *(list(map(_shown, row)) for row in rows)])
 
     def lines(self, *, num_reports: int) -> list[str]:
         """Return in words what was not done, and why."""

@@ -49,7 +49,7 @@ def predict_to_folder(
     of_volumes = VolumeOptions(outputs, orientation, window, clinical, skip_existing, progress)
     outputs = check_outputs((*(outputs or ("png",)), "json"))
     for_ct = window is not None or window_of(predictor.engine.config) is not None
-    _check_names(requests, out, predictor.model.classes)
+    check_request_names(requests, out, predictor.model.classes)
 
     def prepare(request: Request) -> _Job:
         if is_volume(request, for_ct=for_ct):
@@ -74,7 +74,8 @@ def predict_to_folder(
     return prefetch(write, _computed(predictor, read, compute_volume), workers=workers, maximum=maximum)
 
 
-def _check_names(requests: Sequence[Request], out: Path, classes: Sequence[str]) -> None:
+def check_request_names(requests: Sequence[Request], out: Path, classes: Sequence[str]) -> None:
+    """Raise `ValueError` where results would replace one of the images or each other."""
     check_names(requests, classes)
     images = {file.resolve() for request in requests for file in request.files}
     for request in requests:
