@@ -16,17 +16,16 @@ SECONDS_TO_END = 20.0
 
 
 @contextmanager
-def written_by_this_run(
-    out: Path | str, *, with_workers: bool = False, seconds: float = SECONDS_TO_END
-) -> Iterator[Path]:
+def written_by_this_run(out: Path | str, *, with_workers: bool = False, seconds: float | None = None) -> Iterator[Path]:
     """Make the folder and keep other runs out of it within this context; workers of this run may `share` it.
 
-    Waits some seconds for a run that ends. Raises `ValueError` where another run goes on, and as
-    `storage.check_folder`.
+    Waits `seconds`, by default `SECONDS_TO_END`, for a run that ends. Raises `ValueError` where another run goes on,
+    and as `storage.check_folder`.
     """
     out = storage.check_folder(out, what="masks")
     storage.make_folder(out)
-    began = time.monotonic()
+    began, seconds = time.monotonic(), SECONDS_TO_END if seconds is None else seconds
+    is_said = False
     while True:
         with sole_user(out, admits=with_workers) as is_sole:
             if is_sole:
@@ -37,4 +36,7 @@ def written_by_this_run(
                 f"{out}: another `c2fvl predict` writes into this folder; wait until it has ended, or name another "
                 "folder with --out"
             )
+        if not is_said:
+            logger.warning("%s is in use; waiting up to %.0f s for the run that writes into it to end", out, seconds)
+        is_said = True
         time.sleep(0.2)
