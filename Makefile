@@ -39,6 +39,11 @@ $(VENV)/monailabel: $(VENV)/installed tests/monailabel.txt
 	@$(PIP) download --quiet --no-deps --require-hashes --only-binary :all: --requirement tests/monailabel.txt --dest $@.wheel && touch $@ || \
 	echo "the client of MONAI Label could not be downloaded; tests that run it are skipped"
 
+# Ray is large and only `--engine ray` needs it; tests that start it are skipped where it cannot be had.
+$(VENV)/ray: $(VENV)/installed
+	@$(PIP) install --quiet --constraint $(CONSTRAINTS) --only-binary :all: --editable '.[ray]' --no-build-isolation && touch $@ || \
+	echo "Ray could not be installed; tests that start it are skipped"
+
 demo: $(VENV)/installed ## train and evaluate a network on synthetic images; ends with pictures and a results page
 	@rm -rf $(DEMO)
 	@echo; echo "[1/7] Drawing 320 synthetic chest films with masks and reports"
@@ -74,10 +79,10 @@ test: $(VENV)/installed $(VENV)/minilm $(VENV)/monailabel ## check format, style
 	$(BIN)/mypy
 	$(PYTEST) -m "not slow"
 
-test-slow: $(VENV)/installed $(VENV)/minilm $(VENV)/monailabel ## run the slow tests
+test-slow: $(VENV)/installed $(VENV)/minilm $(VENV)/monailabel $(VENV)/ray ## run the slow tests
 	$(PYTEST) -m slow
 
-stress: sabotage $(VENV)/monailabel ## sabotage; then damaged files, kills, thousands of images for STRESS_MINUTES (20) from STRESS_SEED (0)
+stress: sabotage $(VENV)/monailabel $(VENV)/ray ## sabotage; then damaged files, kills, thousands of images for STRESS_MINUTES (20) from STRESS_SEED (0)
 	$(BIN)/python tests/stress
 
 sabotage: $(VENV)/installed ## put small faults into a copy of the sources, one by one; each must make a test fail

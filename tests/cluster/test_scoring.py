@@ -54,10 +54,11 @@ def test_scoring_on_actors_gives_the_summary_of_one_process(tiny_run, phantom_ro
     found = evaluate(model, part, scoring.compute, scoring=scoring, out=tmp_path / "actors")
     assert (tmp_path / "actors" / "cases.csv").read_bytes() == (tmp_path / "process" / "cases.csv").read_bytes()
     assert dataclasses.replace(found.summary, seconds=0) == dataclasses.replace(expected.summary, seconds=0)
-    pictures = [sorted((tmp_path / name / "pictures").iterdir()) for name in ("process", "actors")]
-    assert [[file.read_bytes() for file in files] for files in pictures][0] == [
-        file.read_bytes() for file in pictures[1]
+    pictures = [
+        [file.read_bytes() for file in sorted((tmp_path / name / "pictures").iterdir())]
+        for name in ("process", "actors")
     ]
+    assert pictures[0] == pictures[1]
 
 
 @pytest.mark.usefixtures("in_this_process")

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from c2fvl.cli.layout import paragraph, table
+from c2fvl.cli.on_ray import add_engine, check_engine, evaluated_on_ray
 from c2fvl.cli.options import (
     MODEL,
     Commands,
@@ -13,7 +14,6 @@ from c2fvl.cli.options import (
     add_compute,
     add_copy,
     add_device,
-    add_engine,
     add_json,
     add_lengths,
     add_model_and_part,
@@ -23,7 +23,6 @@ from c2fvl.cli.options import (
     add_split,
     add_text_model,
     add_trust,
-    check_engine,
     compute_of,
     device_of,
     load_named_model,
@@ -83,7 +82,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         raise ValueError("--engine ray scores models; leave it out with --masks")
     with TerminalProgress("Evaluating", quiet=options.json) as progress:
         if options.engine == "ray":
-            found = _evaluate_on_ray(options, progress)
+            found = evaluated_on_ray(options, progress, _scoring_options(options))
         elif options.masks:
             found = evaluate_masks(
                 options.model, part_of(options), progress=progress, **_scoring_options(options)
@@ -99,29 +98,6 @@ def run_evaluate(options: argparse.Namespace) -> int:
     _print_scores(found)
     say(f"Results page: {found.page}")
     return 0
-
-
-def _evaluate_on_ray(options: argparse.Namespace, progress: Any) -> Any:
-    """Return the evaluation, with the cases scored by actors of Ray."""
-    from c2fvl.cluster.evaluate import ModelAndScores, ScoringOnRay
-    from c2fvl.cluster.session import room, session
-    from c2fvl.evaluation.evaluate import evaluate
-    from c2fvl.inference.compute import Compute
-
-    model = load_named_model(options, device="cpu")
-    scoring = _scoring_options(options)
-    with session(options.address) as ray:
-        found = room(
-            ray, device=options.device, threads=options.threads, actors=options.actors,
-            extensions=tuple(options.allow_code), progress=progress,
-        )  # fmt: skip
-        compute = Compute(found[0].device, options.batch_size, precision=options.precision)
-        chosen = ModelAndScores(
-            options.model, model.metrics.get("weights_sha256"), compute, scoring["tolerances"], options.text_model,
-            options.trust,
-        )  # fmt: skip
-        on_ray = ScoringOnRay(ray, model, chosen, found, progress=progress)
-        return evaluate(model, part_of(options), on_ray.compute, scoring=on_ray, **scoring)
 
 
 def run_audit(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Commands that run a trained network on images: predict, read, export."""
+"""Commands that run a trained network on images: predict, read."""
 
 import argparse
 import json
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from c2fvl.checkpoints.folders import ALIAS, GRAPH
+from c2fvl.checkpoints.folders import ALIAS
+from c2fvl.cli.on_ray import add_engine, check_engine, choice_of, predicted_on_ray
 from c2fvl.cli.options import (
     MODEL,
     PROGRAM,
@@ -16,15 +17,12 @@ from c2fvl.cli.options import (
     add_batch_size,
     add_choice,
     add_device,
-    add_engine,
     add_json,
     add_number,
     add_orientation,
     add_precision,
-    add_table,
     add_text_model,
     add_trust,
-    check_engine,
     threads_of,
     whole_number,
 )
@@ -36,7 +34,6 @@ def add(commands: Commands) -> None:
     """Add the commands of this module."""
     commands.add("predict", run_predict, "Segment images; masks are saved at the original size.", _predict_options)
     commands.add("read", run_read, "Print the findings that a model predicts from images.", _read_options)
-    commands.add("export", run_export, "Export a model to one ONNX file, which runs without torch.", _export_options)
 
 
 def add_model(sub: argparse.ArgumentParser) -> None:
@@ -188,7 +185,7 @@ def run_predict(options: argparse.Namespace) -> int:
         written_by_this_run(options.out, with_workers=on_ray),
         TerminalProgress("Segmenting", quiet=is_quiet) as progress,
     ):
-        predict = _predicted_on_ray if on_ray else _predicted_here
+        predict = predicted_on_ray if on_ray else _predicted_here
         for done, (place, record) in enumerate(predict(options, predictor, requests, settings, progress), start=1):
             table.add(record, place)
             say_record(record, options)
@@ -203,7 +200,7 @@ def run_predict(options: argparse.Namespace) -> int:
 def _predictor(options: argparse.Namespace) -> Any:
     """Return the predictor of `c2fvl predict`; with Ray that of this process, which reads reports and names files."""
     if options.engine == "ray":
-        return _choice(options).predictor(device="cpu", threads=1, precision="auto")
+        return choice_of(options).predictor(device="cpu", threads=1, precision="auto")
     return predictor_of(
         options,
         threshold=options.threshold,
@@ -211,15 +208,6 @@ def _predictor(options: argparse.Namespace) -> Any:
         force_view=options.force_view,
         frame=options.frame,
     )
-
-
-def _choice(options: argparse.Namespace) -> Any:
-    from c2fvl.cluster.predict import ModelChoice
-
-    return ModelChoice(
-        options.model, options.threshold, options.device, options.batch_size, options.precision, options.text_model,
-        options.trust, options.force_view, options.frame,
-    )  # fmt: skip
 
 
 def _predicted_here(
@@ -230,27 +218,6 @@ def _predicted_here(
 
     own = progress if len(requests) == 1 else SILENT
     yield from enumerate(predict_to_folder(predictor, requests, options.out, progress=own, **settings))
-
-
-def _predicted_on_ray(
-    options: argparse.Namespace, predictor: Any, requests: list[Any], settings: dict[str, Any], progress: Any
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the place and the record of each image, predicted by actors of Ray, and write `predictions.parquet`."""
-    from c2fvl.cluster.predict import FolderOptions, predict_on_ray
-    from c2fvl.cluster.records_file import records_file
-    from c2fvl.inference.to_folder import check_request_names
-
-    out = Path(options.out)
-    check_request_names(requests, out, predictor.model.classes)
-    found = predict_on_ray(
-        _choice(options), requests, FolderOptions(out, **settings), address=options.address, actors=options.actors,
-        threads=options.threads, weights=predictor.model.weights_sha256,
-        extensions=tuple(options.allow_code), progress=progress,
-    )  # fmt: skip
-    with records_file(out) as records:
-        for place, record in found:
-            records.add(place, record)
-            yield place, record
 
 
 def outputs_of(options: argparse.Namespace) -> tuple[str, ...] | None:
@@ -380,58 +347,3 @@ def run_read(options: argparse.Namespace) -> int:
         for reason in () if ood is None else ood.reasons:
             say(f"  do not rely on this result: {reason}")
     return 1 if failed else 0
-
-
-def _export_options(sub: argparse.ArgumentParser) -> None:
-    from c2fvl.inference.onnx_engine import DTYPES
-
-    sub.add_argument("model", help=MODEL)
-    sub.add_argument(
-        "out",
-        help="file to write, .onnx; or a new folder, for a copy of the model folder that needs no torch (the model "
-        "folder itself gets the file network.onnx)",
-    )
-    sub.add_argument("--opset", type=whole_number(1), help="ONNX operator set (default: that of the exporter)")
-    add_choice(sub, "--dtype", DTYPES, "fp32", "number format of the computation; images and probabilities stay fp32")
-    sub.add_argument(
-        "--calibration",
-        metavar="ROOT",
-        help="data set for int8: the train split gives the scales, the val split is scored",
-    )
-    add_table(sub)
-    add_json(sub, "the result")
-
-
-def run_export(options: argparse.Namespace) -> int:
-    """Run `c2fvl export`; return its exit status."""
-    import dataclasses
-
-    from c2fvl.checkpoints.trained_model import load_model
-    from c2fvl.cli.terminal import TerminalProgress
-    from c2fvl.inference.export import export
-    from c2fvl.inference.export_folder import export_folder
-    from c2fvl.inference.open_engine import ONNX
-
-    with TerminalProgress() as progress:
-        if Path(options.out).suffix == ONNX:
-            found = export(
-                load_model(options.model), options.out, dtype=options.dtype, opset=options.opset,
-                calibration=options.calibration, table=options.table, progress=progress,
-            )  # fmt: skip
-        else:
-            if options.dtype != "fp32" or options.opset is not None or options.calibration is not None:
-                raise ValueError(
-                    f"--dtype, --opset and --calibration are for a file .onnx; the network of the folder {options.out} "
-                    "is written in fp32, leave them out"
-                )
-            found = export_folder(load_model(options.model), options.out, progress=progress)
-    if options.json:
-        say_lines(json.dumps(dataclasses.asdict(found) | {"path": str(found.path)}))
-        return 0
-    written = found.path / GRAPH if found.path.is_dir() else found.path
-    say(f"{written}: {found.dtype}, opset {found.opset}, {written.stat().st_size / 2**20:.1f} MiB")
-    say(f"Largest difference from PyTorch in probability: {found.difference:.1e}")
-    if found.dice_before is not None and found.dice_after is not None:
-        before, after = 100 * found.dice_before, 100 * found.dice_after
-        say(f"Dice per image on {found.num_scored} images: PyTorch {before:.2f} %, exported {after:.2f} %")
-    return 0

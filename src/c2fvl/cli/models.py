@@ -1,11 +1,13 @@
-"""Commands on networks and model folders: models, convert, pack, pull, push."""
+"""Commands on networks and model folders: models, convert, export, pack, pull, push."""
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from c2fvl.checkpoints.folders import GRAPH
 from c2fvl.cli.layout import described, paragraph, table
-from c2fvl.cli.options import MODEL, Commands, add_json, whole_number
+from c2fvl.cli.options import MODEL, Commands, add_choice, add_json, add_table, whole_number
 from c2fvl.cli.output import say, say_lines
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ def add(commands: Commands) -> None:
         "models", run_models, "List the networks and the trained models, or show one network.", _models_options
     )
     commands.add("convert", run_convert, "Convert an official checkpoint to a model folder.", _convert_options)
+    commands.add("export", run_export, "Export a model to one ONNX file, which runs without torch.", _export_options)
     commands.add("pack", run_pack, "Pack a model folder to share: half-precision weights.", _pack_options)
     commands.add("pull", run_pull, "Download a trained model from the Hugging Face hub.", _pull_options)
     commands.add("push", run_push, "Upload a packed model folder to the Hugging Face hub.", _push_options)
@@ -179,6 +182,61 @@ def run_convert(options: argparse.Namespace) -> int:
     network = convert(options.file, options.out, name=options.model, config=config)
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
     say(f"{options.out}: {options.model} with {num_parameters:,} parameters")
+    return 0
+
+
+def _export_options(sub: argparse.ArgumentParser) -> None:
+    from c2fvl.inference.onnx_engine import DTYPES
+
+    sub.add_argument("model", help=MODEL)
+    sub.add_argument(
+        "out",
+        help="file to write, .onnx; or a new folder, for a copy of the model folder that needs no torch (the model "
+        "folder itself gets the file network.onnx)",
+    )
+    sub.add_argument("--opset", type=whole_number(1), help="ONNX operator set (default: that of the exporter)")
+    add_choice(sub, "--dtype", DTYPES, "fp32", "number format of the computation; images and probabilities stay fp32")
+    sub.add_argument(
+        "--calibration",
+        metavar="ROOT",
+        help="data set for int8: the train split gives the scales, the val split is scored",
+    )
+    add_table(sub)
+    add_json(sub, "the result")
+
+
+def run_export(options: argparse.Namespace) -> int:
+    """Run `c2fvl export`; return its exit status."""
+    import dataclasses
+
+    from c2fvl.checkpoints.trained_model import load_model
+    from c2fvl.cli.terminal import TerminalProgress
+    from c2fvl.inference.export import export
+    from c2fvl.inference.export_folder import export_folder
+    from c2fvl.inference.open_engine import ONNX
+
+    with TerminalProgress() as progress:
+        if Path(options.out).suffix == ONNX:
+            found = export(
+                load_model(options.model), options.out, dtype=options.dtype, opset=options.opset,
+                calibration=options.calibration, table=options.table, progress=progress,
+            )  # fmt: skip
+        else:
+            if options.dtype != "fp32" or options.opset is not None or options.calibration is not None:
+                raise ValueError(
+                    f"--dtype, --opset and --calibration are for a file .onnx; the network of the folder {options.out} "
+                    "is written in fp32, leave them out"
+                )
+            found = export_folder(load_model(options.model), options.out, progress=progress)
+    if options.json:
+        say_lines(json.dumps(dataclasses.asdict(found) | {"path": str(found.path)}))
+        return 0
+    written = found.path / GRAPH if found.path.is_dir() else found.path
+    say(f"{written}: {found.dtype}, opset {found.opset}, {written.stat().st_size / 2**20:.1f} MiB")
+    say(f"Largest difference from PyTorch in probability: {found.difference:.1e}")
+    if found.dice_before is not None and found.dice_after is not None:
+        before, after = 100 * found.dice_before, 100 * found.dice_after
+        say(f"Dice per image on {found.num_scored} images: PyTorch {before:.2f} %, exported {after:.2f} %")
     return 0
 
 

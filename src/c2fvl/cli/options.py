@@ -1,7 +1,6 @@
 """Options that several commands share, and what the program makes of them."""
 
 import argparse
-import importlib.util
 import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -223,31 +222,6 @@ def add_device(sub: argparse.ArgumentParser) -> None:
         "(default: auto)",
     )
     sub.add_argument("--threads", type=whole_number(1), help="CPU threads (default: one for each core that is free)")
-
-
-def add_engine(sub: argparse.ArgumentParser, what: str) -> None:
-    """Add the options of where the work runs: in this process, or on Ray."""
-    add_choice(sub, "--engine", ("process", "ray"), "process", f"where {what}: in this process or on actors of Ray")
-    sub.add_argument(
-        "--address",
-        metavar="auto|HOST:PORT",
-        help="with --engine ray: the cluster to use (default: this machine alone, started and ended by the command)",
-    )
-    sub.add_argument(
-        "--actors",
-        type=whole_number(1),
-        help="with --engine ray: number of actors, each with --threads cores or a GPU (default: as many as fit)",
-    )
-
-
-def check_engine(options: argparse.Namespace) -> None:
-    """Raise `ValueError` for options of Ray without it, and `ModuleNotFoundError` where Ray is not installed."""
-    if options.engine == "ray":
-        for package in ("ray", "pyarrow"):
-            if importlib.util.find_spec(package) is None:
-                raise ModuleNotFoundError(f"No module named {package!r}", name=package)
-    elif options.address is not None or options.actors is not None:
-        raise ValueError("--address and --actors are for --engine ray; add it, or leave them out")
 
 
 def add_copy(sub: argparse.ArgumentParser) -> None:
