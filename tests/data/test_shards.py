@@ -13,7 +13,9 @@ from support.dicom import as_bytes, film
 
 from c2fvl.cli.main import main
 from c2fvl.data import shard_writer
+from c2fvl.data.captions import write_captions
 from c2fvl.data.check.check import check
+from c2fvl.data.check.deep import DeepOptions
 from c2fvl.data.phantom.draw import write_phantom
 from c2fvl.data.scan import find_splits, fingerprint, inspect, mask_fingerprint, scan
 from c2fvl.data.shard_writer import cases_of, write_shards
@@ -441,6 +443,15 @@ def test_the_spacing_in_a_file_is_read_in_a_shard_too(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "a.png", dpi=(181, 181))
     tar_of(tmp_path / "a.tar", ("a.image.png", (tmp_path / "a.png").read_bytes()), ("a.json", ABOUT))
     assert read_spacing(tmp_path / "a.tar/a.image.png") == read_spacing(tmp_path / "a.png") is not None
+
+
+def test_new_splits_and_captions_are_made_of_the_data_set_not_of_shards(out, tmp_path):
+    """A csv names files, so one of members of shards would lead nowhere."""
+    with pytest.raises(ValueError, match="lies in a shard, and the splits of shards are those they were written with"):
+        check(out, deep=DeepOptions(splits=tmp_path / "new.csv"))
+    with pytest.raises(ValueError, match="these are shards, whose captions are written with them"):
+        write_captions(out, tmp_path / "captions.csv")
+    assert list(tmp_path.glob("*.csv")) == []
 
 
 def test_the_command(root, tmp_path, capsys):

@@ -5,6 +5,7 @@ from typing import Literal
 
 from c2fvl.data.file_names import Modality
 from c2fvl.data.scan import scan
+from c2fvl.data.shard_layout import find_shards
 from c2fvl.files.images import read_mask
 from c2fvl.progress import SILENT, Progress
 from c2fvl.reports.caption_tables import write_table
@@ -32,6 +33,11 @@ def write_captions(
     if out.exists():
         raise FileExistsError(f"{out} exists already and nothing is overwritten; name another table")
     rows = []
+    if find_shards(root) is not None:
+        raise ValueError(
+            f"{root}: these are shards, whose captions are written with them; write captions of the data set that they "
+            "are from"
+        )
     cases = scan(root, split)
     without = [case.id for case in cases if case.mask is None]
     if without:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from c2fvl.data.cases import SPLITS, STRAY_FRACTION, Case
+from c2fvl.files.shards import find_member
 from c2fvl.files.tables import write_cells
 
 _COLUMNS = ("image", "mask", "text", "group", "split", "orientation")
@@ -66,6 +67,12 @@ def check_new_splits(path: Path, fractions: Sequence[int], cases: Sequence[Case]
             f"the fractions are {fractions}; expected three numbers for train, val and test that sum to 100 percent"
         )
     folder = path.parent.resolve()
+    sharded = next((case.image for case in cases if find_member(case.image) is not None), None)
+    if sharded is not None:
+        raise ValueError(
+            f"{path}: {sharded} lies in a shard, and the splits of shards are those they were written with; write new "
+            "splits of the data set that the shards are from, then write shards of the csv"
+        )
     outside = [case.image for case in cases if not case.image.resolve().is_relative_to(folder)]
     if outside:
         raise ValueError(
