@@ -300,7 +300,7 @@ PATCHES = (
           "cli/test_exit_status.py::test_statuses_are_those_of_a_shell"),
     Patch("cli/exit_status.py", "WRONG_CALL = 2", "WRONG_CALL = 0",
           "cli/test_exit_status.py::test_statuses_are_those_of_a_shell"),
-    Patch("cli/data.py", "lstrip())))\n    return 1 if found.errors else 0", "lstrip())))\n    return 0",
+    Patch("cli/data.py", ")\n    return 1 if found.errors else 0", ")\n    return 0",
           "cli/test_commands.py::test_check_exits_with_one_where_something_is_wrong"),
     Patch("cli/inference.py", "return 1 if table.num_failed else 0", "return 0",
           "cli/test_commands.py::test_predict_says_of_each_image_what_became_of_it"),
