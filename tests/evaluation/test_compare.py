@@ -16,6 +16,7 @@ from c2fvl.config_files import override
 from c2fvl.data.part import Part
 from c2fvl.evaluation.compare import compare as module
 from c2fvl.evaluation.compare.compare import Comparison, Entry, compare
+from c2fvl.evaluation.compare.comparison_page import render_comparison
 from c2fvl.evaluation.compare.tables import to_latex, to_markdown, write
 from c2fvl.evaluation.evaluate import evaluate
 from c2fvl.files.images import read_mask, write_mask
@@ -204,8 +205,13 @@ def test_awkward_names_and_ties_in_the_written_tables(tmp_path):
     assert latex.count("{") == latex.count("}")
     assert r"| c\|d\*e | its own | **80.00** | **3.00** |" in markdown
     assert "| none | its own | – | 30.0 |" in markdown
-    files = write(comparison, tmp_path / "out")
-    assert [file.name for file in files] == ["compare.csv", "compare.md", "compare.tex", "compare.json"]
+    page = render_comparison(comparison)
+    assert "a_b &amp; 100%" in page
+    assert "GFLOP" in page
+    assert "highest" not in page  # without paired differences none is said to be better
+    files = write(comparison, tmp_path / "out", page=page)
+    names = [file.name for file in files]
+    assert names == ["compare.csv", "compare.md", "compare.tex", "compare.json", "compare.html"]
     with open(files[0], newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     assert table[0]["network"] == "a_b & 100%"

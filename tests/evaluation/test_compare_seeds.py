@@ -1,9 +1,11 @@
 """Systems of several seeds, folders of evaluations, and the differences of two systems, from their tables of cases."""
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +14,11 @@ import scipy.stats
 from c2fvl.checkpoints.model_files import write_files
 from c2fvl.cli.main import main
 from c2fvl.data.part import Part
-from c2fvl.evaluation.compare.compare import compare
+from c2fvl.evaluation.compare.compare import Comparison, Entry, compare
+from c2fvl.evaluation.compare.comparison_page import verdict
+from c2fvl.evaluation.compare.paired import PairedDifference
 from c2fvl.files.tables import write_cells
+from c2fvl.metrics.intervals import Difference, Estimate
 
 GROUPS = ["p1", "p1", "p2", "p3", "p3", "p4", "p5", "p6", "p7", "p8"]
 HEADER = ["id", "group", "report", "original_corrected_dice", "original_corrected_iou", "original_intersection",
@@ -174,6 +179,41 @@ def test_names_and_reports_stay_text_in_every_table(made, tmp_path):
     assert "\\<script\\>\\|\\_x" in markdown
     assert not re.search(r"(?<!\\)<[a-z]", markdown)
     assert "its own \\<script\\>" in markdown
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert page.count("<script") == 1  # its own
+    assert "=HYPERLINK(1)&lt;script&gt;|_x" in page
+
+
+def pair(value, low, high):
+    """Return the difference of the systems a and b, which `verdict` reads."""
+    found = Difference(Estimate(value, low, high), 0.5, 0.5)
+    return PairedDifference("a", "b", {"dice": found, "iou": found}, {"dice": 0.5}, {"dice": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("scores", "apart", "expected"),
+    [
+        ((80.0, 70.0), (0.1, 0.05, 0.15), "a has the highest Dice per image; it is better than b."),
+        ((80.0, 79.0), (0.01, -0.05, 0.15), "a has the highest Dice per image; it is not clearly better than b."),
+        ((70.0, 80.0), (-0.1, -0.15, -0.05), "b has the highest Dice per image; it is better than a."),
+        ((70.0, 80.0), (-0.1, None, None), "b has the highest Dice per image; it is not clearly better than a."),
+    ],
+)
+def test_one_sentence_says_which_is_better(scores, apart, expected):
+    entries = [
+        Entry(label, "unet", (Path(label),), "correct", {"dice_per_image": score})
+        for label, score in zip("ab", scores, strict=True)
+    ]
+    found = verdict(Comparison(tuple(entries), "", {}, (pair(*apart),)))
+    assert (found.text, found.warning) == (expected, False)
+    entries[0] = dataclasses.replace(entries[0], text="none, because the network reads none")
+    entries[1] = dataclasses.replace(entries[1], text="none")
+    assert not verdict(Comparison(tuple(entries), "", {}, (pair(*apart),))).warning
+    entries[1] = dataclasses.replace(entries[1], text="correct", label="b, 3 seeds", paths=(Path("b"),) * 3)
+    mixed = verdict(Comparison(tuple(entries), "", {}, (pair(*apart),)))
+    assert mixed.warning
+    assert mixed.text.endswith("so this compares reports too.")
+    assert ("not clearly" in mixed.text) == ("not clearly" in expected)
 
 
 def test_folders_of_evaluations_need_no_model_and_no_data(made):

@@ -174,7 +174,9 @@ def _compare_options(sub: argparse.ArgumentParser) -> None:
     add_text_model(sub)
     sub.add_argument("--fresh", action="store_true", help="evaluate again, even if results exist")
     sub.add_argument("--no-speed", action="store_true", help="do not measure speed and memory")
-    sub.add_argument("--out", metavar="DIR", help="folder for the table as csv, Markdown, LaTeX and JSON")
+    sub.add_argument(
+        "--out", metavar="DIR", help="folder for a page, and for the table as csv, Markdown, LaTeX and JSON"
+    )
     add_compute(sub, batch_size="8")
     add_json(sub, "the table")
 
@@ -183,6 +185,7 @@ def run_compare(options: argparse.Namespace) -> int:
     """Run `c2fvl compare`; return its exit status."""
     from c2fvl.cli.terminal import TerminalProgress
     from c2fvl.evaluation.compare.compare import compare
+    from c2fvl.evaluation.compare.comparison_page import render_comparison
     from c2fvl.evaluation.compare.tables import DIFFERENCE_HEADER, difference_rows, header, rows, to_json, write
     from c2fvl.files import storage
 
@@ -195,7 +198,7 @@ def run_compare(options: argparse.Namespace) -> int:
             options.models, None if options.root is None else part_of(options), compute_of(options),
             text_model=options.text_model, speed=not options.no_speed, fresh=options.fresh, progress=progress,
         )  # fmt: skip
-    files = write(found, options.out) if options.out else []
+    files = write(found, options.out, page=render_comparison(found)) if options.out else []
     if options.json:
         say_lines(json.dumps(to_json(found)))
         return 0

@@ -284,7 +284,7 @@ def _caption(summaries: Sequence[Summary], speeds: Sequence[Speed]) -> str:
 
 
 def _statistics(bootstrap: Bootstrap, num_pairs: int) -> str:
-    words = f"In brackets 95 % confidence intervals by bootstrap: {bootstrap.unit}."
+    words = f"95 % confidence intervals by bootstrap: {bootstrap.unit}."
     if num_pairs:
         words += (
             " Differences A − B are paired, image by image; p values, of Dice, by sign permutation of the groups and "

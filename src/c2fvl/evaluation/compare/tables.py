@@ -130,8 +130,8 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def write(comparison: Comparison, out: Path | str) -> list[Path]:
-    """Write the table as `compare.csv`, `.md`, `.tex` and `.json` to the folder `out`; return the files."""
+def write(comparison: Comparison, out: Path | str, *, page: str) -> list[Path]:
+    """Write the table as `compare.csv`, `.md`, `.tex` and `.json`, and its page, to `out`; return the files."""
     out = storage.check_folder(out, what="tables")
     scored = [column for column in comparison.columns if column in SCORES]
     bounds = [f"{column}_{bound}" for column in scored for bound in ("low", "high")]
@@ -141,11 +141,12 @@ def write(comparison: Comparison, out: Path | str) -> list[Path]:
         row += [entry.values.get(column) for column in comparison.columns]
         row += [bound for column in scored for bound in entry.intervals.get(column) or (None, None)]
         cells.append(row)
-    files = [out / f"compare.{ending}" for ending in ("csv", "md", "tex", "json")]
+    files = [out / f"compare.{ending}" for ending in ("csv", "md", "tex", "json", "html")]
     write_cells(files[0], cells)
     storage.write_text(files[1], to_markdown(comparison))
     storage.write_text(files[2], to_latex(comparison))
     storage.write_json(files[3], to_json(comparison))
+    storage.write_text(files[4], page)
     return files
 
 
