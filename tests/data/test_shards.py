@@ -398,6 +398,9 @@ def test_one_case_in_two_shards(root, out):
 def test_a_pattern_that_matches_nothing_and_other_captions(root, out):
     with pytest.raises(FileNotFoundError, match=r"best-\*.tar: no shard has this name"):
         scan(f"{out}/{{train,best}}-*.tar")
+    with pytest.raises(ValueError, match="problem with the data"):  # a folder that a pattern finds has its manifest too
+        (out / "val-000000.tar").unlink()
+        scan(out.parent / "o*" / "*.tar", "val")
     with pytest.raises(ValueError, match="the shards hold those of the data set's own tables; leave out the table"):
         scan(out, "train", table="Other.xlsx")
     with pytest.raises(FileNotFoundError, match="holds no such file"):

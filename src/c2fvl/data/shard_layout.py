@@ -53,13 +53,14 @@ def find_shards(root: Path | str) -> list[Shard] | None:
         return None
     found: dict[Path, Shard] = {}
     for pattern in _expanded(str(root)):
-        named = _named(Path(pattern).parent)
         paths = [Path(pattern)] if Path(pattern).is_file() else [Path(name) for name in sorted(glob.glob(pattern))]  # noqa: PTH207
-        wanted = [shard.path for name, shard in named.items() if fnmatchcase(name, Path(pattern).name)]
+        folders = dict.fromkeys([Path(pattern).parent, *(path.parent for path in paths)])
+        named = {shard.path: shard for folder in folders for shard in _named(folder).values()}
+        wanted = [path for path in named if fnmatchcase(path.name, Path(pattern).name)]
         if not paths and not wanted:
             raise FileNotFoundError(f"{pattern}: no shard has this name; check the name")
         for path in [*wanted, *paths]:
-            found.setdefault(path, named.get(path.name, Shard(path)))
+            found.setdefault(path, named.get(path, Shard(path)))
     return list(found.values())
 
 

@@ -116,15 +116,16 @@ def _write_all(
     cases: Sequence[ShardCase], out: Path, settings: Mapping[str, Any], progress: Progress
 ) -> dict[str, Any]:
     entries: list[dict[str, Any]] = []
-    rows: list[dict[str, Any]] = []
     done, number, split = 0, 0, ""
+    error_sum, max_error = 0.0, 0
     while done < len(cases):
         number = number + 1 if cases[done].split == split else 0
         split = cases[done].split
         shard = out / f"{split}-{number:06d}{shards.ENDING}"
         index = _kept(shard, cases, done) or _write_shard(shard, cases, done, settings, progress)
         done += len(index["cases"])
-        rows += index["cases"]
+        error_sum += sum(row["error"][0] for row in index["cases"])
+        max_error = max(max_error, *(row["error"][1] for row in index["cases"]))
         progress.advance(done, len(cases))
         entries.append({
             "file": shard.name, "split": split, "num_cases": len(index["cases"]), "bytes": index["bytes"],
@@ -144,8 +145,7 @@ def _write_all(
             for split in dict.fromkeys(entry["split"] for entry in entries)
         },
         "images": "as they are" if quality is None else f"JPEG, quality {quality}",
-        "mean_error_grey_levels": round(float(np.mean([row["error"][0] for row in rows])), 4),
-        "max_error_grey_levels": max(row["error"][1] for row in rows),
+        "mean_error_grey_levels": round(error_sum / len(cases), 4), "max_error_grey_levels": max_error,
         "shards": entries,
     }  # fmt: skip
     storage.write_json(out / storage.MANIFEST, manifest)
