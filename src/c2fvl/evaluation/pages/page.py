@@ -95,7 +95,7 @@ def title_of(summary: Summary) -> str:
     """Return network, data set and split in words."""
     data, model = summary.data, summary.model
     preset = f" ({model.preset})" if model.preset and model.preset != model.name else ""
-    who = f"masks {model.name}" if model.is_masks else f"{model.name}{preset}"
+    who = f"masks in {model.name}" if model.is_masks else f"{model.name}{preset}"
     return f"{who} on {Path(data.root).stem if Path(data.root).suffix else Path(data.root).name}, {data.split} split"
 
 

@@ -111,7 +111,12 @@ class CasePictures:
 
 
 def captions_of(cases: Sequence[Case]) -> Callable[[Report | None], str]:
-    """Return how reports are shown below pictures: with whose left they mean, unless that is the same for all."""
+    """Return how reports are shown below pictures: with whose left they mean, unless that is the same for all.
+
+    Where no case has a report, nothing is shown.
+    """
+    if all(case.report is None for case in cases):
+        return lambda report: ""
     if orientation_of(cases):
         return lambda report: "No report" if report is None else report.text or str(report)
     return panel_caption

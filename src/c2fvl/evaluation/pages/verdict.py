@@ -87,7 +87,11 @@ def _of_scores(summary: Summary, scores: Scores) -> Remark:
         "less than 50 %"
     )
     if summary.model.is_masks:
-        return Remark(f"{level}; `c2fvl compare` sets these masks against a network's on the same images.", False)
+        return Remark(
+            f"{level}; if a reader drew these masks, this is the agreement of two readers, and `c2fvl compare` sets a "
+            "network against it.",
+            False,
+        )
     return Remark(
         f"{level}; whether this is good only a comparison can say: `c2fvl compare` with another network or a second "
         "reader, `c2fvl audit` with no report and with masks that ignore the image.",
