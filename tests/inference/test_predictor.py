@@ -406,11 +406,15 @@ def test_a_picture_shows_the_user_s_words_and_says_whose_left_they_mean(predicto
     from c2fvl.data.pictures import panel_caption
     from c2fvl.inference import save
 
-    captions = []
+    captions, notes = [], []
     drawn = save.case_panel
-    monkeypatch.setattr(
-        save, "case_panel", lambda *a, **k: captions.append(panel_caption(k["report"])) or drawn(*a, **k)
-    )
+
+    def draw(*given, **named):
+        captions.append(panel_caption(named["report"]))
+        notes.append(named["note"])
+        return drawn(*given, **named)
+
+    monkeypatch.setattr(save, "case_panel", draw)
     for orientation, whose in (
         ("patient", "left is the patient's left (image right)"),
         ("image", "left is the image left (patient's right)"),
@@ -424,3 +428,4 @@ def test_a_picture_shows_the_user_s_words_and_says_whose_left_they_mean(predicto
             ["image_right_upper"] if orientation == "patient" else ["image_left_upper"]
         )
     assert panel_caption(None) == "No report"
+    assert all("threshold 0.5; research use, not for diagnosis." in note for note in notes)

@@ -88,11 +88,18 @@ _SIDES_ASSUMED = "Right and left are assumed, because the file states no orienta
 
 
 def panel_of(prediction: Prediction) -> Any:
-    """Return the upright image, and beside it the image with the mask, (h, w, 3) uint8."""
+    """Return the upright image, and beside it the image with the mask, (h, w, 3) uint8.
+
+    Below it stand the report, the model with its threshold, and that it is for research.
+    """
+    model = prediction.model
+    notes = [f"{model.preset or model.name}, threshold {model.threshold:g}; research use, not for diagnosis."]
+    if prediction.picture.has_assumed_sides:
+        notes.append(_SIDES_ASSUMED)
     return case_panel(
         unit_rgb(prediction.picture.pixels),
         prediction.upright_mask,
         report=prediction.given.as_worded,
-        classes=prediction.model.classes,
-        note=_SIDES_ASSUMED if prediction.picture.has_assumed_sides else "",
+        classes=model.classes,
+        note=" ".join(notes),
     )
