@@ -43,6 +43,7 @@ def import_extension(name: str) -> None:
         raise ValueError(
             f"there is no module {module}: install it, or put its folder on PYTHONPATH or run the command there"
         ) from error
+    _used.add(module)
 
 
 def find_extension(name: str) -> Any:
@@ -71,5 +72,5 @@ def find_extension(name: str) -> Any:
 
 
 def used_modules() -> tuple[str, ...]:
-    """Return the modules in which `find_extension` found something; a new process must import them again."""
+    """Return the modules that the user allowed or that were used; a new process must import them again."""
     return tuple(sorted(_used))

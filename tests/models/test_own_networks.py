@@ -11,6 +11,7 @@ import torch
 from support.tiny_runs import TINY
 from torch import nn
 
+from c2fvl import extensions
 from c2fvl.checkpoints.hub import _checked
 from c2fvl.checkpoints.trained_model import load_model, save_model
 from c2fvl.cli.main import main
@@ -279,6 +280,13 @@ def test_a_new_process_may_import_what_this_one_did(module):
     import_extension(f"{module}:Net")
     build_model(f"{module}:Net")
     assert in_own_process(sys.modules[module].parameters) == 4
+
+
+def test_a_new_process_imports_what_the_user_allowed_before_it_is_used(module, monkeypatch):
+    """`c2fvl compare --allow-code MODULE` measures a network in a new process before this one has built it."""
+    monkeypatch.setattr(extensions, "_used", set())
+    import_extension(module)
+    assert in_own_process(arguments_of, f"{module}:Net")
 
 
 def test_modules_that_are_not_there_are_told_from_those_that_fail(tmp_path, monkeypatch):
