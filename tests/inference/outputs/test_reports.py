@@ -10,6 +10,7 @@ from c2fvl.inference.outputs.measurement_report import measurements
 from c2fvl.inference.outputs.result_info import ResultInfo
 from c2fvl.inference.outputs.seg import segmentation
 from c2fvl.inference.outputs.structured_report import report
+from c2fvl.version import __version__
 
 highdicom = pytest.importorskip("highdicom", reason="highdicom is not installed")
 ABOUT = ResultInfo("filmfirst", "ab" * 32, "3", trust=0.5, zones=frozenset({"rlower", "lupper"}), estimated_dice=0.71)
@@ -41,7 +42,7 @@ def test_the_finding_is_read_back_from_a_valid_file(name, tmp_path):
     made = saved(report(source, FINDING, ABOUT), tmp_path / "sr.dcm")
     (kind, finding), (comment_kind, comment) = texts(made)
     assert (kind, finding, comment_kind) == ("Finding", FINDING, "Comment")
-    for part in ("research use only", "c2fvl filmfirst 0.1.0, model 3", "threshold 0.5", "ab" * 32):
+    for part in ("research use only", f"c2fvl filmfirst {__version__}, model 3", "threshold 0.5", "ab" * 32):
         assert part in comment
     assert "assumed" not in comment
     assert (made.CompletionFlag, made.VerificationFlag) == ("PARTIAL", "UNVERIFIED")

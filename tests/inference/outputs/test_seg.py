@@ -14,6 +14,7 @@ from c2fvl.inference.outputs.encode import dicom_bytes
 from c2fvl.inference.outputs.nifti_nrrd import grid_of_film, grid_of_series, nrrd
 from c2fvl.inference.outputs.result_info import ResultInfo, patient_zones
 from c2fvl.inference.outputs.seg import segmentation
+from c2fvl.version import __version__
 
 highdicom = pytest.importorskip("highdicom", reason="highdicom is not installed")
 ABOUT = ResultInfo("filmfirst", "ab" * 32, "3", trust=0.5, zones=frozenset({"rlower", "lupper"}), estimated_dice=0.7)
@@ -210,7 +211,7 @@ def test_the_model_is_identified():
     segment = segmentation(source, mask_of(source), ABOUT).SegmentSequence[0]
     algorithm = segment.SegmentationAlgorithmIdentificationSequence[0]
     assert algorithm.AlgorithmName == "c2fvl filmfirst"
-    assert algorithm.AlgorithmVersion == "0.1.0, model 3"
+    assert algorithm.AlgorithmVersion == f"{__version__}, model 3"
     for part in ("threshold=0.5", "trust=0.5", "ab" * 32, "report_used=no"):
         assert part in algorithm.AlgorithmParameters.replace("'", "").replace(": ", "=")
     assert segment.SegmentAlgorithmType == "AUTOMATIC"
