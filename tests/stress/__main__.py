@@ -1,10 +1,9 @@
 """Random and hostile use: `make stress`, for STRESS_MINUTES (20) from STRESS_SEED (0).
 
-Damaged files go through every public reader, training runs and writers of shards are killed at any
-moment, thousands of images are
-predicted, a server answers many clients, every network runs at its full size, a large CT volume is predicted within
-bounds of memory and time, and results are opened in OHIF. It prints what was tried and what failed, with the files that
-failed, and ends with status 1 if anything did.
+Damaged files go through every public reader, training runs and writers of shards are killed at any moment, thousands
+of images are predicted, a server answers many clients, every network runs at its full size, a large CT volume is
+predicted within bounds of memory and time, results are opened in OHIF, and actors of Ray are killed. It prints what was
+tried and what failed, with the files that failed, and ends with status 1 if anything did.
 """
 
 import logging
@@ -26,6 +25,7 @@ from kinds import all_kinds
 from networks import run_networks
 from ohif import open_results
 from outcome import Outcome, Stage, in_child
+from ray_kills import kill_ray
 from readers import damage_files
 from servers import load_servers
 from shard_kills import kill_shard_writers
@@ -84,6 +84,7 @@ def main() -> int:
         lambda: run_networks(stage(NETWORKS)),
         lambda: predict_volumes(stage(0)),
         lambda: open_results(stage(0)),
+        lambda: kill_ray(stage(0), folder / "network.onnx", folder / "data"),
     ):
         outcomes.append(act())
         print(f"{outcomes[-1].name}, tried:", flush=True)

@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import re
+import secrets
 import signal
 import socket
 import sys
@@ -36,9 +38,9 @@ _START_ONE = "`ray start --head` starts a cluster; leave --address out to use th
 def session(address: str | None = None) -> Iterator[Any]:
     """Yield the module `ray`, connected to the cluster at `address` ("auto" or HOST:PORT), or to this machine alone.
 
-    A session of this machine listens on the loopback interface only, has no dashboard, sends no usage statistics, and
-    ends with this context. Raises `ValueError` for an address where no cluster answers, and `ModuleNotFoundError`
-    without Ray.
+    A session of this machine listens on the loopback interface only, answers processes of this run only, has no
+    dashboard, sends no usage statistics, and ends with this context. Raises `ValueError` for an address where no
+    cluster answers, and `ModuleNotFoundError` without Ray.
     """
     check_address(address)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -54,11 +56,21 @@ def session(address: str | None = None) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         folder = None if address else stack.enter_context(storage.scratch_folder(_folder_of_sockets()))
         stack.callback(ray.shutdown)
-        with _own_signals(), _silent_start():
-            if folder is not None:
-                _start_here(ray, folder)
-            else:
-                _connect(ray, str(address))
+        printed: list[str] = []
+        try:
+            with _own_signals(), _silent_start(printed):
+                if folder is not None:
+                    stack.enter_context(_token_of_this_run())
+                    _start_here(ray, folder)
+                else:
+                    _connect(ray, str(address))
+        except ValueError as error:
+            if address is not None and any("Unauthenticated" in line or "AuthToken" in line for line in printed):
+                raise ValueError(
+                    f"--address {address}: the cluster asks for a token; set RAY_AUTH_MODE=token in the environment, "
+                    "with the token of the cluster in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+                ) from error
+            raise
         yield ray
 
 
@@ -219,8 +231,27 @@ def _own_signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _silent_start() -> Iterator[None]:
-    """Send what the libraries of Ray print to the error stream to the log; exceptions have all that matters."""
+def _token_of_this_run() -> Iterator[None]:
+    """Let only processes of this run use its session, by a token that is written nowhere."""
+    if any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        yield
+        return
+    os.environ["RAY_AUTH_TOKEN"] = _token()  # Ray itself then sets the mode
+    try:
+        yield
+    finally:
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+            os.environ.pop(name, None)
+
+
+@functools.cache
+def _token() -> str:
+    return secrets.token_hex(32)  # Ray reads it once in a process
+
+
+@contextlib.contextmanager
+def _silent_start(printed: list[str]) -> Iterator[None]:
+    """Send what the libraries of Ray print to the error stream to the log and to `printed`."""
     sys.stderr.flush()
     kept, (reading, writing) = os.dup(2), os.pipe()
     os.set_blocking(writing, False)
@@ -233,8 +264,9 @@ def _silent_start() -> Iterator[None]:
         os.close(writing)
         os.set_blocking(reading, False)
         with contextlib.suppress(BlockingIOError):
-            for line in os.read(reading, 2**16).decode(errors="replace").splitlines():
-                logger.info("Ray: %s", line)
+            printed.extend(os.read(reading, 2**16).decode(errors="replace").splitlines())
+        for line in printed:
+            logger.info("Ray: %s", line)
         os.close(reading)
 
 
