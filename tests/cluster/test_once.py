@@ -128,5 +128,24 @@ def test_an_error_of_the_program_is_not_hidden():
         run(behave)
 
 
+def test_an_execution_ends_with_the_loop_over_its_answers():
+    ended = []
+
+    def execute(indices, size):
+        try:
+            for index in indices:
+                yield Answer(index, trouble="full", is_unwritten=True) if index >= 500 else Answer(index, 1)
+        finally:
+            ended.append(size)
+
+    answers = each_once(execute, 1000, block=4)
+    next(answers)
+    answers.close()
+    assert ended == [4]
+    with pytest.raises(ClusterFailedError):
+        list(each_once(execute, 1000, block=8))
+    assert ended == [4, 8]
+
+
 def test_no_case_is_no_work():
     assert list(each_once(Fake(lambda *_: None), 0, block=1)) == []

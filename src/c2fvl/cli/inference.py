@@ -4,7 +4,8 @@ import argparse
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -186,11 +187,12 @@ def run_predict(options: argparse.Namespace) -> int:
         TerminalProgress("Segmenting", quiet=is_quiet) as progress,
     ):
         predict = predicted_on_ray if on_ray else _predicted_here
-        for done, (place, record) in enumerate(predict(options, predictor, requests, settings, progress), start=1):
-            table.add(record, place)
-            say_record(record, options)
-            if not is_single:
-                progress.advance(done, len(requests))
+        with closing(predict(options, predictor, requests, settings, progress)) as records:
+            for done, (place, record) in enumerate(records, start=1):
+                table.add(record, place)
+                say_record(record, options)
+                if not is_single:
+                    progress.advance(done, len(requests))
         table.write()
     for line in table.lines(num_reports=sum(bool(one.report and one.report.strip()) for one in requests)):
         say(f"{PROGRAM}: {line}", error=True)
@@ -212,7 +214,7 @@ def _predictor(options: argparse.Namespace) -> Any:
 
 def _predicted_here(
     options: argparse.Namespace, predictor: Any, requests: list[Any], settings: dict[str, Any], progress: Any
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Generator[tuple[int, dict[str, Any]]]:
     """Yield the place and the record of each image, predicted by this process."""
     from c2fvl.inference.to_folder import predict_to_folder
 

@@ -2,7 +2,8 @@
 
 import argparse
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def choice_of(options: argparse.Namespace) -> Any:
 
 def predicted_on_ray(
     options: argparse.Namespace, predictor: Any, requests: list[Any], settings: dict[str, Any], progress: Any
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Generator[tuple[int, dict[str, Any]]]:
     """Yield the place and the record of each image, predicted by actors of Ray, and write `predictions.parquet`."""
     from c2fvl.cluster.predict import FolderOptions, predict_on_ray
     from c2fvl.cluster.records_file import records_file
@@ -59,7 +60,7 @@ def predicted_on_ray(
         threads=options.threads, weights=predictor.model.weights_sha256,
         extensions=tuple(options.allow_code), progress=progress,
     )  # fmt: skip
-    with records_file(out) as records:
+    with closing(found), records_file(out) as records:
         for place, record in found:
             records.add(place, record)
             yield place, record

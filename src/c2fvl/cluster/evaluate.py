@@ -1,6 +1,7 @@
 """The scores of cases on a cluster, for the same summary and page as one process writes."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,11 +89,12 @@ class ScoringOnRay:
         execute = execution(self._ray, items, ScoreWorker, arguments, self._pool)
         block = self._pool.block(len(items), self.compute.batch_size or 32)
         scored: dict[int, ScoredCase] = {}
-        answers = each_once(execute, len(items), block=block, errors=(self._ray.exceptions.RayError,))
-        for answer in answers:
-            if answer.trouble:
-                named = f"{images.cases[answer.index].id}: " if answer.trouble == LOST else ""
-                raise ValueError(f"{named}{answer.trouble}")
-            scored[answer.index] = answer.value
-            self._progress.advance(len(scored), len(items))
+        answered = each_once(execute, len(items), block=block, errors=(self._ray.exceptions.RayError,))
+        with closing(answered) as answers:
+            for answer in answers:
+                if answer.trouble:
+                    named = f"{images.cases[answer.index].id}: " if answer.trouble == LOST else ""
+                    raise ValueError(f"{named}{answer.trouble}")
+                scored[answer.index] = answer.value
+                self._progress.advance(len(scored), len(items))
         yield from (scored[index] for index in range(len(items)))

@@ -3,7 +3,7 @@
 import logging
 import pickle
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from c2fvl.cluster.once import Answer, Execute
@@ -72,7 +72,7 @@ def execution(
     """
     said: set[str] = set()
 
-    def execute(indices: list[int], size: int) -> Iterator[Answer]:
+    def execute(indices: list[int], size: int) -> Generator[Answer]:
         import pyarrow
 
         blocks = [indices[first : first + size] for first in range(0, len(indices), size)]

@@ -1,7 +1,8 @@
 """Every case exactly once, whatever happens to the workers. No torch, no Ray."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ class Answer:
     """Whether the trouble is a disk that cannot be written."""
 
 
-Execute = Callable[[list[int], int], Iterable[Answer]]
+Execute = Callable[[list[int], int], Generator[Answer]]
 """Takes the indices of cases and the size of a block, and gives the answers in any order; some may be missing."""
 
 
@@ -36,11 +37,12 @@ class ClusterFailedError(OSError):
 
 def each_once(
     execute: Execute, total: int, *, block: int, errors: tuple[type[Exception], ...] = ()
-) -> Iterator[Answer]:
+) -> Generator[Answer]:
     """Yield one answer for each of `total` cases, in the order in which they are ready.
 
     A case in trouble, or lost with its worker, is tried once more alone, so that it takes no other with it; then its
-    answer has the trouble. `errors` are those that end an execution early: what is missing is executed again.
+    answer has the trouble. An execution is closed when the caller closes or ends this one. `errors` are those that end
+    an execution early: what is missing is executed again.
     Raises `ClusterFailedError` where that brings nothing further, and for cases that could not be written.
     """
     done, troubles = bytearray(total), dict[int, Answer]()
@@ -48,14 +50,15 @@ def each_once(
     while waiting:
         failure: Exception | None = None
         try:
-            for answer in _unless_disk_is_full(execute(waiting, size)):
-                if done[answer.index]:
-                    continue
-                if answer.trouble:
-                    troubles[answer.index] = answer
-                    continue
-                done[answer.index] = True
-                yield answer
+            with closing(execute(waiting, size)) as answers:
+                for answer in _unless_disk_is_full(answers):
+                    if done[answer.index]:
+                        continue
+                    if answer.trouble:
+                        troubles[answer.index] = answer
+                        continue
+                    done[answer.index] = True
+                    yield answer
         except errors as error:
             failure = error
         left = [index for index in waiting if not done[index]]

@@ -1,6 +1,7 @@
 """Images → masks and records on a cluster: each actor predicts into the same folder as one process would. No torch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def predict_on_ray(
     weights: str | None = None,
     extensions: tuple[str, ...] = (),
     progress: Progress = SILENT,
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Generator[tuple[int, dict[str, Any]]]:
     """Predict images into a folder as `predict_to_folder` does, on the actors of a Ray cluster.
 
     Yields the place of each request and its record, each exactly once, in the order in which they are ready. An actor
@@ -123,9 +124,11 @@ def predict_on_ray(
         block = 1 if any(map(_is_large, requests)) else pool.block(len(requests), choice.batch_size or 1)
         arguments = (place, choice, options, weights)
         execute = execution(ray, requests, FolderWorker, arguments, pool)
-        for answer in each_once(execute, len(requests), block=block, errors=(ray.exceptions.RayError,)):
-            request = requests[answer.index]
-            yield answer.index, answer.value or {"image": request.shown, "error": answer.trouble}
+        answered = each_once(execute, len(requests), block=block, errors=(ray.exceptions.RayError,))
+        with closing(answered) as answers:  # before the session ends
+            for answer in answers:
+                request = requests[answer.index]
+                yield answer.index, answer.value or {"image": request.shown, "error": answer.trouble}
 
 
 def _is_large(request: Request) -> bool:

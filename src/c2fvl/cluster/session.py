@@ -44,6 +44,7 @@ def session(address: str | None = None) -> Iterator[Any]:
     """
     check_address(address)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # nothing starts a second session after this one
     for name, value in (
         ("RAY_BACKEND_LOG_LEVEL", "fatal"),
         ("RAY_DATA_LOG_LEVEL", "CRITICAL"),
