@@ -1,5 +1,6 @@
 """Data sets as tar shards: what is written, what is read, and what is refused."""
 
+import gzip
 import io
 import json
 import os
@@ -22,7 +23,9 @@ from c2fvl.data.shard_writer import cases_of, write_shards
 from c2fvl.files import shards, storage
 from c2fvl.files.images import read_image, read_mask, read_spacing
 from c2fvl.files.partial import PREFIX, sole_user
+from c2fvl.files.read_volume import read_volume
 from c2fvl.inference.requests import collect
+from c2fvl.inference.series_requests import is_volume
 from c2fvl.inference.shard_requests import cases_or_images
 
 FILM = as_bytes(film(np.arange(4096, dtype=np.uint16).reshape(64, 64)))
@@ -446,6 +449,17 @@ def test_the_spacing_in_a_file_is_read_in_a_shard_too(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "a.png", dpi=(181, 181))
     tar_of(tmp_path / "a.tar", ("a.image.png", (tmp_path / "a.png").read_bytes()), ("a.json", ABOUT))
     assert read_spacing(tmp_path / "a.tar/a.image.png") == read_spacing(tmp_path / "a.png") is not None
+
+
+def test_a_volume_in_a_shard_is_that_of_its_file(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    values = np.arange(12 * 10 * 8, dtype=np.int16).reshape(12, 10, 8)
+    data = gzip.compress(nibabel.Nifti1Image(values, np.diag([-0.7, -0.8, 2.0, 1.0])).to_bytes())
+    storage.write_bytes(tmp_path / "ct/thorax.nii.gz", data)
+    write_shards(cases_or_images(tmp_path / "ct"), tmp_path / "out")
+    (request,) = collect([str(tmp_path / "out")])
+    assert request.name == "thorax" and is_volume(request)
+    assert np.array_equal(read_volume(request.image).values, read_volume(tmp_path / "ct/thorax.nii.gz").values)
 
 
 def test_new_splits_and_captions_are_made_of_the_data_set_not_of_shards(out, tmp_path):

@@ -100,14 +100,6 @@ def file_size(path: Path | str) -> int:
     return Path(path).stat().st_size if member is None else member.size
 
 
-def is_file(path: Path | str) -> bool:
-    """Tell whether a file is there, on the disk or in a shard."""
-    try:
-        return find_member(path) is not None or Path(path).is_file()
-    except FileNotFoundError:
-        return False
-
-
 def checksum_of_file(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal; the file may be larger than memory."""
     with path.open("rb") as file:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from c2fvl.data.cases import STRAY_FRACTION
-from c2fvl.files import storage
+from c2fvl.files import shards, storage
 from c2fvl.files.images import write_labels, write_mask
 from c2fvl.files.read_volume import read_volume
 from c2fvl.inference.outputs.endings import ENDINGS, ClinicalOptions
@@ -135,7 +135,7 @@ def _existing(predictor: Predictor, request: Request, out: Path, options: Volume
     path = out / f"{request.name}.json"
     try:
         written = path.stat().st_mtime_ns
-        if any(source.stat().st_mtime_ns > written for source in request.slices or (request.image,)):
+        if any(shards.holder_of(source).stat().st_mtime_ns > written for source in request.slices or (request.image,)):
             return None
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         said, window, model = record["report"] or {}, record["window"], predictor.model
