@@ -280,9 +280,9 @@ def _print_record(record: dict[str, Any], out: Path) -> None:
     say(f"{out / record['files'][0]}: {areas[0].upper()}{areas[1:]} of the image.{estimate}{drawn}")
     given = record["report"] or {}
     if "understood" in given:
-        trust = (
-            "" if record["trust"] is None else f"; trust {record['trust']:g}, of 0 (image alone) to 1 (report followed)"
-        )
+        trust = ""
+        if record["trust"] is not None:
+            trust = f"; trust {record['trust']:g} (0: image alone, 1: report followed)"
         say(f"  report read: {_read_of(given)}{trust}")
     for remark in (record["predicted_findings"] or {}).get("remarks", ()):
         say(f"  {remark}")

@@ -9,7 +9,7 @@ MODEL = "phantom"
 SEED, SIZE = 7, 512
 _REPORTS = (
     (0, "Airspace opacity in the left upper and left middle zone. The right lung is clear."),
-    (8, "Bilateral opacities in the middle and lower zones. No pleural effusion."),
+    (8, "Bilateral opacities in the middle and lower zones."),
     (3, "Patchy consolidation in the right lower zone. The left lung is clear."),
 )
 """The number of each case of the synthetic data set, and its report; left is the patient's."""
