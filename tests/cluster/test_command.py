@@ -76,8 +76,23 @@ def test_a_machine_that_cannot_do_the_work_is_named(change, message):
         check_answer(ANSWER | change)
 
 
+class Stages:
+    """A `Progress` that keeps the stages."""
+
+    def __init__(self):
+        self.seen = []
+
+    def stage(self, text):
+        self.seen.append(text)
+
+    def advance(self, done, total):
+        pass
+
+
 class Busy:
     """A `ray` whose cores other work uses, and later not."""
+
+    __version__ = "2.60.0"
 
     def __init__(self, free):
         self.free = iter(free)
@@ -94,7 +109,9 @@ class Busy:
 
 def test_cores_that_other_work_uses_are_waited_for_and_then_refused(monkeypatch):
     monkeypatch.setattr(sessions, "_SECONDS_FOR_CORES", 0.12)
-    place, pool = sessions.room(Busy([0, 0, 1.0]))
+    progress = Stages()
+    place, pool = sessions.room(Busy([0, 0, 1.0]), progress=progress)
+    assert progress.seen == ["Waiting for free cores of the cluster", "Ray 2.60.0: 1 actor with 1 core"]
     assert (place.device, place.threads, pool.actors) == ("cpu", 1, 1)
     with pytest.raises(ValueError, match="other work uses all of the cluster: an actor needs 1 free cores"):
         sessions.room(Busy([0.0] * 100))

@@ -185,12 +185,14 @@ def room(
         device = "cuda" if ray.cluster_resources().get("GPU", 0) else "cpu"
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     pool = pool_of(nodes, cpus=threads, gpu=device == "cuda", actors=actors)
-    return Place(device, pool.cpus, extensions=extensions), _free(ray, pool, progress)
+    pool = _free(ray, pool, progress)
+    progress.stage(f"Ray {ray.__version__}: {pool.words}")
+    return Place(device, pool.cpus, extensions=extensions), pool
 
 
 def _free(ray: Any, pool: Pool, progress: Progress) -> Pool:
     """Return the part of a pool that other work leaves room for, once that is one actor at least."""
-    began = time.monotonic()
+    began, is_said = time.monotonic(), False
     while True:
         free = ray.available_resources()
         count = int(free.get("CPU", 0)) // pool.cpus
@@ -202,7 +204,9 @@ def _free(ray: Any, pool: Pool, progress: Progress) -> Pool:
                 f"other work uses all of the cluster: an actor needs {pool.cpus} free cores"
                 f"{' and a GPU' if pool.gpus else ''}; try again when that work has ended"
             )
-        progress.stage("Waiting for free cores of the cluster")
+        if not is_said:
+            progress.stage("Waiting for free cores of the cluster")
+        is_said = True
         time.sleep(_SECONDS_FOR_CORES / 12)
 
 

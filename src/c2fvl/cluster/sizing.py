@@ -20,6 +20,12 @@ class Pool:
     gpus: int = 0
     """Of each actor."""
 
+    @property
+    def words(self) -> str:
+        """Return how many actors there are, and with what."""
+        what = f"{self.cpus} core{'s' if self.cpus > 1 else ''}{' and a GPU' if self.gpus else ''}"
+        return f"{self.actors} actor{'s' if self.actors > 1 else ''} with {what}{' each' if self.actors > 1 else ''}"
+
     def block(self, cases: int, batch_size: int = 1) -> int:
         """Return how many cases an actor gets at once: a multiple of the batch size."""
         even = -(-cases // (self.actors * _SHARES))
