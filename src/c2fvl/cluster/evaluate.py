@@ -20,6 +20,9 @@ from c2fvl.inference.compute import Compute
 from c2fvl.inference.precision import suited_precision
 from c2fvl.progress import SILENT, Progress
 
+_MAX_BATCH = 32
+"""Of a GPU, where none is given; blocks of whole batches have the batches of one process."""
+
 
 @dataclass(frozen=True)
 class ModelAndScores:
@@ -87,7 +90,8 @@ class ScoringOnRay:
         arguments = (self._place, self._chosen, images.config, images.num_classes)
         items = list(zip(images.cases, spacings, strict=True))
         execute = execution(self._ray, items, ScoreWorker, arguments, self._pool)
-        block = self._pool.block(len(items), self.compute.batch_size or 32)
+        batch_size = self.compute.batch_size or (_MAX_BATCH if self._place.device == "cuda" else 1)
+        block = self._pool.block(len(items), batch_size)
         scored: dict[int, ScoredCase] = {}
         answered = each_once(execute, len(items), block=block, errors=(self._ray.exceptions.RayError,))
         with closing(answered) as answers:
