@@ -404,6 +404,15 @@ def test_every_direct_dependency_is_accounted_for():
         assert re.search(rf"(?<![\w-]){name}(?![\w-])", rows), f"{name} is missing from docs/dependencies.md"
 
 
+def test_the_messages_of_the_faq_are_those_of_the_program():
+    rows = re.findall(r"^\| `([^`]+)` \|", (DOCS / "faq.md").read_text(encoding="utf-8"), re.M)
+    source = "".join(path.read_text(encoding="utf-8") for path in (PROJECT / "src").rglob("*.py"))
+    joined = re.sub(r'"\s*\n\s*f?"', "", source)  # a message over several lines
+    messages = [row for row in rows if not row.startswith("c2fvl:")]
+    assert len(messages) >= 10
+    assert not [message for message in messages if message not in joined]
+
+
 def test_the_presets_named_in_the_explanation_do_what_it_says():
     paper, corrected = load_config("c2fvl_qata_paper"), load_config("c2fvl_qata")
     assert (paper.data.resize, corrected.data.resize) == ("published", "exact")
