@@ -48,6 +48,12 @@ def _own_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(autouse=True)
+def _no_width(monkeypatch):
+    """Print tables as for a file, whatever COLUMNS the caller or an earlier test has set."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def browser_path() -> str:
     """The browser that pages are opened in; without one the test is skipped, or fails if C2FVL_BROWSER=required."""

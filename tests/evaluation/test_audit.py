@@ -366,8 +366,11 @@ def test_audit_on_the_command_line_prints_what_the_summary_holds(tiny_run, phant
     summary = json.loads((tmp_path / "summary.json").read_text())
     for change in summary["audit"]["changes"]:
         (line,) = [line for line in printed.splitlines() if line.strip().startswith(change["title"])]
-        values = [100 * change["dice"][key] for key in ("value", "low", "high")]
-        assert f"{values[0]:.2f} ({values[1]:.2f} to {values[2]:.2f})" in line
+        assert f" {100 * change['dice']['value']:.2f} " in line
+        difference = change["difference_to_none"]
+        if difference is not None:
+            values = [100 * difference[key] for key in ("value", "low", "high")]
+            assert f"{values[0]:.2f} ({values[1]:.2f} to {values[2]:.2f})" in line.replace("\N{MINUS SIGN}", "-")
     for line in summary["audit"]["remarks"]:
         assert line["text"] in printed
     assert summary["audit"]["seed"] == 3
