@@ -35,6 +35,7 @@ def run(parts, out, stages, *, minutes=3.0):
     return status, json.loads((out / "results.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow(like="test_a_cross_validation_teaches_the_next_training")
 @pytest.mark.timeout(600)
 def test_a_training_with_scores_and_weights_then_the_next_call_goes_on(parts, tmp_path):
     train = f"train:debug@25s:{TINY}:train.batch_size=8"

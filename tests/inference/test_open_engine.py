@@ -99,6 +99,7 @@ def test_trust_is_that_of_the_settings_though_the_graph_was_made_with_another(tm
     assert np.abs(found["0.0"] - found["1.0"]).max() > 0.01
 
 
+@pytest.mark.slow(like="test_a_graph_holds_no_weights")
 def test_a_folder_gets_its_graph_in_place(tiny_run, exported, tmp_path):
     own = shutil.copytree(tiny_run / "best", tmp_path / "own")
     graph = (exported.path / "network.onnx").read_bytes()

@@ -264,7 +264,17 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("piece", HOSTILE)
+_SECONDS = {"((((", "?"}
+"""These take longest; the others ask the same."""
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        pytest.param(piece, marks=pytest.mark.slow(like="test_hostile_texts_return")) if piece in _SECONDS else piece
+        for piece in HOSTILE
+    ],
+)
 def test_hostile_texts_return(piece):
     text = (piece * MAX_CHARACTERS)[: MAX_CHARACTERS - 5] + "x"
     found = read_free_text(text, "patient")
