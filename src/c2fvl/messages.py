@@ -23,6 +23,11 @@ def listed(items: Sequence[str], maximum: int = 12, *, separator: str = ", ") ->
     return f"{shown}{separator.replace(',', '')}and {rest} more" if rest > 0 else shown
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def printable(text: str) -> str:
     r"""Return the text as one line that a terminal, a log or a page only shows: "\x1b" for an escape character.
 

@@ -31,6 +31,7 @@ from c2fvl.config import Config
 from c2fvl.config_files import to_toml
 from c2fvl.extensions import is_extension
 from c2fvl.files import storage
+from c2fvl.messages import first_line
 from c2fvl.models.registry import find_network
 from c2fvl.version import __version__
 
@@ -174,8 +175,7 @@ def _try_out(folder: Path) -> None:
         with torch.inference_mode():
             output = model.network(*inputs)
     except (RuntimeError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"it cannot predict an image of its size, {side} × {side}: {reason}") from error
+        raise ValueError(f"it cannot predict an image of its size, {side} × {side}: {first_line(error)}") from error
     if not isinstance(output, Output) or not torch.isfinite(output.logits).all():
         raise ValueError("what it predicts for a grey image is not finite")
 
@@ -206,10 +206,12 @@ def _clear_errors(repository: str, endpoint: str, done: str, revision: str = "")
             401: f"the token is not accepted; make a new one, then {token}",
             403: "the token has no right to that; make one that may write to this owner's repositories",
         }.get(status, "try again later")
-        raise ValueError(f"{here}: the hub answered {status} ({_first_line(error)}); {remedy}") from error
+        raise ValueError(f"{here}: the hub answered {status} ({_without_request(error)}); {remedy}") from error
     except (OSError, no_answer) as error:
-        raise ValueError(f"{here}: {_first_line(error)}; check the connection, the proxy and HF_ENDPOINT") from error
+        raise ValueError(
+            f"{here}: {_without_request(error)}; check the connection, the proxy and HF_ENDPOINT"
+        ) from error
 
 
-def _first_line(error: BaseException) -> str:
-    return re.sub(r"\s*\(Request ID.*?\)", "", next(iter(str(error).splitlines()), type(error).__name__)).strip()
+def _without_request(error: BaseException) -> str:
+    return re.sub(r"\s*\(Request ID.*?\)", "", first_line(error)).strip()

@@ -6,6 +6,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+from c2fvl.messages import first_line
+
 logger = logging.getLogger(__name__)
 
 LOST = (
@@ -66,11 +68,11 @@ def each_once(
             break
         if failure is not None and len(left) == len(waiting):
             raise ClusterFailedError(
-                f"the cluster failed, {total - len(left)} of {total} cases are done: {_first_line(failure)}; start the "
+                f"the cluster failed, {total - len(left)} of {total} cases are done: {first_line(failure)}; start the "
                 "command again, predict with --skip-existing"
             ) from failure
         if failure is not None:
-            logger.warning("work was lost (%s); %d cases are left to do", _first_line(failure), len(left))
+            logger.warning("work was lost (%s); %d cases are left to do", first_line(failure), len(left))
         else:
             size = 1
         waiting = left
@@ -98,7 +100,3 @@ def _set_aside(left: Collection[int], troubles: dict[int, Answer], total: int) -
             f"{len(unwritten)} of {total} cases could not be written: {unwritten[0].trouble}. The others are whole; "
             "start the command again, predict with --skip-existing"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -20,6 +20,7 @@ from c2fvl.cluster import probe
 from c2fvl.cluster.place import Place
 from c2fvl.cluster.sizing import Pool, pool_of
 from c2fvl.files import storage
+from c2fvl.messages import first_line
 from c2fvl.progress import SILENT, Progress
 from c2fvl.version import __version__
 
@@ -119,9 +120,8 @@ def _connect(ray: Any, address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except (ConnectionError, RuntimeError, OSError, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
-            f"--address {address}: no cluster of Ray can be used there ({reason}); {_START_ONE}"
+            f"--address {address}: no cluster of Ray can be used there ({first_line(error)}); {_START_ONE}"
         ) from error
 
 

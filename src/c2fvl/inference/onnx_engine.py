@@ -25,6 +25,7 @@ from c2fvl.files import storage
 from c2fvl.files.parsing import parse_json
 from c2fvl.inference.engine import Computed
 from c2fvl.inference.onnx_file import check_file, tensors_outside
+from c2fvl.messages import first_line
 from c2fvl.metrics.out_of_distribution import OodDetector
 from c2fvl.metrics.temperature import parse_calibration
 from c2fvl.reports.predicted_findings import LOGITS
@@ -87,7 +88,7 @@ class OnnxModel:
         except Exception as error:  # its own exceptions have no public common class
             logger.info("ONNX Runtime: %s", error)
             raise ValueError(
-                f"{self.path} cannot be run on images {images.shape}: {_first_line(error)}; {_EXPORT_AGAIN} "
+                f"{self.path} cannot be run on images {images.shape}: {first_line(error)}; {_EXPORT_AGAIN} "
                 "(--verbose shows the whole message of ONNX Runtime)"
             ) from error
         return Computed(np.asarray(probability, np.float32), tuple(np.asarray(values) for values in logits))
@@ -182,7 +183,3 @@ def _session(
             f"{path} cannot be read by ONNX Runtime: it is damaged, not complete or no ONNX file; {_EXPORT_AGAIN} "
             "(--verbose shows the message of ONNX Runtime)"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

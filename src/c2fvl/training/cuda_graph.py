@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from c2fvl.messages import first_line
 from c2fvl.training.setup import Run
 
 _WARM_UP_STEPS = 3
@@ -74,7 +75,7 @@ class StepGraph:
         try:
             return self._on_stream(self.compute)
         except RuntimeError as error:
-            self.failure = _first_line(error)
+            self.failure = first_line(error)
         finally:
             torch.cuda.set_sync_debug_mode(mode)
         return self._on_stream(self.compute)
@@ -88,7 +89,7 @@ class StepGraph:
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._result = self.compute()
         except Exception as error:  # whatever it is, training goes on without a graph
-            self.failure = _first_line(error)
+            self.failure = first_line(error)
             torch.cuda.set_stream(current)  # a failed capture may leave its own
             self._restore_generator(random)
         else:
@@ -103,7 +104,3 @@ class StepGraph:
             fresh.set_state(state)
             index = torch.cuda.current_device() if self.device.index is None else self.device.index
             torch.cuda.default_generators[index].graphsafe_set_state(fresh.graphsafe_get_state())
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
